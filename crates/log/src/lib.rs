@@ -1,0 +1,12 @@
+//! The log: an ordered, durable sequence of batches of commits. Bytes and positions; it knows
+//! tenants and collections as labels to filter by, and nothing of SQL or rows.
+//!
+//! [`Log`] is the contract. [`segment`] keeps it on a local disk, [`memory`] keeps it nowhere (for
+//! tests). One conformance suite ([`conformance`]) holds both to the contract.
+
+mod contract;
+
+pub use contract::{
+    AppendError, Appended, CommitSlice, CommitSource, EpochRecord, Log, LogError, LogReader,
+    LogStats, PendingCommit, Pin, ReadFilter, RefusedReason, TailPosition,
+};

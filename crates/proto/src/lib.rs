@@ -1,0 +1,20 @@
+//! Springhead's vocabulary: the positions, values, changes and commits that every other crate
+//! speaks of, and the codecs that give them bytes.
+//!
+//! No IO, no async, no SQL. What is drawn here byte by byte is drawn again, for readers of other
+//! languages, in `docs/log-format.md`; golden bytes in `tests/` hold the two together.
+
+mod change;
+mod ids;
+mod row;
+mod varint;
+
+pub mod error;
+
+pub use change::{ChangeKind, ChangeRef, Changes, DamagedChange, encode_change};
+pub use error::{ErrorCode, SqlError, SqlErrorFields, SqlState};
+pub use ids::{
+    BadCursor, CollectionId, Cursor, Epoch, Lsn, SchemaVersion, SYSTEM_TENANT, TenantId, TimestampMs,
+};
+pub use row::{DamagedRow, Row, RowBuilder, RowRef, Value, ValueRef};
+pub use varint::{read_varint, unzigzag, write_varint, zigzag};
