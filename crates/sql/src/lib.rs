@@ -1,1 +1,13 @@
-//! Springhead sql.
+//! PostgreSQL's dialect over SQLite: the catalog model, the types, and the planner that turns one
+//! PostgreSQL statement into the SQLite statements that mean the same, or refuses it by name.
+//!
+//! Pure: no IO, no connection, no clock. `engine` runs what is planned here; `server` uses the
+//! types to read and print values.
+
+pub mod catalog;
+pub mod plan;
+pub mod types;
+
+pub use catalog::Catalog;
+pub use plan::{Plan, PlanKind};
+pub use types::PgType;

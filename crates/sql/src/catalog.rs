@@ -1,0 +1,216 @@
+//! What a tenant's database contains: an immutable value, replaced as a whole by each DDL commit.
+//!
+//! Storage names are made of ids (`t104`, columns `c1`, `c2`), never of users' names: a rename
+//! touches no SQLite table, PostgreSQL's case rules cannot collide with SQLite's, and what the
+//! preupdate hook and SQLite's error texts say maps back without guessing.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use springhead_proto::{CollectionId, SchemaVersion};
+
+use crate::types::PgType;
+
+/// All definitions of one tenant at one catalog version.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// Counts DDL commits; from 1 (the bootstrap).
+    pub version: u64,
+    /// The next id that a new object gets: collections, sequences, indexes and views share it.
+    pub next_id: u32,
+    pub tables: FxHashMap<CollectionId, Arc<Table>>,
+    pub sequences: FxHashMap<u32, Arc<Sequence>>,
+    pub views: FxHashMap<u32, Arc<View>>,
+    /// `schema.name` of every relation (tables, indexes, sequences, views) → what it is.
+    pub relations: FxHashMap<QualifiedName, Relation>,
+}
+
+/// A schema and a name within it, as PostgreSQL folds them (unquoted to lower case).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct QualifiedName {
+    /// `public`, or `springhead` for Springhead's own.
+    pub schema: String,
+    pub name: String,
+}
+
+/// What a relation's name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    Table(CollectionId),
+    /// An index, by the table it is on.
+    Index(CollectionId),
+    Sequence(u32),
+    View(u32),
+}
+
+/// A table: a collection. Serialized as the payload of its row in `springhead.definitions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    pub id: CollectionIdRepr,
+    pub name: QualifiedName,
+    /// Goes up whenever `columns` or the key change; changes in the log say which they follow.
+    pub schema_version: u32,
+    /// In storage order: the order of a row image's values. A table without a primary key has the
+    /// hidden `c0 INTEGER PRIMARY KEY` as its first.
+    pub columns: Vec<Column>,
+    /// The next column id; ids of dropped columns are not used again.
+    pub next_column_id: u32,
+    /// Indexes into `columns`; the hidden column alone if there is no declared key. Never empty.
+    pub key: Vec<usize>,
+    /// The declared primary key's constraint name; `None` when the key is the hidden column.
+    pub key_name: Option<String>,
+    pub uniques: Vec<Unique>,
+    pub checks: Vec<Check>,
+    pub foreign_keys: Vec<ForeignKey>,
+    pub indexes: Vec<Index>,
+}
+
+/// [`CollectionId`] as it is serialized.
+pub type CollectionIdRepr = u32;
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its storage name is `c<id>`; 0 is the hidden key.
+    pub id: u32,
+    pub name: String,
+    pub pg_type: PgType,
+    pub not_null: bool,
+    /// PostgreSQL text of the DEFAULT expression, as written.
+    pub default: Option<String>,
+    /// GENERATED ALWAYS / BY DEFAULT AS IDENTITY, or SERIAL: the sequence that is owned.
+    pub sequence: Option<u32>,
+    /// GENERATED ALWAYS AS IDENTITY: explicit values are refused (428C9).
+    pub identity_always: bool,
+    /// PostgreSQL text of GENERATED ALWAYS AS (…) STORED.
+    pub generated: Option<String>,
+    /// Not shown: the hidden key.
+    pub hidden: bool,
+}
+
+/// A UNIQUE constraint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unique {
+    pub name: String,
+    /// Column ids.
+    pub columns: Vec<u32>,
+    pub nulls_not_distinct: bool,
+    /// The id in its SQLite index's name `i<id>`.
+    pub index_id: u32,
+}
+
+/// A CHECK constraint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    /// PostgreSQL text of the condition.
+    pub expression: String,
+}
+
+/// A FOREIGN KEY. In SQLite always deferred; the writer checks immediate ones after each statement,
+/// so that the violated constraint can be named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignKey {
+    pub name: String,
+    /// Column ids of this table.
+    pub columns: Vec<u32>,
+    pub parent: CollectionIdRepr,
+    /// Column ids of the parent.
+    pub parent_columns: Vec<u32>,
+    pub on_delete: ReferentialAction,
+    pub on_update: ReferentialAction,
+    pub deferrable: bool,
+    pub initially_deferred: bool,
+}
+
+/// What happens to rows that refer to a deleted or changed key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReferentialAction {
+    NoAction,
+    Restrict,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+/// An index that is no constraint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Index {
+    /// The id in its SQLite name `i<id>`.
+    pub id: u32,
+    pub name: String,
+    pub unique: bool,
+    /// PostgreSQL text of each key, with DESC / NULLS FIRST as written.
+    pub keys: Vec<String>,
+    /// PostgreSQL text of the WHERE of a partial index.
+    pub predicate: Option<String>,
+}
+
+/// A sequence. Its current value is state of the writer, not of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub id: u32,
+    pub name: QualifiedName,
+    pub pg_type: PgType,
+    pub start: i64,
+    pub increment: i64,
+    pub min: i64,
+    pub max: i64,
+    pub cycle: bool,
+    /// The table and column id that own it, and take it with them when dropped.
+    pub owned_by: Option<(CollectionIdRepr, u32)>,
+}
+
+/// A view: expanded by the planner wherever it is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    pub id: u32,
+    pub name: QualifiedName,
+    pub columns: Vec<(String, PgType)>,
+    /// PostgreSQL text of its query, with `*` already expanded.
+    pub query: String,
+    /// Relations it depends on (ids).
+    pub depends_on: Vec<u32>,
+}
+
+/// One definition put or dropped: the payload of a DEFINITION change and of the row in
+/// `springhead.definitions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Definition {
+    Table(Table),
+    Sequence(Sequence),
+    View(View),
+}
+
+impl Table {
+    #[must_use]
+    pub fn collection(&self) -> CollectionId {
+        CollectionId(self.id)
+    }
+
+    #[must_use]
+    pub fn version(&self) -> SchemaVersion {
+        SchemaVersion(self.schema_version)
+    }
+
+    /// Its name in SQLite.
+    #[must_use]
+    pub fn storage_name(&self) -> String {
+        format!("t{}", self.id)
+    }
+
+    /// The columns users see, with their place in a row image.
+    pub fn visible_columns(&self) -> impl Iterator<Item = (usize, &Column)> {
+        self.columns.iter().enumerate().filter(|(_, column)| !column.hidden)
+    }
+}
+
+impl Column {
+    /// Its name in SQLite.
+    #[must_use]
+    pub fn storage_name(&self) -> String {
+        format!("c{}", self.id)
+    }
+}

@@ -1,0 +1,215 @@
+//! What the planner hands to the engine: for one PostgreSQL statement, the SQLite statements that
+//! mean the same and everything that must be known to run them. Immutable and shared: the same plan
+//! serves every execution with other parameters until the catalog changes.
+
+use std::sync::Arc;
+
+use springhead_proto::CollectionId;
+
+use crate::catalog::{Catalog, Definition, QualifiedName, Table};
+use crate::types::PgType;
+
+/// A planned statement.
+#[derive(Debug)]
+pub struct Plan {
+    /// The catalog version it was planned against; with any other it must be planned again.
+    pub catalog_version: u64,
+    /// The types of `$1`, `$2`, …; the engine converts each value to its storage form before it
+    /// binds it to `?1`, `?2`, … ([`crate::types`]).
+    pub parameters: Vec<Parameter>,
+    pub kind: PlanKind,
+}
+
+/// A parameter of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    pub pg_type: PgType,
+    /// Set if the value goes straight into this column, so that NULL, range and length are checked
+    /// when it is bound and SQLite needs no conversion function.
+    pub assigned_to: Option<Assigned>,
+}
+
+/// The column that a parameter is stored in unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    pub table: String,
+    pub column: String,
+    pub not_null: bool,
+}
+
+/// What a plan does.
+#[derive(Debug)]
+pub enum PlanKind {
+    /// Reads only; may run on a snapshot reader.
+    Query(Query),
+    /// INSERT, UPDATE, DELETE, or a query with side effects (`SELECT nextval(…)`).
+    Write(Write),
+    Truncate { tables: Vec<CollectionId>, restart_identity: Vec<u32> },
+    Ddl(Box<Ddl>),
+    Transaction(TransactionControl),
+    /// SET, RESET, SHOW, DISCARD: the session's own business.
+    Setting(Setting),
+    /// CREATE/DROP DATABASE.
+    Database(Database),
+    /// EXPLAIN of a plan: its SQLite text and query plan.
+    Explain(Box<Plan>),
+    /// Known, has no effect here (e.g. COMMENT ON EXTENSION); the tag to answer with.
+    NoEffect(&'static str),
+}
+
+/// A statement that returns rows.
+#[derive(Debug)]
+pub struct Query {
+    /// SQLite text with `?1`… for `$1`….
+    pub sql: String,
+    pub columns: Arc<[OutputColumn]>,
+    /// The tables it reads, ascending.
+    pub reads: Vec<CollectionId>,
+    /// FOR UPDATE and its kin: must run on the writer.
+    pub locks: bool,
+}
+
+/// A column of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputColumn {
+    pub name: String,
+    pub pg_type: PgType,
+    /// The table column it comes from unchanged, for the protocol's row description.
+    pub origin: Option<(CollectionId, u32)>,
+}
+
+/// Which word the command tag starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteVerb {
+    Insert,
+    Update,
+    Delete,
+    /// A SELECT that writes through a function.
+    Select,
+}
+
+/// A statement that changes rows.
+#[derive(Debug)]
+pub struct Write {
+    pub verb: WriteVerb,
+    /// SQLite text with `?1`… for `$1`….
+    pub sql: String,
+    /// RETURNING's (or SELECT's) columns; empty without.
+    pub returning: Arc<[OutputColumn]>,
+    /// The table it names; [`CollectionId::NONE`] for [`WriteVerb::Select`].
+    pub table: CollectionId,
+    /// Whether foreign keys may be violated by it (the table has, or is the target of, one), so
+    /// that it needs a savepoint of its own.
+    pub touches_foreign_keys: bool,
+    /// Sequences it may take numbers from.
+    pub sequences: Vec<u32>,
+}
+
+/// A change of definitions, all of one statement.
+#[derive(Debug)]
+pub struct Ddl {
+    /// The command tag, e.g. `CREATE TABLE`.
+    pub tag: &'static str,
+    /// The statement as its author wrote it.
+    pub source: String,
+    /// In order; each becomes one DEFINITION change.
+    pub changes: Vec<DefinitionChange>,
+    /// The exact SQLite statements, in order; replay runs the same.
+    pub statements: Vec<String>,
+    /// Whether they rebuild a table: foreign keys off, legacy_alter_table on, capture off, under a
+    /// guard; then the checks below.
+    pub rebuilds: bool,
+    /// After the statements: tables to `foreign_key_check`.
+    pub check_foreign_keys: Vec<CollectionId>,
+    /// After the statements: each query must return no row, or its error is the answer.
+    pub validations: Vec<Validation>,
+    /// After the statements, captured: SQLite UPDATEs for values that are no pure function of the
+    /// row (volatile defaults of a new column, ALTER TYPE … USING).
+    pub updates: Vec<String>,
+    /// The catalog once it has committed.
+    pub catalog: Arc<Catalog>,
+    /// NOTICEs for the client (`relation "x" already exists, skipping`).
+    pub notices: Vec<String>,
+}
+
+/// One definition put or dropped.
+#[derive(Debug, Clone)]
+pub struct DefinitionChange {
+    pub action: DefinitionAction,
+    /// After a put: the new form. For a drop: the last form.
+    pub definition: Definition,
+    /// The table it concerns, or [`CollectionId::NONE`].
+    pub collection: CollectionId,
+}
+
+/// Whether a definition came or went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefinitionAction {
+    Put,
+    Drop,
+}
+
+/// A check of existing rows for a new constraint.
+#[derive(Debug)]
+pub struct Validation {
+    /// SQLite text; one row returned means violated.
+    pub sql: String,
+    /// The error to answer with; its detail may be completed from the row.
+    pub error: springhead_proto::SqlError,
+}
+
+/// BEGIN and its kin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionControl {
+    Begin { isolation: Option<Isolation>, read_only: Option<bool> },
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
+    /// SET TRANSACTION …, SET SESSION CHARACTERISTICS ….
+    Set { isolation: Option<Isolation>, read_only: Option<bool>, session: bool },
+    /// SET CONSTRAINTS ALL|names DEFERRED|IMMEDIATE.
+    Constraints { names: Option<Vec<String>>, deferred: bool },
+}
+
+/// Isolation levels that differ here; READ UNCOMMITTED is READ COMMITTED, as in PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+/// SET and its kin. Names are lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    Set { name: String, value: Option<String>, local: bool },
+    Reset { name: Option<String> },
+    Show { name: Option<String> },
+    Discard,
+}
+
+/// CREATE and DROP DATABASE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    Create { name: String, if_not_exists: bool },
+    Drop { name: String, if_exists: bool },
+}
+
+/// A CDC filter: a condition on one row image.
+#[derive(Debug)]
+pub struct Filter {
+    /// SQLite text of `SELECT condition` over the row image's values bound to `?1`, `?2`, … in
+    /// storage order of the table at the schema version it was planned for.
+    pub sql: String,
+    pub table: Arc<Table>,
+    /// Places in the row image that the condition looks at, ascending.
+    pub columns: Vec<usize>,
+}
+
+/// A name for messages: `"schema.name"`, or the name alone for `public`.
+#[must_use]
+pub fn display_name(name: &QualifiedName) -> String {
+    if name.schema == "public" { name.name.clone() } else { format!("{}.{}", name.schema, name.name) }
+}
