@@ -121,6 +121,16 @@ pub struct ReadFilter {
     pub collections: Vec<CollectionId>,
 }
 
+impl ReadFilter {
+    /// Whether a commit of `tenant` that touches `collections` passes.
+    #[must_use]
+    pub fn admits(&self, tenant: TenantId, collections: &[CollectionId]) -> bool {
+        self.tenant.is_none_or(|wanted| wanted == tenant)
+            && (self.collections.is_empty()
+                || self.collections.iter().any(|wanted| collections.contains(wanted)))
+    }
+}
+
 /// A piece of one commit: all of it, unless it is large (a run of frames), and then the pieces
 /// follow one another with nothing between them.
 #[derive(Debug, Clone)]

@@ -1,0 +1,50 @@
+//! Time as the log sees it, given to it from outside so that tests can turn it.
+
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Where the log takes its time from.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since 1970-01-01T00:00:00Z. May jump either way; the log never goes back.
+    fn now_ms(&self) -> u64;
+
+    /// Milliseconds since some moment before the log was opened; never jumps, never goes back.
+    fn monotonic_ms(&self) -> u64;
+}
+
+/// The machine's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Told how far a long piece of work has come: bytes done, bytes in all.
+pub trait Progress: Send + Sync {
+    /// May be called often; should be cheap.
+    fn report(&self, done_bytes: u64, total_bytes: u64);
+}
+
+impl<F: Fn(u64, u64) + Send + Sync> Progress for F {
+    fn report(&self, done_bytes: u64, total_bytes: u64) {
+        self(done_bytes, total_bytes);
+    }
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn report(&self, _done_bytes: u64, _total_bytes: u64) {}
+}

@@ -1,0 +1,56 @@
+//! Named places where a crash test ends the process.
+//!
+//! With the feature `failpoints`, `SPRINGHEAD_FAILPOINT="name:n"` makes the n-th (from 1) pass of
+//! the place called `name` end the process with SIGKILL, as a power cut would: no destructor, no
+//! flush. Without the feature [`hit`] is nothing at all.
+
+/// Passes the place called `name`.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &str) {}
+
+/// Passes the place called `name`; ends the process if this is the pass that was asked for.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static ARMED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
+    let armed = ARMED.get_or_init(|| {
+        let value = std::env::var("SPRINGHEAD_FAILPOINT").ok()?;
+        let (name, count) = value.rsplit_once(':')?;
+        let count = count.parse().ok().filter(|&count| count > 0)?;
+        Some((name.to_owned(), AtomicU64::new(count)))
+    });
+    let Some((armed_name, left)) = armed else { return };
+    if armed_name == name && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        kill_self();
+    }
+}
+
+#[cfg(feature = "failpoints")]
+fn kill_self() -> ! {
+    let own = rustix::process::getpid();
+    // If the signal cannot be sent, an abort is the nearest thing.
+    let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
+/// Every place there is, for the crash matrix.
+pub const LOG_FAILPOINTS: &[&str] = &[
+    "log.before_write",
+    "log.mid_write",
+    "log.after_write",
+    "log.before_flush",
+    "log.after_flush",
+    "log.large_part_written",
+    "log.before_rotate",
+    "log.before_rename",
+    "log.after_rename",
+    "log.after_rotate",
+    "log.before_trim",
+    "log.mid_trim",
+    "log.after_trim",
+    "log.before_compress_rename",
+    "log.after_compress_rename",
+];
