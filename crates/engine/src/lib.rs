@@ -1,1 +1,34 @@
-//! Springhead engine.
+//! A tenant: one writer over one SQLite file, snapshot readers, the catalog, sessions, and the tail
+//! that every exit reads. No sockets, no HTTP, no wall clock and no randomness of its own: clock and
+//! entropy are handed in.
+//!
+//! The path of one write: [`session`] plans it → [`writer`] runs it in an open SQLite transaction,
+//! [`capture`] collects the row images → the log makes it durable → SQLite commits → the reply →
+//! [`tail`] moves.
+
+pub mod apply;
+pub mod capture;
+pub mod cdc;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod functions;
+pub mod readers;
+pub mod rows;
+pub mod schemas;
+pub mod session;
+pub mod state;
+pub mod tail;
+pub mod tenant;
+pub mod workers;
+pub mod writer;
+
+pub use clock::Entropy;
+pub use config::EngineConfig;
+pub use engine::{Engine, EngineStatus, TenantInfo};
+pub use error::EngineError;
+pub use rows::{RowChunk, Rows};
+pub use session::{Canceller, Outcome, ParamValue, Script, Session, Statement, TransactionStatus};
+pub use tail::{Block, Step, TailError, TailReader};
+pub use tenant::Tenant;

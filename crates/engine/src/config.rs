@@ -1,0 +1,94 @@
+//! Every limit of the engine, with its default. `server` fills it from flags, environment and file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What an engine needs to know to open. Sizes in bytes.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Holds `tenants/` and `tmp/`; created if absent.
+    pub data_dir: PathBuf,
+    /// Threads that run writers and readers; each has at most this many at work.
+    pub worker_threads: usize,
+    /// Snapshot readers (SQLite connections) kept open per tenant.
+    pub readers_per_tenant: usize,
+    /// Tenants kept open when idle; the least recently used are closed beyond it.
+    pub open_tenants: usize,
+    /// A tenant without a request for this long is closed.
+    pub tenant_idle: Duration,
+    /// Longest statement text.
+    pub max_statement_bytes: usize,
+    /// Longest value or row.
+    pub max_row_bytes: usize,
+    /// Largest transaction, as captured.
+    pub max_transaction_bytes: u64,
+    /// Capture beyond this goes to a temporary file.
+    pub capture_memory_bytes: usize,
+    /// A result beyond this goes to a temporary file.
+    pub result_memory_bytes: usize,
+    /// Largest result, in memory and file together.
+    pub max_result_bytes: u64,
+    /// Bytes of statements and parameters waiting for one tenant's writer.
+    pub writer_queue_bytes: usize,
+    /// Statements that one group commit may join.
+    pub max_group: usize,
+    /// Bytes of recent commits per tenant that followers read from memory.
+    pub tail_memory_bytes: usize,
+    /// Bytes of log that one catch-up read scans.
+    pub tail_read_bytes: u64,
+    /// SQLite's page cache of a writer and of each reader.
+    pub cache_bytes: usize,
+    /// Past this size of SQLite's WAL new snapshots wait until it is truncated.
+    pub wal_limit_bytes: u64,
+    /// A snapshot older than this is ended with 72000.
+    pub snapshot_max_age: Duration,
+    /// An idle transaction that holds the writer is ended after this; `None` for never.
+    pub idle_in_transaction_timeout: Option<Duration>,
+    /// How long a statement waits for the writer; `None` for ever.
+    pub lock_timeout: Option<Duration>,
+    /// How long a statement may run; `None` for ever.
+    pub statement_timeout: Option<Duration>,
+    /// How long a request with `min_lsn` waits for it.
+    pub min_lsn_wait: Duration,
+    /// Plans kept per tenant.
+    pub plan_cache: usize,
+    /// How much a consumer's pin may hold back retention, at most.
+    pub consumer_pin_cap_bytes: u64,
+    /// Consumers per tenant.
+    pub max_consumers: usize,
+}
+
+impl EngineConfig {
+    /// The defaults, for a data directory.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> EngineConfig {
+        const MIB: usize = 1 << 20;
+        EngineConfig {
+            data_dir: data_dir.into(),
+            worker_threads: 8,
+            readers_per_tenant: 4,
+            open_tenants: 256,
+            tenant_idle: Duration::from_secs(300),
+            max_statement_bytes: 16 * MIB,
+            max_row_bytes: 64 * MIB,
+            max_transaction_bytes: 1 << 30,
+            capture_memory_bytes: 16 * MIB,
+            result_memory_bytes: 4 * MIB,
+            max_result_bytes: 4 << 30,
+            writer_queue_bytes: 64 * MIB,
+            max_group: 1024,
+            tail_memory_bytes: 8 * MIB,
+            tail_read_bytes: 1 << 20,
+            cache_bytes: 16 * MIB,
+            wal_limit_bytes: 256 << 20,
+            snapshot_max_age: Duration::from_secs(60),
+            idle_in_transaction_timeout: Some(Duration::from_secs(10)),
+            lock_timeout: None,
+            statement_timeout: None,
+            min_lsn_wait: Duration::from_secs(10),
+            plan_cache: 1024,
+            consumer_pin_cap_bytes: 10 << 30,
+            max_consumers: 1000,
+        }
+    }
+}
