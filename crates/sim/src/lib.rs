@@ -1,1 +1,11 @@
-//! Springhead sim.
+//! Faults and what must hold in spite of them: crash scenarios on the real server process, and the
+//! checker of their histories.
+//!
+//! A scenario ([`scenario`]) starts the real binary ([`process`]), lets seeded writers ([`load`])
+//! and readers ([`followers`]) at it over its own protocols ([`client`]), kills or harms it, starts
+//! it again, and hands everything that happened ([`history`]) to the [`checker`]. The tests and
+//! `cargo xtask soak` call it; nothing else does. Depends on none of Springhead's other crates for
+//! that: what is checked is what a user could see.
+
+pub mod checker;
+pub mod history;
