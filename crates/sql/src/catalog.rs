@@ -12,18 +12,30 @@ use springhead_proto::{CollectionId, SchemaVersion};
 
 use crate::types::PgType;
 
-/// All definitions of one tenant at one catalog version.
+mod document_id;
+mod lookup;
+mod record;
+mod system;
+
+pub use record::{DefinitionPayload, DefinitionRecord};
+
+/// All definitions of one tenant at one catalog version. Made by [`Catalog::bootstrap`],
+/// [`Catalog::from_definitions`] and [`Catalog::with_changes`] alone, which keep `relations` and
+/// `children` in step with the definitions.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// Counts DDL commits; from 1 (the bootstrap).
+    /// Counts DDL statements; from 1 (the bootstrap).
     pub version: u64,
-    /// The next id that a new object gets: collections, sequences, indexes and views share it.
+    /// The next id that a new object gets: collections, sequences, indexes, checks and views share
+    /// it. Never goes down, so that no id is used twice.
     pub next_id: u32,
     pub tables: FxHashMap<CollectionId, Arc<Table>>,
     pub sequences: FxHashMap<u32, Arc<Sequence>>,
     pub views: FxHashMap<u32, Arc<View>>,
     /// `schema.name` of every relation (tables, indexes, sequences, views) → what it is.
     pub relations: FxHashMap<QualifiedName, Relation>,
+    /// Table → the tables whose foreign keys refer to it, itself included; ascending, each once.
+    children: FxHashMap<CollectionId, Vec<CollectionId>>,
 }
 
 /// A schema and a name within it, as PostgreSQL folds them (unquoted to lower case).
@@ -103,6 +115,8 @@ pub struct Unique {
 /// A CHECK constraint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
+    /// The id in its SQLite constraint's name `k<id>`.
+    pub id: u32,
     pub name: String,
     /// PostgreSQL text of the condition.
     pub expression: String,

@@ -5,6 +5,7 @@
 //! types to read and print values.
 
 pub mod catalog;
+pub mod ddl;
 pub mod plan;
 pub mod types;
 
