@@ -5,8 +5,16 @@
 //! types to read and print values.
 
 pub mod catalog;
-pub mod ddl;
+mod control;
+pub mod dml;
+pub mod filter;
+pub mod functions;
+pub mod lift;
 pub mod plan;
+pub mod planner;
+pub mod query;
+mod scan;
+pub mod split;
 pub mod types;
 
 pub use catalog::Catalog;

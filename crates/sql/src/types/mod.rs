@@ -1,0 +1,594 @@
+//! PostgreSQL's types, how each is stored in SQLite, and its texts.
+//!
+//! `engine` converts parameters and literals with [`input`] before it binds them, `server` prints
+//! results with [`output_text`], [`output_json`] and [`output_binary`]; the functions of
+//! [`crate::functions`] do the same inside a statement. A value's storage form follows from its type
+//! alone, so a type and a [`ValueRef`] are all that is ever needed.
+//!
+//! # Storage forms
+//!
+//! | type | SQLite | form |
+//! | --- | --- | --- |
+//! | boolean | INTEGER | 0 or 1 |
+//! | smallint, integer, bigint, oid | INTEGER | itself |
+//! | real, double precision | REAL | itself; a `real` is always exactly a 32-bit float. `NaN`, which SQLite turns into NULL, is refused (0A000) |
+//! | numeric(p ≤ 18, s) | INTEGER | value × 10^s; `i64::MAX` is `NaN` |
+//! | any other numeric | BLOB | [`numeric`]: memcmp order, then two bytes of display scale |
+//! | text, varchar, name, char(n) | TEXT | itself; char(n) padded with blanks |
+//! | bytea | BLOB | itself |
+//! | date, timestamp, timestamptz | INTEGER | microseconds since 1970-01-01T00:00:00Z (date: at midnight), so that they compare with each other; `i64::MAX` and `i64::MIN` are `infinity` and `-infinity` |
+//! | time | INTEGER | microseconds since midnight |
+//! | interval | BLOB | [`interval`]: 16 bytes in memcmp order, then 16 bytes of fields |
+//! | uuid | TEXT | lower case, with hyphens |
+//! | json | TEXT | as written |
+//! | jsonb | TEXT | normalised, exactly as PostgreSQL prints it |
+//! | arrays | TEXT | a compact JSON array of the elements' JSON forms |
+//!
+//! Values of numeric (BLOB), interval, jsonb and char(n) can be equal without being the same bytes
+//! (`1.5 = 1.50`, `1 day = 24:00:00`). Where equality decides (=, GROUP BY, DISTINCT, UNIQUE, joins)
+//! and for exact order, wrap the operands in [`PgType::key_function`].
+
+pub mod array;
+pub mod binary;
+pub mod bytea;
+pub mod datetime;
+pub mod float;
+pub mod interval;
+pub mod json;
+pub mod json_in;
+pub mod numeric;
+pub mod text;
+pub mod uuid;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use springhead_proto::{ErrorCode, SqlError};
+
+pub use binary::{input_binary, output_binary};
+pub use json_in::input_json;
+pub use text::{input, input_explicit, output_json, output_text};
+
+#[cfg(doc)]
+use springhead_proto::ValueRef;
+
+/// The greatest precision of a numeric that is stored as a scaled INTEGER.
+pub const SCALED_PRECISION: u16 = 18;
+
+/// A column's or expression's PostgreSQL type; its storage form is in the module's table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PgType {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Oid,
+    Float4,
+    Float8,
+    /// Precision and scale; `None`: any number of digits.
+    Numeric(Option<(u16, u16)>),
+    Text,
+    Varchar(Option<u32>),
+    /// char(n), blank-padded.
+    Char(u32),
+    Name,
+    Bytea,
+    Date,
+    Time,
+    Timestamp,
+    Timestamptz,
+    Interval,
+    Uuid,
+    Json,
+    Jsonb,
+    Array(Box<PgType>),
+    /// A literal or parameter whose type the context has not decided.
+    Unknown,
+    /// The result of a function called for its effect (`pg_notify`).
+    Void,
+}
+
+/// A column type of SQLite's STRICT tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorageClass {
+    Integer,
+    Real,
+    Text,
+    Blob,
+}
+
+impl StorageClass {
+    /// The word in a STRICT table's column definition.
+    #[must_use]
+    pub const fn sqlite_type(self) -> &'static str {
+        match self {
+            StorageClass::Integer => "INTEGER",
+            StorageClass::Real => "REAL",
+            StorageClass::Text => "TEXT",
+            StorageClass::Blob => "BLOB",
+        }
+    }
+}
+
+/// PostgreSQL's type categories, for overload resolution (`pg_type.typcategory`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Category {
+    Array,
+    Boolean,
+    DateTime,
+    Numeric,
+    Pseudo,
+    String,
+    Timespan,
+    User,
+    Unknown,
+}
+
+impl PgType {
+    /// Its object id in `pg_type`.
+    #[must_use]
+    pub const fn oid(&self) -> u32 {
+        match self {
+            PgType::Bool => 16,
+            PgType::Bytea => 17,
+            PgType::Name => 19,
+            PgType::Int8 => 20,
+            PgType::Int2 => 21,
+            PgType::Int4 => 23,
+            PgType::Text => 25,
+            PgType::Oid => 26,
+            PgType::Json => 114,
+            PgType::Float4 => 700,
+            PgType::Float8 => 701,
+            PgType::Unknown => 705,
+            PgType::Char(_) => 1042,
+            PgType::Varchar(_) => 1043,
+            PgType::Date => 1082,
+            PgType::Time => 1083,
+            PgType::Timestamp => 1114,
+            PgType::Timestamptz => 1184,
+            PgType::Interval => 1186,
+            PgType::Numeric(_) => 1700,
+            PgType::Void => 2278,
+            PgType::Uuid => 2950,
+            PgType::Jsonb => 3802,
+            PgType::Array(element) => element.array_oid(),
+        }
+    }
+
+    /// The object id of the array type over it; 0 if there is none.
+    #[must_use]
+    pub const fn array_oid(&self) -> u32 {
+        match self {
+            PgType::Bool => 1000,
+            PgType::Bytea => 1001,
+            PgType::Name => 1003,
+            PgType::Int2 => 1005,
+            PgType::Int4 => 1007,
+            PgType::Text => 1009,
+            PgType::Char(_) => 1014,
+            PgType::Varchar(_) => 1015,
+            PgType::Int8 => 1016,
+            PgType::Float4 => 1021,
+            PgType::Float8 => 1022,
+            PgType::Oid => 1028,
+            PgType::Timestamp => 1115,
+            PgType::Date => 1182,
+            PgType::Time => 1183,
+            PgType::Timestamptz => 1185,
+            PgType::Interval => 1187,
+            PgType::Numeric(_) => 1231,
+            PgType::Json => 199,
+            PgType::Uuid => 2951,
+            PgType::Jsonb => 3807,
+            // PostgreSQL's arrays have one type whatever their dimensions.
+            PgType::Array(element) => element.array_oid(),
+            PgType::Unknown | PgType::Void => 0,
+        }
+    }
+
+    /// The type modifier as `pg_attribute.atttypmod` and the protocol show it; -1 for none.
+    #[must_use]
+    pub const fn typmod(&self) -> i32 {
+        match self {
+            PgType::Numeric(Some((precision, scale))) => {
+                (((*precision as i32) << 16) | *scale as i32) + 4
+            }
+            PgType::Varchar(Some(length)) | PgType::Char(length) => length.cast_signed() + 4,
+            PgType::Array(element) => element.typmod(),
+            _ => -1,
+        }
+    }
+
+    /// `pg_type.typlen`: bytes of the binary form, -1 if they vary.
+    #[must_use]
+    pub const fn size(&self) -> i16 {
+        match self {
+            PgType::Bool => 1,
+            PgType::Int2 => 2,
+            PgType::Int4 | PgType::Oid | PgType::Float4 | PgType::Date | PgType::Void => 4,
+            PgType::Int8
+            | PgType::Float8
+            | PgType::Time
+            | PgType::Timestamp
+            | PgType::Timestamptz => 8,
+            PgType::Interval | PgType::Uuid => 16,
+            PgType::Name => 64,
+            PgType::Unknown => -2,
+            _ => -1,
+        }
+    }
+
+    /// The type with that object id and modifier; `None` if it is not supported.
+    #[must_use]
+    pub fn from_oid(oid: u32, typmod: i32) -> Option<PgType> {
+        let length = || u32::try_from(typmod - 4).ok();
+        Some(match oid {
+            16 => PgType::Bool,
+            17 => PgType::Bytea,
+            19 => PgType::Name,
+            20 => PgType::Int8,
+            21 => PgType::Int2,
+            23 => PgType::Int4,
+            25 => PgType::Text,
+            26 => PgType::Oid,
+            114 => PgType::Json,
+            700 => PgType::Float4,
+            701 => PgType::Float8,
+            705 => PgType::Unknown,
+            1042 => PgType::Char(length().unwrap_or(1)),
+            1043 => PgType::Varchar(length()),
+            1082 => PgType::Date,
+            1083 => PgType::Time,
+            1114 => PgType::Timestamp,
+            1184 => PgType::Timestamptz,
+            1186 => PgType::Interval,
+            1700 => PgType::Numeric(length().map(|bits| {
+                let [high0, high1, low0, low1] = bits.to_be_bytes();
+                (u16::from_be_bytes([high0, high1]), u16::from_be_bytes([low0, low1]))
+            })),
+            2278 => PgType::Void,
+            2950 => PgType::Uuid,
+            3802 => PgType::Jsonb,
+            1000 => PgType::Bool.array(),
+            1001 => PgType::Bytea.array(),
+            1003 => PgType::Name.array(),
+            1005 => PgType::Int2.array(),
+            1007 => PgType::Int4.array(),
+            1009 => PgType::Text.array(),
+            1014 => PgType::Char(length().unwrap_or(1)).array(),
+            1015 => PgType::Varchar(length()).array(),
+            1016 => PgType::Int8.array(),
+            1021 => PgType::Float4.array(),
+            1022 => PgType::Float8.array(),
+            1028 => PgType::Oid.array(),
+            1115 => PgType::Timestamp.array(),
+            1182 => PgType::Date.array(),
+            1183 => PgType::Time.array(),
+            1185 => PgType::Timestamptz.array(),
+            1187 => PgType::Interval.array(),
+            1231 => PgType::from_oid(1700, typmod)?.array(),
+            199 => PgType::Json.array(),
+            2951 => PgType::Uuid.array(),
+            3807 => PgType::Jsonb.array(),
+            _ => return None,
+        })
+    }
+
+    /// The array type over it.
+    #[must_use]
+    pub fn array(self) -> PgType {
+        PgType::Array(Box::new(self))
+    }
+
+    /// Its name as `format_type` prints it, modifier included.
+    #[must_use]
+    pub fn sql_name(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            PgType::Bool => "boolean",
+            PgType::Int2 => "smallint",
+            PgType::Int4 => "integer",
+            PgType::Int8 => "bigint",
+            PgType::Oid => "oid",
+            PgType::Float4 => "real",
+            PgType::Float8 => "double precision",
+            PgType::Numeric(None) => "numeric",
+            PgType::Numeric(Some((precision, scale))) => {
+                return Cow::Owned(format!("numeric({precision},{scale})"));
+            }
+            PgType::Text => "text",
+            PgType::Varchar(None) => "character varying",
+            PgType::Varchar(Some(length)) => {
+                return Cow::Owned(format!("character varying({length})"));
+            }
+            PgType::Char(length) => return Cow::Owned(format!("character({length})")),
+            PgType::Name => "name",
+            PgType::Bytea => "bytea",
+            PgType::Date => "date",
+            PgType::Time => "time without time zone",
+            PgType::Timestamp => "timestamp without time zone",
+            PgType::Timestamptz => "timestamp with time zone",
+            PgType::Interval => "interval",
+            PgType::Uuid => "uuid",
+            PgType::Json => "json",
+            PgType::Jsonb => "jsonb",
+            PgType::Unknown => "unknown",
+            PgType::Void => "void",
+            PgType::Array(element) => return Cow::Owned(format!("{}[]", element.sql_name())),
+        })
+    }
+
+    /// Its name without a modifier, for messages (`character varying`, `numeric`).
+    #[must_use]
+    pub fn base_name(&self) -> Cow<'static, str> {
+        match self {
+            PgType::Numeric(_) => Cow::Borrowed("numeric"),
+            PgType::Varchar(_) => Cow::Borrowed("character varying"),
+            PgType::Char(_) => Cow::Borrowed("character"),
+            PgType::Array(element) => Cow::Owned(format!("{}[]", element.base_name())),
+            other => other.sql_name(),
+        }
+    }
+
+    /// The type of that name (lower case; `pg_catalog.` may lead) with those modifiers, e.g.
+    /// `("numeric", &[10, 2])`. Serial types are their integers.
+    ///
+    /// # Errors
+    /// 42704 for an unknown name, 22023 for a modifier out of range, 0A000 for a modifier that
+    /// cannot be given its meaning.
+    pub fn from_name(name: &str, modifiers: &[i64]) -> Result<PgType, SqlError> {
+        let name = name.strip_prefix("pg_catalog.").unwrap_or(name);
+        if let Some(element) = name.strip_suffix("[]") {
+            return PgType::from_name(element, modifiers).map(|element| match element {
+                PgType::Array(_) => element,
+                element => element.array(),
+            });
+        }
+        let base = match name {
+            "bool" | "boolean" => PgType::Bool,
+            "int2" | "smallint" | "smallserial" | "serial2" => PgType::Int2,
+            "int" | "int4" | "integer" | "serial" | "serial4" => PgType::Int4,
+            "int8" | "bigint" | "bigserial" | "serial8" => PgType::Int8,
+            "oid" => PgType::Oid,
+            "float4" | "real" => PgType::Float4,
+            "float8" | "double precision" | "double" => PgType::Float8,
+            "float" => {
+                return match modifiers {
+                    [] | [25..=53] => Ok(PgType::Float8),
+                    [1..=24] => Ok(PgType::Float4),
+                    _ => Err(bad_modifier("precision for type float must be between 1 and 53 bits")),
+                };
+            }
+            "numeric" | "decimal" | "dec" => return numeric_type(modifiers),
+            "text" => PgType::Text,
+            "varchar" | "character varying" => {
+                return match modifiers {
+                    [] => Ok(PgType::Varchar(None)),
+                    &[length] => character_length("varchar", length).map(|n| PgType::Varchar(Some(n))),
+                    _ => Err(bad_modifier("invalid type modifier")),
+                };
+            }
+            "char" | "character" | "bpchar" | "nchar" => {
+                return match modifiers {
+                    [] => Ok(PgType::Char(1)),
+                    &[length] => character_length("char", length).map(PgType::Char),
+                    _ => Err(bad_modifier("invalid type modifier")),
+                };
+            }
+            "name" => PgType::Name,
+            "bytea" => PgType::Bytea,
+            "date" => PgType::Date,
+            "time" | "time without time zone" => return precise(PgType::Time, modifiers),
+            "timestamp" | "timestamp without time zone" => {
+                return precise(PgType::Timestamp, modifiers);
+            }
+            "timestamptz" | "timestamp with time zone" => {
+                return precise(PgType::Timestamptz, modifiers);
+            }
+            "interval" => return precise(PgType::Interval, modifiers),
+            "uuid" => PgType::Uuid,
+            "json" => PgType::Json,
+            "jsonb" => PgType::Jsonb,
+            "unknown" => PgType::Unknown,
+            "void" => PgType::Void,
+            _ => {
+                return Err(SqlError::new(
+                    ErrorCode::UndefinedObject,
+                    format!("type \"{name}\" does not exist"),
+                ));
+            }
+        };
+        if modifiers.is_empty() {
+            Ok(base)
+        } else {
+            Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                format!("type modifier is not allowed for type \"{name}\""),
+            ))
+        }
+    }
+
+    /// How SQLite stores it.
+    #[must_use]
+    pub const fn storage_class(&self) -> StorageClass {
+        match self {
+            PgType::Bool
+            | PgType::Int2
+            | PgType::Int4
+            | PgType::Int8
+            | PgType::Oid
+            | PgType::Date
+            | PgType::Time
+            | PgType::Timestamp
+            | PgType::Timestamptz => StorageClass::Integer,
+            PgType::Float4 | PgType::Float8 => StorageClass::Real,
+            PgType::Numeric(_) if self.scaled().is_some() => StorageClass::Integer,
+            PgType::Numeric(_) | PgType::Bytea | PgType::Interval => StorageClass::Blob,
+            PgType::Text
+            | PgType::Varchar(_)
+            | PgType::Char(_)
+            | PgType::Name
+            | PgType::Uuid
+            | PgType::Json
+            | PgType::Jsonb
+            | PgType::Array(_)
+            | PgType::Unknown
+            | PgType::Void => StorageClass::Text,
+        }
+    }
+
+    /// Its column type in a STRICT table.
+    #[must_use]
+    pub const fn sqlite_type(&self) -> &'static str {
+        self.storage_class().sqlite_type()
+    }
+
+    /// The scale, if it is a numeric stored as a scaled INTEGER.
+    #[must_use]
+    pub const fn scaled(&self) -> Option<u16> {
+        match self {
+            PgType::Numeric(Some((precision, scale))) if *precision <= SCALED_PRECISION => Some(*scale),
+            _ => None,
+        }
+    }
+
+    /// The deterministic SQLite function that maps equal values to the same bytes, in the type's
+    /// order; `None` if the stored values are that already. Wrap both operands of comparisons, keys
+    /// of GROUP BY, DISTINCT, ORDER BY, joins and UNIQUE indexes in it.
+    #[must_use]
+    pub const fn key_function(&self) -> Option<&'static str> {
+        match self {
+            PgType::Numeric(None) => Some("sh_num_key"),
+            PgType::Interval => Some("sh_interval_key"),
+            PgType::Jsonb => Some("sh_jsonb_key"),
+            PgType::Char(_) => Some("rtrim"),
+            _ => None,
+        }
+    }
+
+    /// Its category in overload resolution.
+    #[must_use]
+    pub const fn category(&self) -> Category {
+        match self {
+            PgType::Bool => Category::Boolean,
+            PgType::Int2
+            | PgType::Int4
+            | PgType::Int8
+            | PgType::Oid
+            | PgType::Float4
+            | PgType::Float8
+            | PgType::Numeric(_) => Category::Numeric,
+            PgType::Text | PgType::Varchar(_) | PgType::Char(_) | PgType::Name => Category::String,
+            PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz => Category::DateTime,
+            PgType::Interval => Category::Timespan,
+            PgType::Array(_) => Category::Array,
+            PgType::Bytea | PgType::Uuid | PgType::Json | PgType::Jsonb => Category::User,
+            PgType::Unknown => Category::Unknown,
+            PgType::Void => Category::Pseudo,
+        }
+    }
+
+    /// Whether it is preferred within its category (`pg_type.typispreferred`).
+    #[must_use]
+    pub const fn is_preferred(&self) -> bool {
+        matches!(
+            self,
+            PgType::Bool
+                | PgType::Float8
+                | PgType::Oid
+                | PgType::Text
+                | PgType::Timestamptz
+                | PgType::Interval
+        )
+    }
+
+    /// smallint, integer, bigint, oid.
+    #[must_use]
+    pub const fn is_integer(&self) -> bool {
+        matches!(self, PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid)
+    }
+
+    /// Integers, floats and numeric.
+    #[must_use]
+    pub const fn is_numeric(&self) -> bool {
+        matches!(self.category(), Category::Numeric)
+    }
+
+    /// text, varchar, char and name.
+    #[must_use]
+    pub const fn is_string(&self) -> bool {
+        matches!(self.category(), Category::String)
+    }
+
+    /// The same type whatever the modifiers.
+    #[must_use]
+    pub fn same_base(&self, other: &PgType) -> bool {
+        self.oid() == other.oid()
+    }
+
+    /// Without its modifier: what functions and operators see.
+    #[must_use]
+    pub fn without_modifier(&self) -> PgType {
+        match self {
+            PgType::Varchar(_) => PgType::Varchar(None),
+            other => other.clone(),
+        }
+    }
+
+    /// An array's element type.
+    #[must_use]
+    pub fn element(&self) -> Option<&PgType> {
+        match self {
+            PgType::Array(element) => Some(element),
+            _ => None,
+        }
+    }
+}
+
+fn numeric_type(modifiers: &[i64]) -> Result<PgType, SqlError> {
+    let (precision, scale) = match *modifiers {
+        [] => return Ok(PgType::Numeric(None)),
+        [precision] => (precision, 0),
+        [precision, scale] => (precision, scale),
+        _ => return Err(bad_modifier("invalid NUMERIC type modifier")),
+    };
+    if !(1..=1000).contains(&precision) {
+        return Err(bad_modifier(&format!("NUMERIC precision {precision} must be between 1 and 1000")));
+    }
+    if !(-1000..=1000).contains(&scale) {
+        return Err(bad_modifier(&format!("NUMERIC scale {scale} must be between -1000 and 1000")));
+    }
+    if scale < 0 || scale > precision {
+        return Err(SqlError::unsupported(format_args!(
+            "numeric({precision},{scale}), whose scale is not between 0 and its precision,"
+        )));
+    }
+    match (u16::try_from(precision), u16::try_from(scale)) {
+        (Ok(precision), Ok(scale)) => Ok(PgType::Numeric(Some((precision, scale)))),
+        _ => Err(bad_modifier("invalid NUMERIC type modifier")),
+    }
+}
+
+fn character_length(name: &str, length: i64) -> Result<u32, SqlError> {
+    match u32::try_from(length) {
+        Ok(1..=10_485_760) => Ok(u32::try_from(length).unwrap_or(1)),
+        Ok(0) | Err(_) => Err(bad_modifier(&format!("length for type {name} must be at least 1"))),
+        Ok(_) => Err(bad_modifier(&format!("length for type {name} cannot exceed 10485760"))),
+    }
+}
+
+/// Fractions of seconds are always kept to the microsecond; fewer digits would have to round.
+fn precise(base: PgType, modifiers: &[i64]) -> Result<PgType, SqlError> {
+    match modifiers {
+        [] | [6] => Ok(base),
+        [digits @ 0..=5] => {
+            Err(SqlError::unsupported(format_args!("{}({digits})", base.sql_name())))
+        }
+        _ => Err(bad_modifier(&format!("{} precision must be between 0 and 6", base.sql_name()))),
+    }
+}
+
+fn bad_modifier(message: &str) -> SqlError {
+    SqlError::new(ErrorCode::InvalidParameterValue, message)
+}
