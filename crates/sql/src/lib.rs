@@ -5,14 +5,10 @@
 //! types to read and print values.
 
 pub mod catalog;
-mod control;
-pub mod dml;
-pub mod filter;
+pub mod ddl;
 pub mod functions;
 pub mod lift;
 pub mod plan;
-pub mod planner;
-pub mod query;
 mod scan;
 pub mod split;
 pub mod types;
