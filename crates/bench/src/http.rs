@@ -370,7 +370,7 @@ mod tests {
     use super::*;
 
     const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
-        b\r\nretry: 500\n\r\n1\r\n\n\r\n2C\r\nid: 7@ab\nevent: insert\ndata: {\"sent_ns\":42}\n\n\r\n\
+        b\r\nretry: 500\n\r\n1\r\n\n\r\n2D\r\nid: 7@ab\nevent: insert\ndata: {\"sent_ns\":42}\n\n\r\n\
         4\r\n: k\n\r\n1\r\n\n\r\n";
 
     #[test]

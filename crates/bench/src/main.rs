@@ -73,6 +73,7 @@ fn measure_one(
     report: &mut Report,
 ) -> Result<()> {
     match measurement {
+        Measurement::Log => measure::log::measure(systems, options, report),
         Measurement::Commits => measure::commits::measure(systems, options, report),
         Measurement::Latency => measure::latency::measure(systems, options, report),
         Measurement::Replay => measure::replay::measure(systems, options, report),

@@ -8,6 +8,7 @@ pub const USAGE: &str = "\
 usage: bench MEASUREMENT… [options]
 
 measurements (all, or any of them):
+  log             the log by itself, inside this process
   commits         durable single-row inserts per second by pgbench, and flushes per commit
   latency         commit to subscriber, at fixed commit rates
   replay          a million changes read back from disk
@@ -31,6 +32,7 @@ options:
 /// One thing to measure; the order here is that of `all`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measurement {
+    Log,
     Commits,
     Latency,
     Replay,
@@ -41,7 +43,8 @@ pub enum Measurement {
 }
 
 impl Measurement {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Log,
         Self::Commits,
         Self::Latency,
         Self::Replay,
@@ -54,6 +57,7 @@ impl Measurement {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Log => "log",
             Self::Commits => "commits",
             Self::Latency => "latency",
             Self::Replay => "replay",

@@ -1,13 +1,20 @@
 //! Reading a million changes back from disk, all from the start: inside a process straight from the
 //! log, over HTTP by poll and as server-sent events, against pg_recvlogical.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use springhead_log::segment::{SegmentConfig, SegmentLog};
+use springhead_log::{Log, ReadFilter, SystemClock};
+use springhead_proto::{ChangeKind, Changes, CollectionId, ValueRef};
 
 use crate::error::{BenchError, Doing, Result};
 use crate::http::{self, Connection};
 use crate::load::open_events;
-use crate::measure::{LOGICAL, load_events};
+use crate::measure::{LOGICAL, NOTE, load_events};
 use crate::options::Options;
 use crate::report::{Aim, Better, Point, Report};
 use crate::stats::float;
@@ -183,10 +190,64 @@ fn read_page(page: &[u8]) -> Result<(u64, String)> {
     ))
 }
 
-fn in_process(_place: &Place, _changes: u64) -> Result<Duration> {
-    Err(BenchError::Invalid(
-        "the log's reader is not there yet".to_owned(),
-    ))
+/// Reads the whole log with every change and every value decoded, as an exit inside the server would.
+fn in_process(place: &Place, changes: u64) -> Result<Duration> {
+    let broken = |what: String| BenchError::Protocol {
+        peer: "the log".to_owned(),
+        what,
+    };
+    let directory = log_directory(&place.data()).ok_or_else(|| broken("not found".to_owned()))?;
+    let log = SegmentLog::open(&directory, SegmentConfig::default(), Arc::new(SystemClock))
+        .map_err(|error| broken(error.to_string()))?;
+    let started = Instant::now();
+    let end = log.tail().durable;
+    let mut reader = log
+        .reader(log.earliest(), ReadFilter::default())
+        .map_err(|error| broken(error.to_string()))?;
+    // Definitions and sequences are in the log too; the loaded rows are of one collection.
+    let mut inserts: BTreeMap<CollectionId, u64> = BTreeMap::new();
+    let mut text_bytes = 0;
+    let mut slices = Vec::new();
+    loop {
+        let scanned = reader
+            .read(&mut slices, 1 << 20)
+            .map_err(|error| broken(error.to_string()))?;
+        for slice in slices.drain(..) {
+            for change in Changes::new(&slice.changes) {
+                let change = change.map_err(|error| broken(error.to_string()))?;
+                if let (ChangeKind::Insert, Some(row)) = (change.kind, change.after) {
+                    text_bytes += row.values().map(text_length).sum::<usize>();
+                    *inserts.entry(change.collection).or_default() += 1;
+                }
+            }
+        }
+        if scanned >= end {
+            break;
+        }
+    }
+    let took = started.elapsed();
+    log.close();
+    let least_bytes = changes * NOTE.len() as u64;
+    if inserts.values().max() != Some(&changes) || (text_bytes as u64) < least_bytes {
+        return Err(broken(format!(
+            "of {changes} inserts these came, by collection: {inserts:?}, {text_bytes} bytes"
+        )));
+    }
+    Ok(took)
+}
+
+fn text_length(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Text(text) => text.len(),
+        _ => 0,
+    }
+}
+
+/// The directory inside a server's data that has a log's list of histories.
+fn log_directory(data: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(data).ok()?;
+    let mut candidates = entries.flatten().map(|entry| entry.path());
+    candidates.find(|path| path.join("epochs").is_file())
 }
 
 fn postgres_turn(
