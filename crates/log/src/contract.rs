@@ -36,7 +36,10 @@ pub struct PendingCommit {
 pub enum CommitSource {
     Memory(Bytes),
     /// Spilled to a temporary file: `length` bytes from offset 0.
-    File { file: std::fs::File, length: u64 },
+    File {
+        file: std::fs::File,
+        length: u64,
+    },
 }
 
 /// What became of an append.
@@ -65,8 +68,13 @@ pub enum AppendError {
 /// Why nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedReason {
-    #[error("the disk has {available_bytes} bytes left, below the reserve of {reserve_bytes}; free some space, writes go on by themselves then")]
-    DiskReserve { available_bytes: u64, reserve_bytes: u64 },
+    #[error(
+        "the disk has {available_bytes} bytes left, below the reserve of {reserve_bytes}; free some space, writes go on by themselves then"
+    )]
+    DiskReserve {
+        available_bytes: u64,
+        reserve_bytes: u64,
+    },
     #[error("the log is closed")]
     Closed,
 }
@@ -81,13 +89,29 @@ pub enum LogError {
     #[error("LSN {asked} is past the log's end at {durable}")]
     Future { asked: Lsn, durable: Lsn },
     /// Bytes are not what was written. Never skipped.
-    #[error("the log is corrupt: {file} at byte {offset}: {what}; restore it from a standby or a backup")]
-    Corrupt { file: String, offset: u64, what: String },
+    #[error(
+        "the log is corrupt: {file} at byte {offset}: {what}; restore it from a standby or a backup"
+    )]
+    Corrupt {
+        file: String,
+        offset: u64,
+        what: String,
+    },
     /// Written by a newer version.
-    #[error("{file} has format version {found}, newer than {supported} which this version reads; upgrade springhead")]
-    NewerFormat { file: String, found: u32, supported: u32 },
+    #[error(
+        "{file} has format version {found}, newer than {supported} which this version reads; upgrade springhead"
+    )]
+    NewerFormat {
+        file: String,
+        found: u32,
+        supported: u32,
+    },
     #[error("{operation} {file}: {error}")]
-    Io { operation: &'static str, file: String, error: Arc<std::io::Error> },
+    Io {
+        operation: &'static str,
+        file: String,
+        error: Arc<std::io::Error>,
+    },
 }
 
 /// The end of the log.
@@ -127,7 +151,10 @@ impl ReadFilter {
     pub fn admits(&self, tenant: TenantId, collections: &[CollectionId]) -> bool {
         self.tenant.is_none_or(|wanted| wanted == tenant)
             && (self.collections.is_empty()
-                || self.collections.iter().any(|wanted| collections.contains(wanted)))
+                || self
+                    .collections
+                    .iter()
+                    .any(|wanted| collections.contains(wanted)))
     }
 }
 

@@ -22,7 +22,9 @@ pub fn hit(name: &str) {
         let count = count.parse().ok().filter(|&count| count > 0)?;
         Some((name.to_owned(), AtomicU64::new(count)))
     });
-    let Some((armed_name, left)) = armed else { return };
+    let Some((armed_name, left)) = armed else {
+        return;
+    };
     if armed_name == name && left.fetch_sub(1, Ordering::Relaxed) == 1 {
         kill_self();
     }

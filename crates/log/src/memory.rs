@@ -69,10 +69,18 @@ impl MemoryLog {
             earliest: Lsn::FIRST,
             timestamp_ms: TimestampMs(0),
             pins: Pins::default(),
-            stats: LogStats { segments: 1, ..LogStats::default() },
+            stats: LogStats {
+                segments: 1,
+                ..LogStats::default()
+            },
             closed: false,
         };
-        MemoryLog { epoch, clock, retain_bytes, state: Arc::new(Mutex::new(state)) }
+        MemoryLog {
+            epoch,
+            clock,
+            retain_bytes,
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 }
 
@@ -83,7 +91,8 @@ impl State {
 
     /// The number in `commits` of the first commit that ends at or after `lsn`.
     fn position_of(&self, lsn: Lsn) -> usize {
-        self.commits.partition_point(|commit| commit.slice.commit_last_lsn() < lsn)
+        self.commits
+            .partition_point(|commit| commit.slice.commit_last_lsn() < lsn)
     }
 
     /// Bytes of log before the commit that holds `lsn`.
@@ -151,7 +160,11 @@ impl Log for MemoryLog {
         }
         state.stats.batches += 1;
         state.stats.flushes += 1;
-        Ok(Appended { first_lsn, epoch: self.epoch.epoch, timestamp_ms })
+        Ok(Appended {
+            first_lsn,
+            epoch: self.epoch.epoch,
+            timestamp_ms,
+        })
     }
 
     fn reader(&self, from: Lsn, filter: ReadFilter) -> Result<Box<dyn LogReader>, LogError> {
@@ -159,10 +172,16 @@ impl Log for MemoryLog {
         // Nothing has LSN 0, so "from before the first" is "from the first".
         let from = from.max(Lsn::FIRST);
         if from < state.earliest {
-            return Err(LogError::Trimmed { asked: from, earliest: state.earliest });
+            return Err(LogError::Trimmed {
+                asked: from,
+                earliest: state.earliest,
+            });
         }
         if from > state.next_lsn {
-            return Err(LogError::Future { asked: from, durable: state.durable() });
+            return Err(LogError::Future {
+                asked: from,
+                durable: state.durable(),
+            });
         }
         let next = state.trimmed_commits + state.position_of(from) as u64;
         Ok(Box::new(MemoryReader {
@@ -175,8 +194,13 @@ impl Log for MemoryLog {
 
     fn lsn_at_time(&self, time: TimestampMs) -> Result<Lsn, LogError> {
         let state = self.state.lock();
-        let at = state.commits.partition_point(|commit| commit.slice.timestamp_ms < time);
-        Ok(state.commits.get(at).map_or(state.next_lsn, |commit| commit.slice.commit_lsn))
+        let at = state
+            .commits
+            .partition_point(|commit| commit.slice.timestamp_ms < time);
+        Ok(state
+            .commits
+            .get(at)
+            .map_or(state.next_lsn, |commit| commit.slice.commit_lsn))
     }
 
     fn tail(&self) -> TailPosition {
@@ -198,7 +222,9 @@ impl Log for MemoryLog {
 
     fn bytes_between(&self, from: Lsn, to: Lsn) -> u64 {
         let state = self.state.lock();
-        state.bytes_before(to.next()).saturating_sub(state.bytes_before(from.next()))
+        state
+            .bytes_before(to.next())
+            .saturating_sub(state.bytes_before(from.next()))
     }
 
     fn set_pin(&self, name: &str, pin: Option<Pin>) {
@@ -211,14 +237,23 @@ impl Log for MemoryLog {
 
     fn trim_candidate(&self) -> Option<Lsn> {
         let mut state = self.state.lock();
-        let excess = state.kept_bytes().checked_sub(self.retain_bytes).filter(|&bytes| bytes > 0)?;
+        let excess = state
+            .kept_bytes()
+            .checked_sub(self.retain_bytes)
+            .filter(|&bytes| bytes > 0)?;
         let keep_from = state.bytes_before(state.earliest) + excess;
-        let at = state.commits.partition_point(|commit| commit.position_bytes < keep_from);
-        let up_to =
-            state.commits.get(at).map_or(state.durable(), |commit| commit.slice.commit_lsn.previous());
+        let at = state
+            .commits
+            .partition_point(|commit| commit.position_bytes < keep_from);
+        let up_to = state
+            .commits
+            .get(at)
+            .map_or(state.durable(), |commit| commit.slice.commit_lsn.previous());
         let mut pins = std::mem::take(&mut state.pins);
         let up_to = pins.hold_back(up_to, |from, to| {
-            state.bytes_before(to.next()).saturating_sub(state.bytes_before(from.next()))
+            state
+                .bytes_before(to.next())
+                .saturating_sub(state.bytes_before(from.next()))
         });
         state.pins = pins;
         (up_to >= state.earliest).then_some(up_to)
@@ -239,17 +274,24 @@ impl Log for MemoryLog {
 
     fn trim(&self, up_to: Lsn) -> Result<(), LogError> {
         let mut state = self.state.lock();
-        let count = state.commits.partition_point(|commit| commit.slice.commit_last_lsn() <= up_to);
+        let count = state
+            .commits
+            .partition_point(|commit| commit.slice.commit_last_lsn() <= up_to);
         state.commits.drain(..count);
         state.trimmed_commits += count as u64;
-        state.earliest =
-            state.commits.first().map_or(state.next_lsn, |commit| commit.slice.commit_lsn);
+        state.earliest = state
+            .commits
+            .first()
+            .map_or(state.next_lsn, |commit| commit.slice.commit_lsn);
         Ok(())
     }
 
     fn stats(&self) -> LogStats {
         let state = self.state.lock();
-        LogStats { kept_bytes: state.kept_bytes(), ..state.stats }
+        LogStats {
+            kept_bytes: state.kept_bytes(),
+            ..state.stats
+        }
     }
 
     fn close(&self) {
@@ -270,10 +312,17 @@ impl LogReader for MemoryReader {
     fn read(&mut self, out: &mut Vec<CommitSlice>, budget_bytes: u64) -> Result<Lsn, LogError> {
         let state = self.state.lock();
         let Some(skip) = self.next.checked_sub(state.trimmed_commits) else {
-            return Err(LogError::Trimmed { asked: self.scanned.next(), earliest: state.earliest });
+            return Err(LogError::Trimmed {
+                asked: self.scanned.next(),
+                earliest: state.earliest,
+            });
         };
         let mut seen_bytes = 0;
-        for commit in state.commits.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)) {
+        for commit in state
+            .commits
+            .iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
+        {
             if self.filter.admits(commit.slice.tenant, &commit.collections) {
                 out.push(commit.slice.clone());
             }

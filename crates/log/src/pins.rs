@@ -29,11 +29,7 @@ impl Pins {
 
     /// How far trimming may go when retention alone would trim through `up_to`. A pin that would
     /// hold more than its cap beyond that (`bytes_between(its LSN, up_to)`) is dropped first.
-    pub(crate) fn hold_back(
-        &mut self,
-        up_to: Lsn,
-        bytes_between: impl Fn(Lsn, Lsn) -> u64,
-    ) -> Lsn {
+    pub(crate) fn hold_back(&mut self, up_to: Lsn, bytes_between: impl Fn(Lsn, Lsn) -> u64) -> Lsn {
         let expired = &mut self.expired;
         self.by_name.retain(|name, pin| {
             let keep = pin.after >= up_to || bytes_between(pin.after, up_to) <= pin.cap_bytes;
@@ -42,6 +38,9 @@ impl Pins {
             }
             keep
         });
-        self.by_name.values().map(|pin| pin.after).fold(up_to, Lsn::min)
+        self.by_name
+            .values()
+            .map(|pin| pin.after)
+            .fold(up_to, Lsn::min)
     }
 }

@@ -1,0 +1,608 @@
+//! Opening a log: what is on disk is checked and made whole, or refused.
+//!
+//! The rule for the tail: an invalid frame is where a crash tore the last write only if it is in
+//! the last segment, no whole frame of the segment follows it, and nobody has ever been told of an
+//! LSN there. Then it is cut. Everything else is damage, named by file and offset and never
+//! skipped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use springhead_proto::{Lsn, TimestampMs};
+
+use super::compress::ChunkTable;
+use super::files::{EPOCHS_NAME, Epochs, RUNNING_NAME, load_running_ms, read_file};
+use super::format::{FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, SegmentHeader};
+use super::frames::{Fault, FrameCursor, SegmentFile, read_header};
+use super::index::{End, Run, SegmentIndex};
+use super::keeper::{lay_out, spare_number};
+use super::scan::{Before, scan};
+use super::shared::{
+    Published, Sealed, Segment, corrupt, index_name, io_error, parse_segment_name,
+};
+use super::writer::place_segment;
+use super::{Identity, SegmentConfig};
+use crate::clock::{Clock, Progress};
+use crate::contract::{EpochRecord, LogError};
+use crate::disk::{Disk, DiskFile, OpenFor, read_up_to, write_all_at};
+
+/// A log that is ready to go on.
+pub struct Recovered {
+    pub published: Published,
+    /// The active segment's file.
+    pub file: Box<dyn DiskFile>,
+    /// Files that can become segments.
+    pub spares: Vec<String>,
+    pub running_ms: u64,
+    pub cut: Option<CutTail>,
+}
+
+/// A torn write that recovery cut off. Nobody had been told of what was in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutTail {
+    pub file: PathBuf,
+    pub offset: u64,
+    /// What was wrong there.
+    pub what: String,
+}
+
+/// Opens the log in `dir`, or begins one there.
+pub fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    config: &SegmentConfig,
+    clock: &dyn Clock,
+    progress: &dyn Progress,
+) -> Result<Recovered, LogError> {
+    disk.create_dir(dir)
+        .map_err(|error| io_error("create", dir, error))?;
+    let mut found = Found::list(disk, dir)?;
+    if !found.epochs {
+        if !found.segments.is_empty() || config.known_durable > Lsn::ZERO {
+            return Err(corrupt(&dir.join(EPOCHS_NAME), 0, "the file is missing"));
+        }
+        begin(disk, dir, config)?;
+    }
+    let epochs = Epochs::load(disk, dir)?;
+    found.sort_spares(disk, dir, config.segment_bytes)?;
+    if found.segments.is_empty() {
+        return begin_first_segment(disk, dir, config, clock, &epochs, found.spares);
+    }
+    let mut recovery = Recovery {
+        disk,
+        dir,
+        config,
+        progress,
+        segments: Vec::new(),
+        total_bytes: 0,
+    };
+    recovery.load_headers(&found.segments, &epochs)?;
+    let mut recovered = recovery.run(epochs)?;
+    recovered.spares = found.spares;
+    Ok(recovered)
+}
+
+/// The files in a log's directory, by kind.
+#[derive(Default)]
+pub struct Found {
+    pub epochs: bool,
+    /// Name of each segment's file, by number.
+    pub segments: BTreeMap<u32, String>,
+    pub spares: Vec<String>,
+    leftovers: Vec<String>,
+}
+
+impl Found {
+    /// Looks, changes nothing.
+    pub fn list(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
+        let mut found = Found::default();
+        let mut names = disk
+            .list(dir)
+            .map_err(|error| io_error("list", dir, error))?;
+        names.sort_unstable();
+        for name in names {
+            if name == EPOCHS_NAME {
+                found.epochs = true;
+            } else if name == RUNNING_NAME || name.ends_with(".idx") {
+            } else if name.ends_with(".tmp") {
+                found.leftovers.push(name);
+            } else if spare_number(&name).is_some() {
+                found.spares.push(name);
+            } else if let Some((_, number)) = parse_segment_name(&name) {
+                // Compressing ended between putting the new file in place and removing the old.
+                // "….seg" sorts before "….segz": the old one, which is complete, is kept.
+                match found.segments.get(&number) {
+                    Some(first) if name.strip_suffix('z') == Some(first.as_str()) => {
+                        found.leftovers.push(name);
+                    }
+                    Some(_) => {
+                        return Err(corrupt(&dir.join(&name), 0, "two segments have one number"));
+                    }
+                    None => _ = found.segments.insert(number, name),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what an interrupted run left, and spare files that are not as long as they should be.
+    fn sort_spares(&mut self, disk: &dyn Disk, dir: &Path, length: u64) -> Result<(), LogError> {
+        let mut removed = Vec::new();
+        removed.append(&mut self.leftovers);
+        let mut spares = Vec::new();
+        for name in self.spares.drain(..) {
+            let path = dir.join(&name);
+            let usable = disk
+                .open(&path, OpenFor::Reading)
+                .and_then(|file| file.length())
+                .is_ok_and(|found| found == length);
+            if usable {
+                spares.push(name)
+            } else {
+                removed.push(name)
+            }
+        }
+        self.spares = spares;
+        for name in removed {
+            let path = dir.join(name);
+            disk.remove(&path)
+                .map_err(|error| io_error("remove", &path, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes down who this log is, before anything else.
+fn begin(disk: &dyn Disk, dir: &Path, config: &SegmentConfig) -> Result<(), LogError> {
+    let identity = match config.identity {
+        Some(identity) => identity,
+        None => Identity::random().map_err(|error| io_error("draw an identity for", dir, error))?,
+    };
+    let record = EpochRecord {
+        epoch: identity.epoch,
+        number: 1,
+        history_id: identity.history_id,
+        fork_lsn: Lsn::ZERO,
+    };
+    Epochs {
+        cluster_id: identity.cluster_id,
+        records: vec![record],
+    }
+    .store(disk, dir)
+}
+
+fn begin_first_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    config: &SegmentConfig,
+    clock: &dyn Clock,
+    epochs: &Epochs,
+    mut spares: Vec<String>,
+) -> Result<Recovered, LogError> {
+    // With one history and nothing known durable, a log without a segment is one whose beginning
+    // was interrupted.
+    if epochs.records.len() > 1 || config.known_durable > Lsn::ZERO {
+        return Err(corrupt(dir, 0, "the segments are missing"));
+    }
+    let record = epochs.records[0];
+    let spare = match spares.pop() {
+        Some(spare) => spare,
+        None => {
+            let name = "spare-0000000000";
+            lay_out(disk, &dir.join(name), config.segment_bytes)
+                .map_err(|error| io_error("lay out", &dir.join(name), error))?;
+            name.to_owned()
+        }
+    };
+    let header = SegmentHeader {
+        segment_number: 1,
+        cluster_id: epochs.cluster_id,
+        history_id: record.history_id,
+        first_lsn: Lsn::FIRST,
+        epoch: record.epoch,
+        previous_crc: 0,
+        running_ms: 0,
+        created_ms: clock.now_ms(),
+    };
+    let (file, segment) = place_segment(disk, dir, &spare, header)
+        .map_err(|error| io_error("begin", &dir.join(&spare), error))?;
+    let end = End {
+        offset: HEADER_BYTES,
+        crc: segment.seed,
+        next_lsn: Lsn::FIRST,
+        timestamp_ms: TimestampMs(0),
+    };
+    let published = Published {
+        segments: [segment].into(),
+        end,
+        epochs: epochs.records.clone(),
+    };
+    Ok(Recovered {
+        published,
+        file,
+        spares,
+        running_ms: 0,
+        cut: None,
+    })
+}
+
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    config: &'a SegmentConfig,
+    progress: &'a dyn Progress,
+    /// Oldest first, numbers dense.
+    segments: Vec<FoundSegment>,
+    total_bytes: u64,
+}
+
+/// One segment while its end is being found out.
+struct FoundSegment {
+    name: String,
+    path: PathBuf,
+    header: SegmentHeader,
+    seed: u32,
+    chunks: Option<Arc<ChunkTable>>,
+    /// Bytes in the segment's file, before compression.
+    length: u64,
+    index: SegmentIndex,
+    end: End,
+    run: Run,
+}
+
+impl Recovery<'_> {
+    fn load_headers(
+        &mut self,
+        names: &BTreeMap<u32, String>,
+        epochs: &Epochs,
+    ) -> Result<(), LogError> {
+        for (&number, name) in names {
+            let segment = self.load_header(number, name, epochs)?;
+            if let Some(before) = self.segments.last()
+                && before.header.segment_number + 1 != number
+            {
+                let what = format!("segment {} before it is missing", number - 1);
+                return Err(corrupt(&segment.path, 0, what));
+            }
+            self.total_bytes += segment.length;
+            self.segments.push(segment);
+        }
+        Ok(())
+    }
+
+    fn load_header(
+        &self,
+        number: u32,
+        name: &str,
+        epochs: &Epochs,
+    ) -> Result<FoundSegment, LogError> {
+        let path = self.dir.join(name);
+        let opened = open_segment_file(self.disk, &path)?;
+        let (header, seed) = read_header(&opened.file, &path)?;
+        let (first_lsn, _) = parse_segment_name(name).expect("found by its name");
+        if header.segment_number != number || header.first_lsn != first_lsn {
+            return Err(corrupt(
+                &path,
+                0,
+                "the segment's name and its header differ",
+            ));
+        }
+        if header.cluster_id != epochs.cluster_id {
+            return Err(corrupt(&path, 0, "the segment is of another cluster"));
+        }
+        let known = epochs
+            .records
+            .iter()
+            .any(|record| record.epoch == header.epoch && record.history_id == header.history_id);
+        if !known {
+            return Err(corrupt(&path, 0, "the segment is of an unknown history"));
+        }
+        let end = End {
+            offset: HEADER_BYTES,
+            crc: seed,
+            next_lsn: first_lsn,
+            timestamp_ms: TimestampMs(0),
+        };
+        Ok(FoundSegment {
+            name: name.to_owned(),
+            path,
+            header,
+            seed,
+            chunks: opened.chunks,
+            length: opened.length,
+            index: SegmentIndex::default(),
+            end,
+            run: Run::None,
+        })
+    }
+
+    fn run(mut self, epochs: Epochs) -> Result<Recovered, LogError> {
+        let mut before = Before {
+            in_run: None,
+            timestamp_ms: TimestampMs(0),
+        };
+        let mut done_bytes = 0;
+        let mut torn = None;
+        for place in 0..self.segments.len() {
+            if place + 1 < self.segments.len() {
+                self.learn_sealed(place, before, done_bytes)?;
+            } else {
+                torn = self.learn_last(place, before, done_bytes)?;
+            }
+            let segment = &self.segments[place];
+            before = Before {
+                in_run: Some(segment.run != Run::None),
+                timestamp_ms: segment.end.timestamp_ms,
+            };
+            done_bytes += segment.length;
+            self.progress.report(done_bytes, self.total_bytes);
+        }
+        if let Some(unfinished) = self.drop_unfinished_run()? {
+            torn = Some(unfinished);
+        }
+        self.check_known_durable()?;
+        self.finish(epochs, torn)
+    }
+
+    /// A segment with another behind it: its index file is believed if it agrees with the next
+    /// segment's header, otherwise the frames are read.
+    fn learn_sealed(&mut self, place: usize, before: Before, done: u64) -> Result<(), LogError> {
+        let next = self.segments[place + 1].header;
+        let total = self.total_bytes;
+        let segment = &mut self.segments[place];
+        let index_path = self.dir.join(index_name(&segment.name));
+        let loaded = read_file(self.disk, &index_path).ok().and_then(|bytes| {
+            SegmentIndex::decode(&bytes, segment.header.segment_number, segment.seed)
+        });
+        if let Some((index, end, run)) = loaded
+            && end.crc == next.previous_crc
+            && end.next_lsn == next.first_lsn
+            && end.offset <= segment.length
+        {
+            (segment.index, segment.end, segment.run) = (index, end, run);
+            return Ok(());
+        }
+        let mut cursor = open_cursor(self.disk, segment)?;
+        let scanned = scan(&mut cursor, segment.length, before, |at| {
+            self.progress.report(done + at, total)
+        });
+        if scanned.end.crc != next.previous_crc || scanned.end.next_lsn != next.first_lsn {
+            let fault = scanned
+                .fault
+                .unwrap_or(Fault::Invalid("frames are missing at its end"));
+            return Err(fault.at(&segment.path, scanned.end.offset));
+        }
+        (segment.index, segment.end, segment.run) = (scanned.index, scanned.end, scanned.run);
+        // Best effort: without the file the next start reads the frames again.
+        let bytes = segment.index.encode(
+            segment.header.segment_number,
+            segment.seed,
+            &segment.end,
+            &segment.run,
+        );
+        let stored = super::keeper::write_durably(self.disk, &index_path, &bytes)
+            .and_then(|()| self.disk.sync_dir(self.dir));
+        if let Err(error) = stored {
+            tracing::warn!(%error, file = %index_path.display(), "could not write an index file");
+        }
+        Ok(())
+    }
+
+    fn learn_last(
+        &mut self,
+        place: usize,
+        before: Before,
+        done: u64,
+    ) -> Result<Option<CutTail>, LogError> {
+        let total = self.total_bytes;
+        let segment = &mut self.segments[place];
+        if segment.chunks.is_some() {
+            return Err(corrupt(
+                &segment.path,
+                0,
+                "the segments behind a compressed one are missing",
+            ));
+        }
+        let mut cursor = open_cursor(self.disk, segment)?;
+        let scanned = scan(&mut cursor, segment.length, before, |at| {
+            self.progress.report(done + at, total)
+        });
+        (segment.index, segment.end, segment.run) = (scanned.index, scanned.end, scanned.run);
+        let offset = segment.end.offset;
+        let what = match scanned.fault {
+            None => return Ok(None),
+            Some(Fault::Invalid(what)) => what,
+            Some(fault) => return Err(fault.at(&segment.path, offset)),
+        };
+        let later = cursor
+            .valid_frame_after(segment.length)
+            .map_err(|fault| fault.at(&segment.path, offset))?;
+        if let Some(later) = later {
+            let what = format!("{what}, and a whole frame follows at byte {later}");
+            return Err(corrupt(&segment.path, offset, what));
+        }
+        Ok(Some(CutTail {
+            file: segment.path.clone(),
+            offset,
+            what: what.to_owned(),
+        }))
+    }
+
+    /// A large commit whose last frame never came was never part of the log: its frames go, from
+    /// the last segment backwards, so that a crash on the way leaves the same task.
+    fn drop_unfinished_run(&mut self) -> Result<Option<CutTail>, LogError> {
+        let Some(last) = self.segments.last() else {
+            return Ok(None);
+        };
+        if last.run == Run::None {
+            return Ok(None);
+        }
+        loop {
+            let only_one = self.segments.len() == 1;
+            let segment = self.segments.last_mut().expect("checked on the way");
+            match segment.run {
+                Run::Begun(before) => {
+                    if self.config.known_durable >= before.next_lsn {
+                        let what = "the end of a large commit that was durable is missing";
+                        return Err(corrupt(&segment.path, segment.end.offset, what));
+                    }
+                    segment.index.cut(before.offset);
+                    segment.end = before;
+                    segment.run = Run::None;
+                    let index_path = self.dir.join(index_name(&segment.name));
+                    remove_if_there(self.disk, &index_path)?;
+                    return Ok(Some(CutTail {
+                        file: segment.path.clone(),
+                        offset: before.offset,
+                        what: "a large commit was not finished".to_owned(),
+                    }));
+                }
+                _ if only_one => {
+                    let what = "a large commit has neither beginning nor end";
+                    return Err(corrupt(&segment.path, HEADER_BYTES, what));
+                }
+                _ => {
+                    let gone = self.segments.pop().expect("there are at least two");
+                    let path = self.dir.join(index_name(&gone.name));
+                    remove_if_there(self.disk, &path)?;
+                    remove_if_there(self.disk, &gone.path)?;
+                    self.disk
+                        .sync_dir(self.dir)
+                        .map_err(|error| io_error("sync", self.dir, error))?;
+                }
+            }
+        }
+    }
+
+    fn check_known_durable(&self) -> Result<(), LogError> {
+        let last = self.segments.last().expect("there is at least one");
+        let durable = last.end.next_lsn.previous();
+        if self.config.known_durable > durable {
+            let what = format!(
+                "the log ends at LSN {durable}, but LSN {} is known to have been durable",
+                self.config.known_durable
+            );
+            return Err(corrupt(&last.path, last.end.offset, what));
+        }
+        Ok(())
+    }
+
+    fn finish(self, epochs: Epochs, cut: Option<CutTail>) -> Result<Recovered, LogError> {
+        let last = self.segments.last().expect("there is at least one");
+        let (last_path, last_end) = (last.path.clone(), last.end);
+        let running_ms = load_running_ms(self.disk, self.dir).max(last.header.running_ms);
+        let file = self
+            .disk
+            .open(&last_path, OpenFor::Writing)
+            .map_err(|error| io_error("open", &last_path, error))?;
+        let mut cut = cut;
+        if cut.is_some() && !erase_head(file.as_ref(), last)? {
+            // Not a torn write but the clean end of what was written.
+            cut = None;
+        }
+        let count = self.segments.len();
+        let segments = self.segments.into_iter().enumerate().map(|(place, found)| {
+            let sealed = OnceLock::new();
+            if place + 1 < count {
+                sealed
+                    .set(Sealed {
+                        end: found.end,
+                        run: found.run,
+                    })
+                    .expect("a fresh cell is empty");
+            }
+            Arc::new(Segment {
+                header: found.header,
+                seed: found.seed,
+                file_name: found.name,
+                chunks: found.chunks,
+                index: found.index.into(),
+                sealed,
+            })
+        });
+        let published = Published {
+            segments: segments.collect(),
+            end: last_end,
+            epochs: epochs.records,
+        };
+        Ok(Recovered {
+            published,
+            file,
+            spares: Vec::new(),
+            running_ms,
+            cut,
+        })
+    }
+}
+
+/// Overwrites the head of what is behind the last frame with zeros, so that later looks at the file
+/// find a clean end. Says whether it was a frame of this segment: in a recycled file it may be one
+/// of an earlier segment.
+fn erase_head(file: &dyn DiskFile, segment: &FoundSegment) -> Result<bool, LogError> {
+    let (path, offset) = (&segment.path, segment.end.offset);
+    let room = usize::try_from(segment.length.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut head = vec![0; room.min(FRAME_HEADER_BYTES)];
+    read_up_to(file, &mut head, offset).map_err(|error| io_error("read", path, error))?;
+    if head.iter().all(|&byte| byte == 0) {
+        return Ok(false);
+    }
+    let own = FrameHeader::decode(&head)
+        .is_ok_and(|frame| frame.segment_number == segment.header.segment_number);
+    head.fill(0);
+    write_all_at(file, &head, offset)
+        .and_then(|()| file.sync_data())
+        .map_err(|error| io_error("write", path, error))?;
+    Ok(own)
+}
+
+fn open_cursor(disk: &dyn Disk, segment: &FoundSegment) -> Result<FrameCursor, LogError> {
+    let file = disk
+        .open(&segment.path, OpenFor::Reading)
+        .map_err(|error| io_error("open", &segment.path, error))?;
+    let file = SegmentFile::new(file, segment.chunks.clone());
+    Ok(FrameCursor::new(file, &segment.header, segment.seed))
+}
+
+/// A segment's file, plain or compressed.
+pub struct OpenedSegment {
+    pub file: SegmentFile,
+    pub chunks: Option<Arc<ChunkTable>>,
+    /// Bytes before compression.
+    pub length: u64,
+}
+
+/// Opens a segment's file by its name's ending.
+pub fn open_segment_file(disk: &dyn Disk, path: &Path) -> Result<OpenedSegment, LogError> {
+    let file = disk
+        .open(path, OpenFor::Reading)
+        .map_err(|error| io_error("open", path, error))?;
+    let (chunks, length) = if path
+        .extension()
+        .is_some_and(|extension| extension == "segz")
+    {
+        let table =
+            ChunkTable::load(file.as_ref()).map_err(|error| Fault::Io(error).at(path, 0))?;
+        let length = table.raw_bytes();
+        (Some(Arc::new(table)), length)
+    } else {
+        let length = file
+            .length()
+            .map_err(|error| io_error("measure", path, error))?;
+        (None, length)
+    };
+    Ok(OpenedSegment {
+        file: SegmentFile::new(file, chunks.clone()),
+        chunks,
+        length,
+    })
+}
+
+fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
