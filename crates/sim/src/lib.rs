@@ -8,4 +8,19 @@
 //! that: what is checked is what a user could see.
 
 pub mod checker;
+pub mod client;
+pub mod fixture;
+pub mod followers;
 pub mod history;
+pub mod load;
+pub mod matrix;
+pub mod process;
+pub mod rng;
+pub mod scenario;
+pub mod world;
+
+/// Every failpoint of the server: each must be in the crash matrix.
+#[must_use]
+pub fn failpoints() -> Vec<&'static str> {
+    springhead_log::failpoint::LOG_FAILPOINTS.to_vec()
+}
