@@ -319,6 +319,10 @@ pub fn read_subscribers(
     let mut ready = Vec::new();
     let mut total: u64 = 0;
     let mut deadline = None;
+    // What came together with an answer's head is waiting in its decoder, not in its socket.
+    for subscriber in subscribers.iter_mut() {
+        total += subscriber.read(&mut scratch, &mut latencies)?;
+    }
     loop {
         let each = expected.load(Ordering::Acquire);
         let wanted = each.saturating_mul(subscribers.len() as u64);
@@ -374,4 +378,97 @@ pub fn flush_ms(rig: &Rig) -> Result<f64> {
         samples.add(now_ns() - start);
     }
     Ok(samples.per_mille_ms(500))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// A server that answers every connection with the same stream of events, in small pieces.
+    fn serve(connections: usize, lsns: &'static [u64]) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for _ in 0..connections {
+                let mut stream = listener.accept().unwrap().0;
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\n\r\nretry: 100\n\n")
+                    .unwrap();
+                for lsn in lsns {
+                    let due = now_ns();
+                    let event = format!(
+                        "id: {lsn}@0\nevent: insert\ndata: {{\"lsn\":{lsn},\"after\":{{\"sent_ns\":{due}}}}}\n\n"
+                    );
+                    for piece in event.as_bytes().chunks(7) {
+                        stream.write_all(piece).unwrap();
+                    }
+                }
+                stream.write_all(b": still here\n\n").unwrap();
+                open.push(stream);
+            }
+            // Kept open until the reader goes.
+            for mut stream in open {
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+        });
+        address
+    }
+
+    fn subscribe(address: SocketAddr, count: usize) -> Vec<Subscriber> {
+        (0..count)
+            .map(|_| {
+                let (stream, events) = open_events(address, "/cdc/events").unwrap();
+                stream.set_nonblocking(true).unwrap();
+                Subscriber {
+                    stream,
+                    decoder: Decoder::Events(events),
+                    received: 0,
+                    last_lsn: 0,
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_delivery_to_every_subscriber_is_counted_once() {
+        let mut subscribers = subscribe(serve(3, &[1, 2, 5]), 3);
+        let delivered = read_subscribers(
+            &mut subscribers,
+            0,
+            &AtomicU64::new(3),
+            Duration::from_secs(30),
+        )
+        .unwrap();
+        assert_eq!((delivered.latencies.len(), delivered.missing), (9, 0));
+    }
+
+    #[test]
+    fn what_does_not_come_is_reported_as_missing() {
+        let mut subscribers = subscribe(serve(2, &[1, 2]), 2);
+        let delivered = read_subscribers(
+            &mut subscribers,
+            0,
+            &AtomicU64::new(3),
+            Duration::from_millis(300),
+        )
+        .unwrap();
+        assert_eq!((delivered.latencies.len(), delivered.missing), (4, 2));
+    }
+
+    #[test]
+    fn g2_a_change_out_of_order_or_twice_spoils_the_measurement() {
+        for lsns in [&[1, 3, 2][..], &[1, 2, 2]] {
+            let lsns: &'static [u64] = Box::leak(lsns.to_vec().into_boxed_slice());
+            let mut subscribers = subscribe(serve(1, lsns), 1);
+            let outcome = read_subscribers(
+                &mut subscribers,
+                0,
+                &AtomicU64::new(3),
+                Duration::from_secs(30),
+            );
+            assert!(matches!(outcome, Err(BenchError::Protocol { .. })));
+        }
+    }
 }
