@@ -202,7 +202,9 @@ impl Appender {
         for waiter in batch.drain(..).chain(orphans) {
             let outcome = waiter.outcome.unwrap_or_else(|| match &rest {
                 Err(error) => Err(error.clone()),
-                Ok(()) => unreachable!("a batch written without failure answers every call"),
+                Ok(()) => Err(AppendError::Poisoned(
+                    "the batch was left unanswered".into(),
+                )),
             });
             *waiter.slot.outcome.lock() = Some(outcome);
             waiter.slot.state.store(SERVED, Ordering::Release);

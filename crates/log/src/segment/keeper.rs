@@ -128,14 +128,18 @@ impl Keeper {
         self.work.lock().sealed.push_back(segment);
     }
 
-    /// Takes note that what was sealed has been shown to readers.
-    pub fn published(&self) {
+    /// Takes note that readers have been shown the segment `number`: those before it are done with.
+    pub fn published(&self, number: u32) {
         let mut work = self.work.lock();
         if work.sealed.is_empty() {
             return;
         }
-        let sealed = std::mem::take(&mut work.sealed);
-        work.ready.extend(sealed);
+        while let Some(segment) = work
+            .sealed
+            .pop_front_if(|s| s.header.segment_number < number)
+        {
+            work.ready.push_back(segment);
+        }
         drop(work);
         if self.shared.config.background {
             self.wake.notify_all();

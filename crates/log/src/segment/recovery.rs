@@ -145,9 +145,8 @@ impl Found {
         }
         self.spares = spares;
         for name in removed {
-            let path = dir.join(name);
-            disk.remove(&path)
-                .map_err(|error| io_error("remove", &path, error))?;
+            // Some may have been renamed into place since the look.
+            remove_if_there(disk, &dir.join(name))?;
         }
         Ok(())
     }

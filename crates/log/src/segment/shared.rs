@@ -192,9 +192,9 @@ impl Shared {
     }
 
     /// Shows readers what has become durable: `segments` begun since the last time, and the end.
-    pub fn publish(&self, segments: &mut Vec<Arc<Segment>>, end: End) {
+    pub fn publish(&self, segments: impl Iterator<Item = Arc<Segment>>, end: End) {
         let mut published = self.published.lock();
-        published.segments.extend(segments.drain(..));
+        published.segments.extend(segments);
         published.end = end;
         drop(published);
         self.next_lsn.store(end.next_lsn.0, Ordering::Release);

@@ -46,8 +46,11 @@ pub struct Writer {
     keeper: Arc<Keeper>,
     file: Box<dyn DiskFile>,
     segment: Arc<Segment>,
-    /// Where the frames written so far end. Durable up to here whenever no write is under way.
+    /// Where the frames written so far end, flushed or not.
     end: End,
+    /// Where the commits that are durable end, and the number of the segment that is in. Behind
+    /// `end` while a frame is not flushed or a large commit not finished.
+    durable: (u32, End),
     /// Bytes written behind the last flush.
     unflushed_bytes: u64,
     /// Begun, but not yet shown to readers.
@@ -74,6 +77,7 @@ impl Writer {
             shared,
             keeper,
             file,
+            durable: (segment.header.segment_number, end),
             segment,
             end,
             unflushed_bytes: 0,
@@ -96,7 +100,7 @@ impl Writer {
         self.start_frame();
         let mut begun = 0;
         let outcome = self.write_waiters(waiters, &mut begun);
-        let durable_lsn = self.end.next_lsn;
+        let durable_lsn = self.durable.1.next_lsn;
         for waiter in waiters.iter_mut().take(begun) {
             if waiter.last_lsn < durable_lsn {
                 waiter.outcome = Some(Ok(Appended {
@@ -187,12 +191,7 @@ impl Writer {
         }
         self.write_frame(0, self.frame_count, self.frame_commits)?;
         self.flush()?;
-        self.shared.counters.batches.fetch_add(1, Ordering::Relaxed);
-        self.shared
-            .counters
-            .commits
-            .fetch_add(u64::from(self.frame_commits), Ordering::Relaxed);
-        self.start_frame();
+        self.note_durable(self.frame_commits);
         Ok(())
     }
 
@@ -255,10 +254,19 @@ impl Writer {
                 break;
             }
         }
-        self.shared.counters.batches.fetch_add(1, Ordering::Relaxed);
-        self.shared.counters.commits.fetch_add(1, Ordering::Relaxed);
-        self.start_frame();
+        self.note_durable(1);
         Ok(())
+    }
+
+    /// Everything written has been flushed and is whole: another frame can be started.
+    fn note_durable(&mut self, commits: u32) {
+        self.durable = (self.segment.header.segment_number, self.end);
+        self.shared.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .commits
+            .fetch_add(u64::from(commits), Ordering::Relaxed);
+        self.start_frame();
     }
 
     /// Bytes left in the segment.
@@ -384,8 +392,14 @@ impl Writer {
 
     /// Shows readers what is durable.
     pub fn publish(&mut self) {
-        self.shared.publish(&mut self.unpublished, self.end);
-        self.keeper.published();
+        let (number, end) = self.durable;
+        let count = self
+            .unpublished
+            .iter()
+            .take_while(|segment| segment.header.segment_number <= number);
+        let count = count.count();
+        self.shared.publish(self.unpublished.drain(..count), end);
+        self.keeper.published(number);
     }
 }
 
