@@ -137,9 +137,19 @@ fn run_in(binary: &Path, plan: &Plan, directory: &Path) -> Result<(History, Repo
     let mut setup = Setup::new(binary, directory, &ports);
     setup.env.extend(plan.env.iter().cloned());
     let world = Arc::new(World::new(setup.pg, setup.http));
+    let judged = drive(&world, plan, setup);
+    // Whoever still waits for something that will not come.
+    world.abandon();
+    judged.map_err(|mut wrong| {
+        wrong.extend(world.take_surprises());
+        wrong
+    })
+}
+
+fn drive(world: &Arc<World>, plan: &Plan, setup: Setup) -> Result<(History, Report), Wrong> {
     let mut lives = Lives {
         setup,
-        world: &world,
+        world,
         server: None,
         report: Report::default(),
     };
