@@ -18,7 +18,10 @@ fn fixture() -> Fixture {
 
 #[track_caller]
 fn still_serves(fixture: &Fixture) {
-    assert_eq!(fixture.sql("SELECT note FROM t WHERE id = 1"), [[Some("one".to_owned())]]);
+    assert_eq!(
+        fixture.sql("SELECT note FROM t WHERE id = 1"),
+        [[Some("one".to_owned())]]
+    );
 }
 
 #[track_caller]
@@ -65,7 +68,15 @@ fn statements_that_fail_say_why_and_the_connection_goes_on() {
         ("VACUUM INTO 'x'", "42601"),
     ] {
         assert_eq!(code_of(&mut client, sql), code, "{sql}");
-        assert_eq!(client.query("SELECT 1").expect("the connection goes on").rows.len(), 1, "{sql}");
+        assert_eq!(
+            client
+                .query("SELECT 1")
+                .expect("the connection goes on")
+                .rows
+                .len(),
+            1,
+            "{sql}"
+        );
     }
     still_serves(&fixture);
 }
@@ -77,7 +88,9 @@ fn g3_a_failed_statement_takes_its_whole_script_with_it() {
     let script = "INSERT INTO t VALUES (10, 'x'); INSERT INTO t VALUES (1, 'again'); \
                   INSERT INTO t VALUES (11, 'x')";
     assert_eq!(code_of(&mut client, script), "23505");
-    let left = client.query("SELECT id FROM t WHERE id >= 10").expect("a result");
+    let left = client
+        .query("SELECT id FROM t WHERE id >= 10")
+        .expect("a result");
     assert_eq!(left.rows, Vec::<Vec<Option<String>>>::new());
 }
 
@@ -86,11 +99,20 @@ fn a_failed_transaction_takes_nothing_until_its_end() {
     let fixture = fixture();
     let mut client = fixture.pg();
     client.query("BEGIN").expect("begin");
-    client.query("INSERT INTO t VALUES (10, 'x')").expect("insert");
+    client
+        .query("INSERT INTO t VALUES (10, 'x')")
+        .expect("insert");
     assert_eq!(code_of(&mut client, "SELECT nope"), "42703");
     assert_eq!(code_of(&mut client, "SELECT 1"), "25P02");
     assert_eq!(client.query("COMMIT").expect("ends").tags, ["ROLLBACK"]);
-    assert_eq!(client.query("SELECT id FROM t WHERE id = 10").expect("a result").rows.len(), 0);
+    assert_eq!(
+        client
+            .query("SELECT id FROM t WHERE id = 10")
+            .expect("a result")
+            .rows
+            .len(),
+        0
+    );
 }
 
 #[test]
@@ -129,7 +151,9 @@ fn a_statement_over_the_limit_is_54000() {
 /// Sends bytes, then waits for the server to answer with an error or to close; never silence.
 #[track_caller]
 fn ends(fixture: &Fixture, what: &str, bytes: &[u8], mut stream: TcpStream) -> Vec<u8> {
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
     // The server may close while we still send.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
@@ -148,13 +172,41 @@ fn ends(fixture: &Fixture, what: &str, bytes: &[u8], mut stream: TcpStream) -> V
 fn messages_that_are_none_end_their_connection_only() {
     let fixture = fixture();
     let raw = || TcpStream::connect(fixture.setup.pg).expect("a connection");
-    ends(&fixture, "a start-up of two gigabytes", &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0], raw());
-    ends(&fixture, "a start-up shorter than itself", &[0, 0, 0, 2, 0, 3, 0, 0], raw());
-    ends(&fixture, "another protocol", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", raw());
-    ends(&fixture, "protocol 1.0", &[0, 0, 0, 9, 0, 1, 0, 0, 0], raw());
-    ends(&fixture, "a start-up without an end", &[0, 0, 0, 12, 0, 3, 0, 0, b'u', b's', b'e', b'r'], raw());
+    ends(
+        &fixture,
+        "a start-up of two gigabytes",
+        &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0],
+        raw(),
+    );
+    ends(
+        &fixture,
+        "a start-up shorter than itself",
+        &[0, 0, 0, 2, 0, 3, 0, 0],
+        raw(),
+    );
+    ends(
+        &fixture,
+        "another protocol",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        raw(),
+    );
+    ends(
+        &fixture,
+        "protocol 1.0",
+        &[0, 0, 0, 9, 0, 1, 0, 0, 0],
+        raw(),
+    );
+    ends(
+        &fixture,
+        "a start-up without an end",
+        &[0, 0, 0, 12, 0, 3, 0, 0, b'u', b's', b'e', b'r'],
+        raw(),
+    );
     for (what, bytes) in [
-        ("a message of two gigabytes", &[b'Q', 0x7f, 0xff, 0xff, 0xff][..]),
+        (
+            "a message of two gigabytes",
+            &[b'Q', 0x7f, 0xff, 0xff, 0xff][..],
+        ),
         ("a message shorter than itself", &[b'Q', 0, 0, 0, 1]),
         ("an unknown message", &[0xff, 0, 0, 0, 4]),
         ("a query without an end", &[b'Q', 0, 0, 0, 6, b'x', b'y']),
@@ -164,16 +216,24 @@ fn messages_that_are_none_end_their_connection_only() {
         let answer = ends(&fixture, what, bytes, stream);
         assert_eq!(answer.first(), Some(&b'E'), "{what}: closed without a word");
         let error = pg::error_of(&answer[5..]);
-        assert!(matches!(error.code(), Some("08P01" | "54000")), "{what}: {error}");
+        assert!(
+            matches!(error.code(), Some("08P01" | "54000")),
+            "{what}: {error}"
+        );
     }
 }
 
 #[test]
 fn encryption_is_declined_in_one_byte() {
     let fixture = fixture();
-    for (what, code) in [("SSLRequest", 80_877_103_u32), ("GSSENCRequest", 80_877_104)] {
+    for (what, code) in [
+        ("SSLRequest", 80_877_103_u32),
+        ("GSSENCRequest", 80_877_104),
+    ] {
         let mut stream = TcpStream::connect(fixture.setup.pg).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
         let mut request = 8_u32.to_be_bytes().to_vec();
         request.extend_from_slice(&code.to_be_bytes());
         stream.write_all(&request).expect("sent");
@@ -207,17 +267,28 @@ fn g7_half_closed_sockets_and_silent_clients_harm_nobody() {
     }
     // Half-closed after a query: what it did is done, whole.
     let mut client = fixture.pg();
-    client.send(b'Q', b"INSERT INTO t VALUES (20, 'half')\0").expect("sent");
-    client.socket().shutdown(Shutdown::Write).expect("half closed");
+    client
+        .send(b'Q', b"INSERT INTO t VALUES (20, 'half')\0")
+        .expect("sent");
+    client
+        .socket()
+        .shutdown(Shutdown::Write)
+        .expect("half closed");
     let answered = std::iter::from_fn(|| client.receive().ok()).any(|(kind, _)| kind == b'C');
     assert!(answered, "the answer to a whole query did not come");
-    assert_eq!(fixture.sql("SELECT note FROM t WHERE id = 20"), [[Some("half".to_owned())]]);
+    assert_eq!(
+        fixture.sql("SELECT note FROM t WHERE id = 20"),
+        [[Some("half".to_owned())]]
+    );
     // Gone in the middle of a transaction: nobody waits for it, nothing of it stays.
     let mut gone = fixture.pg();
     gone.query("BEGIN").expect("begin");
-    gone.query("UPDATE t SET note = 'gone' WHERE id = 1").expect("update");
+    gone.query("UPDATE t SET note = 'gone' WHERE id = 1")
+        .expect("update");
     drop(gone);
     let mut other = fixture.pg();
-    other.query("UPDATE t SET note = note WHERE id = 1").expect("the writer is free");
+    other
+        .query("UPDATE t SET note = note WHERE id = 1")
+        .expect("the writer is free");
     still_serves(&fixture);
 }

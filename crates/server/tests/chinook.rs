@@ -11,13 +11,25 @@ use springhead_sim::fixture::Fixture;
 use springhead_sim::process::Ports;
 
 const TABLES: [&str; 11] = [
-    "album", "artist", "customer", "employee", "genre", "invoice", "invoice_line", "media_type",
-    "playlist", "playlist_track", "track",
+    "album",
+    "artist",
+    "customer",
+    "employee",
+    "genre",
+    "invoice",
+    "invoice_line",
+    "media_type",
+    "playlist",
+    "playlist_track",
+    "track",
 ];
 
 /// The script, or why the test is skipped.
 fn script() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the root");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("the root");
     let script = root.join("../shared/data/chinook_postgresql.sql");
     if !script.is_file() {
         println!("skipped: ../shared/data/chinook_postgresql.sql is not here");
@@ -29,28 +41,50 @@ fn script() -> Option<PathBuf> {
 fn psql(port: u16, database: &str, args: &[&str]) -> Output {
     let mut command = Command::new("psql");
     command.args(["-X", "-h", "127.0.0.1", "-U", "postgres", "-d", database]);
-    command.args(["-p", &port.to_string(), "-v", "ON_ERROR_STOP=1"]).args(args);
-    command.stdin(Stdio::null()).output().expect("psql is installed: cargo xtask test does it")
+    command
+        .args(["-p", &port.to_string(), "-v", "ON_ERROR_STOP=1"])
+        .args(args);
+    command
+        .stdin(Stdio::null())
+        .output()
+        .expect("psql is installed: cargo xtask test does it")
 }
 
 fn load(port: u16, script: &Path) {
-    let done = psql(port, "postgres", &["-q", "-f", &script.display().to_string()]);
+    let done = psql(
+        port,
+        "postgres",
+        &["-q", "-f", &script.display().to_string()],
+    );
     let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success() && said.is_empty(), "psql -f: {}: {said:.2000}", done.status);
+    assert!(
+        done.status.success() && said.is_empty(),
+        "psql -f: {}: {said:.2000}",
+        done.status
+    );
 }
 
 /// Every row of every table, in the order of all its columns, as psql prints it: one text per row.
 fn contents(port: u16) -> BTreeMap<&'static str, Vec<String>> {
     let rows_of = |table: &str| {
-        let columns = psql(port, "chinook_serial", &["-At", "-c", &format!("SELECT * FROM {table}")]);
+        let columns = psql(
+            port,
+            "chinook_serial",
+            &["-At", "-c", &format!("SELECT * FROM {table}")],
+        );
         let said = String::from_utf8_lossy(&columns.stderr).into_owned();
         assert!(columns.status.success(), "{table}: {said}");
-        let mut rows: Vec<String> =
-            String::from_utf8_lossy(&columns.stdout).lines().map(str::to_owned).collect();
+        let mut rows: Vec<String> = String::from_utf8_lossy(&columns.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect();
         rows.sort();
         rows
     };
-    TABLES.into_iter().map(|table| (table, rows_of(table))).collect()
+    TABLES
+        .into_iter()
+        .map(|table| (table, rows_of(table)))
+        .collect()
 }
 
 /// A PostgreSQL server of our own, run by a user that is not root. Ended when dropped.
@@ -69,14 +103,34 @@ impl Postgres {
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
         let ports = Ports::take().expect("a port");
-        let postgres = Postgres { directory, ports, bin };
+        let postgres = Postgres {
+            directory,
+            ports,
+            bin,
+        };
         let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(postgres.directory.path(), everyone).expect("our directory");
         let data = postgres.data();
-        postgres.run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale"]);
+        postgres.run(
+            "initdb",
+            &[
+                "-D",
+                &data,
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "--no-locale",
+            ],
+        );
         let options = format!("-h 127.0.0.1 -p {} -k {data}", postgres.ports.pg.port());
         let log = format!("{data}.log");
-        postgres.run("pg_ctl", &["-D", &data, "-o", &options, "-l", &log, "-w", "start"]);
+        postgres.run(
+            "pg_ctl",
+            &["-D", &data, "-o", &options, "-l", &log, "-w", "start"],
+        );
         Some(postgres)
     }
 
@@ -95,8 +149,16 @@ impl Postgres {
         let file = std::fs::File::create(&output).expect("our directory");
         let errors = file.try_clone().expect("a second handle");
         // Files, not pipes: the server that pg_ctl leaves behind would keep a pipe open.
-        command.arg(self.bin.join(program)).args(args).stdin(Stdio::null()).stdout(file).stderr(errors);
-        let status = command.current_dir("/").status().expect("setpriv and PostgreSQL are installed");
+        command
+            .arg(self.bin.join(program))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors);
+        let status = command
+            .current_dir("/")
+            .status()
+            .expect("setpriv and PostgreSQL are installed");
         let said = std::fs::read_to_string(&output).unwrap_or_default();
         assert!(status.success(), "{program}: {status}: {said}");
     }
@@ -117,14 +179,22 @@ fn psql_loads_chinook_unchanged_and_the_tables_are_postgresqls() {
     let ours = contents(fixture.setup.pg.port());
     let total: usize = ours.values().map(Vec::len).sum();
     assert!(total > 15_000, "{total} rows");
-    let Some(postgres) = Postgres::start() else { return };
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
     load(postgres.ports.pg.port(), &script);
     let theirs = contents(postgres.ports.pg.port());
     for table in TABLES {
         let (ours, theirs) = (&ours[table], &theirs[table]);
         assert_eq!(ours.len(), theirs.len(), "{table}: rows");
-        let different = ours.iter().zip(theirs).find(|(ours, theirs)| ours != theirs);
-        assert_eq!(different, None, "{table}: the first row that differs (ours, PostgreSQL's)");
+        let different = ours
+            .iter()
+            .zip(theirs)
+            .find(|(ours, theirs)| ours != theirs);
+        assert_eq!(
+            different, None,
+            "{table}: the first row that differs (ours, PostgreSQL's)"
+        );
     }
 }
 
@@ -151,11 +221,18 @@ fn g2_the_feed_of_a_table_tells_every_row_once_in_order() {
     let Some(script) = script() else { return };
     let fixture = Fixture::started();
     load(fixture.setup.pg.port(), &script);
-    let rows = fixture.pg_to("chinook_serial").query("SELECT track_id, name, unit_price FROM track ORDER BY track_id");
+    let rows = fixture
+        .pg_to("chinook_serial")
+        .query("SELECT track_id, name, unit_price FROM track ORDER BY track_id");
     let rows = rows.expect("rows").rows;
     // The tenant's number is not ours to know: of the ones there are, it is the one with the table.
     let tenant = (2..10)
-        .find(|tenant| fixture.get(&format!("/cdc/track/poll?tenant_id={tenant}")).status == 200)
+        .find(|tenant| {
+            fixture
+                .get(&format!("/cdc/track/poll?tenant_id={tenant}"))
+                .status
+                == 200
+        })
         .expect("a tenant with the table");
     let events: Vec<Value> = feed(&fixture, "track", tenant, "")
         .into_iter()
@@ -174,14 +251,25 @@ fn g2_the_feed_of_a_table_tells_every_row_once_in_order() {
         let after = event["after"].as_object().expect("a whole row");
         let columns: Vec<&str> = after.keys().map(String::as_str).collect();
         let wanted = [
-            "track_id", "name", "album_id", "media_type_id", "genre_id", "composer", "milliseconds",
-            "bytes", "unit_price",
+            "track_id",
+            "name",
+            "album_id",
+            "media_type_id",
+            "genre_id",
+            "composer",
+            "milliseconds",
+            "bytes",
+            "unit_price",
         ];
         assert_eq!(columns, wanted);
         assert_eq!(Some(after["track_id"].to_string()), row[0]);
         assert_eq!(event["document_id"].as_str(), row[0].as_deref());
         assert_eq!(after["name"].as_str(), row[1].as_deref());
-        assert_eq!(Some(after["unit_price"].to_string()), row[2], "numeric(10,2) as row_to_json prints it");
+        assert_eq!(
+            Some(after["unit_price"].to_string()),
+            row[2],
+            "numeric(10,2) as row_to_json prints it"
+        );
         let tx = &event["tx"];
         let place = tx["lsn"].as_u64().zip(tx["index"].as_u64());
         assert_eq!(place.map(|(first, index)| first + index), Some(lsn), "{tx}");
@@ -195,41 +283,70 @@ fn stream_agrees(fixture: &Fixture, tenant: u64, events: &[Value]) {
     let mut stream = fixture.stream(&format!("/cdc/track?tenant_id={tenant}&since_lsn=1"), None);
     let mut told = Vec::new();
     while told.len() < events.len() {
-        let event = stream.next_event().expect("the stream lives").expect("the stream goes on");
+        let event = stream
+            .next_event()
+            .expect("the stream lives")
+            .expect("the stream goes on");
         if event.event == "insert" {
             assert_eq!(event.id.as_deref(), event.json()["cursor"].as_str());
             told.push(event.json());
         }
     }
-    assert!(stream.retry_ms.is_some(), "the stream set no reconnection time");
+    assert!(
+        stream.retry_ms.is_some(),
+        "the stream set no reconnection time"
+    );
     assert_eq!(told, events);
 }
 
 /// A condition, chosen columns, operations, whole transactions and a snapshot.
 fn variants_agree(fixture: &Fixture, tenant: u64, events: &[Value]) {
     let condition = encode("milliseconds > 1000000 AND name LIKE 'S%'");
-    let some = feed(fixture, "track", tenant, &format!("&where={condition}&operations=insert"));
+    let some = feed(
+        fixture,
+        "track",
+        tenant,
+        &format!("&where={condition}&operations=insert"),
+    );
     let wanted: Vec<&Value> = events
         .iter()
         .filter(|event| {
             let row = &event["after"];
             row["milliseconds"].as_i64() > Some(1_000_000)
-                && row["name"].as_str().is_some_and(|name| name.starts_with('S'))
+                && row["name"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with('S'))
         })
         .collect();
     assert!(!wanted.is_empty());
     assert_eq!(some.iter().collect::<Vec<_>>(), wanted);
 
-    let narrow = feed(fixture, "track", tenant, "&columns=track_id,name&operations=insert");
+    let narrow = feed(
+        fixture,
+        "track",
+        tenant,
+        "&columns=track_id,name&operations=insert",
+    );
     assert_eq!(narrow.len(), events.len());
-    let columns: Vec<_> = narrow[0]["after"].as_object().expect("a row").keys().collect();
+    let columns: Vec<_> = narrow[0]["after"]
+        .as_object()
+        .expect("a row")
+        .keys()
+        .collect();
     assert_eq!(columns, ["track_id", "name"]);
 
-    assert_eq!(feed(fixture, "track", tenant, "&operations=delete"), Vec::<Value>::new());
+    assert_eq!(
+        feed(fixture, "track", tenant, "&operations=delete"),
+        Vec::<Value>::new()
+    );
 
-    let target = format!("/cdc/track/poll?tenant_id={tenant}&since_lsn=1&tx=group&limit=10000&operations=insert");
+    let target = format!(
+        "/cdc/track/poll?tenant_id={tenant}&since_lsn=1&tx=group&limit=10000&operations=insert"
+    );
     let grouped = fixture.get(&target).json();
-    let transactions = grouped["transactions"].as_array().expect("transactions, not changes");
+    let transactions = grouped["transactions"]
+        .as_array()
+        .expect("transactions, not changes");
     let flat: Vec<&Value> = transactions
         .iter()
         .flat_map(|transaction| transaction["changes"].as_array().expect("changes"))
@@ -237,16 +354,29 @@ fn variants_agree(fixture: &Fixture, tenant: u64, events: &[Value]) {
     assert_eq!(flat, events.iter().collect::<Vec<_>>());
     for transaction in transactions {
         let changes = transaction["changes"].as_array().expect("changes");
-        assert!(changes.iter().all(|change| change["tx"]["lsn"] == transaction["tx"]["lsn"]));
+        assert!(
+            changes
+                .iter()
+                .all(|change| change["tx"]["lsn"] == transaction["tx"]["lsn"])
+        );
     }
 
-    let mut stream = fixture.stream(&format!("/cdc/track?tenant_id={tenant}&snapshot=true"), None);
+    let mut stream = fixture.stream(
+        &format!("/cdc/track?tenant_id={tenant}&snapshot=true"),
+        None,
+    );
     let mut rows = Vec::new();
     let cursor = loop {
-        let event = stream.next_event().expect("the stream lives").expect("the stream goes on");
+        let event = stream
+            .next_event()
+            .expect("the stream lives")
+            .expect("the stream goes on");
         match event.event.as_str() {
             "snapshot" => {
-                assert_eq!(event.id, None, "a snapshot's row has no id: a reconnect starts over");
+                assert_eq!(
+                    event.id, None,
+                    "a snapshot's row has no id: a reconnect starts over"
+                );
                 let json = event.json();
                 assert_eq!(json["operation"], "READ");
                 rows.push(json["after"].clone());
@@ -262,12 +392,23 @@ fn variants_agree(fixture: &Fixture, tenant: u64, events: &[Value]) {
     assert_eq!(rows, wanted);
     // And from there on what comes after, by another exit.
     let mut client = fixture.pg_to("chinook_serial");
-    client.query("UPDATE track SET composer = 'nobody' WHERE track_id = 7").expect("an update");
-    let page = http::get(fixture.setup.http, &format!("/cdc/track/poll?tenant_id={tenant}&cursor={}", encode(&cursor)));
+    client
+        .query("UPDATE track SET composer = 'nobody' WHERE track_id = 7")
+        .expect("an update");
+    let page = http::get(
+        fixture.setup.http,
+        &format!(
+            "/cdc/track/poll?tenant_id={tenant}&cursor={}",
+            encode(&cursor)
+        ),
+    );
     let page = page.expect("an answer").json();
     assert_eq!(page["count"], 1, "{page}");
     let change = &page["changes"][0];
-    assert_eq!((&change["operation"], &change["document_id"]), (&"UPDATE".into(), &"7".into()));
+    assert_eq!(
+        (&change["operation"], &change["document_id"]),
+        (&"UPDATE".into(), &"7".into())
+    );
     assert_eq!(change["before"], wanted[6]);
     assert_eq!(change["after"]["composer"], "nobody");
 }

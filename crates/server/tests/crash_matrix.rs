@@ -21,8 +21,14 @@ fn killed_at(failpoint: &str) {
         }
     }
     println!("{failpoint}: {total}");
-    assert!(!total.reached.is_empty(), "{failpoint} was never passed: {total}");
-    assert!(total.acknowledged > 100, "{failpoint}: too few commits to mean anything: {total}");
+    assert!(
+        !total.reached.is_empty(),
+        "{failpoint} was never passed: {total}"
+    );
+    assert!(
+        total.acknowledged > 100,
+        "{failpoint}: too few commits to mean anything: {total}"
+    );
 }
 
 macro_rules! matrix {

@@ -8,7 +8,10 @@ fn survives(seed: u64, lives: usize) {
     match scenario::run(&default_binary(), &matrix::at_random(seed, lives)) {
         Ok(report) => {
             println!("seed {seed}: {report}");
-            assert!(report.acknowledged > 50, "too few commits to mean anything: {report}");
+            assert!(
+                report.acknowledged > 50,
+                "too few commits to mean anything: {report}"
+            );
         }
         Err(failure) => panic!("{failure}"),
     }

@@ -11,13 +11,18 @@ use springhead_sim::scenario::read_log;
 /// are small, so that some are sealed and copies are cheap.
 fn killed_after(rows: u64) -> Fixture {
     let mut fixture = Fixture::new();
-    fixture.setup = fixture.setup.clone().with_env("SPRINGHEAD_SEGMENT_BYTES", "1MiB");
+    fixture.setup = fixture
+        .setup
+        .clone()
+        .with_env("SPRINGHEAD_SEGMENT_BYTES", "1MiB");
     fixture.start();
     fixture.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT)");
     let mut client = fixture.pg();
     for id in 0..rows {
         let note = format!("{id:0>1000}");
-        client.query(&format!("INSERT INTO t VALUES ({id}, '{note}')")).expect("an insert");
+        client
+            .query(&format!("INSERT INTO t VALUES ({id}, '{note}')"))
+            .expect("an insert");
     }
     fixture.kill();
     fixture
@@ -25,7 +30,15 @@ fn killed_after(rows: u64) -> Fixture {
 
 fn ids(fixture: &Fixture) -> Vec<u64> {
     let rows = fixture.sql("SELECT id FROM t ORDER BY id");
-    rows.iter().map(|row| row[0].as_deref().unwrap_or_default().parse().expect("an id")).collect()
+    rows.iter()
+        .map(|row| {
+            row[0]
+                .as_deref()
+                .unwrap_or_default()
+                .parse()
+                .expect("an id")
+        })
+        .collect()
 }
 
 /// A fixture on a copy of another's data.
@@ -46,7 +59,11 @@ fn segments(fixture: &Fixture) -> Vec<PathBuf> {
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|e| e == "seg" || e == "segz") {
-                found.push(path.strip_prefix(fixture.data_dir()).expect("inside").to_path_buf());
+                found.push(
+                    path.strip_prefix(fixture.data_dir())
+                        .expect("inside")
+                        .to_path_buf(),
+                );
             }
         }
     }
@@ -77,18 +94,31 @@ fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 /// refuses and `log verify` names the file. Never a wrong answer.
 #[track_caller]
 fn is_found(mut fixture: Fixture, file: &Path, right: &[springhead_sim::history::Change]) {
-    let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+    let name = file
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
     // Verify reads everything, and needs nobody to be running.
     let data_dir = fixture.data_dir().display().to_string();
     let verified = fixture.command(&["log", "verify", "--data-dir", &data_dir]);
     let said = [verified.stdout, verified.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(!verified.status.success(), "log verify found nothing: {said}");
-    assert!(said.contains(&name), "log verify does not name {name}: {said}");
+    assert!(
+        !verified.status.success(),
+        "log verify found nothing: {said}"
+    );
+    assert!(
+        said.contains(&name),
+        "log verify does not name {name}: {said}"
+    );
     match fixture.try_start() {
         Err(StartError::Ended { status, output }) => {
             assert!(!status.success());
-            assert!(output.contains(&name), "the refusal does not name {name}: {output}");
+            assert!(
+                output.contains(&name),
+                "the refusal does not name {name}: {output}"
+            );
         }
         Err(error) => panic!("{error}"),
         Ok(()) => match read_log(fixture.setup.http, 1) {
@@ -108,8 +138,14 @@ fn g12_a_flipped_bit_in_any_part_of_the_log_is_found() {
     assert!(segments.len() >= 3, "{segments:?}");
     for (number, file) in segments.iter().enumerate() {
         let bytes = std::fs::read(original.data_dir().join(file)).expect("a segment");
-        let compressed = file.extension().is_some_and(|extension| extension == "segz");
-        let used = if compressed { bytes.len() } else { frames(&bytes).last().map_or(84, |f| f.1) };
+        let compressed = file
+            .extension()
+            .is_some_and(|extension| extension == "segz");
+        let used = if compressed {
+            bytes.len()
+        } else {
+            frames(&bytes).last().map_or(84, |f| f.1)
+        };
         // The header, the first frame's head, somewhere in the middle, the end of what is used.
         let mut places = vec![20, 4096 + 20, used / 2];
         if number + 1 < segments.len() {
@@ -135,14 +171,24 @@ fn g12_a_cut_into_what_was_acknowledged_is_found() {
     let bytes = std::fs::read(original.data_dir().join(file)).expect("a segment");
     let all = frames(&bytes);
     let (start, end) = all[all.len() - 3];
-    for cut in [start, start + 1, start + 40, end - 1, all[all.len() - 1].0 + 10] {
+    for cut in [
+        start,
+        start + 1,
+        start + 40,
+        end - 1,
+        all[all.len() - 1].0 + 10,
+    ] {
         let mut copy = copy_of(&original);
         edit(&copy.data_dir().join(file), |bytes| bytes[cut..].fill(0));
         // SQLite knows that there was more: this is no torn tail.
         match copy.try_start() {
             Err(StartError::Ended { status, output }) => {
                 assert!(!status.success());
-                let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+                let name = file
+                    .file_name()
+                    .expect("a name")
+                    .to_string_lossy()
+                    .into_owned();
                 assert!(output.contains(&name), "{output}");
             }
             Err(error) => panic!("{error}"),
@@ -179,9 +225,16 @@ fn g12_a_flipped_bit_in_the_state_is_never_served() {
     // An orderly end leaves everything in the main file.
     original.stop();
     let state = Path::new("tenants/0000000001/state.db");
-    let length = std::fs::metadata(original.data_dir().join(state)).expect("the state").len();
+    let length = std::fs::metadata(original.data_dir().join(state))
+        .expect("the state")
+        .len();
     let length = usize::try_from(length).expect("fits");
-    for place in [length / 4 + 100, length / 2 + 300, length - 1000, length - 50] {
+    for place in [
+        length / 4 + 100,
+        length / 2 + 300,
+        length - 1000,
+        length - 50,
+    ] {
         let mut copy = copy_of(&original);
         edit(&copy.data_dir().join(state), |bytes| bytes[place] ^= 0x01);
         match copy.try_start() {
@@ -192,7 +245,11 @@ fn g12_a_flipped_bit_in_the_state_is_never_served() {
                 let told = answer.error_code();
                 let rows = answer.json()["rows"].as_array().map(Vec::len);
                 if answer.status == 200 {
-                    assert_eq!(copy.sql(query), right, "byte {place}: a wrong answer of {rows:?} rows");
+                    assert_eq!(
+                        copy.sql(query),
+                        right,
+                        "byte {place}: a wrong answer of {rows:?} rows"
+                    );
                 } else {
                     assert_eq!(told, "data_corrupted", "{}", answer.text());
                 }
@@ -218,7 +275,10 @@ fn g12_a_directory_of_a_newer_version_is_refused() {
         match copy.try_start() {
             Err(StartError::Ended { status, output }) => {
                 assert!(!status.success());
-                assert!(output.contains("version 99") && output.contains("newer"), "{output}");
+                assert!(
+                    output.contains("version 99") && output.contains("newer"),
+                    "{output}"
+                );
             }
             Err(error) => panic!("{error}"),
             Ok(()) => panic!("{}: a newer version was opened", file.display()),
@@ -228,7 +288,9 @@ fn g12_a_directory_of_a_newer_version_is_refused() {
 
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
+        })
     })
 }
 
@@ -242,11 +304,21 @@ fn g1_g3_a_tail_torn_at_any_byte_is_cut() {
     let mut last = 0;
     if original.start_as(&armed).is_ok() {
         let mut client = original.pg();
-        while client.query(&format!("INSERT INTO t VALUES ({}, 'torn'), ({}, 'torn')", 100 + last, 200 + last)).is_ok() {
+        while client
+            .query(&format!(
+                "INSERT INTO t VALUES ({}, 'torn'), ({}, 'torn')",
+                100 + last,
+                200 + last
+            ))
+            .is_ok()
+        {
             last += 1;
         }
     }
-    let mut acknowledged: Vec<u64> = (0..5).chain(100..100 + last).chain(200..200 + last).collect();
+    let mut acknowledged: Vec<u64> = (0..5)
+        .chain(100..100 + last)
+        .chain(200..200 + last)
+        .collect();
     acknowledged.sort_unstable();
     let mut with_last = acknowledged.clone();
     with_last.extend([100 + last, 200 + last]);
@@ -254,9 +326,16 @@ fn g1_g3_a_tail_torn_at_any_byte_is_cut() {
     let file = segments(&original).pop().expect("a segment");
     let bytes = std::fs::read(original.data_dir().join(&file)).expect("a segment");
     let &(start, end) = frames(&bytes).last().expect("a frame");
-    let step = if std::env::var_os("SPRINGHEAD_LONG").is_some() { 1 } else { 9 };
+    let step = if std::env::var_os("SPRINGHEAD_LONG").is_some() {
+        1
+    } else {
+        9
+    };
     let (mut with, mut without) = (0, 0);
-    for cut in (start..end).step_by(step).chain([start + 1, start + 64, end - 1, end]) {
+    for cut in (start..end)
+        .step_by(step)
+        .chain([start + 1, start + 64, end - 1, end])
+    {
         let mut copy = copy_of(&original);
         edit(&copy.data_dir().join(&file), |bytes| {
             if cut % 2 == 0 {

@@ -24,7 +24,15 @@ fn insert_until_refused(fixture: &Fixture, from: u64, note: &str) -> (Vec<u64>, 
 
 fn ids(fixture: &Fixture) -> Vec<u64> {
     let rows = fixture.sql("SELECT id FROM t ORDER BY id");
-    rows.iter().map(|row| row[0].as_deref().unwrap_or_default().parse().expect("an id")).collect()
+    rows.iter()
+        .map(|row| {
+            row[0]
+                .as_deref()
+                .unwrap_or_default()
+                .parse()
+                .expect("an id")
+        })
+        .collect()
 }
 
 /// The log's ids, by the feed: inserts only, each once, rising.
@@ -38,7 +46,11 @@ fn fed_ids(fixture: &Fixture) -> Vec<u64> {
 
 #[test]
 fn g12_a_failed_flush_ends_the_process_and_loses_nothing() {
-    if !Command::new("strace").args(["-qq", "true"]).output().is_ok_and(|o| o.status.success()) {
+    if !Command::new("strace")
+        .args(["-qq", "true"])
+        .output()
+        .is_ok_and(|o| o.status.success())
+    {
         println!("skipped: strace is not here or not allowed; cargo xtask test installs it");
         return;
     }
@@ -49,12 +61,25 @@ fn g12_a_failed_flush_ends_the_process_and_loses_nothing() {
         // Counted per thread; the log's own thread flushes most.
         let inject = format!("inject=fdatasync:error=EIO:when={when}+");
         let mut setup = fixture.setup.clone();
-        let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"];
+        let strace = [
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+        ];
         setup.wrapper = strace.iter().map(|word| (*word).to_owned()).collect();
         setup.wrapper.extend([inject, "--".to_owned()]);
         if fixture.start_as(&setup).is_err() {
             // It flushed so often on its start that it could not even start: that is an honest stop.
-            assert!(when < 10, "EIO at flush {when} of a thread, while it starts");
+            assert!(
+                when < 10,
+                "EIO at flush {when} of a thread, while it starts"
+            );
         } else {
             let (acknowledged, error) = insert_until_refused(&fixture, 0, "x");
             assert!(
@@ -69,7 +94,10 @@ fn g12_a_failed_flush_ends_the_process_and_loses_nothing() {
             let last = acknowledged.len() as u64;
             let wanted: Vec<u64> = (0..last).collect();
             // At most the one that was not answered may be there too.
-            assert!(there == wanted || there == (0..=last).collect::<Vec<_>>(), "{there:?} of {last}");
+            assert!(
+                there == wanted || there == (0..=last).collect::<Vec<_>>(),
+                "{there:?} of {last}"
+            );
             assert_eq!(fed_ids(&fixture), there);
         }
         fixture.kill();
@@ -87,7 +115,9 @@ impl SmallDisk<'_> {
         std::fs::create_dir_all(directory).expect("our directory");
         let size = format!("size={megabytes}m");
         let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &size, "springhead-test"]).arg(directory);
+        command
+            .args(["-t", "tmpfs", "-o", &size, "springhead-test"])
+            .arg(directory);
         if command.output().is_ok_and(|output| output.status.success()) {
             return Some(SmallDisk(directory));
         }
@@ -106,22 +136,34 @@ impl Drop for SmallDisk<'_> {
 fn g12_a_full_disk_refuses_writes_serves_reads_and_recovers() {
     let mut fixture = Fixture::new();
     let directory = fixture.data_dir().to_path_buf();
-    let Some(_disk) = SmallDisk::over(&directory, 200) else { return };
+    let Some(_disk) = SmallDisk::over(&directory, 200) else {
+        return;
+    };
     // So that the log, and not SQLite's part of the disk, is what fills it.
-    fixture.setup = fixture.setup.clone().with_env("SPRINGHEAD_SEGMENT_BYTES", "4MiB");
+    fixture.setup = fixture
+        .setup
+        .clone()
+        .with_env("SPRINGHEAD_SEGMENT_BYTES", "4MiB");
     let ballast = directory.join("ballast");
     fixture.start();
     fixture.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT)");
     std::fs::write(&ballast, vec![7; 60 << 20]).expect("the ballast fits");
     let (acknowledged, error) = insert_until_refused(&fixture, 0, &"n".repeat(100_000));
     assert_eq!(error.code(), Some("53100"), "{error}");
-    assert!(acknowledged.len() > 50, "it was full after {} inserts", acknowledged.len());
+    assert!(
+        acknowledged.len() > 50,
+        "it was full after {} inserts",
+        acknowledged.len()
+    );
     // Reads, feeds and health go on; another write is refused in the same way.
     assert_eq!(ids(&fixture), acknowledged);
     assert_eq!(fed_ids(&fixture), acknowledged);
     assert_eq!(fixture.get("/healthz").status, 200);
     let refused = fixture.http_sql("INSERT INTO t VALUES (900000, 'x')");
-    assert_eq!((refused.status, refused.error_code().as_str()), (507, "disk_full"));
+    assert_eq!(
+        (refused.status, refused.error_code().as_str()),
+        (507, "disk_full")
+    );
     // Space comes back, and writing with it, without a restart.
     std::fs::remove_file(&ballast).expect("the ballast");
     let next = acknowledged.len() as u64;

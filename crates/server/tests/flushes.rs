@@ -11,7 +11,11 @@ use springhead_sim::fixture::Fixture;
 /// A server under strace with these options, which writes what it sees into the returned file; none
 /// where strace cannot be used, said.
 fn traced(options: &[&str]) -> Option<(Fixture, PathBuf)> {
-    if !Command::new("strace").args(["-qq", "-f", "true"]).output().is_ok_and(|o| o.status.success()) {
+    if !Command::new("strace")
+        .args(["-qq", "-f", "true"])
+        .output()
+        .is_ok_and(|o| o.status.success())
+    {
         println!("skipped: strace is not here or not allowed; cargo xtask test installs it");
         return None;
     }
@@ -30,21 +34,25 @@ fn traced(options: &[&str]) -> Option<(Fixture, PathBuf)> {
 
 /// The trace's lines with interrupted calls at the place where they finished.
 fn calls(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.contains("<unfinished ...>"))
+    text.lines()
+        .filter(|line| !line.contains("<unfinished ...>"))
 }
 
 #[test]
 fn g1_every_reply_follows_a_flush_that_follows_its_statement() {
     const STATEMENTS: usize = 50;
-    let calls_traced =
-        "trace=fdatasync,fsync,sync_file_range,write,writev,sendto,sendmsg,read,readv,recvfrom,recvmsg";
-    let Some((mut fixture, trace)) = traced(&["-s", "200", "-e", calls_traced, "-e", "signal=none"]) else {
+    let calls_traced = "trace=fdatasync,fsync,sync_file_range,write,writev,sendto,sendmsg,read,readv,recvfrom,recvmsg";
+    let Some((mut fixture, trace)) =
+        traced(&["-s", "200", "-e", calls_traced, "-e", "signal=none"])
+    else {
         return;
     };
     fixture.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT)");
     let mut client = fixture.pg();
     for id in 0..STATEMENTS {
-        client.query(&format!("INSERT INTO t VALUES ({id}, 'traced-{id}-')")).expect("an insert");
+        client
+            .query(&format!("INSERT INTO t VALUES ({id}, 'traced-{id}-')"))
+            .expect("an insert");
     }
     drop(client);
     fixture.stop();
@@ -72,12 +80,22 @@ fn g1_every_reply_follows_a_flush_that_follows_its_statement() {
 fn g1_many_clients_share_flushes() {
     const CLIENTS: usize = 32;
     const EACH: usize = 60;
-    let sync_only = ["-e", "trace=fdatasync,fsync,sync_file_range", "-e", "signal=none", "--seccomp-bpf"];
-    let Some((mut fixture, trace)) = traced(&sync_only) else { return };
+    let sync_only = [
+        "-e",
+        "trace=fdatasync,fsync,sync_file_range",
+        "-e",
+        "signal=none",
+        "--seccomp-bpf",
+    ];
+    let Some((mut fixture, trace)) = traced(&sync_only) else {
+        return;
+    };
     fixture.sql("CREATE TABLE t (id TEXT PRIMARY KEY)");
     let count = || {
         let text = std::fs::read_to_string(&trace).expect("the trace");
-        calls(&text).filter(|call| call.contains("sync") && call.trim_end().ends_with("= 0")).count()
+        calls(&text)
+            .filter(|call| call.contains("sync") && call.trim_end().ends_with("= 0"))
+            .count()
     };
     let before = count();
     let address = fixture.setup.pg;

@@ -15,7 +15,10 @@ fn g12_a_second_server_on_the_directory_is_refused() {
         Err(StartError::Ended { status, output }) => {
             assert!(!status.success(), "it said no and exited 0");
             let directory = fixture.data_dir().display().to_string();
-            assert!(output.contains(&directory), "the message does not name {directory}: {output}");
+            assert!(
+                output.contains(&directory),
+                "the message does not name {directory}: {output}"
+            );
         }
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("two servers on one directory"),
@@ -30,7 +33,10 @@ fn g1_sigterm_drains_and_a_restart_has_everything() {
     fixture.sql("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2)");
     fixture.stop();
     fixture.start();
-    assert_eq!(fixture.sql("SELECT count(*) FROM t"), [[Some("2".to_owned())]]);
+    assert_eq!(
+        fixture.sql("SELECT count(*) FROM t"),
+        [[Some("2".to_owned())]]
+    );
     fixture.stop();
 }
 
@@ -45,7 +51,10 @@ fn g2_sigterm_ends_open_streams_and_long_polls() {
     });
     fixture.sql("INSERT INTO t VALUES (1)");
     loop {
-        let event = stream.next_event().expect("the stream lives").expect("an event");
+        let event = stream
+            .next_event()
+            .expect("the stream lives")
+            .expect("an event");
         if event.event == "insert" {
             break;
         }

@@ -25,10 +25,18 @@ pub enum Exit {
 /// not hang it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Follows `ledger` from after the LSN `after` until the end row. Returns what it was shown.
-pub fn follow(world: &World, exit: Exit, after: u64, rng: Rng) -> Reading {
+/// Follows a collection, or all, from after the LSN `after` until the end row. Returns what it was
+/// shown.
+pub fn follow(
+    world: &World,
+    exit: Exit,
+    collection: Option<&str>,
+    after: u64,
+    rng: Rng,
+) -> Reading {
     let mut follower = Follower {
         world,
+        path: collection.map_or("/cdc".to_owned(), |collection| format!("/cdc/{collection}")),
         rng,
         // The bare LSN is a cursor too: it has been seen.
         cursor: after.to_string(),
@@ -66,13 +74,15 @@ pub fn follow(world: &World, exit: Exit, after: u64, rng: Rng) -> Reading {
         name: format!("{exit:?} reader"),
         after,
         up_to: follower.changes.last().map_or(after, |change| change.lsn),
-        collection: Some("ledger".to_owned()),
+        collection: collection.map(str::to_owned),
         changes: follower.changes,
     }
 }
 
 struct Follower<'a> {
     world: &'a World,
+    /// Of its feed, without `/poll`.
+    path: String,
     rng: Rng,
     cursor: String,
     changes: Vec<Change>,
@@ -87,7 +97,7 @@ impl Follower<'_> {
         } else {
             u64::MAX
         };
-        let opened = SseStream::open(self.world.http, "/cdc/ledger", Some(&self.cursor))?;
+        let opened = SseStream::open(self.world.http, &self.path, Some(&self.cursor))?;
         let mut stream = match opened {
             SseOpened::Stream(stream) => stream,
             SseOpened::Other(answer) => {
@@ -140,7 +150,8 @@ impl Follower<'_> {
         while left > 0 && !self.ended {
             let limit = 1 + self.rng.below(200);
             let cursor = http::encode(&self.cursor);
-            let target = format!("/cdc/ledger/poll?cursor={cursor}&limit={limit}&wait_ms=1000");
+            let path = &self.path;
+            let target = format!("{path}/poll?cursor={cursor}&limit={limit}&wait_ms=1000");
             let answer = http::get(self.world.http, &target)?;
             if answer.status != 200 {
                 self.refused(answer.status, &answer.text());

@@ -4,11 +4,13 @@
 //! A scenario ([`scenario`]) starts the real binary ([`process`]), lets seeded writers ([`load`])
 //! and readers ([`followers`]) at it over its own protocols ([`client`]), kills or harms it, starts
 //! it again, and hands everything that happened ([`history`]) to the [`checker`]. The tests and
-//! `cargo xtask soak` call it; nothing else does. Depends on none of Springhead's other crates for
-//! that: what is checked is what a user could see.
+//! `cargo xtask soak` call it; nothing else does. It uses none of Springhead's other crates for
+//! that: what is checked is what a user could see. The simulated disk ([`disk`]) stands beside: the
+//! log's own tests run on it.
 
 pub mod checker;
 pub mod client;
+pub mod disk;
 pub mod fixture;
 pub mod followers;
 pub mod history;

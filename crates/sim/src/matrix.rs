@@ -11,6 +11,13 @@ use crate::scenario::{End, Plan};
 /// Small segments, so that a short run fills, seals, compresses and recycles many.
 pub const SMALL_SEGMENTS: &[(&str, &str)] = &[("SPRINGHEAD_SEGMENT_BYTES", "1048576")];
 
+/// Small segments of which retention keeps few, looked after often.
+pub const SHORT_RETENTION: &[(&str, &str)] = &[
+    ("SPRINGHEAD_SEGMENT_BYTES", "1048576"),
+    ("SPRINGHEAD_RETENTION_BYTES", "16777216"),
+    ("SPRINGHEAD_MAINTENANCE_INTERVAL", "50ms"),
+];
+
 /// Two lives that end at `failpoint`, at its `hit`-th pass and at a later one, with a kill from
 /// outside between them and an orderly stop after.
 #[must_use]
@@ -23,6 +30,7 @@ pub fn at_failpoint(failpoint: &str, hit: u64, seed: u64) -> Plan {
         _ => (0, 2),
     };
     let give_up_after = if is_rare(failpoint) { 1500 } else { 400 };
+    let trims = failpoint.contains("trim");
     let at = |hit| End::Failpoint {
         name: failpoint.to_owned(),
         hit,
@@ -46,7 +54,12 @@ pub fn at_failpoint(failpoint: &str, hit: u64, seed: u64) -> Plan {
             at(later),
             End::Stop { after: 10 },
         ],
-        env: environment(),
+        trims,
+        env: environment(if trims {
+            SHORT_RETENTION
+        } else {
+            SMALL_SEGMENTS
+        }),
     }
 }
 
@@ -73,8 +86,9 @@ pub fn at_random(seed: u64, lives: usize) -> Plan {
         },
         readers: vec![Exit::Sse, Exit::Poll, Exit::Alternating],
         ends,
+        trims: false,
         env: if rng.chance(50) {
-            environment()
+            environment(SMALL_SEGMENTS)
         } else {
             Vec::new()
         },
@@ -89,8 +103,8 @@ pub fn is_rare(failpoint: &str) -> bool {
         .any(|part| failpoint.contains(part))
 }
 
-fn environment() -> Vec<(String, String)> {
-    SMALL_SEGMENTS
+fn environment(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables
         .iter()
         .map(|&(name, value)| (name.to_owned(), value.to_owned()))
         .collect()

@@ -49,6 +49,9 @@ pub struct Plan {
     pub style: Style,
     pub readers: Vec<Exit>,
     pub ends: Vec<End>,
+    /// Whether retention trims the log on the way. The log is then not what the feed holds in the
+    /// end but what a reader kept that followed it from the beginning.
+    pub trims: bool,
     /// Environment of the server in every life.
     pub env: Vec<(String, String)>,
 }
@@ -173,9 +176,13 @@ fn drive(world: &Arc<World>, plan: &Plan, setup: Setup) -> Result<(History, Repo
         .iter()
         .map(|&exit| {
             let (world, rng) = (Arc::clone(world), rng.fork(1_000_000));
-            thread::spawn(move || followers::follow(&world, exit, after, rng))
+            thread::spawn(move || followers::follow(&world, exit, Some("ledger"), after, rng))
         })
         .collect();
+    let archive = plan.trims.then(|| {
+        let (world, rng) = (Arc::clone(world), rng.fork(2_000_000));
+        thread::spawn(move || followers::follow(&world, Exit::Poll, None, 0, rng))
+    });
     let lived = plan.ends.iter().try_for_each(|end| lives.live(end));
     // One more life, in which everybody finishes.
     let finished = lived.and_then(|()| lives.finish());
@@ -193,7 +200,11 @@ fn drive(world: &Arc<World>, plan: &Plan, setup: Setup) -> Result<(History, Repo
         .into_iter()
         .filter_map(|reader| reader.join().ok())
         .collect();
-    let history = collect(world, clients, readings).map_err(|error| vec![error])?;
+    let archive = archive.map(|archive| archive.join().map(|reading| reading.changes));
+    let archive = archive
+        .transpose()
+        .map_err(|_| vec!["the archive's reader panicked".to_owned()])?;
+    let history = collect(world, clients, readings, archive).map_err(|error| vec![error])?;
     lives.stop().map_err(|error| vec![error])?;
     let surprises = world.take_surprises();
     if !surprises.is_empty() {
@@ -332,8 +343,9 @@ fn collect(
     world: &World,
     clients: Vec<Vec<Attempt>>,
     readings: Vec<Reading>,
+    archive: Option<Vec<Change>>,
 ) -> Result<History, String> {
-    let log = read_log(world.http, 1)?;
+    let log = archive.map_or_else(|| read_log(world.http, 1), Ok)?;
     let mut state = BTreeMap::new();
     for table in ["ledger", "counters"] {
         for row in read_table(world.http, table)? {
