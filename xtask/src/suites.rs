@@ -107,11 +107,28 @@ pub fn soak(args: &[&str]) -> bool {
     if let Err(error) = tools::need(&["strace"], "strace") {
         println!("xtask: {error}; the scenarios that need it say so");
     }
+    // Without a seed also what is tried at some bytes elsewhere, at every byte.
+    let mut good = true;
+    if !args.contains(&"--seed") {
+        let mut damage = cargo();
+        damage.args([
+            "test",
+            "--release",
+            "-p",
+            "springhead-server",
+            "--features",
+            FEATURES,
+        ]);
+        damage
+            .args(["--test", "damage"])
+            .env("SPRINGHEAD_LONG", "1");
+        good = process::run(&mut damage).success;
+    }
     let release = target().join("release");
     let mut soak = Command::new(release.join("soak"));
     soak.args(args)
         .env("SPRINGHEAD_BIN", release.join("springhead"));
-    process::run(&mut soak).success
+    process::run(&mut soak).success && good
 }
 
 fn run_tests(filter: Option<&str>) -> Vec<(&'static str, Tally)> {

@@ -3,6 +3,8 @@
 //! The server's crash tests take one plan per failpoint and a few seeds; `soak` takes them all, for
 //! as long as it is told to.
 
+use std::time::Duration;
+
 use crate::followers::Exit;
 use crate::load::Style;
 use crate::rng::Rng;

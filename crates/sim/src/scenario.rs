@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::checker::{self, Violation};
@@ -39,6 +40,9 @@ pub enum End {
     Kill { after: u64 },
     /// SIGTERM, after so many more acknowledged commits: it must drain and exit 0.
     Stop { after: u64 },
+    /// SIGSTOP after so many more acknowledged commits, SIGCONT after a time, then kill -9 after as
+    /// many commits again.
+    Pause { after: u64, time: Duration },
 }
 
 /// What a run does.
@@ -282,6 +286,19 @@ impl Lives<'_> {
                     Some(status) => Err(format!("the server ended by itself with {status}")),
                     None => self.stop(),
                 }
+            }
+            End::Pause { after, time } => {
+                self.start(None)?;
+                for _ in 0..2 {
+                    if let Some(status) = self.wait(*after)? {
+                        return Err(format!("the server ended by itself with {status}"));
+                    }
+                    let server = self.server.as_mut().ok_or("no server to pause")?;
+                    server.signal(Signal::STOP);
+                    server.wait_end(*time);
+                    server.signal(Signal::CONT);
+                }
+                self.kill()
             }
         }
     }
