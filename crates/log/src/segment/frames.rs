@@ -226,6 +226,13 @@ impl FrameCursor {
         Ok(None)
     }
 
+    /// Whether something that a write into this segment began lies at the place stood at.
+    pub fn begins_like_a_frame(&mut self, limit: u64) -> Result<bool, Fault> {
+        self.fill(FRAME_HEADER_BYTES as u64, limit)?;
+        Ok(FrameHeader::decode(&self.buffer[self.in_buffer()..])
+            .is_ok_and(|header| header.segment_number == self.segment_number))
+    }
+
     /// Whether a frame of this segment that came to count lies at the offset, whatever its place in
     /// the chain.
     fn whole_frame_here(&mut self, limit: u64) -> Result<bool, Fault> {

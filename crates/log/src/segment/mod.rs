@@ -22,6 +22,7 @@ mod files;
 mod format;
 mod frames;
 mod index;
+mod inspect;
 mod keeper;
 mod large;
 mod reader;
@@ -48,6 +49,7 @@ use crate::contract::{
 use crate::disk::{Disk, RealDisk};
 use crate::pins::Pins;
 
+pub use inspect::{DumpItem, SegmentReport, VerifyReport, dump, verify};
 pub use recovery::CutTail;
 
 use append::Appender;
