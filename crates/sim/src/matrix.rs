@@ -70,8 +70,12 @@ pub fn at_failpoint(failpoint: &str, hit: u64, seed: u64) -> Plan {
 pub fn at_random(seed: u64, lives: usize) -> Plan {
     let mut rng = Rng::new(seed);
     let ends = (0..lives).map(|_| match rng.below(10) {
-        0..8 => End::Kill {
+        0..7 => End::Kill {
             after: rng.below(120),
+        },
+        7 => End::Pause {
+            after: 1 + rng.below(60),
+            time: Duration::from_millis(100 + rng.below(2000)),
         },
         _ => End::Stop {
             after: rng.below(80),
