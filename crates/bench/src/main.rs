@@ -102,6 +102,15 @@ fn describe(systems: &Systems, options: &Options, report: &mut Report) -> Result
             if options.quick { " (--quick)" } else { "" }
         ),
     );
+    if options.flush_delay_us > 0 {
+        report.fact(
+            "flushes",
+            format!(
+                "each fdatasync of both servers made {} µs slower",
+                options.flush_delay_us
+            ),
+        );
+    }
     for kind in systems.kinds() {
         let version = match kind {
             Kind::Postgres => systems

@@ -24,6 +24,8 @@ options:
   --clients N,N         clients of `commits` (default 1,8,32,64)
   --subscribers N,N     subscribers of `latency` (default 1,100,1000)
   --only postgres|springhead
+  --flush-delay-us N    makes every fdatasync of the servers that much slower, with strace: to see
+                        what a slower disk would show (default 0: the disk as it is)
   --dir DIR             where the data lies while measuring; must be a disk (default: TMPDIR or /tmp)
   --out DIR             where bench.json, bench.md and bench.svg go (default target/bench)
   --springhead FILE     the server's binary (default: built now, in release)
@@ -80,6 +82,8 @@ pub struct Options {
     pub subscribers: Vec<usize>,
     pub postgres: bool,
     pub springhead: bool,
+    /// Added to every flush of either server.
+    pub flush_delay_us: u64,
     pub directory: PathBuf,
     pub out: PathBuf,
     pub binary: Option<PathBuf>,
@@ -101,6 +105,7 @@ impl Options {
             subscribers: vec![1, 100, 1000],
             postgres: true,
             springhead: true,
+            flush_delay_us: 0,
             directory: std::env::temp_dir(),
             out: PathBuf::from("target/bench"),
             binary: None,
@@ -128,6 +133,7 @@ impl Options {
                         )));
                     }
                 },
+                "--flush-delay-us" => options.flush_delay_us = positive(&argument, &value()?)?,
                 "--dir" => options.directory = value()?.into(),
                 "--out" => options.out = value()?.into(),
                 "--springhead" => options.binary = Some(value()?.into()),

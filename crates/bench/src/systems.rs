@@ -43,6 +43,7 @@ pub struct Systems {
     /// The user that PostgreSQL runs as when this process is root, which it refuses to be.
     user: Option<(u32, u32)>,
     kinds: Vec<Kind>,
+    flush_delay_us: u64,
 }
 
 impl Systems {
@@ -69,6 +70,7 @@ impl Systems {
             rig: rig.clone(),
             postgres_bin: options.postgres_bin.clone(),
             springhead,
+            flush_delay_us: options.flush_delay_us,
             user,
             kinds: kinds
                 .into_iter()
@@ -159,6 +161,12 @@ impl Systems {
                 (command, Some(http), Signal::KILL)
             }
         };
+        if self.flush_delay_us > 0 {
+            command = slowed(&command, self.flush_delay_us);
+            if let (Kind::Postgres, Some((user, group))) = (place.kind, self.user) {
+                command.uid(user).gid(group);
+            }
+        }
         let started = Instant::now();
         let mut process = self.rig.start(&mut command, &log_file, abort)?;
         // Ready means that a statement is answered: the same question for both.
@@ -363,6 +371,34 @@ fn is_ready(sql: SocketAddr, http: Option<SocketAddr>) -> bool {
     let answers =
         Client::connect(sql, "postgres", &[]).and_then(|mut client| client.run("SELECT 1"));
     answers.is_ok() && http.is_none_or(|http| http::get(http, "/readyz").is_ok())
+}
+
+/// The same command with every fdatasync of it and its children taking longer by `delay_us`. With -D
+/// the tracer is a process aside, and the server keeps the process id that we started.
+fn slowed(command: &Command, delay_us: u64) -> Command {
+    let mut traced = Command::new("strace");
+    traced.args([
+        "-D",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fdatasync",
+        "-e",
+    ]);
+    traced.arg(format!("inject=fdatasync:delay_exit={delay_us}"));
+    traced.arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            traced.env(key, value);
+        }
+    }
+    if let Some(directory) = command.get_current_dir() {
+        traced.current_dir(directory);
+    }
+    traced
 }
 
 fn build_springhead() -> Result<PathBuf> {
