@@ -89,47 +89,33 @@ fn some_commits(random: &mut Random, label: &mut u64) -> (Vec<PendingCommit>, Ve
 struct Model {
     certain: Vec<(Lsn, String)>,
     unknown: Vec<String>,
+    /// Trimming has been asked for up to here.
+    trimmed: Lsn,
 }
 
 impl Model {
-    fn durable(&self, slices: &[CommitSlice]) -> Lsn {
-        slices
-            .last()
-            .map_or(Lsn::ZERO, CommitSlice::commit_last_lsn)
-    }
-
-    /// Checks what is there after a start, which from then on is certain.
-    fn check(&mut self, slices: &[CommitSlice], seed: u64) -> Lsn {
+    /// Checks what is there after a start, from `earliest` on; from then on it is certain.
+    fn check(&mut self, earliest: Lsn, slices: &[CommitSlice], seed: u64) -> Lsn {
+        assert!(earliest <= self.trimmed.next(), "seed {seed}: trimmed more than was asked");
+        self.certain.retain(|(lsn, _)| *lsn >= earliest);
         let found = commits_in(slices);
         let certain = self.certain.len();
-        assert!(
-            found.len() >= certain,
-            "seed {seed}: an acknowledged commit is gone"
-        );
-        assert_eq!(
-            found[..certain],
-            self.certain[..],
-            "seed {seed}: acknowledged commits differ"
-        );
+        assert!(found.len() >= certain, "seed {seed}: an acknowledged commit is gone");
+        assert_eq!(found[..certain], self.certain[..], "seed {seed}: acknowledged commits differ");
         let more: Vec<&String> = found[certain..].iter().map(|(_, label)| label).collect();
+        assert!(more.len() <= self.unknown.len(), "seed {seed}: more than was ever appended");
         assert!(
-            more.len() <= self.unknown.len(),
-            "seed {seed}: more than was ever appended"
-        );
-        assert!(
-            more.iter()
-                .zip(&self.unknown)
-                .all(|(found, given)| *found == given),
+            more.iter().zip(&self.unknown).all(|(found, given)| *found == given),
             "seed {seed}: {more:?} was never appended like this"
         );
-        let mut next = Lsn::FIRST;
+        let mut next = earliest;
         for slice in slices.iter().filter(|slice| slice.index == 0) {
             assert_eq!(slice.commit_lsn, next, "seed {seed}: LSNs are dense");
             next = slice.commit_last_lsn().next();
         }
         self.certain = found;
         self.unknown.clear();
-        self.durable(slices)
+        next.previous()
     }
 }
 
@@ -165,9 +151,9 @@ fn live_and_die(seed: u64) {
                 }
             }
         };
-        let read = log.reader(Lsn::FIRST, ReadFilter::default());
+        let earliest = log.earliest();
         let mut slices = Vec::new();
-        let mut reader = read.expect("nothing was trimmed");
+        let mut reader = log.reader(earliest, ReadFilter::default()).expect("a reader");
         loop {
             match reader.read(&mut slices, 1 << 20) {
                 Ok(lsn) if lsn == log.tail().durable => break,
@@ -185,7 +171,7 @@ fn live_and_die(seed: u64) {
             continue;
         }
         assert_whole_and_ordered(&slices);
-        known_durable = model.check(&slices, seed);
+        known_durable = model.check(earliest, &slices, seed);
         loop {
             let (commits, labels) = some_commits(&mut random, &mut label);
             let mut lsn = Lsn::ZERO;
@@ -200,6 +186,14 @@ fn live_and_die(seed: u64) {
                         lsn = lsn.plus(*count);
                     }
                     known_durable = lsn.previous();
+                    if random.below(4) == 0
+                        && let Some(up_to) = log.trim_candidate()
+                    {
+                        model.trimmed = up_to;
+                        if log.trim(up_to).is_err() {
+                            assert!(disk.is_off(), "seed {seed}: a trim fails only without power");
+                        }
+                    }
                 }
                 Err(AppendError::Poisoned(_)) => {
                     model.unknown = labels;
@@ -224,7 +218,7 @@ fn live_and_die(seed: u64) {
         },
     )
     .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-    model.check(&read_all(&log), seed);
+    model.check(log.earliest(), &read_all(&log), seed);
 }
 
 #[test]
