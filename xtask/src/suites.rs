@@ -139,6 +139,9 @@ fn run_tests(filter: Option<&str>) -> Vec<(&'static str, Tally)> {
                 parts.push((program, missing(&error)));
             }
         }
+        if let Err(error) = tools::need_faketime() {
+            parts.push(("libfaketime", missing(&error)));
+        }
         if let Err(error) = tools::need_postgres() {
             parts.push(("postgresql", missing(&error)));
         }

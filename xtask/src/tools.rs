@@ -65,6 +65,29 @@ pub fn need_postgres() -> Result<PathBuf, String> {
     }
 }
 
+/// Makes sure that the library that shifts a process's clock is there.
+///
+/// # Errors
+/// What is missing and what was tried.
+pub fn need_faketime() -> Result<(), String> {
+    let is_there = || {
+        ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+            .iter()
+            .any(|machine| {
+                Path::new("/usr/lib")
+                    .join(machine)
+                    .join("faketime/libfaketimeMT.so.1")
+                    .is_file()
+            })
+    };
+    if !is_there() {
+        install_debian("libfaketime")?;
+    }
+    is_there()
+        .then_some(())
+        .ok_or_else(|| "libfaketime is not under /usr/lib".to_owned())
+}
+
 fn install_debian(package: &str) -> Result<(), String> {
     static UPDATED: OnceLock<bool> = OnceLock::new();
     if find(&["apt-get"]).is_none() {
