@@ -1,1 +1,456 @@
-//! capture.
+//! Collects the old and new image of every row that changes, whatever changed it: triggers,
+//! cascades, upserts and functions are captured because they happened.
+//!
+//! SQLite calls the preupdate hook for each row of a storage table (`t<id>`), also for rows of
+//! statements that fail afterwards and of savepoints that are rolled back: whoever runs statements
+//! takes a [`Mark`] before and [`Capture::cut`]s back to it. One capture belongs to one connection,
+//! and both to one writer at a time.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
+
+use libsqlite3_sys as ffi;
+use rusqlite::Connection;
+use rustc_hash::FxHashMap;
+use springhead_proto::{
+    ChangeKind, CollectionId, ErrorCode, RowBuilder, SchemaVersion, SqlError, ValueRef, encode_change,
+};
+use springhead_sql::catalog::Table;
+use springhead_sql::types::PgType;
+
+// Declared here because rusqlite has them only with generated bindings, and generating needs
+// libclang. Signatures: https://www.sqlite.org/c3ref/preupdate_blobwrite.html
+type PreupdateHook = unsafe extern "C" fn(
+    *mut c_void,
+    *mut ffi::sqlite3,
+    c_int,
+    *const c_char,
+    *const c_char,
+    ffi::sqlite3_int64,
+    ffi::sqlite3_int64,
+);
+
+unsafe extern "C" {
+    fn sqlite3_preupdate_hook(
+        db: *mut ffi::sqlite3,
+        hook: Option<PreupdateHook>,
+        argument: *mut c_void,
+    ) -> *mut c_void;
+    fn sqlite3_preupdate_old(db: *mut ffi::sqlite3, index: c_int, value: *mut *mut ffi::sqlite3_value) -> c_int;
+    fn sqlite3_preupdate_new(db: *mut ffi::sqlite3, index: c_int, value: *mut *mut ffi::sqlite3_value) -> c_int;
+    fn sqlite3_preupdate_count(db: *mut ffi::sqlite3) -> c_int;
+}
+
+/// What capture must know of a table.
+#[derive(Debug, Clone)]
+struct CapturedTable {
+    schema_version: SchemaVersion,
+    /// Per stored column: whether it is REAL. SQLite stores whole reals as integers and hands them
+    /// out as such for new rows.
+    real: Box<[bool]>,
+    /// Places of the key's columns: a row whose key changes is a delete and an insert.
+    key: Box<[usize]>,
+}
+
+/// The changes captured on one connection since they were last taken. Boxed: SQLite holds its
+/// address.
+pub struct Capture {
+    tables: FxHashMap<u32, CapturedTable>,
+    /// Off while definitions change and while replay runs.
+    pub enabled: bool,
+    /// Encoded changes of the commits taken so far, then of the open one from `start`.
+    buffer: Vec<u8>,
+    /// Where in `buffer` the open commit starts.
+    start: usize,
+    /// The open commit's first bytes, once it has outgrown memory.
+    spill: Option<Spill>,
+    count: u64,
+    collections: Vec<CollectionId>,
+    /// Why the open commit cannot be captured; it must fail.
+    failed: Option<SqlError>,
+    memory_bytes: usize,
+    max_bytes: u64,
+    max_row_bytes: usize,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+struct Spill {
+    file: std::fs::File,
+    bytes: u64,
+}
+
+/// A place in the open commit to cut back to.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    bytes: u64,
+    count: u64,
+}
+
+/// A commit taken out of the capture.
+#[derive(Debug)]
+pub struct CapturedCommit {
+    pub count: u64,
+    pub collections: Vec<CollectionId>,
+    pub bytes: CapturedBytes,
+}
+
+/// Where a captured commit's bytes are.
+#[derive(Debug)]
+pub enum CapturedBytes {
+    /// A range of the group's buffer ([`Capture::take_buffer`]).
+    Buffer(Range<usize>),
+    File { file: std::fs::File, length: u64 },
+}
+
+impl Capture {
+    /// Puts the hook on `conn`. The capture must live as long as the connection is used.
+    pub fn install(conn: &Connection, memory_bytes: usize, max_bytes: u64, max_row_bytes: usize) -> Box<Capture> {
+        let mut capture = Box::new(Capture {
+            tables: FxHashMap::default(),
+            enabled: false,
+            buffer: Vec::new(),
+            start: 0,
+            spill: None,
+            count: 0,
+            collections: Vec::new(),
+            failed: None,
+            memory_bytes,
+            max_bytes,
+            max_row_bytes,
+            before: Vec::new(),
+            after: Vec::new(),
+        });
+        let argument: *mut Capture = &raw mut *capture;
+        // SAFETY: the handle is open; the argument is the boxed capture, which the writer keeps
+        // beside the connection and drops after it; both are only ever used by one thread at a time.
+        unsafe {
+            sqlite3_preupdate_hook(conn.handle(), Some(on_preupdate), argument.cast());
+        }
+        capture
+    }
+
+    /// From now on `table`'s changes carry its schema version.
+    pub fn set_table(&mut self, table: &Table) {
+        let captured = CapturedTable {
+            schema_version: table.version(),
+            real: table
+                .columns
+                .iter()
+                .map(|column| matches!(column.pg_type, PgType::Float4 | PgType::Float8))
+                .collect(),
+            key: table.key.clone().into_boxed_slice(),
+        };
+        self.tables.insert(table.id, captured);
+    }
+
+    /// `table` is gone.
+    pub fn remove_table(&mut self, table: CollectionId) {
+        self.tables.remove(&table.0);
+    }
+
+    /// The present end of the open commit.
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.open_bytes(), count: self.count }
+    }
+
+    /// Forgets what the open commit got since `mark`.
+    pub fn cut(&mut self, mark: Mark) {
+        let spilled = self.spill.as_ref().map_or(0, |spill| spill.bytes);
+        if mark.bytes >= spilled {
+            let kept = usize::try_from(mark.bytes - spilled).expect("it was the length of a buffer");
+            self.buffer.truncate(self.start + kept);
+        } else {
+            self.buffer.truncate(self.start);
+            if mark.bytes == 0 {
+                self.spill = None;
+            } else if let Some(spill) = &mut self.spill {
+                spill.bytes = mark.bytes;
+                let cut = spill.file.set_len(mark.bytes).and_then(|()| spill.file.seek(SeekFrom::Start(mark.bytes)));
+                if let Err(error) = cut {
+                    self.failed = Some(spill_failed(&error));
+                    self.count = mark.count;
+                    return;
+                }
+            }
+        }
+        self.count = mark.count;
+        self.failed = None;
+    }
+
+    /// Whether the open commit has changes of `collection`.
+    pub fn touches(&self, collection: CollectionId) -> bool {
+        self.collections.binary_search(&collection).is_ok()
+    }
+
+    /// How many changes the open commit has.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds a change that is no row of a storage table (a definition, a message, …) to the open
+    /// commit.
+    pub fn push(
+        &mut self,
+        kind: ChangeKind,
+        collection: CollectionId,
+        schema_version: SchemaVersion,
+        after: Option<&[u8]>,
+    ) {
+        encode_change(&mut self.buffer, kind, collection, schema_version, None, after);
+        self.added(collection);
+    }
+
+    /// Why the open commit must fail, if it must.
+    ///
+    /// # Errors
+    /// 54000 for a transaction or row that is too large, 58030 for a temporary file that failed.
+    pub fn check(&self) -> Result<(), SqlError> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the open commit and takes it; `None` if it has no change.
+    pub fn take_commit(&mut self) -> Option<CapturedCommit> {
+        if self.count == 0 {
+            self.spill = None;
+            self.buffer.truncate(self.start);
+            return None;
+        }
+        let bytes = match self.spill.take() {
+            None => CapturedBytes::Buffer(self.start..self.buffer.len()),
+            Some(mut spill) => match spill.file.write_all(&self.buffer[self.start..]) {
+                Ok(()) => {
+                    let length = spill.bytes + (self.buffer.len() - self.start) as u64;
+                    self.buffer.truncate(self.start);
+                    CapturedBytes::File { file: spill.file, length }
+                }
+                Err(error) => {
+                    // The caller has checked before, so this is the disk's last word.
+                    self.failed = Some(spill_failed(&error));
+                    return None;
+                }
+            },
+        };
+        self.start = self.buffer.len();
+        let count = std::mem::take(&mut self.count);
+        Some(CapturedCommit { count, collections: std::mem::take(&mut self.collections), bytes })
+    }
+
+    /// Takes the bytes of all commits taken since the last call. No commit may be open.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        debug_assert_eq!(self.count, 0, "a commit is open");
+        self.start = 0;
+        // The next group is probably of the same size.
+        let next = Vec::with_capacity(self.buffer.len().clamp(256, 1 << 20));
+        std::mem::replace(&mut self.buffer, next)
+    }
+
+    /// Forgets everything, taken or not.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.start = 0;
+        self.spill = None;
+        self.count = 0;
+        self.collections.clear();
+        self.failed = None;
+    }
+
+    fn open_bytes(&self) -> u64 {
+        self.spill.as_ref().map_or(0, |spill| spill.bytes) + (self.buffer.len() - self.start) as u64
+    }
+
+    fn added(&mut self, collection: CollectionId) {
+        self.count += 1;
+        if collection != CollectionId::NONE
+            && let Err(place) = self.collections.binary_search(&collection)
+        {
+            self.collections.insert(place, collection);
+        }
+        if self.open_bytes() > self.max_bytes && self.failed.is_none() {
+            self.failed = Some(
+                SqlError::new(
+                    ErrorCode::StatementTooLarge,
+                    format!("the transaction's changes are over {} bytes", self.max_bytes),
+                )
+                .with_hint("split it, or raise max_transaction_bytes"),
+            );
+        }
+        if self.buffer.len() - self.start > self.memory_bytes
+            && self.failed.is_none()
+            && let Err(error) = self.spill_open()
+        {
+            self.failed = Some(spill_failed(&error));
+        }
+    }
+
+    fn spill_open(&mut self) -> std::io::Result<()> {
+        if self.spill.is_none() {
+            self.spill = Some(Spill { file: tempfile::tempfile()?, bytes: 0 });
+        }
+        let spill = self.spill.as_mut().expect("it has just been made");
+        let open = &self.buffer[self.start..];
+        spill.file.write_all(open)?;
+        spill.bytes += open.len() as u64;
+        self.buffer.truncate(self.start);
+        Ok(())
+    }
+
+    /// One call of the hook.
+    ///
+    /// # Safety
+    /// Only inside the hook, with the handle it was called with.
+    unsafe fn on_row(&mut self, db: *mut ffi::sqlite3, operation: c_int, table_name: &[u8]) {
+        let Some(id) = storage_id(table_name) else { return };
+        if self.failed.is_some() {
+            return;
+        }
+        let Some(table) = self.tables.get(&id) else {
+            self.failed = Some(SqlError::new(ErrorCode::Internal, format!("capture does not know table t{id}")));
+            return;
+        };
+        let collection = CollectionId(id);
+        let version = table.schema_version;
+        self.before.clear();
+        self.after.clear();
+        // SAFETY: as this function's.
+        let (has_before, has_after, ok) = unsafe {
+            let count = sqlite3_preupdate_count(db);
+            let has_before = operation != ffi::SQLITE_INSERT;
+            let has_after = operation != ffi::SQLITE_DELETE;
+            let ok = (!has_before || image(db, sqlite3_preupdate_old, count, table, &mut self.before))
+                && (!has_after || image(db, sqlite3_preupdate_new, count, table, &mut self.after));
+            (has_before, has_after, ok)
+        };
+        if !ok {
+            self.failed = Some(SqlError::new(ErrorCode::OutOfMemory, "a row's image could not be read"));
+            return;
+        }
+        if self.before.len().max(self.after.len()) > self.max_row_bytes {
+            self.failed = Some(SqlError::new(
+                ErrorCode::StatementTooLarge,
+                format!("a row is over {} bytes", self.max_row_bytes),
+            ));
+            return;
+        }
+        let rekeyed = has_before && has_after && key_differs(&self.before, &self.after, &table.key);
+        let before = has_before.then_some(&self.before[..]);
+        let after = has_after.then_some(&self.after[..]);
+        if rekeyed {
+            encode_change(&mut self.buffer, ChangeKind::Delete, collection, version, before, None);
+            self.added(collection);
+            encode_change(&mut self.buffer, ChangeKind::Insert, collection, version, None, Some(&self.after));
+        } else {
+            let kind = match (has_before, has_after) {
+                (false, _) => ChangeKind::Insert,
+                (true, true) => ChangeKind::Update,
+                (true, false) => ChangeKind::Delete,
+            };
+            encode_change(&mut self.buffer, kind, collection, version, before, after);
+        }
+        self.added(collection);
+    }
+}
+
+fn spill_failed(error: &std::io::Error) -> SqlError {
+    SqlError::new(ErrorCode::DiskFull, format!("the transaction's temporary file: {error}"))
+}
+
+/// The number in `t<number>`; `None` for the engine's own tables.
+fn storage_id(name: &[u8]) -> Option<u32> {
+    let digits = name.strip_prefix(b"t")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn key_differs(before: &[u8], after: &[u8], key: &[usize]) -> bool {
+    let parse = |bytes| springhead_proto::RowRef::parse(bytes).expect("it has just been written");
+    let (before, after) = (parse(before), parse(after));
+    key.iter().any(|&place| before.get(place) != after.get(place))
+}
+
+type ImageValue = unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
+
+/// Writes the row's old or new image; whether SQLite gave all its values.
+///
+/// # Safety
+/// Only inside the hook.
+unsafe fn image(
+    db: *mut ffi::sqlite3,
+    read: ImageValue,
+    count: c_int,
+    table: &CapturedTable,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut row = RowBuilder::new(out, usize::try_from(count).unwrap_or(0));
+    for index in 0..count {
+        let mut value: *mut ffi::sqlite3_value = std::ptr::null_mut();
+        // SAFETY: inside the hook, `index` is below the count; the value lives until the hook ends.
+        unsafe {
+            if read(db, index, &raw mut value) != ffi::SQLITE_OK || value.is_null() {
+                return false;
+            }
+            let real = table.real.get(usize::try_from(index).unwrap_or(usize::MAX)).copied().unwrap_or(false);
+            if real && ffi::sqlite3_value_type(value) == ffi::SQLITE_INTEGER {
+                row.push(ValueRef::Real(ffi::sqlite3_value_double(value)));
+            } else if !push_value(&mut row, value) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// # Safety
+/// `value` is a live SQLite value.
+unsafe fn push_value(row: &mut RowBuilder<'_>, value: *mut ffi::sqlite3_value) -> bool {
+    // SAFETY: the pointer that text or blob gives is good for as many bytes as `bytes` says, until
+    // the next call on the same value.
+    unsafe {
+        match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_NULL => row.push(ValueRef::Null),
+            ffi::SQLITE_INTEGER => row.push(ValueRef::Integer(ffi::sqlite3_value_int64(value))),
+            ffi::SQLITE_FLOAT => row.push(ValueRef::Real(ffi::sqlite3_value_double(value))),
+            ffi::SQLITE_TEXT => {
+                let data = ffi::sqlite3_value_text(value);
+                let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
+                let bytes = if length == 0 { &[][..] } else { std::slice::from_raw_parts(data, length) };
+                match std::str::from_utf8(bytes) {
+                    Ok(text) => row.push(ValueRef::Text(text)),
+                    Err(_) => return false,
+                }
+            }
+            _ => {
+                let data = ffi::sqlite3_value_blob(value);
+                let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
+                let bytes =
+                    if length == 0 { &[][..] } else { std::slice::from_raw_parts(data.cast::<u8>(), length) };
+                row.push(ValueRef::Blob(bytes));
+            }
+        }
+    }
+    true
+}
+
+unsafe extern "C" fn on_preupdate(
+    argument: *mut c_void,
+    db: *mut ffi::sqlite3,
+    operation: c_int,
+    _database: *const c_char,
+    table: *const c_char,
+    _old_rowid: ffi::sqlite3_int64,
+    _new_rowid: ffi::sqlite3_int64,
+) {
+    // SAFETY: the argument is the capture that was installed, alive as long as the connection, and
+    // nobody else uses it while SQLite runs a statement on the writer's only thread.
+    let capture = unsafe { &mut *argument.cast::<Capture>() };
+    if capture.enabled {
+        // SAFETY: SQLite passes a zero-terminated name and we are inside the hook.
+        unsafe {
+            let name = CStr::from_ptr(table);
+            capture.on_row(db, operation, name.to_bytes());
+        }
+    }
+}

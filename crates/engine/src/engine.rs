@@ -1,16 +1,48 @@
-//! The engine: all tenants of a node over one log.
+//! The engine: all tenants of a node over one log. Tenants are opened on demand and closed when
+//! nobody has used them for a while; which there are is a collection of the system tenant.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use springhead_log::{Clock, Log, LogStats, TailPosition};
-use springhead_proto::{Lsn, SqlError, TenantId};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use springhead_log::{Clock, Log, LogStats, NoProgress, Progress, TailPosition};
+use springhead_proto::{CollectionId, ErrorCode, Lsn, RowRef, SYSTEM_TENANT, SqlError, TenantId, ValueRef};
+use tokio::sync::watch;
 
-use crate::{Entropy, EngineConfig, EngineError, Session, Tenant};
+use crate::session::ParamValue;
+use crate::tenant::Shared;
+use crate::workers::Workers;
+use crate::{EngineConfig, EngineError, Entropy, Session, Tenant, state};
 
 /// A handle to the node's tenants; clones share them.
 #[derive(Clone)]
 pub struct Engine {
-    _todo: (),
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    system: Arc<Tenant>,
+    registry: Mutex<Registry>,
+    /// Creating and dropping tenants, one at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Registry {
+    slots: FxHashMap<TenantId, Arc<Slot>>,
+    names: FxHashMap<String, TenantId>,
+    /// Ids are never used again.
+    last_id: u32,
+    closed: bool,
+}
+
+/// A tenant that exists, open or not.
+struct Slot {
+    id: TenantId,
+    name: String,
+    tenant: tokio::sync::Mutex<Option<Arc<Tenant>>>,
 }
 
 /// A tenant as it is listed.
@@ -34,6 +66,11 @@ pub struct EngineStatus {
     pub commits: u64,
 }
 
+/// The name of the first tenant, and what PostgreSQL's clients call their default database.
+const DEFAULT_NAME: &str = "default";
+const POSTGRES_NAME: &str = "postgres";
+const MAX_NAME_BYTES: usize = 63;
+
 impl Engine {
     /// Opens the node's state over `log`, replaying what it is behind. Blocks.
     ///
@@ -45,54 +82,423 @@ impl Engine {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Engine, EngineError> {
-        unimplemented!()
+        Engine::open_with_progress(config, log, clock, entropy, &NoProgress)
     }
 
-    pub fn config(&self) -> &EngineConfig { unimplemented!() }
-    pub fn log(&self) -> &Arc<dyn Log> { unimplemented!() }
-    pub fn clock(&self) -> &Arc<dyn Clock> { unimplemented!() }
+    /// As [`Engine::open`]; tells how far the replay of the system's and the default tenant has come.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_with_progress(
+        config: EngineConfig,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        progress: &dyn Progress,
+    ) -> Result<Engine, EngineError> {
+        let workers = |name: &str, count| {
+            Workers::start(name, count).map(Arc::new).map_err(|error| EngineError::Io {
+                operation: "start",
+                path: format!("threads of {name}"),
+                error,
+            })
+        };
+        let threads = config.worker_threads;
+        let shared = Arc::new(Shared {
+            writers: workers("writer", threads)?,
+            readers: workers("reader", threads)?,
+            background: workers("checkpoint", 1)?,
+            config: Arc::new(config),
+            log,
+            clock,
+            entropy,
+            poison: watch::Sender::new(None),
+            moved: watch::Sender::new(Lsn::ZERO),
+            statements: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            next_session: AtomicU64::new(0),
+            next_transaction: AtomicU64::new(1),
+        });
+        let system = Tenant::open(&shared, SYSTEM_TENANT, "system", false, progress)?;
+        let engine = Engine {
+            inner: Arc::new(Inner {
+                shared,
+                system,
+                registry: Mutex::default(),
+                changing: tokio::sync::Mutex::default(),
+            }),
+        };
+        engine.load_registry()?;
+        let slot = engine.inner.registry.lock().slots.get(&TenantId::DEFAULT).cloned();
+        if let Some(slot) = slot {
+            let fresh = engine.is_fresh();
+            let tenant = Tenant::open(&engine.inner.shared, slot.id, &slot.name, fresh, progress)?;
+            *slot.tenant.try_lock().expect("nobody else has the engine yet") = Some(tenant);
+        }
+        Ok(engine)
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.log().earliest() <= Lsn::FIRST
+    }
+
+    fn load_registry(&self) -> Result<(), EngineError> {
+        let named = |error: SqlError| EngineError::Corrupt { tenant: 0, what: error.to_string() };
+        let mut found = self.list_tenants().map_err(named)?;
+        if found.is_empty() {
+            let mut system = self.inner.system.system_session();
+            block_on(insert_tenant(&mut system, TenantId::DEFAULT, DEFAULT_NAME)).map_err(named)?;
+            found = self.list_tenants().map_err(named)?;
+        }
+        let mut registry = self.inner.registry.lock();
+        for (id, name, is_active) in found {
+            registry.last_id = registry.last_id.max(id.0);
+            if is_active {
+                registry.add(id, &name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Id, name and whether it is active (as opposed to dropped) of every tenant there has been.
+    fn list_tenants(&self) -> Result<Vec<(TenantId, String, bool)>, SqlError> {
+        let snapshot = self.inner.system.snapshots().snapshot()?;
+        let sql = format!("SELECT c1, c2, c3 FROM {} ORDER BY c1", state::storage_name(CollectionId::TENANTS));
+        let mut rows = snapshot.query(&sql, &[], &Arc::default(), &Arc::default())?;
+        let mut tenants = Vec::new();
+        while let Some(chunk) = rows.next_chunk()? {
+            for row in chunk.rows() {
+                tenants.push(tenant_of(row).ok_or_else(|| {
+                    SqlError::new(ErrorCode::Corrupted, "a row of springhead.tenants has other values")
+                })?);
+            }
+        }
+        Ok(tenants)
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.shared.config
+    }
+
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.inner.shared.log
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.shared.clock
+    }
+
+    /// Completes with the reason once the node must stop: the log or a state cannot be relied on.
+    pub async fn poisoned(&self) -> String {
+        let mut poison = self.inner.shared.poison.subscribe();
+        match poison.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
 
     /// The tenant called `name`; `postgres` is `default`.
     ///
     /// # Errors
     /// 3D000 where there is none.
-    pub fn tenant_id(&self, name: &str) -> Result<TenantId, SqlError> { unimplemented!() }
+    pub fn tenant_id(&self, name: &str) -> Result<TenantId, SqlError> {
+        let registry = self.inner.registry.lock();
+        let known = registry.names.get(name);
+        let known = known.or_else(|| if name == POSTGRES_NAME { registry.names.get(DEFAULT_NAME) } else { None });
+        known.copied().ok_or_else(|| unknown_name(name))
+    }
 
     /// Every tenant but the system's, by id.
-    pub fn tenants(&self) -> Vec<TenantInfo> { unimplemented!() }
+    pub fn tenants(&self) -> Vec<TenantInfo> {
+        let registry = self.inner.registry.lock();
+        let mut all: Vec<_> = registry
+            .slots
+            .values()
+            .map(|slot| TenantInfo {
+                id: slot.id,
+                name: slot.name.clone(),
+                open: slot.tenant.try_lock().map_or(true, |tenant| tenant.is_some()),
+            })
+            .collect();
+        all.sort_by_key(|tenant| tenant.id);
+        all
+    }
 
     /// The tenant, opened if it was closed (which may replay some log).
     ///
     /// # Errors
     /// 3D000 for an unknown id, or why it does not open.
-    pub async fn tenant(&self, id: TenantId) -> Result<Arc<Tenant>, SqlError> { unimplemented!() }
+    pub async fn tenant(&self, id: TenantId) -> Result<Arc<Tenant>, SqlError> {
+        self.open_tenant(id, false).await
+    }
+
+    async fn open_tenant(&self, id: TenantId, fresh: bool) -> Result<Arc<Tenant>, SqlError> {
+        let slot = {
+            let registry = self.inner.registry.lock();
+            if registry.closed {
+                return Err(SqlError::new(ErrorCode::AdminShutdown, "the server is shutting down"));
+            }
+            registry.slots.get(&id).cloned()
+        };
+        let slot = slot.ok_or_else(|| {
+            SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {id} does not exist"))
+        })?;
+        let mut tenant = slot.tenant.lock().await;
+        if let Some(tenant) = &*tenant {
+            tenant.touch();
+            return Ok(Arc::clone(tenant));
+        }
+        let shared = Arc::clone(&self.inner.shared);
+        let name = slot.name.clone();
+        let opened = self
+            .inner
+            .shared
+            .readers
+            .call(move || Tenant::open(&shared, id, &name, fresh, &NoProgress))
+            .await??;
+        *tenant = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
 
     /// A new conversation with a tenant. `user` is whom it acts for.
     ///
     /// # Errors
     /// As [`Engine::tenant`].
-    pub async fn session(&self, tenant: TenantId, user: &str) -> Result<Session, SqlError> { unimplemented!() }
+    pub async fn session(&self, tenant: TenantId, user: &str) -> Result<Session, SqlError> {
+        let tenant = self.tenant(tenant).await?;
+        Ok(Session::new(tenant, user, false).with_engine(self.clone()))
+    }
 
     /// CREATE DATABASE.
     ///
     /// # Errors
-    /// 42P04 if the name is taken.
-    pub async fn create_tenant(&self, name: &str) -> Result<TenantId, SqlError> { unimplemented!() }
+    /// 42P04 if the name is taken, 42602-like if it is none.
+    pub async fn create_tenant(&self, name: &str) -> Result<TenantId, SqlError> {
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            return Err(SqlError::new(
+                ErrorCode::NameTooLong,
+                format!("a database's name has 1 to {MAX_NAME_BYTES} bytes and no control characters"),
+            ));
+        }
+        let _changing = self.inner.changing.lock().await;
+        if self.tenant_id(name).is_ok() {
+            return Err(SqlError::new(ErrorCode::DuplicateDatabase, format!("database \"{name}\" already exists")));
+        }
+        let id = TenantId(self.inner.registry.lock().last_id + 1);
+        let mut system = self.inner.system.system_session();
+        insert_tenant(&mut system, id, name).await?;
+        {
+            let mut registry = self.inner.registry.lock();
+            registry.last_id = id.0;
+            registry.add(id, name);
+        }
+        self.open_tenant(id, true).await?;
+        Ok(id)
+    }
 
     /// DROP DATABASE: its feeds end with `tenant_dropped`, its files go at once.
     ///
     /// # Errors
-    /// 3D000 if there is none; 55006 while sessions are connected to it.
-    pub async fn drop_tenant(&self, name: &str) -> Result<(), SqlError> { unimplemented!() }
+    /// 3D000 if there is none; 55006 while sessions are connected to it, or for `default`.
+    pub async fn drop_tenant(&self, name: &str) -> Result<(), SqlError> {
+        let _changing = self.inner.changing.lock().await;
+        let id = self.tenant_id(name)?;
+        if id == TenantId::DEFAULT {
+            return Err(SqlError::new(ErrorCode::ObjectInUse, "the default database cannot be dropped"));
+        }
+        let slot = self.inner.registry.lock().slots.get(&id).cloned().ok_or_else(|| unknown_name(name))?;
+        let mut open = slot.tenant.lock().await;
+        if let Some(tenant) = &*open {
+            let sessions = tenant.sessions.load(Ordering::Acquire);
+            if sessions > 0 {
+                return Err(SqlError::new(
+                    ErrorCode::ObjectInUse,
+                    format!("database \"{name}\" is being accessed by other users"),
+                )
+                .with_detail(format!("There are {sessions} other sessions using the database.")));
+            }
+        }
+        let mut system = self.inner.system.system_session();
+        let sql = "UPDATE springhead.tenants SET state = 'dropped', name = $2 WHERE id = $1";
+        let (id_text, past_name) = (id.to_string(), format!("{name}#{id}"));
+        execute(&mut system, sql, &[ParamValue::Text(&id_text), ParamValue::Text(&past_name)]).await?;
+        {
+            let mut registry = self.inner.registry.lock();
+            registry.slots.remove(&id);
+            registry.names.remove(name);
+        }
+        let tenant = open.take();
+        let dir = state::tenant_dir(self.config(), id);
+        self.inner
+            .shared
+            .readers
+            .call(move || {
+                if let Some(tenant) = tenant {
+                    tenant.close(true);
+                }
+                if let Err(error) = std::fs::remove_dir_all(&dir) {
+                    tracing::warn!(path = %dir.display(), "the dropped tenant's files: {error}");
+                }
+            })
+            .await?;
+        Ok(())
+    }
 
-    pub fn status(&self) -> EngineStatus { unimplemented!() }
+    pub fn status(&self) -> EngineStatus {
+        let shared = &self.inner.shared;
+        let open = self.open_tenants();
+        EngineStatus {
+            tail: shared.log.tail(),
+            earliest: shared.log.earliest(),
+            log: shared.log.stats(),
+            tenants: self.inner.registry.lock().slots.len(),
+            open_tenants: open.len(),
+            subscribers: open.iter().map(|tenant| tenant.subscribers()).sum(),
+            statements: shared.statements.load(Ordering::Relaxed),
+            commits: shared.commits.load(Ordering::Relaxed),
+        }
+    }
 
-    /// Applies retention: checkpoints tenants and trims the log. Called about every 10 s. Blocks.
+    fn open_tenants(&self) -> Vec<Arc<Tenant>> {
+        let slots: Vec<_> = self.inner.registry.lock().slots.values().cloned().collect();
+        slots.iter().filter_map(|slot| slot.tenant.try_lock().ok()?.clone()).collect()
+    }
+
+    /// Applies retention and closes idle tenants. Called about every 10 s. Blocks.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn maintain(&self) -> Result<(), EngineError> { unimplemented!() }
+    pub fn maintain(&self) -> Result<(), EngineError> {
+        for tenant in self.open_tenants() {
+            tenant.drop_old_snapshots();
+        }
+        self.close_idle();
+        self.trim()
+    }
+
+    fn close_idle(&self) {
+        let slots: Vec<_> = self.inner.registry.lock().slots.values().cloned().collect();
+        let idle_ms = u64::try_from(self.config().tenant_idle.as_millis()).unwrap_or(u64::MAX);
+        let mut open: Vec<(u64, Arc<Slot>)> = Vec::new();
+        for slot in slots {
+            let idle = slot.tenant.try_lock().ok().and_then(|tenant| tenant.as_ref()?.idle_ms());
+            if let Some(idle) = idle {
+                open.push((idle, slot));
+            }
+        }
+        // The longest idle first, until few enough are open and none has been idle for too long.
+        open.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
+        let too_many = self.open_tenants().len().saturating_sub(self.config().open_tenants);
+        for (place, (idle, slot)) in open.into_iter().enumerate() {
+            if idle < idle_ms && place >= too_many {
+                break;
+            }
+            let Ok(mut held) = slot.tenant.try_lock() else { continue };
+            // With the slot locked nobody can get hold of it; somebody may have already.
+            let is_ours = held.as_ref().is_some_and(|tenant| Arc::strong_count(tenant) == 1 && tenant.idle_ms().is_some());
+            if is_ours && let Some(tenant) = held.take() {
+                tenant.close(false);
+            }
+        }
+    }
+
+    /// Forgets old log, once every tenant with changes in it has them in its synced state file.
+    fn trim(&self) -> Result<(), EngineError> {
+        let log = self.log();
+        let Some(mut up_to) = log.trim_candidate() else { return Ok(()) };
+        for id in log.tenants_before(up_to)? {
+            let tenant = if id == SYSTEM_TENANT { Some(Arc::clone(&self.inner.system)) } else { self.blocking_tenant(id)? };
+            // A tenant that was dropped needs nothing.
+            let Some(tenant) = tenant else { continue };
+            match tenant.checkpoint()? {
+                Some(sure) => up_to = up_to.min(sure),
+                // Readers are in the way: next time.
+                None => return Ok(()),
+            }
+        }
+        springhead_log::failpoint::hit("engine.before_trim");
+        log.trim(up_to)?;
+        Ok(())
+    }
+
+    fn blocking_tenant(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, EngineError> {
+        let slot = self.inner.registry.lock().slots.get(&id).cloned();
+        let Some(slot) = slot else { return Ok(None) };
+        let mut tenant = block_on(slot.tenant.lock());
+        if tenant.is_none() {
+            *tenant = Some(Tenant::open(&self.inner.shared, id, &slot.name, false, &NoProgress)?);
+        }
+        Ok(tenant.clone())
+    }
 
     /// Finishes what runs, takes no more, checkpoints and closes. Blocks.
-    pub fn shutdown(&self) { unimplemented!() }
+    pub fn shutdown(&self) {
+        self.inner.registry.lock().closed = true;
+        let mut tenants = self.open_tenants();
+        tenants.push(Arc::clone(&self.inner.system));
+        for tenant in tenants {
+            tenant.close(false);
+            if let Err(error) = tenant.checkpoint() {
+                tracing::warn!(tenant = tenant.id().0, "the last checkpoint: {error}");
+            }
+        }
+        self.inner.shared.writers.stop();
+        self.inner.shared.readers.stop();
+        self.inner.shared.background.stop();
+        self.inner.shared.log.close();
+    }
+}
+
+impl Registry {
+    fn add(&mut self, id: TenantId, name: &str) {
+        let slot = Slot { id, name: name.to_owned(), tenant: tokio::sync::Mutex::default() };
+        self.slots.insert(id, Arc::new(slot));
+        self.names.insert(name.to_owned(), id);
+    }
+}
+
+fn unknown_name(name: &str) -> SqlError {
+    SqlError::new(ErrorCode::UnknownDatabase, format!("database \"{name}\" does not exist"))
+        .with_hint("a database is a tenant: CREATE DATABASE makes one, and `postgres` means `default`")
+}
+
+async fn execute(session: &mut Session, sql: &str, params: &[ParamValue<'_>]) -> Result<crate::Outcome, SqlError> {
+    let statement = session.prepare(sql, &[])?;
+    session.execute(&statement, params).await
+}
+
+async fn insert_tenant(system: &mut Session, id: TenantId, name: &str) -> Result<(), SqlError> {
+    let id = id.to_string();
+    let sql = "INSERT INTO springhead.tenants (id, name, state, created_at) VALUES ($1, $2, 'active', now())";
+    execute(system, sql, &[ParamValue::Text(&id), ParamValue::Text(name)]).await.map(|_| ())
+}
+
+fn tenant_of(row: RowRef<'_>) -> Option<(TenantId, String, bool)> {
+    let mut values = row.values();
+    match (values.next()?, values.next()?, values.next()?) {
+        (ValueRef::Integer(id), ValueRef::Text(name), ValueRef::Text(state)) => {
+            Some((TenantId(u32::try_from(id).ok()?), name.to_owned(), state == "active"))
+        }
+        _ => None,
+    }
+}
+
+/// Runs a future to its end on this thread; for the few places that block by contract and may or
+/// may not be inside a runtime.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
 }

@@ -1,1 +1,396 @@
-//! functions.
+//! The functions that planned SQL calls: the dialect's own (`springhead_sql::functions`) and those
+//! that need the engine: time, randomness, settings, sequences.
+//!
+//! Each connection has a [`Context`]: whoever runs a statement puts the session in it first, and
+//! finds in it, after an error, what a function said was wrong.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use rusqlite::functions::{Aggregate, FunctionFlags, WindowAggregate};
+use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef as SqliteRef};
+use rustc_hash::FxHashMap;
+use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
+use springhead_sql::functions::{self, AggregateState};
+
+use crate::Entropy;
+use crate::clock::Clock;
+use crate::sequences::SequenceBook;
+
+/// What functions see of the session whose statement runs.
+#[derive(Default)]
+pub struct SessionContext {
+    /// `current_setting`, `current_user`, … by lower-case name.
+    pub settings: Mutex<FxHashMap<String, String>>,
+    /// currval: the last number each sequence gave this session.
+    pub sequence_values: Mutex<FxHashMap<u32, i64>>,
+    /// lastval: the sequence that gave a number last.
+    pub last_sequence: Mutex<Option<u32>>,
+    /// now(): the transaction's start, in microseconds since 1970.
+    pub now_us: AtomicI64,
+}
+
+/// Why a running statement is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CancelReason {
+    User = 1,
+    StatementTimeout = 2,
+    LockTimeout = 3,
+    SnapshotTooOld = 4,
+    Shutdown = 5,
+}
+
+/// Set by whoever wants a statement to end; looked at before it starts and while it runs.
+#[derive(Default)]
+pub struct CancelFlag(AtomicU8);
+
+/// Set in [`CancelFlag`] once the statement has begun to run.
+const STARTED: u8 = 0x80;
+
+impl CancelFlag {
+    /// Asks the statement to end; the first reason stays.
+    pub fn cancel(&self, reason: CancelReason) {
+        // A later reason is of no interest.
+        let _ = self.0.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.0.compare_exchange(STARTED, STARTED | reason as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Ends a statement that has not begun; whether it had not. Then it never will, and whoever
+    /// asked answers for it.
+    pub fn cancel_waiting(&self, reason: CancelReason) -> bool {
+        self.0.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Marks it as running; false if it has been cancelled and must not.
+    pub fn start(&self) -> bool {
+        self.0.compare_exchange(0, STARTED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether it runs, or has run.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.0.load(Ordering::Acquire) & STARTED != 0
+    }
+
+    /// Whether somebody asked it to end.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire) & !STARTED != 0
+    }
+
+    /// What the client is told; `None` if nobody asked.
+    #[must_use]
+    pub fn error(&self) -> Option<SqlError> {
+        Some(match self.0.load(Ordering::Acquire) & !STARTED {
+            0 => return None,
+            2 => SqlError::new(ErrorCode::QueryCanceled, "canceling statement due to statement timeout"),
+            3 => SqlError::new(ErrorCode::LockNotAvailable, "canceling statement due to lock timeout"),
+            4 => SqlError::new(ErrorCode::SnapshotTooOld, "snapshot too old")
+                .with_hint("read less at a time, or raise snapshot_max_age"),
+            5 => SqlError::new(ErrorCode::AdminShutdown, "the server is shutting down"),
+            _ => SqlError::new(ErrorCode::QueryCanceled, "canceling statement due to user request"),
+        })
+    }
+}
+
+/// One connection's link between SQLite and whoever runs a statement on it.
+pub struct Context {
+    session: Mutex<Arc<SessionContext>>,
+    cancel: Mutex<Arc<CancelFlag>>,
+    error: Mutex<Option<SqlError>>,
+    /// Sequences; only a writer hands out numbers.
+    pub sequences: Option<Mutex<SequenceBook>>,
+    /// Lets the authorizer pass what only the engine itself may do.
+    pub privileged: AtomicBool,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Context {
+    /// `sequences` for a writer's connection.
+    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, sequences: Option<SequenceBook>) -> Arc<Context> {
+        Arc::new(Context {
+            session: Mutex::default(),
+            cancel: Mutex::default(),
+            error: Mutex::new(None),
+            sequences: sequences.map(Mutex::new),
+            privileged: AtomicBool::new(true),
+            clock,
+            entropy,
+        })
+    }
+
+    /// Before a statement runs: whose it is, and how it is told to end.
+    pub fn enter(&self, session: &Arc<SessionContext>, cancel: &Arc<CancelFlag>) {
+        *self.session.lock() = Arc::clone(session);
+        *self.cancel.lock() = Arc::clone(cancel);
+        *self.error.lock() = None;
+        self.privileged.store(false, Ordering::Relaxed);
+    }
+
+    /// After it has run.
+    pub fn leave(&self) {
+        self.privileged.store(true, Ordering::Relaxed);
+    }
+
+    /// What a function said was wrong, once.
+    pub fn take_error(&self) -> Option<SqlError> {
+        self.cancel.lock().error().or_else(|| self.error.lock().take())
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.lock().is_set()
+    }
+
+    fn fail(&self, error: SqlError) -> rusqlite::Error {
+        let text = error.to_string();
+        *self.error.lock() = Some(error);
+        rusqlite::Error::UserFunctionError(text.into())
+    }
+}
+
+/// How many of SQLite's instructions run between two looks at the cancel flag.
+const CANCEL_CHECK_INSTRUCTIONS: i32 = 4096;
+
+/// Gives `conn` every function that planned SQL may call, and the look at the cancel flag.
+///
+/// # Errors
+/// What SQLite says.
+pub fn register(conn: &mut Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
+    register_pure(conn, context)?;
+    register_engine(conn, context)?;
+    let watched = Arc::clone(context);
+    conn.progress_handler(CANCEL_CHECK_INSTRUCTIONS, Some(move || watched.is_cancelled()))
+}
+
+fn flags(deterministic: bool) -> FunctionFlags {
+    let flags = FunctionFlags::SQLITE_UTF8;
+    if deterministic { flags | FunctionFlags::SQLITE_DETERMINISTIC } else { flags }
+}
+
+fn register_pure(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
+    for scalar in functions::scalars() {
+        let context = Arc::clone(context);
+        let call = scalar.call;
+        conn.create_scalar_function(scalar.name, scalar.args, flags(scalar.deterministic), move |arguments| {
+            with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| call(values))
+                .map(Output)
+                .map_err(|error| context.fail(error))
+        })?;
+    }
+    for aggregate in functions::aggregates() {
+        let bridge = AggregateBridge { start: aggregate.start, context: Arc::clone(context) };
+        conn.create_window_function(aggregate.name, aggregate.args, flags(true), bridge)?;
+    }
+    Ok(())
+}
+
+/// Calls `use_values` with the arguments as Springhead's values, without allocating for few.
+fn with_arguments<'a, T>(
+    count: usize,
+    get: impl Fn(usize) -> SqliteRef<'a>,
+    use_values: impl FnOnce(&[ValueRef<'_>]) -> Result<T, SqlError>,
+) -> Result<T, SqlError> {
+    const FEW: usize = 8;
+    if count <= FEW {
+        let mut values = [ValueRef::Null; FEW];
+        for (index, value) in values.iter_mut().enumerate().take(count) {
+            *value = from_sqlite(get(index))?;
+        }
+        use_values(&values[..count])
+    } else {
+        let values = (0..count).map(|index| from_sqlite(get(index))).collect::<Result<Vec<_>, _>>()?;
+        use_values(&values)
+    }
+}
+
+/// SQLite's value as Springhead's.
+///
+/// # Errors
+/// 22021 for a text that is no UTF-8.
+pub fn from_sqlite(value: SqliteRef<'_>) -> Result<ValueRef<'_>, SqlError> {
+    Ok(match value {
+        SqliteRef::Null => ValueRef::Null,
+        SqliteRef::Integer(value) => ValueRef::Integer(value),
+        SqliteRef::Real(value) => ValueRef::Real(value),
+        SqliteRef::Text(bytes) => ValueRef::Text(std::str::from_utf8(bytes).map_err(|_| {
+            SqlError::new(ErrorCode::InvalidByteSequence, "invalid byte sequence for encoding \"UTF8\"")
+        })?),
+        SqliteRef::Blob(bytes) => ValueRef::Blob(bytes),
+    })
+}
+
+/// Springhead's value on its way into SQLite.
+pub struct Output(pub Value);
+
+impl rusqlite::ToSql for Output {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(to_sqlite(self.0.as_ref())))
+    }
+}
+
+/// Springhead's value as SQLite's.
+#[must_use]
+pub fn to_sqlite(value: ValueRef<'_>) -> SqliteRef<'_> {
+    match value {
+        ValueRef::Null => SqliteRef::Null,
+        ValueRef::Integer(value) => SqliteRef::Integer(value),
+        ValueRef::Real(value) => SqliteRef::Real(value),
+        ValueRef::Text(value) => SqliteRef::Text(value.as_bytes()),
+        ValueRef::Blob(value) => SqliteRef::Blob(value),
+    }
+}
+
+struct AggregateBridge {
+    start: fn() -> Box<dyn AggregateState>,
+    context: Arc<Context>,
+}
+
+type State = Option<Box<dyn AggregateState>>;
+
+impl Aggregate<State, Output> for AggregateBridge {
+    fn init(&self, _: &mut rusqlite::functions::Context<'_>) -> rusqlite::Result<State> {
+        Ok(Some((self.start)()))
+    }
+
+    fn step(&self, arguments: &mut rusqlite::functions::Context<'_>, state: &mut State) -> rusqlite::Result<()> {
+        let state = state.get_or_insert_with(self.start);
+        let arguments = &*arguments;
+        with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| state.step(values))
+            .map_err(|error| self.context.fail(error))
+    }
+
+    fn finalize(&self, _: &mut rusqlite::functions::Context<'_>, state: Option<State>) -> rusqlite::Result<Output> {
+        let state = state.flatten().unwrap_or_else(self.start);
+        state.finish().map(Output).map_err(|error| self.context.fail(error))
+    }
+}
+
+impl WindowAggregate<State, Output> for AggregateBridge {
+    fn value(&self, state: Option<&mut State>) -> rusqlite::Result<Output> {
+        let value = match state.and_then(Option::as_mut) {
+            Some(state) => state.finish(),
+            None => (self.start)().finish(),
+        };
+        value.map(Output).map_err(|error| self.context.fail(error))
+    }
+
+    fn inverse(&self, arguments: &mut rusqlite::functions::Context<'_>, state: &mut State) -> rusqlite::Result<()> {
+        let state = state.get_or_insert_with(self.start);
+        let arguments = &*arguments;
+        with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| state.inverse(values))
+            .map_err(|error| self.context.fail(error))
+    }
+}
+
+fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
+    let volatile = flags(false);
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_now", 0, volatile, move |_| {
+        Ok(at.session.lock().now_us.load(Ordering::Relaxed))
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_clock_timestamp", 0, volatile, move |_| Ok(now_us(&*at.clock)))?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_random", 0, volatile, move |_| {
+        let mut bytes = [0; 8];
+        at.entropy.fill(&mut bytes);
+        // 53 random bits: every value is exact, and 1 is never reached.
+        #[allow(clippy::cast_precision_loss)]
+        let unit = (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64;
+        Ok(unit)
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_gen_random_uuid", 0, volatile, move |_| {
+        let mut bytes = [0; 16];
+        at.entropy.fill(&mut bytes);
+        Ok(uuid_v4(bytes))
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_setting", 1, volatile, move |arguments| {
+        let name: String = arguments.get(0)?;
+        Ok(at.session.lock().settings.lock().get(&name).cloned())
+    })?;
+    register_sequences(conn, context)
+}
+
+fn register_sequences(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
+    let volatile = flags(false);
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_nextval", 1, volatile, move |arguments| {
+        let id: u32 = arguments.get(0)?;
+        let session = Arc::clone(&at.session.lock());
+        let next = at.with_sequences(|book| book.next(id))?;
+        session.sequence_values.lock().insert(id, next);
+        *session.last_sequence.lock() = Some(id);
+        Ok(next)
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_setval", 3, volatile, move |arguments| {
+        let (id, value, called): (u32, i64, bool) = (arguments.get(0)?, arguments.get(1)?, arguments.get(2)?);
+        at.with_sequences(|book| book.set(id, value, called))?;
+        if called {
+            at.session.lock().sequence_values.lock().insert(id, value);
+        }
+        Ok(value)
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_currval", 1, volatile, move |arguments| {
+        let id: u32 = arguments.get(0)?;
+        let value = at.session.lock().sequence_values.lock().get(&id).copied();
+        value.ok_or_else(|| at.fail(undefined_in_session("currval of the sequence")))
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_lastval", 0, volatile, move |_| {
+        let session = Arc::clone(&at.session.lock());
+        let last = *session.last_sequence.lock();
+        let value = last.and_then(|id| session.sequence_values.lock().get(&id).copied());
+        value.ok_or_else(|| at.fail(undefined_in_session("lastval")))
+    })
+}
+
+impl Context {
+    fn with_sequences<T>(&self, act: impl FnOnce(&mut SequenceBook) -> Result<T, SqlError>) -> rusqlite::Result<T> {
+        let Some(sequences) = &self.sequences else {
+            return Err(self.fail(SqlError::new(
+                ErrorCode::ReadOnlyTransaction,
+                "cannot execute nextval() in a read-only transaction",
+            )));
+        };
+        act(&mut sequences.lock()).map_err(|error| self.fail(error))
+    }
+}
+
+fn undefined_in_session(what: &str) -> SqlError {
+    SqlError::new(ErrorCode::ObjectNotInState, format!("{what} is not yet defined in this session"))
+}
+
+/// The wall clock in microseconds since 1970.
+#[must_use]
+pub fn now_us(clock: &dyn Clock) -> i64 {
+    i64::try_from(clock.now_ms()).unwrap_or(i64::MAX / 1000).saturating_mul(1000)
+}
+
+fn uuid_v4(mut bytes: [u8; 16]) -> String {
+    use std::fmt::Write;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// A value that owns its bytes, as rusqlite has it.
+#[must_use]
+pub fn owned(value: SqliteRef<'_>) -> SqliteValue {
+    value.into()
+}

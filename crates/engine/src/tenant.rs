@@ -1,40 +1,383 @@
 //! One open tenant: what all its sessions and tails share.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use springhead_proto::{CollectionId, Lsn, SchemaVersion, SqlError, TenantId};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use springhead_log::{Clock, Log, Progress, ReadFilter};
+use springhead_proto::{CollectionId, ErrorCode, Lsn, SchemaVersion, SqlError, TenantId, Value};
 use springhead_sql::Catalog;
 use springhead_sql::catalog::Table;
+use tokio::sync::watch;
 
-use crate::{Rows, Session, TailReader};
+use crate::apply::Applier;
+use crate::clock::Entropy;
+use crate::functions::{CancelFlag, Context, SessionContext};
+use crate::plans::PlanCache;
+use crate::readers::{Readers, Snapshot};
+use crate::rows::Rows;
+use crate::schemas::Schemas;
+use crate::sequences::SequenceBook;
+use crate::session::Session;
+use crate::tail::{Hub, TailReader};
+use crate::workers::Workers;
+use crate::writer::mailbox::Mailbox;
+use crate::writer::{Writer, WriterParts};
+use crate::{EngineConfig, EngineError, state};
+
+/// What tenants share.
+pub struct Shared {
+    pub config: Arc<EngineConfig>,
+    pub log: Arc<dyn Log>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub writers: Arc<Workers>,
+    pub readers: Arc<Workers>,
+    /// Checkpoints: a thread of their own, since readers may wait for one.
+    pub background: Arc<Workers>,
+    /// Why the node must stop, once it must.
+    pub poison: watch::Sender<Option<String>>,
+    /// Moves whenever anything is published in any tenant.
+    pub moved: watch::Sender<Lsn>,
+    pub statements: AtomicU64,
+    pub commits: AtomicU64,
+    pub next_session: AtomicU64,
+    pub next_transaction: AtomicU64,
+}
+
+/// What the writer tells the rest of the tenant.
+pub struct Published {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    catalog: ArcSwap<Catalog>,
+    /// Commits since the WAL's size was last looked at.
+    since_look: AtomicU64,
+    checkpoint: Arc<AtomicU8>,
+    /// Their gate keeps new snapshots out while a long WAL is cut.
+    readers: Weak<Readers>,
+}
 
 /// An open tenant.
 pub struct Tenant {
-    _todo: (),
+    id: TenantId,
+    name: ArcSwap<String>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) plans: PlanCache,
+    published: Arc<Published>,
+    schemas: Arc<Schemas>,
+    hub: Arc<Hub>,
+    snapshots: Arc<Readers>,
+    /// `Clock::monotonic_ms` of the last request.
+    last_used_ms: AtomicU64,
+    /// Sessions that are connected.
+    pub(crate) sessions: AtomicU64,
+    /// Snapshots that transactions keep between statements.
+    held: Mutex<Vec<Weak<HeldSnapshot>>>,
 }
 
+/// A snapshot that a REPEATABLE READ transaction keeps; taken away past its maximum age.
+pub struct HeldSnapshot {
+    pub lsn: Lsn,
+    since_ms: u64,
+    snapshot: Mutex<Option<Snapshot>>,
+}
+
+/// The WAL is looked at after this many commits.
+const LOOK_EVERY: u64 = 256;
+/// A WAL of this size is worth a checkpoint.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+impl HeldSnapshot {
+    /// Runs one storage query in it, on the caller's thread.
+    ///
+    /// # Errors
+    /// 72000 if it has been taken away, or what the query comes to.
+    pub(crate) fn query(
+        &self,
+        sql: &str,
+        params: &[Value],
+        session: &Arc<SessionContext>,
+        cancel: &Arc<CancelFlag>,
+    ) -> Result<Rows, SqlError> {
+        match &*self.snapshot.lock() {
+            Some(snapshot) => snapshot.query(sql, params, session, cancel),
+            None => Err(SqlError::new(ErrorCode::SnapshotTooOld, "snapshot too old")
+                .with_hint("start the transaction again, or raise snapshot_max_age")),
+        }
+    }
+}
+
+impl Published {
+    /// The catalog as of the last visible commit.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.load_full()
+    }
+
+    pub fn set_catalog(&self, catalog: Arc<Catalog>) {
+        self.catalog.store(catalog);
+    }
+
+    pub fn committed(&self, commits: u64) {
+        self.shared.commits.fetch_add(commits, Ordering::Relaxed);
+    }
+
+    /// The node must stop: the log or the state cannot be relied on.
+    pub fn poison(&self, why: String) {
+        self.shared.poison.send_if_modified(|poison| {
+            let first = poison.is_none();
+            if first {
+                *poison = Some(why);
+            }
+            first
+        });
+    }
+
+    /// Everyone who waits for an LSN looks again.
+    pub fn moved(&self, lsn: Lsn) {
+        self.shared.moved.send_replace(lsn);
+    }
+
+    /// After a commit: starts a checkpoint on another thread when SQLite's WAL has grown, and
+    /// finishes it here once so little is left that nobody notices, since the WAL begins anew only
+    /// after a checkpoint during which nothing was written.
+    pub fn note_wal(&self, conn: &Connection) {
+        if self.checkpoint.compare_exchange(MOVED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            let finished: rusqlite::Result<i64> = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
+            if let Err(error) = finished {
+                tracing::warn!(path = %self.path.display(), "checkpoint: {error}");
+            }
+            return;
+        }
+        if self.since_look.fetch_add(1, Ordering::Relaxed) + 1 < LOOK_EVERY {
+            return;
+        }
+        self.since_look.store(0, Ordering::Relaxed);
+        let wal_bytes = wal_bytes(&self.path);
+        let is_due = wal_bytes >= CHECKPOINT_BYTES
+            && self.checkpoint.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !is_due {
+            return;
+        }
+        let is_long = wal_bytes > self.shared.config.wal_limit_bytes;
+        let readers = self.readers.upgrade().filter(|_| is_long);
+        if let Some(readers) = &readers {
+            readers.close_gate();
+        }
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let path = self.path.clone();
+        self.shared.background.run(move || {
+            if let Err(error) = state::checkpoint(&path, is_long) {
+                tracing::warn!(path = %path.display(), "checkpoint: {error}");
+            }
+            if let Some(readers) = &readers {
+                readers.open_gate();
+            }
+            checkpoint.store(MOVED, Ordering::Release);
+        });
+    }
+}
+
+/// States of [`Published::checkpoint`].
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+/// All but what was written meanwhile has been moved.
+const MOVED: u8 = 2;
+
+fn wal_bytes(state: &std::path::Path) -> u64 {
+    let mut wal = state.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(wal).map_or(0, |metadata| metadata.len())
+}
+
+/// Brings the state file that `conn` writes up to the log's end.
+///
+/// # Errors
+/// Damage, or what the disk says.
+pub fn replay(
+    conn: &Connection,
+    tenant: TenantId,
+    catalog: Arc<Catalog>,
+    schemas: &Schemas,
+    log: &dyn Log,
+    progress: &dyn Progress,
+) -> Result<Arc<Catalog>, EngineError> {
+    let sqlite = |error| EngineError::Sqlite { tenant: tenant.0, error };
+    let applied = state::applied(conn).map_err(sqlite)?;
+    let tail = log.tail();
+    if applied.lsn > tail.durable {
+        return Err(EngineError::Corrupt {
+            tenant: tenant.0,
+            what: format!("it holds LSN {}, and the log ends at {}", applied.lsn, tail.durable),
+        });
+    }
+    let filter = ReadFilter { tenant: Some(tenant), collections: Vec::new() };
+    // What retention has trimmed was in the file first, or was other tenants'.
+    let from = applied.lsn.next().max(log.earliest());
+    let mut reader = log.reader(from, filter)?;
+    let mut applier = Applier::new(conn, tenant, catalog, schemas)?;
+    let total = log.bytes_between(from, tail.durable);
+    let mut slices = Vec::new();
+    loop {
+        let scanned = reader.read(&mut slices, REPLAY_BYTES)?;
+        for slice in slices.drain(..) {
+            applier.apply(&slice)?;
+        }
+        progress.report(log.bytes_between(from, scanned), total);
+        if scanned >= tail.durable {
+            break;
+        }
+    }
+    let catalog = applier.finish()?;
+    Ok(catalog)
+}
+
+const REPLAY_BYTES: u64 = 4 << 20;
+
 impl Tenant {
-    pub fn id(&self) -> TenantId { unimplemented!() }
-    pub fn name(&self) -> String { unimplemented!() }
+    /// Opens a tenant's state and replays what it is behind. Blocks. `fresh`: it has just been made,
+    /// so that no state file is expected.
+    ///
+    /// # Errors
+    /// Damage, or what the disk says.
+    pub fn open(
+        shared: &Arc<Shared>,
+        id: TenantId,
+        name: &str,
+        fresh: bool,
+        progress: &dyn Progress,
+    ) -> Result<Arc<Tenant>, EngineError> {
+        let config = &shared.config;
+        let context =
+            Context::new(Arc::clone(&shared.clock), Arc::clone(&shared.entropy), Some(SequenceBook::default()));
+        if !fresh && shared.log.earliest() > Lsn::FIRST && !state::state_file(config, id).exists() {
+            return Err(EngineError::Corrupt {
+                tenant: id.0,
+                what: "its state file is gone, and the log no longer goes back to the beginning".to_owned(),
+            });
+        }
+        let conn = state::open_writer(config, id, shared.log.tail().epoch, &context)?;
+        let schemas = Arc::new(Schemas::default());
+        let catalog = Arc::new(state::load_catalog(&conn, id, &schemas)?);
+        let catalog = replay(&conn, id, catalog, &schemas, &*shared.log, progress)?;
+        let applied = state::applied(&conn).map_err(|error| EngineError::Sqlite { tenant: id.0, error })?;
+        let hub = Hub::new(
+            Arc::clone(&shared.log),
+            id,
+            applied.lsn,
+            config.tail_memory_bytes,
+            config.tail_read_bytes,
+            Arc::clone(&shared.readers),
+        );
+        let snapshots = Arc::new(Readers::new(
+            Arc::clone(config),
+            id,
+            Arc::clone(&shared.clock),
+            Arc::clone(&shared.entropy),
+            Arc::clone(&hub),
+        ));
+        let published = Arc::new(Published {
+            shared: Arc::clone(shared),
+            path: state::state_file(config, id),
+            catalog: ArcSwap::new(Arc::clone(&catalog)),
+            since_look: AtomicU64::new(0),
+            checkpoint: Arc::default(),
+            readers: Arc::downgrade(&snapshots),
+        });
+        let writer = Writer::new(WriterParts {
+            tenant: id,
+            config: Arc::clone(config),
+            log: Arc::clone(&shared.log),
+            conn,
+            context,
+            catalog,
+            schemas: Arc::clone(&schemas),
+            hub: Arc::clone(&hub),
+            published: Arc::clone(&published),
+        });
+        Ok(Arc::new(Tenant {
+            id,
+            name: ArcSwap::from_pointee(name.to_owned()),
+            shared: Arc::clone(shared),
+            mailbox: Mailbox::new(writer, Arc::clone(&shared.writers), config.writer_queue_bytes, config.max_group),
+            plans: PlanCache::new(config.plan_cache),
+            published,
+            schemas,
+            hub,
+            snapshots,
+            last_used_ms: AtomicU64::new(shared.clock.monotonic_ms()),
+            sessions: AtomicU64::new(0),
+            held: Mutex::default(),
+        }))
+    }
+
+    pub fn id(&self) -> TenantId {
+        self.id
+    }
+
+    pub fn name(&self) -> String {
+        self.name.load().as_ref().clone()
+    }
 
     /// The catalog as of the last visible commit.
-    pub fn catalog(&self) -> Arc<Catalog> { unimplemented!() }
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.published.catalog()
+    }
 
     /// The columns of `collection` as they were at `version`, for reading row images. Kept for ever.
-    pub fn schema(&self, collection: CollectionId, version: SchemaVersion) -> Option<Arc<Table>> { unimplemented!() }
+    pub fn schema(&self, collection: CollectionId, version: SchemaVersion) -> Option<Arc<Table>> {
+        self.schemas.get(collection, version)
+    }
 
     /// Every commit of this tenant up to it is in its SQLite file. Passes other tenants' changes.
-    pub fn visible(&self) -> Lsn { unimplemented!() }
+    pub fn visible(&self) -> Lsn {
+        self.hub.visible()
+    }
+
+    /// The last LSN of this tenant's last commit.
+    pub fn last_commit(&self) -> Lsn {
+        self.hub.published()
+    }
 
     /// Waits until `lsn` is visible.
     ///
     /// # Errors
-    /// After `min_lsn_wait`, [`springhead_proto::ErrorCode::CannotConnectNow`].
-    pub async fn wait_visible(&self, lsn: Lsn) -> Result<(), SqlError> { unimplemented!() }
+    /// After `min_lsn_wait`, 57P03.
+    pub async fn wait_visible(&self, lsn: Lsn) -> Result<(), SqlError> {
+        if self.visible() >= lsn {
+            return Ok(());
+        }
+        let mut moved = self.shared.moved.subscribe();
+        let wait = async {
+            while self.visible() < lsn {
+                // The node's engine outlives its tenants, so the sender is there.
+                let _ = moved.changed().await;
+            }
+        };
+        tokio::time::timeout(self.shared.config.min_lsn_wait, wait).await.map_err(|_| {
+            SqlError::new(
+                ErrorCode::CannotConnectNow,
+                format!("LSN {lsn} has not become visible in time; {} is", self.visible()),
+            )
+            .with_hint("retry shortly; an LSN that this node never gave out never becomes visible")
+        })
+    }
 
     /// A tail that delivers what comes after `position`, which must not be past [`Tenant::visible`].
     /// With `collections`, only commits that touch one of them (whole).
-    pub fn tail(self: &Arc<Self>, position: Lsn, collections: Vec<CollectionId>) -> TailReader { unimplemented!() }
+    pub fn tail(self: &Arc<Self>, position: Lsn, collections: Vec<CollectionId>) -> TailReader {
+        self.touch();
+        self.hub.tail(position, collections)
+    }
+
+    /// Tails there are.
+    pub fn subscribers(&self) -> usize {
+        self.hub.subscribers()
+    }
 
     /// Runs a storage query on a fresh snapshot; its rows, spooled, and the snapshot's LSN: exactly
     /// the commits up to it are in the rows, and a tail from it continues without gap or repeat.
@@ -42,8 +385,127 @@ impl Tenant {
     ///
     /// # Errors
     /// What SQLite says; 72000 past the snapshot's maximum age.
-    pub async fn read_snapshot(&self, sql: &str, params: Vec<springhead_proto::Value>) -> Result<(Rows, Lsn), SqlError> { unimplemented!() }
+    pub async fn read_snapshot(&self, sql: &str, params: Vec<Value>) -> Result<(Rows, Lsn), SqlError> {
+        let (mut rows, lsn) = self.read_snapshots(vec![(sql.to_owned(), params)]).await?;
+        Ok((rows.pop().unwrap_or_default(), lsn))
+    }
 
-    /// A session that may write `springhead.*`.
-    pub fn system_session(self: &Arc<Self>) -> Session { unimplemented!() }
+    /// As [`Tenant::read_snapshot`], several queries on one snapshot.
+    ///
+    /// # Errors
+    /// As [`Tenant::read_snapshot`].
+    pub async fn read_snapshots(&self, queries: Vec<(String, Vec<Value>)>) -> Result<(Vec<Rows>, Lsn), SqlError> {
+        let cancel = Arc::new(CancelFlag::default());
+        self.read(Arc::default(), cancel, move |snapshot, session, cancel| {
+            let rows = queries
+                .iter()
+                .map(|(sql, params)| snapshot.query(sql, params, session, cancel))
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok((rows, snapshot.lsn))
+        })
+        .await
+    }
+
+    /// Runs `act` on a fresh snapshot on a reader thread, cancelled past the snapshot's maximum age.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        session: Arc<SessionContext>,
+        cancel: Arc<CancelFlag>,
+        act: impl FnOnce(&Snapshot, &Arc<SessionContext>, &Arc<CancelFlag>) -> Result<T, SqlError>
+        + Send
+        + 'static,
+    ) -> Result<T, SqlError> {
+        self.touch();
+        let snapshots = Arc::clone(&self.snapshots);
+        let flag = Arc::clone(&cancel);
+        let work = self.shared.readers.call(move || {
+            let snapshot = snapshots.snapshot()?;
+            act(&snapshot, &session, &flag)
+        });
+        tokio::pin!(work);
+        let max_age: Duration = self.shared.config.snapshot_max_age;
+        tokio::select! {
+            result = &mut work => result?,
+            () = tokio::time::sleep(max_age) => {
+                cancel.cancel(crate::functions::CancelReason::SnapshotTooOld);
+                work.await?
+            }
+        }
+    }
+
+    /// Opens a snapshot that a transaction keeps between its statements.
+    pub(crate) async fn hold_snapshot(&self) -> Result<Arc<HeldSnapshot>, SqlError> {
+        let snapshots = Arc::clone(&self.snapshots);
+        let snapshot = self.shared.readers.call(move || snapshots.snapshot()).await??;
+        let held = Arc::new(HeldSnapshot {
+            lsn: snapshot.lsn,
+            since_ms: self.shared.clock.monotonic_ms(),
+            snapshot: Mutex::new(Some(snapshot)),
+        });
+        let mut all = self.held.lock();
+        all.retain(|held| held.strong_count() > 0);
+        all.push(Arc::downgrade(&held));
+        Ok(held)
+    }
+
+    /// Takes snapshots past their maximum age away from their transactions, which get 72000.
+    pub(crate) fn drop_old_snapshots(&self) {
+        let now_ms = self.shared.clock.monotonic_ms();
+        let max_ms = u64::try_from(self.shared.config.snapshot_max_age.as_millis()).unwrap_or(u64::MAX);
+        for held in self.held.lock().iter().filter_map(Weak::upgrade) {
+            if now_ms.saturating_sub(held.since_ms) > max_ms {
+                held.snapshot.lock().take();
+            }
+        }
+    }
+
+    pub(crate) fn snapshots(&self) -> &Arc<Readers> {
+        &self.snapshots
+    }
+
+    /// A session that may write `springhead.*`. Its statements have no time limits.
+    pub fn system_session(self: &Arc<Self>) -> Session {
+        Session::new(Arc::clone(self), "springhead", true)
+    }
+
+    /// Notes that it is in use.
+    pub(crate) fn touch(&self) {
+        self.last_used_ms.store(self.shared.clock.monotonic_ms(), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since it was last used; `None` while something is under way.
+    pub(crate) fn idle_ms(&self) -> Option<u64> {
+        let quiet = self.sessions.load(Ordering::Acquire) == 0 && self.hub.subscribers() == 0 && self.mailbox.is_idle();
+        quiet.then(|| {
+            self.shared.clock.monotonic_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Moves everything committed so far into the synced state file; the LSN up to which that is
+    /// sure, or `None` if readers are in the way. Blocks.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Lsn>, EngineError> {
+        let sure = self.hub.visible();
+        let complete = state::checkpoint(&self.published.path, false)
+            .map_err(|error| EngineError::Sqlite { tenant: self.id.0, error })?;
+        Ok(complete.then_some(sure))
+    }
+
+    /// Ends its tails and its writer. Blocks until what runs has ended.
+    pub(crate) fn close(&self, dropped: bool) {
+        if dropped {
+            self.hub.end_dropped();
+        } else {
+            self.hub.end_shutdown();
+        }
+        let (code, why) = if dropped {
+            (ErrorCode::TenantDropped, "the tenant was dropped")
+        } else {
+            (ErrorCode::AdminShutdown, "the server is shutting down")
+        };
+        self.mailbox.close(&SqlError::new(code, why));
+        self.snapshots.close_idle();
+    }
 }

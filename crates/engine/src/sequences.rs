@@ -1,0 +1,180 @@
+//! Sequences: numbers are handed out from memory, in blocks that the log reserves ahead, and never
+//! rolled back. After a crash at most a block of numbers is skipped; none is given twice.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use springhead_proto::{ErrorCode, Row, SqlError, ValueRef};
+use springhead_sql::catalog::{Catalog, Sequence};
+
+/// How many numbers one log entry reserves.
+const BLOCK: i64 = 32;
+
+/// A sequence's state.
+#[derive(Debug, Clone)]
+struct Counter {
+    definition: Arc<Sequence>,
+    /// The last number handed out, or the first to hand out while `called` is false.
+    last: i64,
+    called: bool,
+    /// Numbers up to and including this one are reserved in the log.
+    reserved: Option<i64>,
+}
+
+/// What the log and the state file keep of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    pub id: u32,
+    pub last: i64,
+    pub called: bool,
+}
+
+impl Advance {
+    /// As the `after` image of a SEQUENCE change.
+    #[must_use]
+    pub fn to_row(self) -> Row {
+        let values = [
+            ValueRef::Integer(i64::from(self.id)),
+            ValueRef::Integer(self.last),
+            ValueRef::Integer(i64::from(self.called)),
+        ];
+        Row::from_values(values.into_iter())
+    }
+
+    /// The inverse of [`Advance::to_row`]; `None` if the row is none of those.
+    #[must_use]
+    pub fn from_row(row: springhead_proto::RowRef<'_>) -> Option<Advance> {
+        let mut values = row.values();
+        match (values.next()?, values.next()?, values.next()?) {
+            (ValueRef::Integer(id), ValueRef::Integer(last), ValueRef::Integer(called)) => {
+                Some(Advance { id: u32::try_from(id).ok()?, last, called: called != 0 })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// All sequences of a tenant, owned by its writer.
+#[derive(Debug, Default)]
+pub struct SequenceBook {
+    counters: FxHashMap<u32, Counter>,
+    /// Reserved since they were last taken; to be logged before anything that used them.
+    advances: Vec<Advance>,
+}
+
+impl SequenceBook {
+    fn define(&mut self, definition: &Arc<Sequence>, stored: Option<Advance>) {
+        let (last, called) = stored.map_or((definition.start, false), |stored| (stored.last, stored.called));
+        let counter = Counter { definition: Arc::clone(definition), last, called, reserved: None };
+        self.counters.insert(definition.id, counter);
+    }
+
+    /// nextval.
+    ///
+    /// # Errors
+    /// 2200H at its end, 42P01 if there is none.
+    pub fn next(&mut self, id: u32) -> Result<i64, SqlError> {
+        let counter = self.counters.get_mut(&id).ok_or_else(|| unknown(id))?;
+        let next = counter.following()?;
+        let increment = counter.definition.increment;
+        let ahead = |from: i64, to: i64| if increment > 0 { from <= to } else { from >= to };
+        if counter.called && !ahead(counter.last, next) {
+            // A cycle began again: what was reserved is behind.
+            counter.reserved = None;
+        }
+        let is_reserved = counter.reserved.is_some_and(|reserved| ahead(next, reserved));
+        if !is_reserved {
+            let reach = next.saturating_add(increment.saturating_mul(BLOCK - 1));
+            let reserved = reach.clamp(counter.definition.min, counter.definition.max);
+            // Only whole steps, so that the numbers after a restart keep their rhythm.
+            let reserved = next + (reserved - next) / increment * increment;
+            counter.reserved = Some(reserved);
+            self.advances.push(Advance { id, last: reserved, called: true });
+        }
+        counter.last = next;
+        counter.called = true;
+        Ok(next)
+    }
+
+    /// setval.
+    ///
+    /// # Errors
+    /// 22003 outside the sequence's bounds, 42P01 if there is none.
+    pub fn set(&mut self, id: u32, value: i64, called: bool) -> Result<(), SqlError> {
+        let counter = self.counters.get_mut(&id).ok_or_else(|| unknown(id))?;
+        let definition = &counter.definition;
+        if value < definition.min || value > definition.max {
+            return Err(SqlError::new(
+                ErrorCode::NumericOutOfRange,
+                format!(
+                    "setval: value {value} is out of bounds for sequence \"{}\" ({}..{})",
+                    definition.name.name, definition.min, definition.max
+                ),
+            ));
+        }
+        counter.last = value;
+        counter.called = called;
+        counter.reserved = None;
+        self.advances.push(Advance { id, last: value, called });
+        Ok(())
+    }
+
+    /// The first number again, as TRUNCATE … RESTART IDENTITY has it.
+    pub fn restart(&mut self, id: u32) {
+        if let Some(counter) = self.counters.get_mut(&id) {
+            counter.last = counter.definition.start;
+            counter.called = false;
+            counter.reserved = None;
+            self.advances.push(Advance { id, last: counter.last, called: false });
+        }
+    }
+
+    /// What has been reserved since the last call, oldest first.
+    pub fn take_advances(&mut self) -> Vec<Advance> {
+        std::mem::take(&mut self.advances)
+    }
+
+    /// Puts back what could not be logged; it is logged with what comes next.
+    pub fn give_back(&mut self, mut advances: Vec<Advance>) {
+        advances.append(&mut self.advances);
+        self.advances = advances;
+    }
+
+    /// Adds, redefines and forgets until the sequences are those of `catalog`. What is in memory
+    /// goes before what is `stored`.
+    pub fn follow(&mut self, catalog: &Catalog, stored: &FxHashMap<u32, Advance>) {
+        self.counters.retain(|id, _| catalog.sequences.contains_key(id));
+        for (id, definition) in &catalog.sequences {
+            match self.counters.get_mut(id) {
+                Some(counter) => counter.definition = Arc::clone(definition),
+                None => self.define(definition, stored.get(id).copied()),
+            }
+        }
+    }
+}
+
+impl Counter {
+    fn following(&self) -> Result<i64, SqlError> {
+        if !self.called {
+            return Ok(self.last);
+        }
+        let definition = &self.definition;
+        let next = self.last.checked_add(definition.increment);
+        match next {
+            Some(next) if next >= definition.min && next <= definition.max => Ok(next),
+            _ if definition.cycle => Ok(if definition.increment > 0 { definition.min } else { definition.max }),
+            _ => {
+                let (word, bound) =
+                    if definition.increment > 0 { ("maximum", definition.max) } else { ("minimum", definition.min) };
+                Err(SqlError::new(
+                    ErrorCode::SequenceLimit,
+                    format!("nextval: reached {word} value of sequence \"{}\" ({bound})", definition.name.name),
+                ))
+            }
+        }
+    }
+}
+
+fn unknown(id: u32) -> SqlError {
+    SqlError::new(ErrorCode::UndefinedTable, format!("sequence {id} does not exist"))
+}

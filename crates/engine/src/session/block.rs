@@ -1,0 +1,327 @@
+//! Transaction blocks: BEGIN to COMMIT, savepoints, and the block that several statements of one
+//! request form.
+//!
+//! Before its first write a block reads: at READ COMMITTED each statement the newest snapshot,
+//! otherwise all the first one's. With its first write (or FOR UPDATE) it joins the queue for the
+//! writer and has it to itself until it ends.
+
+use std::sync::Arc;
+
+use springhead_proto::{ErrorCode, Lsn, SqlError};
+use springhead_sql::catalog::Catalog;
+use springhead_sql::plan::{Isolation, TransactionControl};
+
+use super::{Outcome, Session};
+use crate::settings;
+use crate::tenant::HeldSnapshot;
+use crate::writer::{Command, Done, SavepointAction, TransactionId};
+
+/// For ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    Idle,
+    InTransaction,
+    Failed,
+}
+
+/// An open transaction block.
+pub(super) struct Block {
+    /// Made by several statements of one request, not by BEGIN.
+    implicit: bool,
+    pub isolation: Isolation,
+    pub read_only: bool,
+    /// A statement has failed: nothing runs until it ends or goes back to a savepoint.
+    pub failed: bool,
+    /// Set while the writer is its own.
+    pub writer: Option<TransactionId>,
+    /// Savepoints that are set, first to last.
+    pub savepoints: Vec<String>,
+    /// REPEATABLE READ and SERIALIZABLE: what it reads until it writes.
+    pub snapshot: Option<Arc<HeldSnapshot>>,
+    /// Its own definitions, once it has changed any.
+    pub catalog: Option<Arc<Catalog>>,
+    /// Settings that stay when it commits.
+    pub kept_settings: Vec<(String, String)>,
+    /// Whether a statement has run in it.
+    pub used: bool,
+}
+
+impl Session {
+    /// Starts a transaction block that is not a client's BEGIN (several statements of one request),
+    /// unless one is open.
+    pub fn begin_block(&mut self) {
+        if self.block.is_none() {
+            self.open_block(true, None, None);
+        }
+    }
+
+    /// Ends it: commits, or rolls back if a statement failed. The LSN of the commit. A client's own
+    /// block stays open.
+    ///
+    /// # Errors
+    /// Why it did not commit.
+    pub async fn end_block(&mut self) -> Result<Lsn, SqlError> {
+        match &self.block {
+            Some(block) if block.implicit => {}
+            _ => return Ok(self.tenant.visible()),
+        }
+        if self.block.as_ref().is_some_and(|block| block.failed) {
+            self.roll_back().await;
+            return Ok(self.tenant.visible());
+        }
+        self.commit().await
+    }
+
+    /// Rolls back whatever is open (a client that left, a timeout).
+    pub async fn reset(&mut self) {
+        self.roll_back().await;
+    }
+
+    pub(super) async fn abandon_implicit(&mut self) {
+        if self.block.as_ref().is_some_and(|block| block.implicit) {
+            self.roll_back().await;
+        }
+    }
+
+    /// Gives up what is open without waiting for it.
+    pub(super) fn abandon(&mut self) {
+        if let Some(writer) = self.block.take().and_then(|block| block.writer) {
+            self.tenant.mailbox.submit(Command::Rollback(writer, None));
+        }
+    }
+
+    /// A statement of the block has failed. Without a savepoint to go back to nothing of it can be
+    /// saved, so the writer is freed at once.
+    pub(super) fn fail_block(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.failed = true;
+            if block.savepoints.is_empty() {
+                block.snapshot = None;
+                block.catalog = None;
+                if let Some(writer) = block.writer.take() {
+                    self.tenant.mailbox.submit(Command::Rollback(writer, None));
+                }
+            }
+        }
+    }
+
+    pub(super) async fn control(&mut self, control: &TransactionControl) -> Result<Outcome, SqlError> {
+        match control {
+            TransactionControl::Begin { isolation, read_only } => Ok(self.begin(*isolation, *read_only)),
+            TransactionControl::Commit { chain } => self.end(true, *chain).await,
+            TransactionControl::Rollback { chain } => self.end(false, *chain).await,
+            TransactionControl::Savepoint(name) => self.savepoint("SAVEPOINT", SavepointAction::Set(name.clone())).await,
+            TransactionControl::Release(name) => self.savepoint("RELEASE", SavepointAction::Release(name.clone())).await,
+            TransactionControl::RollbackTo(name) => {
+                self.savepoint("ROLLBACK", SavepointAction::RollbackTo(name.clone())).await
+            }
+            TransactionControl::Set { isolation, read_only, session } => {
+                self.set_transaction(*isolation, *read_only, *session)
+            }
+            TransactionControl::Constraints { names, deferred } => {
+                if let Some(writer) = self.block.as_ref().and_then(|block| block.writer) {
+                    let (names, deferred) = (names.clone(), *deferred);
+                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply)).await?;
+                } else if self.block.is_some() {
+                    let writer = self.acquire_writer().await?;
+                    let (names, deferred) = (names.clone(), *deferred);
+                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply)).await?;
+                }
+                Ok(Outcome::command("SET CONSTRAINTS"))
+            }
+        }
+    }
+
+    fn open_block(&mut self, implicit: bool, isolation: Option<Isolation>, read_only: Option<bool>) {
+        let setting = |name: &str| self.setting(name).unwrap_or_default();
+        let isolation =
+            isolation.unwrap_or_else(|| settings::isolation(&setting("default_transaction_isolation")));
+        let read_only = read_only.unwrap_or_else(|| setting("default_transaction_read_only") == "on");
+        self.note_start();
+        self.block = Some(Block {
+            implicit,
+            isolation,
+            read_only,
+            failed: false,
+            writer: None,
+            savepoints: Vec::new(),
+            snapshot: None,
+            catalog: None,
+            kept_settings: Vec::new(),
+            used: false,
+        });
+        self.show_transaction();
+    }
+
+    /// SHOW transaction_isolation and transaction_read_only tell of the block.
+    fn show_transaction(&self) {
+        let Some(block) = &self.block else { return };
+        let level = match block.isolation {
+            Isolation::ReadCommitted => "read committed",
+            Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
+        };
+        let mut values = self.context.settings.lock();
+        values.insert("transaction_isolation".to_owned(), level.to_owned());
+        values.insert("transaction_read_only".to_owned(), if block.read_only { "on" } else { "off" }.to_owned());
+    }
+
+    fn begin(&mut self, isolation: Option<Isolation>, read_only: Option<bool>) -> Outcome {
+        match &mut self.block {
+            None => {
+                self.open_block(false, isolation, read_only);
+                Outcome::command("BEGIN")
+            }
+            // The statements before it become part of the client's own block, as in PostgreSQL.
+            Some(block) if block.implicit => {
+                block.implicit = false;
+                Outcome::command("BEGIN")
+            }
+            Some(_) => Outcome::command("BEGIN").noticed(SqlError::new(
+                ErrorCode::ActiveTransaction,
+                "there is already a transaction in progress",
+            )),
+        }
+    }
+
+    async fn end(&mut self, commit: bool, chain: bool) -> Result<Outcome, SqlError> {
+        let Some(block) = &self.block else {
+            if chain {
+                return Err(SqlError::new(
+                    ErrorCode::NoActiveTransaction,
+                    "AND CHAIN can only be used in transaction blocks",
+                ));
+            }
+            let notice = SqlError::new(ErrorCode::NoActiveTransaction, "there is no transaction in progress");
+            return Ok(Outcome::command(if commit { "COMMIT" } else { "ROLLBACK" }).noticed(notice));
+        };
+        let (isolation, read_only) = (block.isolation, block.read_only);
+        let commits = commit && !block.failed;
+        let lsn = if commits {
+            self.commit().await?
+        } else {
+            self.roll_back().await;
+            self.tenant.visible()
+        };
+        if chain {
+            self.open_block(false, Some(isolation), Some(read_only));
+        }
+        let mut outcome = Outcome::command(if commits { "COMMIT" } else { "ROLLBACK" });
+        outcome.lsn = lsn;
+        Ok(outcome)
+    }
+
+    async fn commit(&mut self) -> Result<Lsn, SqlError> {
+        let Some(block) = self.block.take() else { return Ok(self.tenant.visible()) };
+        let committed = match block.writer {
+            None => Ok(self.tenant.visible()),
+            Some(writer) => self.ask_owned(|reply| Command::Commit(writer, reply)).await.map(|done| done.lsn),
+        };
+        self.restore_settings(committed.is_ok().then_some(block.kept_settings));
+        committed
+    }
+
+    async fn roll_back(&mut self) {
+        let Some(block) = self.block.take() else { return };
+        if let Some(writer) = block.writer {
+            // Whatever the answer: the transaction is gone.
+            let _ = self.ask_owned(|reply| Command::Rollback(writer, Some(reply))).await;
+        }
+        self.restore_settings(None);
+    }
+
+    /// Puts settings back to what they were before the block, but for those that it keeps.
+    fn restore_settings(&mut self, kept: Option<Vec<(String, String)>>) {
+        let mut values = self.context.settings.lock();
+        for (name, before) in self.local.drain(..).rev() {
+            match before {
+                Some(value) => values.insert(name, value),
+                None => values.remove(&name),
+            };
+        }
+        values.extend(kept.into_iter().flatten());
+    }
+
+    async fn savepoint(&mut self, tag: &str, action: SavepointAction) -> Result<Outcome, SqlError> {
+        let Some(block) = &mut self.block else {
+            return Err(SqlError::new(
+                ErrorCode::NoActiveTransaction,
+                format!("{tag} can only be used in transaction blocks"),
+            ));
+        };
+        let place = |name: &String| {
+            block.savepoints.iter().rposition(|savepoint| savepoint == name).ok_or_else(|| {
+                SqlError::new(ErrorCode::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"))
+            })
+        };
+        let kept = match &action {
+            SavepointAction::Set(_) => block.savepoints.len(),
+            SavepointAction::Release(name) => place(name)?,
+            SavepointAction::RollbackTo(name) => place(name)? + 1,
+        };
+        if let Some(writer) = block.writer {
+            let asked = action.clone();
+            let done = self.ask_owned(|reply| Command::Savepoint(writer, asked, reply)).await?;
+            self.follow_catalog(&done);
+        }
+        let block = self.block.as_mut().expect("it was there above");
+        block.savepoints.truncate(kept);
+        match action {
+            SavepointAction::Set(name) => block.savepoints.push(name),
+            SavepointAction::RollbackTo(_) => block.failed = false,
+            SavepointAction::Release(_) => {}
+        }
+        Ok(Outcome::command(tag))
+    }
+
+    fn set_transaction(
+        &mut self,
+        isolation: Option<Isolation>,
+        read_only: Option<bool>,
+        session: bool,
+    ) -> Result<Outcome, SqlError> {
+        let Some(block) = self.block.as_mut().filter(|_| !session) else {
+            let mut values = self.context.settings.lock();
+            if let Some(isolation) = isolation {
+                let level = match isolation {
+                    Isolation::ReadCommitted => "read committed",
+                    Isolation::RepeatableRead => "repeatable read",
+                    Isolation::Serializable => "serializable",
+                };
+                values.insert("default_transaction_isolation".to_owned(), level.to_owned());
+            }
+            if let Some(read_only) = read_only {
+                let word = if read_only { "on" } else { "off" };
+                values.insert("default_transaction_read_only".to_owned(), word.to_owned());
+            }
+            return Ok(Outcome::command("SET"));
+        };
+        if let Some(isolation) = isolation {
+            if block.used && isolation != block.isolation {
+                return Err(SqlError::new(
+                    ErrorCode::ActiveTransaction,
+                    "SET TRANSACTION ISOLATION LEVEL must be called before any query",
+                ));
+            }
+            block.isolation = isolation;
+        }
+        if let Some(read_only) = read_only {
+            if block.used && block.read_only && !read_only {
+                return Err(SqlError::new(
+                    ErrorCode::ActiveTransaction,
+                    "transaction read-write mode must be set before any query",
+                ));
+            }
+            block.read_only = read_only;
+        }
+        self.show_transaction();
+        Ok(Outcome::command("SET"))
+    }
+
+    /// After a statement that may have changed definitions: plan against what the block sees now.
+    pub(super) fn follow_catalog(&mut self, done: &Done) {
+        if let (Some(block), Some(catalog)) = (&mut self.block, &done.catalog) {
+            block.catalog = Some(Arc::clone(catalog));
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Runs a planned statement where it belongs, and waits for it: for its turn, its end, or whoever
+//! ends it first.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
+use springhead_sql::plan::{Database, Isolation, OutputColumn, WriteVerb};
+use springhead_sql::{PgType, Plan, PlanKind};
+use tokio::sync::oneshot;
+
+use super::statement::{ParamValue, Statement, convert, plan_simple};
+use super::{Outcome, Session};
+use crate::functions::{CancelFlag, CancelReason};
+use crate::rows::RowsWriter;
+use crate::settings;
+use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_writer};
+
+/// A statement that keeps meeting a catalog that has just changed is given up after this often.
+const REPLANS: usize = 16;
+
+/// A statement's answer, or that it must be planned again.
+enum Answer {
+    Outcome(Outcome),
+    Stale,
+}
+
+impl Session {
+    /// Runs one statement of a simple query.
+    pub(super) async fn run_text(&mut self, sql: &str) -> Result<Outcome, SqlError> {
+        for _ in 0..REPLANS {
+            let (plan, params) = plan_simple(self, sql)?;
+            if let Answer::Outcome(outcome) = self.run_plan(&plan, params).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(changing_catalog())
+    }
+
+    /// Runs a prepared statement.
+    pub(super) async fn run(
+        &mut self,
+        statement: &Arc<Statement>,
+        params: &[ParamValue<'_>],
+    ) -> Result<Outcome, SqlError> {
+        for _ in 0..REPLANS {
+            let plan = statement.current_plan(self)?;
+            let values = convert(&plan, params)?;
+            if let Answer::Outcome(outcome) = self.run_plan(&plan, values).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(changing_catalog())
+    }
+
+    async fn run_plan(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+        self.tenant.shared.statements.fetch_add(1, Ordering::Relaxed);
+        if let PlanKind::Transaction(control) = &plan.kind {
+            self.expect_not_failed(Some(control))?;
+            return self.control(control).await.map(Answer::Outcome);
+        }
+        self.expect_not_failed(None)?;
+        match &plan.kind {
+            PlanKind::Setting(setting) => self.change_setting(setting).map(Answer::Outcome),
+            PlanKind::NoEffect(tag) => Ok(Answer::Outcome(Outcome::command(*tag))),
+            PlanKind::Database(database) => self.run_database(database).await.map(Answer::Outcome),
+            PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
+            _ => self.run_data(plan, params).await,
+        }
+    }
+
+    fn expect_not_failed(
+        &self,
+        control: Option<&springhead_sql::plan::TransactionControl>,
+    ) -> Result<(), SqlError> {
+        use springhead_sql::plan::TransactionControl::{Commit, Rollback, RollbackTo};
+        let is_end = matches!(control, Some(Commit { .. } | Rollback { .. } | RollbackTo(_)));
+        if !is_end && self.block.as_ref().is_some_and(|block| block.failed) {
+            return Err(SqlError::new(
+                ErrorCode::FailedTransaction,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn run_data(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+        if let Some(block) = &mut self.block {
+            block.used = true;
+        } else {
+            self.note_start();
+        }
+        let writes = needs_writer(plan);
+        if writes && self.is_read_only() && !matches!(plan.kind, PlanKind::Query(_)) {
+            return Err(SqlError::new(
+                ErrorCode::ReadOnlyTransaction,
+                format!("cannot execute {} in a read-only transaction", verb(plan)),
+            ));
+        }
+        match self.block.as_ref().map(|block| block.writer) {
+            None if writes => self.run_alone(plan, params).await,
+            None | Some(None) if !writes => self.read(plan, params).await.map(Answer::Outcome),
+            Some(None) => {
+                self.acquire_writer().await?;
+                self.run_owned(plan, params).await
+            }
+            Some(Some(_)) | None => self.run_owned(plan, params).await,
+        }
+    }
+
+    fn is_read_only(&self) -> bool {
+        match &self.block {
+            Some(block) => block.read_only,
+            None => self.context.settings.lock().get("default_transaction_read_only").is_some_and(|value| value == "on"),
+        }
+    }
+
+    /// An autocommit statement, together with its neighbours'.
+    async fn run_alone(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+        let (session, plan_to_run) = (Arc::clone(&self.context), Arc::clone(plan));
+        let reply = self
+            .ask(true, |cancel, reply| {
+                Command::Run(Request { plan: plan_to_run, params, session, cancel, reply })
+            })
+            .await?;
+        self.answer(plan, reply)
+    }
+
+    /// A statement of the transaction that has the writer.
+    async fn run_owned(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+        let Some(writer) = self.block.as_ref().and_then(|block| block.writer) else {
+            return Err(SqlError::new(ErrorCode::Internal, "the transaction does not have the writer"));
+        };
+        let (session, plan_to_run) = (Arc::clone(&self.context), Arc::clone(plan));
+        let reply = self
+            .ask(false, |cancel, reply| {
+                Command::Execute(writer, Request { plan: plan_to_run, params, session, cancel, reply })
+            })
+            .await?;
+        self.answer(plan, reply)
+    }
+
+    /// Makes the writer this block's own.
+    pub(super) async fn acquire_writer(&mut self) -> Result<TransactionId, SqlError> {
+        let shared = Arc::clone(&self.tenant.shared);
+        let block = self.block.as_ref().expect("only a block acquires the writer");
+        let transaction = TransactionId(shared.next_transaction.fetch_add(1, Ordering::Relaxed));
+        let unchanged_since = match block.isolation {
+            Isolation::ReadCommitted => None,
+            Isolation::RepeatableRead | Isolation::Serializable => {
+                block.snapshot.as_ref().map(|snapshot| snapshot.lsn)
+            }
+        };
+        let savepoints = block.savepoints.clone();
+        let reply = self
+            .ask(true, |cancel, reply| {
+                Command::Begin(Begin { transaction, unchanged_since, savepoints, cancel, reply })
+            })
+            .await;
+        match reply? {
+            Reply::Done(_) => {
+                let block = self.block.as_mut().expect("it was there above");
+                block.writer = Some(transaction);
+                // From now on it reads what it writes.
+                block.snapshot = None;
+                Ok(transaction)
+            }
+            Reply::Failed { error, .. } => Err(error),
+            Reply::Stale(_) => Err(changing_catalog()),
+        }
+    }
+
+    fn answer(&mut self, plan: &Plan, reply: Reply) -> Result<Answer, SqlError> {
+        match reply {
+            Reply::Done(done) => {
+                self.follow_catalog(&done);
+                Ok(Answer::Outcome(outcome(plan, done)))
+            }
+            Reply::Stale(catalog) => {
+                if let Some(block) = &mut self.block
+                    && block.writer.is_some()
+                {
+                    block.catalog = Some(catalog);
+                }
+                Ok(Answer::Stale)
+            }
+            Reply::Failed { error, transaction_lost } => {
+                if transaction_lost
+                    && let Some(block) = &mut self.block
+                {
+                    block.writer = None;
+                    block.savepoints.clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the writer about the transaction that has it; nothing can end the wait.
+    pub(super) async fn ask_owned(
+        &mut self,
+        command: impl FnOnce(oneshot::Sender<Reply>) -> Command,
+    ) -> Result<Done, SqlError> {
+        let (reply, answer) = oneshot::channel();
+        self.tenant.mailbox.submit(command(reply));
+        match answer.await {
+            Ok(Reply::Done(done)) => Ok(done),
+            Ok(Reply::Failed { error, .. }) => Err(error),
+            Ok(Reply::Stale(_)) => Err(changing_catalog()),
+            Err(_) => Err(outcome_unknown()),
+        }
+    }
+
+    /// Asks the writer and waits for the answer, a cancel request, or a timeout. `queues`: it may
+    /// have to wait for its turn, so that `lock_timeout` counts.
+    async fn ask(
+        &mut self,
+        queues: bool,
+        command: impl FnOnce(Arc<CancelFlag>, oneshot::Sender<Reply>) -> Command,
+    ) -> Result<Reply, SqlError> {
+        let flag = self.running.begin();
+        let (reply, mut answer) = oneshot::channel();
+        let statement_timeout = self.duration("statement_timeout");
+        let lock_timeout = if queues { self.duration("lock_timeout") } else { None };
+        let running = Arc::clone(&self.running);
+        let asked = running.asked.notified();
+        tokio::pin!(asked);
+        // From here on a cancel request is not missed.
+        asked.as_mut().enable();
+        self.tenant.mailbox.submit(command(Arc::clone(&flag), reply));
+        let result = loop {
+            let reason = tokio::select! {
+                biased;
+                result = &mut answer => break result.map_err(|_| outcome_unknown()),
+                () = asked.as_mut() => CancelReason::User,
+                () = wait(lock_timeout) => CancelReason::LockTimeout,
+                () = wait(statement_timeout) => CancelReason::StatementTimeout,
+            };
+            if reason == CancelReason::User || flag.cancel_waiting(reason) {
+                if !flag.has_started() {
+                    break Err(flag.error().unwrap_or_else(changing_catalog));
+                }
+            } else if reason == CancelReason::StatementTimeout {
+                flag.cancel(reason);
+            }
+            // It runs: its end is the answer, one way or the other, unless the statement timeout
+            // comes first.
+            if reason == CancelReason::LockTimeout {
+                tokio::select! {
+                    biased;
+                    result = &mut answer => break result.map_err(|_| outcome_unknown()),
+                    () = wait(statement_timeout) => flag.cancel(CancelReason::StatementTimeout),
+                }
+            }
+            break answer.await.map_err(|_| outcome_unknown());
+        };
+        self.running.end();
+        result
+    }
+
+    fn duration(&self, name: &str) -> Option<Duration> {
+        let values = self.context.settings.lock();
+        let value = values.get(name)?;
+        if value == "0" {
+            return None;
+        }
+        settings::parse_duration(value).filter(|limit| !limit.is_zero())
+    }
+
+    async fn read(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Outcome, SqlError> {
+        if !matches!(plan.kind, PlanKind::Query(_)) {
+            return Err(SqlError::new(ErrorCode::Internal, "this statement is no query"));
+        }
+        self.tenant.wait_visible(self.required_lsn).await?;
+        let keeps_snapshot =
+            self.block.as_ref().is_some_and(|block| block.isolation != Isolation::ReadCommitted);
+        let flag = self.running.begin();
+        let work = self.read_rows(plan, params, keeps_snapshot, Arc::clone(&flag));
+        let statement_timeout = self.duration("statement_timeout");
+        tokio::pin!(work);
+        let result = tokio::select! {
+            result = &mut work => result,
+            () = wait(statement_timeout) => {
+                flag.cancel(CancelReason::StatementTimeout);
+                work.await
+            }
+        };
+        self.running.end();
+        let (rows, lsn, held) = result?;
+        if let (Some(block), Some(held)) = (&mut self.block, held) {
+            block.snapshot = Some(held);
+        }
+        let PlanKind::Query(query) = &plan.kind else { unreachable!("looked at above") };
+        Ok(Outcome {
+            tag: format!("SELECT {}", rows.count()),
+            columns: Arc::clone(&query.columns),
+            rows: Some(rows),
+            lsn,
+            ..Outcome::command("")
+        })
+    }
+
+    async fn read_rows(
+        &self,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+        keeps_snapshot: bool,
+        flag: Arc<CancelFlag>,
+    ) -> Result<(crate::Rows, springhead_proto::Lsn, Option<Arc<crate::tenant::HeldSnapshot>>), SqlError> {
+        let context = Arc::clone(&self.context);
+        let plan = Arc::clone(plan);
+        if !keeps_snapshot {
+            let (rows, lsn) = self
+                .tenant
+                .read(context, flag, move |snapshot, session, cancel| {
+                    let PlanKind::Query(query) = &plan.kind else { unreachable!("the caller has looked") };
+                    Ok((snapshot.query(&query.sql, &params, session, cancel)?, snapshot.lsn))
+                })
+                .await?;
+            return Ok((rows, lsn, None));
+        }
+        let held = match self.block.as_ref().and_then(|block| block.snapshot.clone()) {
+            Some(held) => held,
+            None => self.tenant.hold_snapshot().await?,
+        };
+        let used = Arc::clone(&held);
+        let rows = self
+            .tenant
+            .shared
+            .readers
+            .call(move || {
+                let PlanKind::Query(query) = &plan.kind else { unreachable!("the caller has looked") };
+                used.query(&query.sql, &params, &context, &flag)
+            })
+            .await??;
+        Ok((rows, held.lsn, Some(held)))
+    }
+
+    async fn run_database(&mut self, database: &Database) -> Result<Outcome, SqlError> {
+        let what = match database {
+            Database::Create { .. } => "CREATE DATABASE",
+            Database::Drop { .. } => "DROP DATABASE",
+        };
+        if self.block.is_some() {
+            return Err(SqlError::new(
+                ErrorCode::ActiveTransaction,
+                format!("{what} cannot run inside a transaction block"),
+            ));
+        }
+        let engine = self
+            .engine
+            .clone()
+            .ok_or_else(|| SqlError::new(ErrorCode::FeatureNotSupported, format!("{what} is not possible here")))?;
+        let mut outcome = Outcome::command(what);
+        match database {
+            Database::Create { name, if_not_exists } => match engine.create_tenant(name).await {
+                Ok(_) => {}
+                Err(error) if *if_not_exists && error.code == ErrorCode::DuplicateDatabase => {
+                    outcome.notices.push(error);
+                }
+                Err(error) => return Err(error),
+            },
+            Database::Drop { name, if_exists } => match engine.drop_tenant(name).await {
+                Ok(()) => {}
+                Err(error) if *if_exists && error.code == ErrorCode::UnknownDatabase => {
+                    outcome.notices.push(SqlError::new(
+                        ErrorCode::UnknownDatabase,
+                        format!("database \"{name}\" does not exist, skipping"),
+                    ));
+                }
+                Err(error) => return Err(error),
+            },
+        }
+        outcome.lsn = self.tenant.visible();
+        Ok(outcome)
+    }
+
+    async fn explain(&mut self, plan: &Arc<Plan>) -> Result<Outcome, SqlError> {
+        let sql = match &plan.kind {
+            PlanKind::Query(query) => &query.sql,
+            PlanKind::Write(write) => &write.sql,
+            _ => return Err(SqlError::unsupported("EXPLAIN of this statement")),
+        };
+        let params = vec![Value::Null; plan.parameters.len()];
+        let (mut rows, _) = self.tenant.read_snapshot(&format!("EXPLAIN QUERY PLAN {sql}"), params).await?;
+        let mut lines = Vec::new();
+        while let Some(chunk) = rows.next_chunk()? {
+            for row in chunk.rows() {
+                if let Some(ValueRef::Text(detail)) = row.get(3) {
+                    lines.push(vec![detail.to_owned()]);
+                }
+            }
+        }
+        lines.push(vec![format!("SQLite: {sql}")]);
+        text_rows("EXPLAIN", &["QUERY PLAN"], lines.into_iter())
+    }
+}
+
+impl super::Running {
+    fn begin(&self) -> Arc<CancelFlag> {
+        let flag = Arc::new(CancelFlag::default());
+        *self.flag.lock() = Some(Arc::clone(&flag));
+        flag
+    }
+
+    fn end(&self) {
+        *self.flag.lock() = None;
+    }
+}
+
+/// Waits for `limit`, or for ever.
+async fn wait(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn outcome(plan: &Plan, done: Done) -> Outcome {
+    let (tag, columns) = match &plan.kind {
+        PlanKind::Write(write) => {
+            let count = done.affected;
+            let tag = match write.verb {
+                WriteVerb::Insert => format!("INSERT 0 {count}"),
+                WriteVerb::Update => format!("UPDATE {count}"),
+                WriteVerb::Delete => format!("DELETE {count}"),
+                WriteVerb::Select => format!("SELECT {count}"),
+            };
+            (tag, Arc::clone(&write.returning))
+        }
+        PlanKind::Query(query) => (format!("SELECT {}", done.affected), Arc::clone(&query.columns)),
+        PlanKind::Truncate { .. } => ("TRUNCATE TABLE".to_owned(), Arc::from([])),
+        PlanKind::Ddl(ddl) => (ddl.tag.to_owned(), Arc::from([])),
+        _ => (String::new(), Arc::from([])),
+    };
+    Outcome { tag, columns, rows: done.rows, notices: done.notices, parameter_status: Vec::new(), lsn: done.lsn }
+}
+
+/// A result of texts.
+pub(super) fn text_rows(
+    tag: &str,
+    names: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> Result<Outcome, SqlError> {
+    let mut collected = RowsWriter::new(usize::MAX, u64::MAX);
+    for row in rows {
+        collected.push(row.iter().map(|text| ValueRef::Text(text)))?;
+    }
+    let columns: Vec<_> = names
+        .iter()
+        .map(|name| OutputColumn { name: (*name).to_owned(), pg_type: PgType::Text, origin: None })
+        .collect();
+    Ok(Outcome { columns: columns.into(), rows: Some(collected.finish()?), ..Outcome::command(tag) })
+}
+
+fn verb(plan: &Plan) -> &'static str {
+    match &plan.kind {
+        PlanKind::Write(write) => match write.verb {
+            WriteVerb::Insert => "INSERT",
+            WriteVerb::Update => "UPDATE",
+            WriteVerb::Delete => "DELETE",
+            WriteVerb::Select => "nextval()",
+        },
+        PlanKind::Truncate { .. } => "TRUNCATE TABLE",
+        PlanKind::Ddl(ddl) => ddl.tag,
+        _ => "SELECT FOR UPDATE",
+    }
+}
+
+fn changing_catalog() -> SqlError {
+    SqlError::new(ErrorCode::SerializationFailure, "the definitions kept changing under the statement")
+        .with_hint("the statement might succeed if retried")
+}
+
+fn outcome_unknown() -> SqlError {
+    SqlError::new(ErrorCode::OutcomeUnknown, "the writer ended before it answered; the outcome is unknown")
+        .with_hint("look whether the change is there before you repeat it")
+}

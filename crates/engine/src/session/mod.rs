@@ -1,0 +1,403 @@
+//! One client's conversation with a tenant: its settings, its transaction, its statements. Protocols
+//! speak to the tenant through it and through nothing else.
+//!
+//! A statement is planned against the catalog that its transaction sees ([`statement`]), and run
+//! where it belongs ([`execute`]): reads on a snapshot, writes on the tenant's writer. [`block`] has
+//! what PostgreSQL's transaction commands mean.
+
+mod block;
+mod execute;
+mod statement;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use springhead_proto::{ErrorCode, Lsn, SqlError};
+use springhead_sql::catalog::Catalog;
+use springhead_sql::lift::Lifted;
+use springhead_sql::plan::{OutputColumn, Setting};
+use springhead_sql::planner::PlanContext;
+use springhead_sql::{PgType, split};
+use tokio::sync::Notify;
+
+use crate::engine::Engine;
+use crate::functions::{CancelFlag, CancelReason, SessionContext, now_us};
+use crate::rows::Rows;
+use crate::{Tenant, settings};
+
+pub use block::TransactionStatus;
+use block::Block;
+pub use statement::{ParamValue, Statement};
+
+/// A conversation. Dropped, it rolls back what is open.
+pub struct Session {
+    tenant: Arc<Tenant>,
+    /// To make and drop tenants; `None` for the engine's own sessions.
+    engine: Option<Engine>,
+    context: Arc<SessionContext>,
+    plan_context: PlanContext,
+    process_id: i32,
+    block: Option<Block>,
+    running: Arc<Running>,
+    /// Reads wait until this is visible.
+    required_lsn: Lsn,
+    /// Buffers of the literal lifter, kept from statement to statement.
+    lifted: Lifted,
+    /// Values before SET LOCAL, to be put back when the transaction ends.
+    local: Vec<(String, Option<String>)>,
+}
+
+/// The statement that runs now, as others may end it.
+#[derive(Default)]
+struct Running {
+    flag: Mutex<Option<Arc<CancelFlag>>>,
+    asked: Notify,
+}
+
+/// What a statement came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// PostgreSQL's command tag, e.g. `INSERT 0 1`. Empty for an empty statement.
+    pub tag: String,
+    /// The result's columns; empty for a statement that returns none.
+    pub columns: Arc<[OutputColumn]>,
+    /// `None` for a statement that returns no rows (as opposed to zero rows).
+    pub rows: Option<Rows>,
+    /// For NoticeResponse.
+    pub notices: Vec<SqlError>,
+    /// Settings that the protocol reports (ParameterStatus), name and new value.
+    pub parameter_status: Vec<(String, String)>,
+    /// A write: the LSN of its commit's last change. A read: the LSN of its snapshot.
+    pub lsn: Lsn,
+}
+
+impl Outcome {
+    fn command(tag: impl Into<String>) -> Outcome {
+        Outcome {
+            tag: tag.into(),
+            columns: Arc::from([]),
+            rows: None,
+            notices: Vec::new(),
+            parameter_status: Vec::new(),
+            lsn: Lsn::ZERO,
+        }
+    }
+
+    fn noticed(mut self, notice: SqlError) -> Outcome {
+        self.notices.push(notice);
+        self
+    }
+}
+
+/// Ends the statement that runs now, from any thread.
+#[derive(Clone)]
+pub struct Canceller {
+    running: Arc<Running>,
+}
+
+impl Canceller {
+    /// The running statement, if any, ends with 57014.
+    pub fn cancel(&self) {
+        self.cancel_because(CancelReason::User);
+    }
+
+    /// The running statement, if any, ends for `reason`.
+    pub fn cancel_because(&self, reason: CancelReason) {
+        if let Some(flag) = &*self.running.flag.lock() {
+            flag.cancel(reason);
+            self.running.asked.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.abandon();
+        self.tenant.sessions.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Session {
+    /// A conversation with `tenant` for `user`. With `system`, it may write `springhead.*`.
+    pub(crate) fn new(tenant: Arc<Tenant>, user: &str, system: bool) -> Session {
+        tenant.sessions.fetch_add(1, Ordering::AcqRel);
+        tenant.touch();
+        let number = tenant.shared.next_session.fetch_add(1, Ordering::Relaxed);
+        let process_id = i32::try_from(number % 0x7fff_fffe).unwrap_or(0) + 1;
+        let mut values = settings::defaults();
+        let config = &tenant.shared.config;
+        for (name, limit) in [
+            ("statement_timeout", config.statement_timeout),
+            ("lock_timeout", config.lock_timeout),
+            ("idle_in_transaction_session_timeout", config.idle_in_transaction_timeout),
+        ] {
+            let limit = limit.filter(|_| !system);
+            values.insert(name.to_owned(), limit.map_or("0".to_owned(), |limit| format!("{}ms", limit.as_millis())));
+        }
+        for name in ["session_user", "current_user", "user", "session_authorization"] {
+            values.insert(name.to_owned(), user.to_owned());
+        }
+        values.insert("current_database".to_owned(), tenant.name());
+        values.insert("current_schema".to_owned(), "public".to_owned());
+        values.insert("pg_backend_pid".to_owned(), process_id.to_string());
+        values.insert(
+            "version".to_owned(),
+            format!("PostgreSQL {} (Springhead {})", settings::SERVER_VERSION, env!("CARGO_PKG_VERSION")),
+        );
+        let context = SessionContext { settings: Mutex::new(values), ..SessionContext::default() };
+        let plan_context = PlanContext {
+            max_statement_bytes: config.max_statement_bytes,
+            system,
+            ..PlanContext::default()
+        };
+        Session {
+            tenant,
+            engine: None,
+            context: Arc::new(context),
+            plan_context,
+            process_id,
+            block: None,
+            running: Arc::default(),
+            required_lsn: Lsn::ZERO,
+            lifted: Lifted::default(),
+            local: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with_engine(mut self, engine: Engine) -> Session {
+        self.engine = Some(engine);
+        self
+    }
+
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
+    }
+
+    pub fn canceller(&self) -> Canceller {
+        Canceller { running: Arc::clone(&self.running) }
+    }
+
+    /// Unique in the process, positive; the backend PID of the PostgreSQL protocol.
+    pub fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    pub fn transaction_status(&self) -> TransactionStatus {
+        match &self.block {
+            None => TransactionStatus::Idle,
+            Some(block) if block.failed => TransactionStatus::Failed,
+            Some(_) => TransactionStatus::InTransaction,
+        }
+    }
+
+    /// Whether a transaction is open and holds the tenant's writer, so that the idle timeout counts.
+    pub fn holds_writer(&self) -> bool {
+        self.block.as_ref().is_some_and(|block| block.writer.is_some())
+    }
+
+    /// The value of a setting (SHOW).
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.context.settings.lock().get(name).cloned()
+    }
+
+    /// SET name = value, as from a startup packet. `name` is lower case.
+    ///
+    /// # Errors
+    /// 22023 for a value it does not take, 42704 for an unknown name.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        let value = settings::check(name, value)?;
+        self.context.settings.lock().insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    /// Every further read first waits until `lsn` is visible.
+    pub fn require_lsn(&mut self, lsn: Lsn) {
+        self.required_lsn = self.required_lsn.max(lsn);
+    }
+
+    /// The statements of a simple query, run one after the other as they are asked for. More than
+    /// one form one transaction, as in PostgreSQL.
+    pub fn script<'a>(&'a mut self, sql: &'a str) -> Script<'a> {
+        let mut statements = split::statements(sql);
+        let first = statements.next();
+        let second = statements.next();
+        Script { session: self, is_several: second.is_some(), next: [first, second], rest: statements, ended: false, ran: false }
+    }
+
+    /// Parses and plans one statement, which may be empty.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn prepare(&mut self, sql: &str, types: &[Option<PgType>]) -> Result<Arc<Statement>, SqlError> {
+        let mut statements = split::statements(sql);
+        let text = statements.next().transpose()?.unwrap_or("");
+        if statements.next().is_some() {
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "cannot insert multiple commands into a prepared statement",
+            ));
+        }
+        Statement::prepare(self, text, types).map(Arc::new)
+    }
+
+    /// Runs a prepared statement.
+    ///
+    /// # Errors
+    /// What went wrong; in a transaction block it has then failed.
+    pub async fn execute(
+        &mut self,
+        statement: &Arc<Statement>,
+        params: &[ParamValue<'_>],
+    ) -> Result<Outcome, SqlError> {
+        let result = self.run(statement, params).await;
+        if result.is_err() {
+            self.fail_block();
+        }
+        result
+    }
+
+    /// The catalog that the next statement sees.
+    fn catalog(&self) -> Arc<Catalog> {
+        match self.block.as_ref().and_then(|block| block.catalog.as_ref()) {
+            Some(own) => Arc::clone(own),
+            None => self.tenant.catalog(),
+        }
+    }
+
+    /// now() for the transaction that begins.
+    fn note_start(&self) {
+        self.context.now_us.store(now_us(&*self.tenant.shared.clock), Ordering::Relaxed);
+    }
+
+    fn change_setting(&mut self, setting: &Setting) -> Result<Outcome, SqlError> {
+        match setting {
+            Setting::Set { name, value, local } => {
+                let value = match value {
+                    Some(value) => settings::check(name, value)?,
+                    None => self.default_setting(name)?,
+                };
+                if *local && self.block.is_none() {
+                    let notice =
+                        SqlError::new(ErrorCode::NoActiveTransaction, "SET LOCAL can only be used in transaction blocks");
+                    return Ok(Outcome::command("SET").noticed(notice));
+                }
+                let before = self.context.settings.lock().insert(name.clone(), value.clone());
+                // A transaction that is rolled back takes its settings with it; SET LOCAL also ends
+                // with a commit.
+                if self.block.is_some() {
+                    self.local.push((name.clone(), before));
+                    if let Some(block) = &mut self.block
+                        && !*local
+                    {
+                        block.kept_settings.push((name.clone(), value.clone()));
+                    }
+                }
+                let mut outcome = Outcome::command("SET");
+                outcome.parameter_status.extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
+                Ok(outcome)
+            }
+            Setting::Reset { name: Some(name) } => {
+                let value = self.default_setting(name)?;
+                self.context.settings.lock().insert(name.clone(), value.clone());
+                let mut outcome = Outcome::command("RESET");
+                outcome.parameter_status.extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
+                Ok(outcome)
+            }
+            Setting::Reset { name: None } | Setting::Discard => {
+                let defaults = settings::defaults();
+                let mut values = self.context.settings.lock();
+                for (name, value) in defaults {
+                    if name != "session_authorization" {
+                        values.insert(name, value);
+                    }
+                }
+                drop(values);
+                if *setting == Setting::Discard {
+                    self.context.sequence_values.lock().clear();
+                    *self.context.last_sequence.lock() = None;
+                    return Ok(Outcome::command("DISCARD ALL"));
+                }
+                Ok(Outcome::command("RESET"))
+            }
+            Setting::Show { name } => self.show(name.as_deref()),
+        }
+    }
+
+    fn default_setting(&self, name: &str) -> Result<String, SqlError> {
+        match settings::default_of(name) {
+            Some(value) => Ok(value.to_owned()),
+            None if name.contains('.') => Ok(String::new()),
+            None => Err(unrecognized(name)),
+        }
+    }
+
+    fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
+        let values = self.context.settings.lock();
+        match name {
+            Some(name) => {
+                let value = values.get(name).ok_or_else(|| unrecognized(name))?;
+                let shown = settings::reported_as(name).unwrap_or(name);
+                execute::text_rows("SHOW", &[shown], std::iter::once(vec![value.clone()]))
+            }
+            None => {
+                let mut all: Vec<_> = values.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+                all.sort();
+                execute::text_rows("SHOW", &["name", "setting"], all.into_iter())
+            }
+        }
+    }
+}
+
+fn unrecognized(name: &str) -> SqlError {
+    SqlError::new(ErrorCode::UndefinedObject, format!("unrecognized configuration parameter \"{name}\""))
+}
+
+/// See [`Session::script`].
+pub struct Script<'a> {
+    session: &'a mut Session,
+    is_several: bool,
+    /// Already split off, to know whether there is more than one.
+    next: [Option<Result<&'a str, SqlError>>; 2],
+    rest: split::Statements<'a>,
+    ended: bool,
+    ran: bool,
+}
+
+impl Script<'_> {
+    /// Runs the next statement; `None` when there is none left or one has failed. An empty script
+    /// has one outcome with an empty tag.
+    pub async fn next(&mut self) -> Option<Result<Outcome, SqlError>> {
+        if self.ended {
+            return None;
+        }
+        let text = self.next[0].take().or_else(|| self.next[1].take()).or_else(|| self.rest.next());
+        let result = match text {
+            Some(Ok(text)) => {
+                self.ran = true;
+                if self.is_several {
+                    self.session.begin_block();
+                }
+                self.session.run_text(text).await
+            }
+            Some(Err(error)) => Err(error),
+            None => {
+                self.ended = true;
+                if !self.ran {
+                    return Some(Ok(Outcome::command("")));
+                }
+                return match self.session.end_block().await {
+                    Ok(_) => None,
+                    Err(error) => Some(Err(error)),
+                };
+            }
+        };
+        if result.is_err() {
+            self.ended = true;
+            self.session.fail_block();
+            // A block that only the script made ends with it.
+            self.session.abandon_implicit().await;
+        }
+        Some(result)
+    }
+}

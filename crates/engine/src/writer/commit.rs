@@ -1,0 +1,388 @@
+//! How statements become durable: a group of autocommit statements, or one interactive transaction.
+//!
+//! The order that matters: log first, then the state file, then everyone who reads, then the reply.
+//! Until the log has answered nothing of it is shown to anyone; once it has, the commit stands,
+//! whatever SQLite says.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use springhead_log::failpoint;
+use springhead_log::{AppendError, Appended, CommitSlice, CommitSource, PendingCommit};
+use springhead_proto::{ChangeKind, CollectionId, ErrorCode, Lsn, SchemaVersion, SqlError, encode_change};
+use tokio::sync::oneshot;
+
+use super::run::{Executed, NotDone};
+use super::{Command, Reply, Request, Writer, answer};
+use crate::capture::{CapturedBytes, CapturedCommit};
+use crate::sequences::Advance;
+use crate::state::{self, Applied};
+use crate::tail;
+
+/// An autocommit statement that has run but is not durable yet.
+struct Ran {
+    request: Request,
+    outcome: Result<Executed, SqlError>,
+    commit: Option<CapturedCommit>,
+}
+
+impl Writer {
+    /// Runs autocommit statements from the front of `commands` as one group. Stops at what needs
+    /// the writer for itself, which is run after the group.
+    pub(super) fn run_group(&mut self, commands: &mut VecDeque<Command>) {
+        let mut group: Vec<Ran> = Vec::new();
+        while let Some(command) = commands.pop_front() {
+            match command {
+                Command::Run(request) if is_definition(&request) => {
+                    // Alone: whoever follows is planned against the catalog that it makes.
+                    if !group.is_empty() {
+                        commands.push_front(Command::Run(request));
+                        break;
+                    }
+                    self.run_one(request, &mut group);
+                    break;
+                }
+                Command::Run(request) => self.run_one(request, &mut group),
+                Command::Begin(begin) => {
+                    if group.is_empty() {
+                        self.begin_owner(begin);
+                    } else {
+                        commands.push_front(Command::Begin(begin));
+                    }
+                    break;
+                }
+                other => super::refuse(other, super::transaction_gone()),
+            }
+        }
+        if !group.is_empty() {
+            self.finish_group(group);
+        }
+    }
+
+    fn run_one(&mut self, request: Request, group: &mut Vec<Ran>) {
+        if !request.cancel.start() {
+            // Whoever cancelled it has answered.
+            return;
+        }
+        // Usually one; after a transaction was lost, the neighbours that were lost with it again.
+        let mut to_run = VecDeque::from([request]);
+        while let Some(request) = to_run.pop_front() {
+            match self.open_transaction().map_err(NotDone::Failed).and_then(|()| self.execute(&request)) {
+                Ok(executed) => {
+                    let commit = self.capture.take_commit();
+                    group.push(Ran { request, outcome: Ok(executed), commit });
+                }
+                // A failure may rest on what a neighbour has done and nobody may know yet, so it
+                // waits for the flush like everyone.
+                Err(NotDone::Failed(error)) => group.push(Ran { request, outcome: Err(error), commit: None }),
+                Err(NotDone::Stale) => {
+                    let _ = request.reply.send(Reply::Stale(Arc::clone(&self.catalog)));
+                }
+                Err(NotDone::TransactionLost(error)) => {
+                    self.roll_back();
+                    let _ = request.reply.send(Reply::Failed { error, transaction_lost: false });
+                    // Their clients have not been answered. One statement fewer each time, so this
+                    // ends.
+                    let lost: Vec<Request> = group.drain(..).map(|ran| ran.request).collect();
+                    for request in lost.into_iter().rev() {
+                        to_run.push_front(request);
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish_group(&mut self, mut group: Vec<Ran>) {
+        let mut commits = Vec::with_capacity(group.len());
+        let mut changed = Vec::with_capacity(group.len());
+        for ran in &mut group {
+            changed.push(ran.commit.is_some());
+            commits.extend(ran.commit.take());
+        }
+        match self.make_durable(commits) {
+            Ok(last_lsns) => {
+                let visible = self.hub.visible();
+                let mut lsns = last_lsns.into_iter();
+                for (ran, changed) in group.into_iter().zip(changed) {
+                    let reply = match ran.outcome {
+                        Ok(executed) => {
+                            let lsn = if changed { lsns.next().unwrap_or(visible) } else { visible };
+                            Reply::Done(super::Done {
+                                rows: executed.rows,
+                                affected: executed.affected,
+                                lsn,
+                                notices: executed.notices,
+                                catalog: executed.catalog,
+                            })
+                        }
+                        Err(error) => Reply::Failed { error, transaction_lost: false },
+                    };
+                    // A client that left does not want the answer.
+                    let _ = ran.request.reply.send(reply);
+                }
+            }
+            Err(error) => {
+                for ran in group {
+                    let error = match ran.outcome {
+                        Err(own) => own,
+                        Ok(_) => error.clone(),
+                    };
+                    let _ = ran.request.reply.send(Reply::Failed { error, transaction_lost: false });
+                }
+            }
+        }
+    }
+
+    pub(super) fn commit_owner(&mut self, reply: oneshot::Sender<Reply>) {
+        let ready = self.check_foreign_keys(true).and_then(|()| self.capture.check());
+        if let Err(error) = ready {
+            self.end_owner_rollback();
+            let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+            return;
+        }
+        let commits: Vec<CapturedCommit> = self.capture.take_commit().into_iter().collect();
+        if let Err(error) = self.capture.check() {
+            self.end_owner_rollback();
+            let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+            return;
+        }
+        let result = self.make_durable(commits);
+        let owner = self.owner.take();
+        match result {
+            Ok(last_lsns) => {
+                let lsn = last_lsns.last().copied().unwrap_or_else(|| self.hub.visible());
+                answer(reply, Ok(self.done(lsn)));
+            }
+            Err(error) => {
+                if let Some(owner) = owner
+                    && self.dead.is_none()
+                    && owner.before.version != self.catalog.version
+                {
+                    self.adopt(&owner.before);
+                }
+                let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+            }
+        }
+    }
+
+    /// Appends the commits to the log, then commits them to the state file, then shows them. The last
+    /// LSN of each, in order.
+    fn make_durable(&mut self, commits: Vec<CapturedCommit>) -> Result<Vec<Lsn>, SqlError> {
+        let advances = match &self.context.sequences {
+            Some(book) => book.lock().take_advances(),
+            None => Vec::new(),
+        };
+        let buffer: Bytes = self.capture.take_buffer().into();
+        if commits.is_empty() && advances.is_empty() {
+            self.roll_forward_nothing();
+            return Ok(Vec::new());
+        }
+        let mut sizes = Vec::with_capacity(commits.len() + 1);
+        let mut pending = Vec::with_capacity(commits.len() + 1);
+        if !advances.is_empty() {
+            // First: a number is reserved before anything that uses it.
+            sizes.push(advances.len() as u64);
+            pending.push(self.sequence_commit(&advances));
+        }
+        let sequence_commits = pending.len();
+        for commit in commits {
+            sizes.push(commit.count);
+            pending.push(PendingCommit {
+                tenant: self.tenant,
+                count: commit.count,
+                collections: commit.collections,
+                changes: match commit.bytes {
+                    CapturedBytes::Buffer(range) => CommitSource::Memory(buffer.slice(range)),
+                    CapturedBytes::File { file, length } => CommitSource::File { file, length },
+                },
+            });
+        }
+        let in_memory: Vec<Option<Bytes>> = pending
+            .iter()
+            .map(|commit| match &commit.changes {
+                CommitSource::Memory(bytes) => Some(bytes.clone()),
+                CommitSource::File { .. } => None,
+            })
+            .collect();
+
+        failpoint::hit("writer.before_append");
+        self.hub.begin_flight();
+        let appended = match self.log.append(pending) {
+            Ok(appended) => appended,
+            Err(AppendError::Refused(reason)) => {
+                self.roll_back();
+                if let Some(book) = &self.context.sequences {
+                    book.lock().give_back(advances);
+                }
+                self.hub.publish(std::iter::empty());
+                return Err(SqlError::new(ErrorCode::DiskFull, reason.to_string()));
+            }
+            Err(AppendError::Poisoned(why)) => {
+                self.die(why.to_string());
+                self.roll_back();
+                return Err(self.dead.clone().expect("it has just died"));
+            }
+        };
+        failpoint::hit("writer.after_append");
+
+        let slices = slices(self.tenant, appended, &sizes, in_memory);
+        let last_lsns: Vec<Lsn> = slices.iter().skip(sequence_commits).map(Placed::last_lsn).collect();
+        let last = slices.last().map_or(appended.first_lsn, Placed::last_lsn);
+        if let Err(error) = self.commit_state(&advances, Applied { lsn: last, epoch: appended.epoch }) {
+            // The commit stands: it is in the log. The state has to come to it by replay.
+            tracing::warn!(tenant = self.tenant.0, "the state file did not take a commit that is in the log ({error}); replaying");
+            self.reopen()?;
+        }
+        failpoint::hit("writer.after_commit");
+        self.show(slices);
+        failpoint::hit("writer.before_reply");
+        Ok(last_lsns)
+    }
+
+    /// Ends a transaction that changed nothing.
+    fn roll_forward_nothing(&mut self) {
+        if std::mem::take(&mut self.open)
+            && let Err(error) = self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]))
+        {
+            tracing::warn!(tenant = self.tenant.0, "ending an empty transaction: {error}");
+            self.open = true;
+            self.roll_back();
+        }
+    }
+
+    fn sequence_commit(&self, advances: &[Advance]) -> PendingCommit {
+        let mut bytes = Vec::new();
+        for advance in advances {
+            let row = advance.to_row();
+            encode_change(
+                &mut bytes,
+                ChangeKind::Sequence,
+                CollectionId::NONE,
+                SchemaVersion(1),
+                None,
+                Some(row.bytes()),
+            );
+        }
+        PendingCommit {
+            tenant: self.tenant,
+            count: advances.len() as u64,
+            collections: Vec::new(),
+            changes: CommitSource::Memory(bytes.into()),
+        }
+    }
+
+    fn commit_state(&mut self, advances: &[Advance], applied: Applied) -> rusqlite::Result<()> {
+        if !self.open {
+            // A rolled-back transaction took numbers from a sequence.
+            self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.open = true;
+        }
+        for advance in advances {
+            state::set_sequence(&self.conn, *advance)?;
+        }
+        state::set_applied(&self.conn, applied)?;
+        failpoint::hit("writer.before_commit");
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Lets everyone see what is in the state file now.
+    fn show(&mut self, slices: Vec<Placed>) {
+        let before = self.published.catalog();
+        if before.version != self.catalog.version {
+            for table in self.catalog.tables.values() {
+                self.schemas.put(table);
+            }
+            self.published.set_catalog(Arc::clone(&self.catalog));
+        }
+        self.published.committed(slices.len() as u64);
+        self.hub.publish(slices.into_iter().map(|placed| match placed {
+            Placed::InMemory(slice) => tail::Published::InMemory(slice),
+            Placed::OnDisk { last_lsn } => tail::Published::OnDisk { last_lsn },
+        }));
+        self.published.moved(self.hub.published());
+        self.published.note_wal(&self.conn);
+    }
+
+    /// Brings the state file up to the log again after it refused a commit.
+    fn reopen(&mut self) -> Result<(), SqlError> {
+        self.capture.clear();
+        self.capture.enabled = false;
+        if !self.conn.is_autocommit() && self.conn.execute_batch("ROLLBACK").is_err() {
+            self.die("the state file can neither commit nor roll back".to_owned());
+            return Err(self.dead.clone().expect("it has just died"));
+        }
+        self.open = false;
+        let replayed = crate::tenant::replay(
+            &self.conn,
+            self.tenant,
+            self.published.catalog(),
+            &self.schemas,
+            &*self.log,
+            &springhead_log::NoProgress,
+        );
+        self.capture.enabled = true;
+        match replayed {
+            Ok(catalog) => {
+                self.adopt(&catalog);
+                Ok(())
+            }
+            Err(error) => {
+                self.die(format!("the state file cannot follow the log: {error}"));
+                Err(self.dead.clone().expect("it has just died"))
+            }
+        }
+    }
+}
+
+fn is_definition(request: &Request) -> bool {
+    matches!(request.plan.kind, springhead_sql::PlanKind::Ddl(_))
+}
+
+/// A commit with its place in the log.
+enum Placed {
+    InMemory(CommitSlice),
+    OnDisk { last_lsn: Lsn },
+}
+
+impl Placed {
+    fn last_lsn(&self) -> Lsn {
+        match self {
+            Placed::InMemory(slice) => slice.last_lsn(),
+            Placed::OnDisk { last_lsn } => *last_lsn,
+        }
+    }
+}
+
+fn slices(
+    tenant: springhead_proto::TenantId,
+    appended: Appended,
+    sizes: &[u64],
+    in_memory: Vec<Option<Bytes>>,
+) -> Vec<Placed> {
+    let mut next = appended.first_lsn;
+    sizes
+        .iter()
+        .zip(in_memory)
+        .map(|(&count, bytes)| {
+            let commit_lsn = next;
+            next = next.plus(count);
+            match bytes {
+                Some(changes) => Placed::InMemory(CommitSlice {
+                    tenant,
+                    epoch: appended.epoch,
+                    timestamp_ms: appended.timestamp_ms,
+                    commit_lsn,
+                    commit_count: count,
+                    index: 0,
+                    count,
+                    last: true,
+                    changes,
+                }),
+                None => Placed::OnDisk { last_lsn: next.previous() },
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,119 @@
+//! How a DDL statement runs: SQLite's own statements under a guard, the checks of what was there
+//! before, the rows of `springhead.definitions`, and one DEFINITION change each.
+
+use std::sync::Arc;
+
+use springhead_proto::{ChangeKind, CollectionId, ErrorCode, Row, SchemaVersion, SqlError};
+use springhead_sql::catalog::{Definition, DefinitionRecord};
+use springhead_sql::plan::{Ddl, DefinitionAction, Validation};
+
+use super::Writer;
+use super::run::Executed;
+use crate::apply::set_foreign_keys;
+use crate::definitions;
+use crate::functions;
+use crate::readers::Failure;
+
+impl Writer {
+    pub(super) fn execute_ddl(&mut self, ddl: &Ddl) -> Result<Executed, Failure> {
+        let before = Arc::clone(&self.catalog);
+        self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
+        self.context.privileged.store(true, std::sync::atomic::Ordering::Relaxed);
+        let defined = self.define(ddl);
+        let result = defined.and_then(|()| {
+            self.adopt(&ddl.catalog);
+            for update in &ddl.updates {
+                self.conn.execute_batch(update)?;
+            }
+            self.capture.check()?;
+            Ok(())
+        });
+        let result = self.end_savepoint(result);
+        if result.is_err() && self.catalog.version != before.version {
+            self.adopt(&before);
+        }
+        result?;
+        let notices = ddl.notices.iter().map(|text| SqlError::new(ErrorCode::DuplicateObject, text.clone())).collect();
+        Ok(Executed { notices, catalog: Some(Arc::clone(&self.catalog)), ..Executed::default() })
+    }
+
+    fn define(&mut self, ddl: &Ddl) -> Result<(), Failure> {
+        self.validate(&ddl.preconditions)?;
+        self.capture.enabled = false;
+        let restructured = self.restructure(ddl);
+        self.capture.enabled = true;
+        restructured?;
+        self.validate(&ddl.validations)?;
+        for &table in &ddl.check_foreign_keys {
+            self.check_table(ddl, table)?;
+        }
+        for (record, change) in DefinitionRecord::of(ddl).iter().zip(&ddl.changes) {
+            self.capture.enabled = false;
+            let stored = definitions::store(&self.conn, record);
+            self.capture.enabled = true;
+            stored?;
+            let version = match &change.definition {
+                Definition::Table(table) => table.version(),
+                _ => SchemaVersion(1),
+            };
+            let values = record.values();
+            let row = Row::from_values(values.iter().map(springhead_proto::Value::as_ref));
+            self.capture.push(ChangeKind::Definition, change.collection, version, Some(row.bytes()));
+            if let (Definition::Table(table), DefinitionAction::Drop) = (&change.definition, change.action) {
+                self.capture.remove_table(table.collection());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs SQLite's statements. A rebuild drops and renames tables, which must neither cascade nor
+    /// rewrite what refers to them; whatever happens, the guard is taken down again.
+    fn restructure(&self, ddl: &Ddl) -> Result<(), Failure> {
+        if ddl.rebuilds {
+            set_foreign_keys(&self.conn, false)?;
+            self.conn.execute_batch("PRAGMA legacy_alter_table=ON")?;
+        }
+        let ran = ddl.statements.iter().try_for_each(|statement| self.conn.execute_batch(statement));
+        if ddl.rebuilds {
+            let restored =
+                set_foreign_keys(&self.conn, true).and_then(|()| self.conn.execute_batch("PRAGMA legacy_alter_table=OFF"));
+            ran?;
+            restored?;
+        } else {
+            ran?;
+        }
+        Ok(())
+    }
+
+    fn validate(&self, validations: &[Validation]) -> Result<(), Failure> {
+        for validation in validations {
+            let mut statement = self.conn.prepare(&validation.sql)?;
+            let columns = statement.column_count();
+            let mut rows = statement.query([])?;
+            if let Some(row) = rows.next()? {
+                let mut values = Vec::with_capacity(columns);
+                for index in 0..columns {
+                    values.push(functions::from_sqlite(row.get_ref(index)?)?.to_owned());
+                }
+                let values: Vec<_> = values.iter().map(springhead_proto::Value::as_ref).collect();
+                return Err(validation.error(&values).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn check_table(&self, ddl: &Ddl, table: CollectionId) -> Result<(), Failure> {
+        let Some(table) = ddl.catalog.tables.get(&table) else { return Ok(()) };
+        let mut check = self.conn.prepare(&format!("PRAGMA foreign_key_check({})", table.storage_name()))?;
+        let mut rows = check.query([])?;
+        if let Some(row) = rows.next()? {
+            let ordinal: usize = row.get(3)?;
+            let key = table.foreign_keys.iter().rev().nth(ordinal).ok_or_else(|| {
+                SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated")
+            })?;
+            return Err(springhead_sql::errors::foreign_key_violation(&ddl.catalog, table, key, None, true).into());
+        }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,118 @@
+//! How commands reach a writer: a queue bounded by bytes, and a writer that is run by one worker
+//! thread while there is something in it. Idle, it costs no thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use springhead_proto::{ErrorCode, SqlError};
+
+use super::{Command, Writer, refuse};
+use crate::workers::Workers;
+
+/// A writer with its queue.
+pub struct Mailbox {
+    inbox: Mutex<Inbox>,
+    writer: Mutex<Writer>,
+    workers: Arc<Workers>,
+    max_bytes: usize,
+    max_group: usize,
+}
+
+#[derive(Default)]
+struct Inbox {
+    queue: VecDeque<Command>,
+    bytes: usize,
+    /// Whether a worker runs the writer, or will.
+    scheduled: bool,
+    closed: bool,
+}
+
+/// Rounds that a writer runs before it lets other tenants' writers have the thread.
+const ROUNDS: usize = 64;
+
+impl Mailbox {
+    pub fn new(writer: Writer, workers: Arc<Workers>, max_bytes: usize, max_group: usize) -> Arc<Mailbox> {
+        Arc::new(Mailbox { inbox: Mutex::default(), writer: Mutex::new(writer), workers, max_bytes, max_group })
+    }
+
+    /// Queues `command`; it is answered through its own channel, whatever happens.
+    pub fn submit(self: &Arc<Self>, command: Command) {
+        let mut inbox = self.inbox.lock();
+        if inbox.closed {
+            drop(inbox);
+            return refuse(command, SqlError::new(ErrorCode::AdminShutdown, "the tenant is closing"));
+        }
+        // What ends a transaction always fits: refusing it would hold up everyone.
+        let ends = matches!(command, Command::Rollback(..) | Command::Commit(..));
+        let bytes = command.bytes();
+        if inbox.bytes + bytes > self.max_bytes && inbox.bytes > 0 && !ends {
+            drop(inbox);
+            let error = SqlError::new(ErrorCode::TooManyRequests, "too many statements wait for this tenant's writer")
+                .with_hint("try again shortly, or raise writer_queue_bytes");
+            return refuse(command, error);
+        }
+        inbox.bytes += bytes;
+        inbox.queue.push_back(command);
+        if !std::mem::replace(&mut inbox.scheduled, true) {
+            drop(inbox);
+            self.schedule();
+        }
+    }
+
+    fn schedule(self: &Arc<Self>) {
+        let mailbox = Arc::clone(self);
+        self.workers.run(move || mailbox.run());
+    }
+
+    fn run(self: &Arc<Self>) {
+        let mut writer = self.writer.lock();
+        let mut commands = VecDeque::new();
+        for _ in 0..ROUNDS {
+            {
+                let mut inbox = self.inbox.lock();
+                while commands.len() < self.max_group
+                    && let Some(command) = inbox.queue.pop_front()
+                {
+                    inbox.bytes -= command.bytes();
+                    commands.push_back(command);
+                }
+                if commands.is_empty() {
+                    inbox.scheduled = false;
+                    return;
+                }
+            }
+            writer.process(&mut commands);
+        }
+        drop(writer);
+        self.schedule();
+    }
+
+    /// Runs `act` with the writer, between commands.
+    pub fn with_writer<T>(&self, act: impl FnOnce(&mut Writer) -> T) -> T {
+        act(&mut self.writer.lock())
+    }
+
+    /// Takes no more commands, answers those that wait, and rolls back what is open. Blocks until
+    /// what runs has ended.
+    pub fn close(&self, error: &SqlError) {
+        let waiting: Vec<Command> = {
+            let mut inbox = self.inbox.lock();
+            inbox.closed = true;
+            inbox.bytes = 0;
+            inbox.queue.drain(..).collect()
+        };
+        for command in waiting {
+            refuse(command, error.clone());
+        }
+        self.writer.lock().stop(error);
+    }
+
+    /// Whether nothing is queued or under way.
+    pub fn is_idle(&self) -> bool {
+        let inbox = self.inbox.lock();
+        let quiet = inbox.queue.is_empty() && !inbox.scheduled;
+        drop(inbox);
+        quiet && self.writer.try_lock().is_some_and(|writer| writer.is_idle())
+    }
+}

@@ -1,0 +1,507 @@
+//! One tenant's writer: the only place that changes its state. A closed set of commands goes in;
+//! autocommit statements of many clients share one SQLite transaction and one flush of the log, each
+//! still atomic and failing alone; an interactive transaction has the writer to itself until it ends.
+//!
+//! ```text
+//!   BEGIN ── run ── run ── run ──┐ take commits ── log.append (one flush) ── COMMIT ── publish ── reply
+//!             └ fails alone: capture cut back, its neighbours do not notice
+//! ```
+//!
+//! Who waits for what: nobody is answered before the log is durable and the state is committed.
+//! [`run`] has how one statement runs, [`commit`] how a group becomes durable, [`mailbox`] how
+//! commands arrive.
+
+mod commit;
+mod ddl;
+pub mod mailbox;
+mod run;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use springhead_log::Log;
+use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId, Value};
+use springhead_sql::catalog::Catalog;
+use springhead_sql::{Plan, PlanKind};
+use tokio::sync::oneshot;
+
+use crate::capture::{Capture, Mark};
+use crate::functions::{CancelFlag, Context, SessionContext};
+use crate::rows::Rows;
+use crate::schemas::Schemas;
+use crate::tail::Hub;
+use crate::tenant::Published;
+use crate::{EngineConfig, state};
+
+/// An interactive transaction, unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TransactionId(pub u64);
+
+/// One statement to run, and who wants to know.
+pub struct Request {
+    pub plan: Arc<Plan>,
+    pub params: Vec<Value>,
+    pub session: Arc<SessionContext>,
+    pub cancel: Arc<CancelFlag>,
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// What a statement came to.
+pub enum Reply {
+    Done(Done),
+    /// It was planned against another catalog than this one: plan again.
+    Stale(Arc<Catalog>),
+    Failed {
+        error: SqlError,
+        /// SQLite has ended the interactive transaction with it; the writer is free.
+        transaction_lost: bool,
+    },
+}
+
+/// A statement that succeeded.
+#[derive(Debug)]
+pub struct Done {
+    pub rows: Option<Rows>,
+    /// Rows inserted, updated or deleted.
+    pub affected: u64,
+    /// Autocommit: its commit's last LSN, or what is visible if it changed nothing.
+    pub lsn: Lsn,
+    pub notices: Vec<SqlError>,
+    /// A DDL statement: the catalog from now on (of the transaction, if one is open).
+    pub catalog: Option<Arc<Catalog>>,
+}
+
+/// What a writer can be asked.
+pub enum Command {
+    /// One autocommit statement.
+    Run(Request),
+    /// An interactive transaction's first write: the writer is its own from now on.
+    Begin(Begin),
+    /// A statement of the interactive transaction.
+    Execute(TransactionId, Request),
+    Savepoint(TransactionId, SavepointAction, oneshot::Sender<Reply>),
+    /// SET CONSTRAINTS: names (`None` for all) and whether deferred.
+    Constraints(TransactionId, Option<Vec<String>>, bool, oneshot::Sender<Reply>),
+    Commit(TransactionId, oneshot::Sender<Reply>),
+    /// Also for a client that left: then nobody listens to the reply.
+    Rollback(TransactionId, Option<oneshot::Sender<Reply>>),
+}
+
+/// See [`Command::Begin`].
+pub struct Begin {
+    pub transaction: TransactionId,
+    /// REPEATABLE READ and SERIALIZABLE: 40001 if the tenant has committed anything after this.
+    pub unchanged_since: Option<Lsn>,
+    /// Savepoints set before the first write.
+    pub savepoints: Vec<String>,
+    pub cancel: Arc<CancelFlag>,
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// SAVEPOINT and its kin.
+#[derive(Debug, Clone)]
+pub enum SavepointAction {
+    Set(String),
+    Release(String),
+    RollbackTo(String),
+}
+
+/// A tenant's writer. Used by one worker thread at a time ([`mailbox`]).
+pub struct Writer {
+    tenant: TenantId,
+    config: Arc<EngineConfig>,
+    log: Arc<dyn Log>,
+    // Before `capture`: SQLite must not call the hook of a capture that is gone.
+    conn: Connection,
+    capture: Box<Capture>,
+    context: Arc<Context>,
+    catalog: Arc<Catalog>,
+    schemas: Arc<Schemas>,
+    hub: Arc<Hub>,
+    published: Arc<Published>,
+    owner: Option<Owner>,
+    /// Commands that arrived while an interactive transaction had the writer.
+    waiting: VecDeque<Command>,
+    /// Whether a SQLite transaction is open.
+    open: bool,
+    /// Set for good when the log has failed or the state cannot follow it.
+    dead: Option<SqlError>,
+}
+
+/// The interactive transaction that has the writer.
+struct Owner {
+    id: TransactionId,
+    /// The catalog before it began.
+    before: Arc<Catalog>,
+    savepoints: Vec<Savepoint>,
+    constraints: DeferredConstraints,
+}
+
+struct Savepoint {
+    name: String,
+    mark: Mark,
+    catalog: Arc<Catalog>,
+}
+
+/// SET CONSTRAINTS of one transaction.
+#[derive(Default)]
+struct DeferredConstraints {
+    all: Option<bool>,
+    named: Vec<(String, bool)>,
+}
+
+/// What a writer is made of.
+pub struct WriterParts {
+    pub tenant: TenantId,
+    pub config: Arc<EngineConfig>,
+    pub log: Arc<dyn Log>,
+    pub conn: Connection,
+    pub context: Arc<Context>,
+    pub catalog: Arc<Catalog>,
+    pub schemas: Arc<Schemas>,
+    pub hub: Arc<Hub>,
+    pub published: Arc<Published>,
+}
+
+impl Writer {
+    /// A writer over an open state file that the log has been replayed into.
+    pub fn new(parts: WriterParts) -> Writer {
+        let config = parts.config;
+        let capture = Capture::install(
+            &parts.conn,
+            config.capture_memory_bytes,
+            config.max_transaction_bytes,
+            config.max_row_bytes,
+        );
+        let mut writer = Writer {
+            tenant: parts.tenant,
+            config,
+            log: parts.log,
+            conn: parts.conn,
+            capture,
+            context: parts.context,
+            catalog: Arc::clone(&parts.catalog),
+            schemas: parts.schemas,
+            hub: parts.hub,
+            published: parts.published,
+            owner: None,
+            waiting: VecDeque::new(),
+            open: false,
+            dead: None,
+        };
+        writer.adopt(&parts.catalog);
+        writer.capture.enabled = true;
+        writer
+    }
+
+    /// Runs what has arrived, in order.
+    pub fn process(&mut self, commands: &mut VecDeque<Command>) {
+        if let Some(error) = &self.dead {
+            for command in self.waiting.drain(..).chain(commands.drain(..)) {
+                refuse(command, error.clone());
+            }
+            return;
+        }
+        while !commands.is_empty() {
+            match &self.owner {
+                Some(owner) => {
+                    let id = owner.id;
+                    let Some(command) = commands.pop_front() else { break };
+                    if command.transaction() == Some(id) {
+                        self.run_owned(command);
+                        if self.owner.is_none() {
+                            // Those who waited come before those who have just arrived.
+                            while let Some(waiting) = self.waiting.pop_back() {
+                                commands.push_front(waiting);
+                            }
+                        }
+                    } else if matches!(command, Command::Run(_) | Command::Begin(_)) {
+                        self.waiting.push_back(command);
+                    } else {
+                        refuse(command, transaction_gone());
+                    }
+                }
+                None => self.run_group(commands),
+            }
+        }
+    }
+
+    /// Whether nothing is under way, so that the tenant may be closed.
+    pub fn is_idle(&self) -> bool {
+        self.owner.is_none() && self.waiting.is_empty()
+    }
+
+    /// Rolls back what is open and answers everyone who waits.
+    pub fn stop(&mut self, error: &SqlError) {
+        if self.owner.is_some() {
+            self.end_owner_rollback();
+        }
+        for command in self.waiting.drain(..) {
+            refuse(command, error.clone());
+        }
+        self.dead = Some(error.clone());
+    }
+
+    fn run_owned(&mut self, command: Command) {
+        match command {
+            Command::Execute(_, request) => self.execute_owned(request),
+            Command::Savepoint(_, action, reply) => {
+                let result = self.savepoint(&action);
+                answer(reply, result);
+            }
+            Command::Constraints(_, names, deferred, reply) => {
+                let result = self.set_constraints(names, deferred);
+                answer(reply, result);
+            }
+            Command::Commit(_, reply) => self.commit_owner(reply),
+            Command::Rollback(_, reply) => {
+                self.end_owner_rollback();
+                if let Some(reply) = reply {
+                    answer(reply, Ok(self.done(Lsn::ZERO)));
+                }
+            }
+            Command::Run(_) | Command::Begin(_) => unreachable!("these belong to no transaction"),
+        }
+    }
+
+    fn begin_owner(&mut self, begin: Begin) {
+        if !begin.cancel.start() {
+            // Whoever cancelled it has answered.
+            return;
+        }
+        if begin.unchanged_since.is_some_and(|since| self.hub.published() > since) {
+            let error = SqlError::new(
+                ErrorCode::SerializationFailure,
+                "could not serialize access due to concurrent update",
+            )
+            .with_hint("the transaction might succeed if retried");
+            return answer(begin.reply, Err(error));
+        }
+        let opened = self.open_transaction();
+        self.owner = Some(Owner {
+            id: begin.transaction,
+            before: Arc::clone(&self.catalog),
+            savepoints: Vec::new(),
+            constraints: DeferredConstraints::default(),
+        });
+        let result = opened.and_then(|()| {
+            for name in begin.savepoints {
+                self.savepoint(&SavepointAction::Set(name))?;
+            }
+            Ok(self.done(Lsn::ZERO))
+        });
+        if result.is_err() {
+            self.end_owner_rollback();
+        }
+        answer(begin.reply, result);
+    }
+
+    fn execute_owned(&mut self, request: Request) {
+        if !request.cancel.start() {
+            return;
+        }
+        let reply = match self.execute(&request) {
+            Ok(executed) => {
+                let mut done = self.done(Lsn::ZERO);
+                done.rows = executed.rows;
+                done.affected = executed.affected;
+                done.notices = executed.notices;
+                done.catalog = executed.catalog;
+                Reply::Done(done)
+            }
+            Err(run::NotDone::Stale) => Reply::Stale(Arc::clone(&self.catalog)),
+            Err(run::NotDone::Failed(error)) => Reply::Failed { error, transaction_lost: false },
+            Err(run::NotDone::TransactionLost(error)) => {
+                self.end_owner_rollback();
+                Reply::Failed { error, transaction_lost: true }
+            }
+        };
+        // A client that left does not want the answer; its rollback follows.
+        let _ = request.reply.send(reply);
+    }
+
+    fn savepoint(&mut self, action: &SavepointAction) -> Result<Done, SqlError> {
+        let name = match action {
+            SavepointAction::Set(name) | SavepointAction::Release(name) | SavepointAction::RollbackTo(name) => name,
+        };
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let owner = self.owner.as_mut().expect("only its owner's commands come here");
+        let place = owner.savepoints.iter().rposition(|savepoint| savepoint.name == *name);
+        let missing =
+            || SqlError::new(ErrorCode::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"));
+        match action {
+            SavepointAction::Set(_) => {
+                let savepoint =
+                    Savepoint { name: name.clone(), mark: self.capture.mark(), catalog: Arc::clone(&self.catalog) };
+                owner.savepoints.push(savepoint);
+                self.batch(&format!("SAVEPOINT {quoted}"))?;
+            }
+            SavepointAction::Release(_) => {
+                owner.savepoints.truncate(place.ok_or_else(missing)?);
+                self.batch(&format!("RELEASE {quoted}"))?;
+            }
+            SavepointAction::RollbackTo(_) => {
+                let place = place.ok_or_else(missing)?;
+                owner.savepoints.truncate(place + 1);
+                let (mark, catalog) = (owner.savepoints[place].mark, Arc::clone(&owner.savepoints[place].catalog));
+                self.batch(&format!("ROLLBACK TO {quoted}"))?;
+                self.capture.cut(mark);
+                if catalog.version != self.catalog.version {
+                    self.adopt(&catalog);
+                }
+            }
+        }
+        let mut done = self.done(Lsn::ZERO);
+        done.catalog = Some(Arc::clone(&self.catalog));
+        Ok(done)
+    }
+
+    fn set_constraints(&mut self, names: Option<Vec<String>>, deferred: bool) -> Result<Done, SqlError> {
+        let owner = self.owner.as_mut().expect("only its owner's commands come here");
+        match names {
+            None => {
+                owner.constraints.all = Some(deferred);
+                owner.constraints.named.clear();
+            }
+            Some(names) => {
+                for name in names {
+                    run::expect_deferrable(&self.catalog, &name)?;
+                    owner.constraints.named.retain(|(known, _)| *known != name);
+                    owner.constraints.named.push((name, deferred));
+                }
+            }
+        }
+        if !deferred {
+            self.check_foreign_keys(true)?;
+        }
+        Ok(self.done(Lsn::ZERO))
+    }
+
+    /// Gives up the interactive transaction and everything in it.
+    fn end_owner_rollback(&mut self) {
+        self.roll_back();
+        if let Some(owner) = self.owner.take()
+            && owner.before.version != self.catalog.version
+        {
+            let before = owner.before;
+            self.adopt(&before);
+        }
+    }
+
+    fn open_transaction(&mut self) -> Result<(), SqlError> {
+        if !self.open {
+            self.conn
+                .prepare_cached("BEGIN IMMEDIATE")
+                .and_then(|mut begin| begin.execute([]))
+                .map_err(|error| crate::readers::translate_plain(&error))?;
+            self.open = true;
+        }
+        Ok(())
+    }
+
+    fn roll_back(&mut self) {
+        self.capture.clear();
+        if std::mem::take(&mut self.open) && !self.conn.is_autocommit() {
+            if let Err(error) = self.conn.execute_batch("ROLLBACK") {
+                self.die(format!("the state file cannot roll back: {error}"));
+            }
+        }
+    }
+
+    /// Makes capture and sequences follow `catalog`, which is from now on in force here.
+    fn adopt(&mut self, catalog: &Arc<Catalog>) {
+        self.catalog = Arc::clone(catalog);
+        for table in catalog.tables.values() {
+            self.capture.set_table(table);
+        }
+        if let Some(book) = &self.context.sequences {
+            let stored = state::sequences(&self.conn).unwrap_or_default();
+            book.lock().follow(catalog, &stored);
+        }
+    }
+
+    fn batch(&self, sql: &str) -> Result<(), SqlError> {
+        self.conn.execute_batch(sql).map_err(|error| crate::readers::translate_plain(&error))
+    }
+
+    fn done(&self, lsn: Lsn) -> Done {
+        Done { rows: None, affected: 0, lsn, notices: Vec::new(), catalog: None }
+    }
+
+    /// The writer is done for: nothing it says could be relied on.
+    fn die(&mut self, why: String) {
+        tracing::error!(tenant = self.tenant.0, "{why}");
+        let error = SqlError::new(ErrorCode::OutcomeUnknown, format!("the outcome is unknown: {why}"))
+            .with_hint("the server ends; look whether the change is there before you repeat it");
+        self.dead = Some(error);
+        self.published.poison(why);
+    }
+}
+
+impl Command {
+    fn transaction(&self) -> Option<TransactionId> {
+        match self {
+            Command::Run(_) | Command::Begin(_) => None,
+            Command::Execute(id, _)
+            | Command::Savepoint(id, ..)
+            | Command::Constraints(id, ..)
+            | Command::Commit(id, _)
+            | Command::Rollback(id, _) => Some(*id),
+        }
+    }
+
+    /// Roughly what it holds in memory.
+    fn bytes(&self) -> usize {
+        const HEAD: usize = 256;
+        match self {
+            Command::Run(request) | Command::Execute(_, request) => {
+                HEAD + request
+                    .params
+                    .iter()
+                    .map(|value| match value {
+                        Value::Text(text) => text.len() + 24,
+                        Value::Blob(blob) => blob.len() + 24,
+                        _ => 24,
+                    })
+                    .sum::<usize>()
+            }
+            _ => HEAD,
+        }
+    }
+}
+
+fn transaction_gone() -> SqlError {
+    SqlError::new(ErrorCode::NoActiveTransaction, "the transaction has ended")
+}
+
+fn answer(reply: oneshot::Sender<Reply>, result: Result<Done, SqlError>) {
+    let reply_with = match result {
+        Ok(done) => Reply::Done(done),
+        Err(error) => Reply::Failed { error, transaction_lost: false },
+    };
+    // A client that left does not want the answer.
+    let _ = reply.send(reply_with);
+}
+
+/// Answers `command` with `error` without running it.
+pub fn refuse(command: Command, error: SqlError) {
+    let reply = match command {
+        Command::Run(request) | Command::Execute(_, request) => request.reply,
+        Command::Begin(begin) => begin.reply,
+        Command::Savepoint(_, _, reply) | Command::Constraints(_, _, _, reply) | Command::Commit(_, reply) => reply,
+        Command::Rollback(_, Some(reply)) => reply,
+        Command::Rollback(_, None) => return,
+    };
+    let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+}
+
+/// Whether a plan's place is the writer.
+#[must_use]
+pub fn needs_writer(plan: &Plan) -> bool {
+    match &plan.kind {
+        PlanKind::Write(_) | PlanKind::Truncate { .. } | PlanKind::Ddl(_) => true,
+        PlanKind::Query(query) => query.locks,
+        _ => false,
+    }
+}

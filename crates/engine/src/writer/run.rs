@@ -1,0 +1,281 @@
+//! How one statement runs in the open SQLite transaction: atomically, captured, and undone alone if
+//! it fails.
+
+use std::sync::Arc;
+
+use libsqlite3_sys as ffi;
+use rusqlite::Connection;
+use springhead_proto::{ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlError};
+use springhead_sql::PlanKind;
+use springhead_sql::catalog::{Catalog, ForeignKey};
+use springhead_sql::plan::{Write, WriteVerb};
+
+use super::{Request, Writer};
+use crate::apply::set_foreign_keys;
+use crate::readers::{self, Failure};
+use crate::rows::Rows;
+use crate::state;
+
+/// A statement that ran; its changes are in the capture.
+#[derive(Default)]
+pub struct Executed {
+    pub rows: Option<Rows>,
+    pub affected: u64,
+    pub notices: Vec<SqlError>,
+    /// A DDL statement: the catalog from now on.
+    pub catalog: Option<Arc<Catalog>>,
+}
+
+/// A statement that left no trace.
+#[derive(Debug)]
+pub enum NotDone {
+    /// Planned against another catalog.
+    Stale,
+    Failed(SqlError),
+    /// SQLite has given up the whole transaction, or it had to be given up, with it.
+    TransactionLost(SqlError),
+}
+
+impl From<SqlError> for NotDone {
+    fn from(error: SqlError) -> NotDone {
+        NotDone::Failed(error)
+    }
+}
+
+impl Writer {
+    /// Runs one statement in the open transaction.
+    pub(super) fn execute(&mut self, request: &Request) -> Result<Executed, NotDone> {
+        if request.plan.catalog_version != self.catalog.version {
+            return Err(NotDone::Stale);
+        }
+        let mark = self.capture.mark();
+        let context = Arc::clone(&self.context);
+        context.enter(&request.session, &request.cancel);
+        let result = match &request.plan.kind {
+            PlanKind::Write(write) => self.execute_write(write, request),
+            PlanKind::Query(query) => {
+                readers::collect_rows(&self.conn, &query.sql, &request.params, &self.config).map(|rows| Executed {
+                    affected: rows.count(),
+                    rows: Some(rows),
+                    ..Executed::default()
+                })
+            }
+            PlanKind::Truncate { tables, restart_identity } => self.truncate(tables, restart_identity),
+            PlanKind::Ddl(ddl) => self.execute_ddl(ddl),
+            _ => Err(Failure::Sql(SqlError::new(ErrorCode::Internal, "this statement is not the writer's"))),
+        };
+        let result = result.and_then(|executed| {
+            self.capture.check()?;
+            Ok(executed)
+        });
+        let executed = match result {
+            Ok(executed) => Ok(executed),
+            Err(failure) => {
+                let capture_failed = self.capture.check().is_err();
+                let error = self.describe(failure);
+                if self.conn.is_autocommit() || capture_failed && !has_savepoint(&request.plan.kind) {
+                    Err(NotDone::TransactionLost(error))
+                } else {
+                    self.capture.cut(mark);
+                    Err(NotDone::Failed(error))
+                }
+            }
+        };
+        context.leave();
+        executed
+    }
+
+    fn execute_write(&mut self, write: &Write, request: &Request) -> Result<Executed, Failure> {
+        // A statement that fails undoes itself; only what is found wrong after it has succeeded
+        // needs a savepoint.
+        if !write.touches_foreign_keys {
+            return self.step_write(write, request);
+        }
+        self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
+        let result = self.step_write(write, request).and_then(|executed| {
+            self.check_foreign_keys(self.owner.is_none())?;
+            self.capture.check()?;
+            Ok(executed)
+        });
+        self.end_savepoint(result)
+    }
+
+    /// Releases the savepoint `statement`, or rolls back to it first.
+    pub(super) fn end_savepoint<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+        if result.is_err() {
+            // SQLite may have ended everything, savepoint included; the caller looks.
+            if self.conn.is_autocommit() {
+                return result;
+            }
+            self.conn.prepare_cached("ROLLBACK TO statement")?.execute([])?;
+        }
+        self.conn.prepare_cached("RELEASE statement")?.execute([])?;
+        result
+    }
+
+    fn step_write(&self, write: &Write, request: &Request) -> Result<Executed, Failure> {
+        if write.returning.is_empty() && write.verb != WriteVerb::Select {
+            let mut statement = self.conn.prepare_cached(&write.sql)?;
+            readers::bind(&mut statement, &request.params)?;
+            let affected = statement.raw_execute()?;
+            return Ok(Executed { affected: affected as u64, ..Executed::default() });
+        }
+        let rows = readers::collect_rows(&self.conn, &write.sql, &request.params, &self.config)?;
+        let affected = if write.verb == WriteVerb::Select { rows.count() } else { self.conn.changes() };
+        Ok(Executed { affected, rows: Some(rows), ..Executed::default() })
+    }
+
+    fn truncate(&mut self, tables: &[CollectionId], sequences: &[u32]) -> Result<Executed, Failure> {
+        // The planner has made sure that whoever refers to these tables is among them.
+        self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
+        self.capture.enabled = false;
+        set_foreign_keys(&self.conn, false)?;
+        let emptied = tables.iter().try_for_each(|&table| {
+            self.conn.execute_batch(&format!("DELETE FROM {}", state::storage_name(table)))
+        });
+        let restored = set_foreign_keys(&self.conn, true);
+        self.capture.enabled = true;
+        self.end_savepoint(emptied.and(restored).map_err(Failure::from))?;
+        for &table in tables {
+            let version = self.catalog.tables.get(&table).map_or(SchemaVersion(1), |table| table.version());
+            self.capture.push(ChangeKind::Truncate, table, version, None);
+        }
+        if let Some(book) = &self.context.sequences {
+            let mut book = book.lock();
+            for &sequence in sequences {
+                book.restart(sequence);
+            }
+        }
+        Ok(Executed::default())
+    }
+
+    /// Makes sure that no immediate foreign key is violated now; with `all`, no deferred one either.
+    ///
+    /// # Errors
+    /// 23503 naming the constraint.
+    pub(super) fn check_foreign_keys(&self, all: bool) -> Result<(), SqlError> {
+        if deferred_violations(&self.conn) == 0 {
+            return Ok(());
+        }
+        for table in self.catalog.tables.values().filter(|table| !table.foreign_keys.is_empty()) {
+            let mut check = self
+                .conn
+                .prepare(&format!("PRAGMA foreign_key_check({})", table.storage_name()))
+                .map_err(|error| readers::translate_plain(&error))?;
+            let mut rows = check.query([]).map_err(|error| readers::translate_plain(&error))?;
+            while let Some(row) = rows.next().map_err(|error| readers::translate_plain(&error))? {
+                let (rowid, ordinal): (Option<i64>, usize) = (
+                    row.get(1).map_err(|error| readers::translate_plain(&error))?,
+                    row.get(3).map_err(|error| readers::translate_plain(&error))?,
+                );
+                // SQLite numbers a table's keys from the last to the first.
+                let Some(key) = table.foreign_keys.iter().rev().nth(ordinal) else { continue };
+                if all || !self.is_deferred(key) {
+                    return Err(self.foreign_key_violation(table, key, rowid));
+                }
+            }
+        }
+        if all {
+            return Err(SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated"));
+        }
+        Ok(())
+    }
+
+    fn is_deferred(&self, key: &ForeignKey) -> bool {
+        if !key.deferrable {
+            return false;
+        }
+        let Some(owner) = &self.owner else { return key.initially_deferred };
+        let constraints = &owner.constraints;
+        constraints
+            .named
+            .iter()
+            .find(|(name, _)| *name == key.name)
+            .map(|(_, deferred)| *deferred)
+            .or(constraints.all)
+            .unwrap_or(key.initially_deferred)
+    }
+
+    fn foreign_key_violation(
+        &self,
+        table: &springhead_sql::catalog::Table,
+        key: &ForeignKey,
+        rowid: Option<i64>,
+    ) -> SqlError {
+        let values = rowid.and_then(|rowid| {
+            let columns: Vec<String> = key.columns.iter().map(|id| format!("c{id}")).collect();
+            let sql = format!("SELECT {} FROM {} WHERE rowid = ?1", columns.join(", "), table.storage_name());
+            let mut statement = self.conn.prepare(&sql).ok()?;
+            statement
+                .query_row([rowid], |row| {
+                    (0..columns.len())
+                        .map(|index| row.get_ref(index).map(|value| crate::functions::from_sqlite(value).map(|value| value.to_owned())))
+                        .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
+                })
+                .ok()?
+                .ok()
+        });
+        // The parent's row is gone if this statement changed the parent; otherwise the child is new.
+        let child_changed = self.capture.touches(table.collection());
+        springhead_sql::errors::foreign_key_violation(&self.catalog, table, key, values.as_deref(), child_changed)
+    }
+
+    /// The failure in PostgreSQL's words.
+    pub(super) fn describe(&self, failure: Failure) -> SqlError {
+        match failure {
+            Failure::Sql(error) => error,
+            Failure::Sqlite(error) => self.context.take_error().unwrap_or_else(|| translate(&self.catalog, &error)),
+        }
+    }
+}
+
+/// SQLite's error in PostgreSQL's words.
+#[must_use]
+pub fn translate(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, Some(message)) => {
+            springhead_sql::errors::translate(catalog, failure.extended_code, message)
+        }
+        other => readers::translate_plain(other),
+    }
+}
+
+/// # Errors
+/// 42704 for an unknown constraint, 42809 for one that cannot be deferred.
+pub(super) fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), SqlError> {
+    let mut keys = catalog.tables.values().flat_map(|table| &table.foreign_keys).filter(|key| key.name == name);
+    match keys.next() {
+        None => Err(SqlError::new(ErrorCode::UndefinedObject, format!("constraint \"{name}\" does not exist"))),
+        Some(key) if !key.deferrable => {
+            Err(SqlError::new(ErrorCode::WrongObjectType, format!("constraint \"{name}\" is not deferrable")))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether the statement runs in a savepoint of its own.
+fn has_savepoint(kind: &PlanKind) -> bool {
+    match kind {
+        PlanKind::Write(write) => write.touches_foreign_keys,
+        PlanKind::Query(_) => false,
+        _ => true,
+    }
+}
+
+/// How many violations of foreign keys the open transaction still has to resolve; SQLite says only
+/// whether there are any.
+fn deferred_violations(conn: &Connection) -> i32 {
+    let (mut current, mut high) = (0, 0);
+    // SAFETY: the handle is open, the two places are ours.
+    let code = unsafe {
+        ffi::sqlite3_db_status(
+            conn.handle(),
+            ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
+            &raw mut current,
+            &raw mut high,
+            0,
+        )
+    };
+    debug_assert_eq!(code, ffi::SQLITE_OK);
+    current
+}
