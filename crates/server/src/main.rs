@@ -1,1 +1,28 @@
-fn main() {}
+//! The `springhead` program. Parses the command line and, alone, chooses the log's backend.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use springhead_log::disk::RealDisk;
+use springhead_log::segment::SegmentLog;
+use springhead_log::{Log, LogError, SystemClock};
+use springhead_server::Config;
+use springhead_server::cli::{self, Cli, Progress};
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse(), open_log).into()
+}
+
+fn open_log(dir: &Path, config: &Config) -> Result<Arc<dyn Log>, LogError> {
+    let progress = Progress::new("recovering the log");
+    let log = SegmentLog::open_on(
+        Arc::new(RealDisk),
+        dir,
+        config.segment_log(),
+        Arc::new(SystemClock),
+        &progress,
+    )?;
+    Ok(Arc::new(log))
+}

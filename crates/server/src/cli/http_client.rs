@@ -1,0 +1,239 @@
+//! A small HTTP/1.1 client: one GET per connection, the body read as it comes. For `tail` and
+//! `status`.
+
+use std::io;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::{CliError, local_config};
+
+/// A line or a whole answer longer than this is not believed.
+const MAX_BYTES: usize = 256 << 20;
+
+/// Where to connect, from `http://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub host_port: String,
+}
+
+impl Target {
+    /// What is given, or the local server.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(url: Option<&str>) -> Result<Target, CliError> {
+        let Some(url) = url else {
+            return Ok(Target {
+                host_port: local_config(None)?.http,
+            });
+        };
+        let host_port = url
+            .strip_prefix("http://")
+            .map(|rest| rest.trim_end_matches('/'))
+            .filter(|rest| !rest.is_empty() && !rest.contains('/'))
+            .ok_or_else(|| CliError::Usage(format!("--url {url}: expected http://host:port")))?;
+        let has_port = host_port
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        Ok(Target {
+            host_port: if has_port {
+                host_port.to_owned()
+            } else {
+                format!("{host_port}:6480")
+            },
+        })
+    }
+}
+
+/// An answer whose body is still to come.
+pub struct Response {
+    pub status: u16,
+    stream: BufReader<TcpStream>,
+    framing: Framing,
+    /// Bytes of the body that have been read and not yet given out.
+    buffer: Vec<u8>,
+}
+
+enum Framing {
+    Chunked,
+    Length(usize),
+    UntilClose,
+    Ended,
+}
+
+/// Sends a GET and reads the answer's head. `target_path` is already encoded.
+///
+/// # Errors
+/// The socket's, or an answer that is no HTTP.
+pub async fn get(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
+    let mut stream = BufReader::new(TcpStream::connect(&target.host_port).await?);
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: springhead\r\n",
+        target.host_port
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let status_line = line(&mut stream).await?;
+    let status = status_line
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3))
+        .and_then(|status| status.parse().ok())
+        .ok_or_else(|| nonsense(format!("no HTTP: {status_line}")))?;
+    let mut framing = Framing::UntilClose;
+    loop {
+        let header = line(&mut stream).await?;
+        if header.is_empty() {
+            break;
+        }
+        let (name, value) = header
+            .split_once(':')
+            .ok_or_else(|| nonsense(format!("no header: {header}")))?;
+        let value = value.trim();
+        if name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked") {
+            framing = Framing::Chunked;
+        } else if name.eq_ignore_ascii_case("content-length")
+            && !matches!(framing, Framing::Chunked)
+        {
+            framing = Framing::Length(
+                value
+                    .parse()
+                    .map_err(|_| nonsense(format!("no length: {value}")))?,
+            );
+        }
+    }
+    Ok(Response {
+        status,
+        stream,
+        framing,
+        buffer: Vec::new(),
+    })
+}
+
+impl Response {
+    /// The next line of the body, without its end; `None` when there is no more. Cancel-safe.
+    ///
+    /// # Errors
+    /// The socket's, or a broken body.
+    pub async fn line(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.buffer) {
+                let rest = self.buffer.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.truncate(end);
+                if line.last() == Some(&b'\r') {
+                    line.pop();
+                }
+                return text(line).map(Some);
+            }
+            if self.buffer.len() > MAX_BYTES {
+                return Err(nonsense(format!("a line of over {MAX_BYTES} bytes")));
+            }
+            if !self.more().await? {
+                let last = std::mem::take(&mut self.buffer);
+                return if last.is_empty() {
+                    Ok(None)
+                } else {
+                    text(last).map(Some)
+                };
+            }
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// The socket's, or a broken body.
+    pub async fn body(mut self) -> io::Result<String> {
+        while self.more().await? {
+            if self.buffer.len() > MAX_BYTES {
+                return Err(nonsense(format!("an answer of over {MAX_BYTES} bytes")));
+            }
+        }
+        text(self.buffer)
+    }
+
+    /// Reads some more of the body into the buffer; false at its end.
+    async fn more(&mut self) -> io::Result<bool> {
+        match self.framing {
+            Framing::Ended => Ok(false),
+            Framing::UntilClose => Ok(self.stream.read_buf(&mut self.buffer).await? > 0),
+            Framing::Length(0) => {
+                self.framing = Framing::Ended;
+                Ok(false)
+            }
+            Framing::Length(left) => {
+                let read = self.some(left).await?;
+                self.framing = Framing::Length(left - read);
+                Ok(true)
+            }
+            Framing::Chunked => self.chunk().await,
+        }
+    }
+
+    async fn chunk(&mut self) -> io::Result<bool> {
+        let head = line(&mut self.stream).await?;
+        let size = head.split(';').next().unwrap_or_default().trim();
+        let mut left = usize::from_str_radix(size, 16)
+            .map_err(|_| nonsense(format!("no chunk size: {head}")))?;
+        if left == 0 {
+            self.framing = Framing::Ended;
+            return Ok(false);
+        }
+        while left > 0 {
+            left -= self.some(left).await?;
+        }
+        line(&mut self.stream).await?;
+        Ok(true)
+    }
+
+    async fn some(&mut self, most: usize) -> io::Result<usize> {
+        let available = self.stream.fill_buf().await?;
+        let taken = available.len().min(most);
+        if taken == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buffer.extend_from_slice(&available[..taken]);
+        self.stream.consume(taken);
+        Ok(taken)
+    }
+}
+
+async fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+    let mut line = Vec::new();
+    // A head's line is short; a server that sends more is none of ours.
+    let mut limited = stream.take(64 << 10);
+    if limited.read_until(b'\n', &mut line).await? == 0 || line.pop() != Some(b'\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    text(line)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| nonsense("the answer is no UTF-8".to_owned()))
+}
+
+fn nonsense(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// A text as a part of a URL.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            write!(out, "%{byte:02X}").expect("writing to a string does not fail");
+        }
+    }
+    out
+}

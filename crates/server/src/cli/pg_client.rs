@@ -1,0 +1,323 @@
+//! A small client of the PostgreSQL protocol (simple query flow) for the commands that run SQL.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::CliError;
+
+/// A message of the server longer than this is not believed.
+const MAX_MESSAGE_BYTES: usize = 1 << 30;
+
+/// Where to connect, from `postgres://[user@]host:port[/tenant]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub host_port: String,
+    pub user: String,
+    pub tenant: String,
+}
+
+impl Target {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(url: &str) -> Result<Target, CliError> {
+        let bad = || {
+            CliError::Usage(format!(
+                "--url {url}: expected postgres://[user@]host:port[/tenant]"
+            ))
+        };
+        let rest = url
+            .strip_prefix("postgres://")
+            .or_else(|| url.strip_prefix("postgresql://"))
+            .ok_or_else(bad)?;
+        let (place, tenant) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, host_port) = place.rsplit_once('@').unwrap_or(("", place));
+        if host_port.is_empty() || tenant.contains(['/', '?']) || user.contains(':') {
+            return Err(bad());
+        }
+        let host_port = if host_port
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        {
+            host_port.to_owned()
+        } else {
+            format!("{host_port}:6432")
+        };
+        let or = |text: &str, default: &str| {
+            if text.is_empty() {
+                default.to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
+        Ok(Target {
+            host_port,
+            user: or(user, "springhead"),
+            tenant: or(tenant, "default"),
+        })
+    }
+}
+
+/// A connection.
+pub struct PgClient {
+    stream: BufReader<TcpStream>,
+    target: Target,
+    key: [u8; 8],
+}
+
+/// A result's column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: u32,
+}
+
+/// What the server says in answer to a query, in order.
+#[derive(Debug)]
+pub enum Answer {
+    Columns(Vec<Column>),
+    Row(Vec<Option<String>>),
+    /// A statement is done; its command tag.
+    Done(String),
+    Notice(String),
+    /// The statement failed; nothing after it was run.
+    Failed(String),
+    /// Nothing more will come.
+    Ready,
+}
+
+impl PgClient {
+    /// Connects and waits until a query can be sent.
+    ///
+    /// # Errors
+    /// Unreachable, or what the server refuses.
+    pub async fn connect(target: &Target) -> Result<PgClient, CliError> {
+        let stream = TcpStream::connect(&target.host_port)
+            .await
+            .map_err(|error| unreachable(target, &error))?;
+        let mut client = PgClient {
+            stream: BufReader::new(stream),
+            target: target.clone(),
+            key: [0; 8],
+        };
+        let mut body = 196_608_i32.to_be_bytes().to_vec();
+        for text in [
+            "user",
+            &target.user,
+            "database",
+            &target.tenant,
+            "application_name",
+            "springhead",
+        ] {
+            body.extend_from_slice(text.as_bytes());
+            body.push(0);
+        }
+        body.push(0);
+        client.send(&with_length(&body)).await?;
+        loop {
+            let (kind, body) = client.receive().await?;
+            match kind {
+                b'Z' => return Ok(client),
+                b'E' => return Err(CliError::Failed(error_text(&body))),
+                b'K' => {
+                    if let Some(key) = body.first_chunk::<8>() {
+                        client.key = *key;
+                    }
+                }
+                b'R' if body != [0; 4] => {
+                    return Err(CliError::Failed(
+                        "the server asks for a password, which this command cannot give".to_owned(),
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends a query; [`PgClient::answer`] has what comes of it.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn query(&mut self, sql: &str) -> Result<(), CliError> {
+        if sql.contains('\0') {
+            return Err(CliError::Usage(
+                "a statement cannot have a zero character in it".to_owned(),
+            ));
+        }
+        let mut body = sql.as_bytes().to_vec();
+        body.push(0);
+        let mut message = vec![b'Q'];
+        message.extend_from_slice(&with_length(&body));
+        self.send(&message).await
+    }
+
+    /// The next part of the answer.
+    ///
+    /// # Errors
+    /// Unreachable, or bytes that are no answer.
+    pub async fn answer(&mut self) -> Result<Answer, CliError> {
+        loop {
+            let (kind, body) = self.receive().await?;
+            return Ok(match kind {
+                b'T' => Answer::Columns(columns(&body).ok_or_else(|| self.nonsense())?),
+                b'D' => Answer::Row(values(&body).ok_or_else(|| self.nonsense())?),
+                b'C' => Answer::Done(
+                    String::from_utf8_lossy(body.strip_suffix(&[0]).unwrap_or(&body)).into_owned(),
+                ),
+                b'I' => Answer::Done(String::new()),
+                b'N' => Answer::Notice(error_text(&body)),
+                b'E' => Answer::Failed(error_text(&body)),
+                b'Z' => Answer::Ready,
+                _ => continue,
+            });
+        }
+    }
+
+    /// Asks the server to end what it runs for us; the answer comes as usual.
+    ///
+    /// # Errors
+    /// Unreachable.
+    pub async fn cancel(&self) -> Result<(), CliError> {
+        let unreachable = |error| unreachable(&self.target, &error);
+        let mut stream = TcpStream::connect(&self.target.host_port)
+            .await
+            .map_err(unreachable)?;
+        let mut body = 80_877_102_i32.to_be_bytes().to_vec();
+        body.extend_from_slice(&self.key);
+        stream
+            .write_all(&with_length(&body))
+            .await
+            .map_err(unreachable)
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.stream
+            .write_all(bytes)
+            .await
+            .map_err(|error| unreachable(&self.target, &error))
+    }
+
+    async fn receive(&mut self) -> Result<(u8, Vec<u8>), CliError> {
+        let lost = |error: io::Error| unreachable(&self.target, &error);
+        let mut head = [0; 5];
+        self.stream.read_exact(&mut head).await.map_err(lost)?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let length = length
+            .checked_sub(4)
+            .filter(|&length| length <= MAX_MESSAGE_BYTES);
+        let Some(length) = length else {
+            return Err(self.nonsense());
+        };
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await.map_err(lost)?;
+        Ok((head[0], body))
+    }
+
+    fn nonsense(&self) -> CliError {
+        CliError::Failed(format!(
+            "{} does not speak the PostgreSQL protocol",
+            self.target.host_port
+        ))
+    }
+}
+
+fn unreachable(target: &Target, error: &io::Error) -> CliError {
+    CliError::Unreachable(format!("{}: {error}", target.host_port))
+}
+
+fn with_length(body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+    let mut out = length.to_be_bytes().to_vec();
+    out.extend_from_slice(body);
+    out
+}
+
+/// An error's or a notice's fields, as psql shows them.
+fn error_text(body: &[u8]) -> String {
+    let field = |kind: u8| {
+        body.split(|&byte| byte == 0)
+            .find(|field| field.first() == Some(&kind))
+            .map(|field| String::from_utf8_lossy(&field[1..]).into_owned())
+    };
+    let mut text = format!(
+        "{}: {} ({})",
+        field(b'S').unwrap_or_default(),
+        field(b'M').unwrap_or_default(),
+        field(b'C').unwrap_or_default()
+    );
+    for (kind, word) in [(b'D', "DETAIL"), (b'H', "HINT")] {
+        if let Some(more) = field(kind) {
+            text.push_str(&format!("\n{word}: {more}"));
+        }
+    }
+    text
+}
+
+fn columns(mut body: &[u8]) -> Option<Vec<Column>> {
+    let count = u16::from_be_bytes(*take(&mut body)?);
+    (0..count)
+        .map(|_| {
+            let end = memchr::memchr(0, body)?;
+            let name = String::from_utf8_lossy(&body[..end]).into_owned();
+            body = &body[end + 1..];
+            let rest: &[u8; 18] = take(&mut body)?;
+            Some(Column {
+                name,
+                type_oid: u32::from_be_bytes([rest[6], rest[7], rest[8], rest[9]]),
+            })
+        })
+        .collect()
+}
+
+fn values(mut body: &[u8]) -> Option<Vec<Option<String>>> {
+    let count = u16::from_be_bytes(*take(&mut body)?);
+    (0..count)
+        .map(|_| {
+            let length = i32::from_be_bytes(*take(&mut body)?);
+            let Ok(length) = usize::try_from(length) else {
+                return Some(None);
+            };
+            let (value, rest) = body.split_at_checked(length)?;
+            body = rest;
+            Some(Some(String::from_utf8_lossy(value).into_owned()))
+        })
+        .collect()
+}
+
+fn take<'a, const N: usize>(body: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (taken, rest) = body.split_first_chunk::<N>()?;
+    *body = rest;
+    Some(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let target = |url| {
+            Target::read(url)
+                .map(|t| (t.host_port, t.user, t.tenant))
+                .ok()
+        };
+        let of = |a: &str, b: &str, c: &str| Some((a.to_owned(), b.to_owned(), c.to_owned()));
+        assert_eq!(
+            target("postgres://ann@db:1/shop"),
+            of("db:1", "ann", "shop")
+        );
+        assert_eq!(
+            target("postgresql://[::1]:5"),
+            of("[::1]:5", "springhead", "default")
+        );
+        assert_eq!(
+            target("postgres://db"),
+            of("db:6432", "springhead", "default")
+        );
+        assert_eq!(target("http://db"), None);
+        assert_eq!(target("postgres:///x"), None);
+    }
+}

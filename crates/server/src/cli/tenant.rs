@@ -1,0 +1,62 @@
+//! `springhead tenant`: lists, creates and drops tenants, in SQL.
+
+use super::sql::{execute, target};
+use super::{CliError, EXIT_CODES};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum TenantCommand {
+    /// Lists the tenants
+    #[command(after_help = EXIT_CODES)]
+    List {
+        #[command(flatten)]
+        server: Server,
+        /// One JSON object per tenant
+        #[arg(long)]
+        json: bool,
+    },
+    /// Creates a tenant
+    Create {
+        name: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Drops a tenant with all that is in it
+    Drop {
+        name: String,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Server {
+    /// The server [default: the local one]
+    #[arg(long, value_name = "postgres://[USER@]HOST:PORT")]
+    url: Option<String>,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// [`CliError`].
+pub async fn run(command: TenantCommand) -> Result<(), CliError> {
+    let (server, sql, json) = match command {
+        TenantCommand::List { server, json } => (
+            server,
+            "SELECT oid AS id, datname AS name FROM pg_database ORDER BY oid".to_owned(),
+            json,
+        ),
+        TenantCommand::Create { name, server } => {
+            (server, format!("CREATE DATABASE {}", quoted(&name)), false)
+        }
+        TenantCommand::Drop { name, server } => {
+            (server, format!("DROP DATABASE {}", quoted(&name)), false)
+        }
+    };
+    execute(&target(server.url.as_deref())?, &sql, json).await
+}
+
+/// A name as SQL has it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,617 @@
+//! Every setting of the server: its name, meaning and default, and where its value comes from
+//! (flags, then environment, then file, then default).
+//!
+//! Owns the names; `main` loads once, everyone else reads [`Config`]'s fields. Reads no clock,
+//! opens nothing but the configuration file.
+
+mod reference;
+mod value;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use springhead_engine::EngineConfig;
+use springhead_log::segment::SegmentConfig;
+
+pub use reference::markdown;
+pub use value::{SettingValue, Size};
+
+/// What environment variables of settings start with.
+pub const ENVIRONMENT_PREFIX: &str = "SPRINGHEAD_";
+
+/// The file that is read if it is there and no other is named.
+pub const DEFAULT_FILE: &str = "springhead.toml";
+
+/// Variables with the prefix that are no settings.
+const OTHER_VARIABLES: [&str; 3] = ["CONFIG", "FAILPOINT", "UPDATE_GOLDEN"];
+
+/// One setting, described.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its one name, `with_underscores`.
+    pub name: &'static str,
+    pub section: &'static str,
+    /// What a value looks like.
+    pub kind: &'static str,
+    lines: &'static [&'static str],
+}
+
+impl Key {
+    /// What it means, in one line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.lines
+            .iter()
+            .map(|line| line.trim())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+macro_rules! settings {
+    ($(section $section:literal { $($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr;)+ })+) => {
+        /// The values in force.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $($($(#[doc = $doc])+ pub $name: $type,)+)+
+        }
+
+        impl Default for Config {
+            fn default() -> Config {
+                Config { $($($name: $default,)+)+ }
+            }
+        }
+
+        /// Every setting, in the order of the documentation.
+        pub const KEYS: &[Key] = &[$($(Key {
+            name: stringify!($name),
+            section: $section,
+            kind: <$type as SettingValue>::KIND,
+            lines: &[$($doc),+],
+        },)+)+];
+
+        impl Config {
+            /// Sets one value from its text.
+            ///
+            /// # Errors
+            /// What was expected instead; `None` where no setting has that name.
+            fn set(&mut self, name: &str, text: &str) -> Result<(), Option<String>> {
+                match name {
+                    $($(stringify!($name) => self.$name = <$type as SettingValue>::read(text).map_err(Some)?,)+)+
+                    _ => return Err(None),
+                }
+                Ok(())
+            }
+
+            /// One value as text; `None` where no setting has that name.
+            #[must_use]
+            pub fn get(&self, name: &str) -> Option<String> {
+                match name {
+                    $($(stringify!($name) => Some(self.$name.text()),)+)+
+                    _ => None,
+                }
+            }
+
+            fn toml(&self, name: &str) -> Option<String> {
+                match name {
+                    $($(stringify!($name) => Some(self.$name.toml()),)+)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+fn engine() -> EngineConfig {
+    EngineConfig::new("")
+}
+
+fn log() -> SegmentConfig {
+    SegmentConfig::default()
+}
+
+settings! {
+    section "Places" {
+        /// Where everything is kept; made at the first start. One process at a time.
+        data_dir: PathBuf = PathBuf::from("springhead-data");
+        /// Address of the PostgreSQL protocol. Without users, loopback only.
+        pg: String = "127.0.0.1:6432".to_owned();
+        /// Address of HTTP. Without users, loopback only.
+        http: String = "127.0.0.1:6480".to_owned();
+    }
+    section "Server" {
+        /// What is written to standard error: error, warn, info, debug, trace, or per module as in
+        /// `info,springhead_engine=debug`.
+        log_level: String = "info".to_owned();
+        /// Threads that serve sockets; 0 for one per core.
+        network_threads: usize = 0;
+        /// How long a stop waits for running statements and streams before it ends them.
+        shutdown_grace: Duration = Duration::from_secs(10);
+        /// How often retention and checkpoints are looked after.
+        maintenance_interval: Duration = Duration::from_secs(10);
+    }
+    section "PostgreSQL protocol" {
+        /// Connections at a time; more are refused with 53300.
+        pg_max_connections: usize = 2000;
+        /// Connections at a time to one tenant; more are refused with 53300.
+        pg_max_connections_per_tenant: usize = 1000;
+        /// Longest message of a client; a longer one ends the connection with 08P01.
+        pg_max_message_bytes: Size = Size(64 << 20);
+        /// How long a client may take to say who it is.
+        pg_startup_timeout: Duration = Duration::from_secs(10);
+        /// Bytes of answers that wait for one client's socket; beyond it the result waits where it is.
+        pg_write_buffer_bytes: Size = Size(64 << 10);
+        /// A client that takes none of its answer for this long is disconnected.
+        pg_write_stall_timeout: Option<Duration> = Some(Duration::from_secs(300));
+        /// Prepared statements and portals, each, that one connection may hold.
+        pg_max_prepared: usize = 10_000;
+    }
+    section "HTTP" {
+        /// Connections at a time; more are refused with 503.
+        http_max_connections: usize = 20_000;
+        /// Longest body of a request; a longer one is refused with 413.
+        http_max_body_bytes: Size = Size(16 << 20);
+        /// Host names beside the loopback ones that requests may name (against DNS rebinding).
+        allowed_hosts: Vec<String> = Vec::new();
+        /// Origins beside its own from which browsers may call, such as `https://app.example.org`.
+        cors_origins: Vec<String> = Vec::new();
+    }
+    section "Log" {
+        /// Length of a segment's file; at least 64 KiB, at most 2 GiB.
+        segment_bytes: Size = Size(log().segment_bytes);
+        /// A commit with more changes than this is written as a run of frames.
+        large_commit_bytes: Size = Size(log().large_commit_bytes);
+        /// About how much one flush makes durable at most.
+        batch_bytes: Size = Size(log().batch_bytes);
+        /// How long the first commit of a batch waits for others; 0 for not at all.
+        commit_delay: Duration = Duration::from_micros(log().commit_delay_us);
+        /// Retention keeps at least this much log …
+        retain_bytes: Size = Size(log().retain_bytes);
+        /// … and trims segments that were sealed longer ago than this, in time that the server ran.
+        retain_time: Duration = Duration::from_millis(log().retain_ms);
+        /// Writes are refused with 53100 while the disk has less than this left.
+        reserve_bytes: Size = Size(log().reserve_bytes);
+        /// Files of trimmed segments that are kept for new ones.
+        spare_segments: usize = log().spare_segments;
+        /// The zstd level that sealed segments are compressed at.
+        compress_level: Option<i32> = log().compress_level;
+    }
+    section "Engine" {
+        /// Threads that run statements; each of writers and readers has at most this many at work.
+        worker_threads: usize = engine().worker_threads;
+        /// Snapshot readers kept open per tenant.
+        readers_per_tenant: usize = engine().readers_per_tenant;
+        /// Tenants kept open when idle; the least recently used are closed beyond it.
+        open_tenants: usize = engine().open_tenants;
+        /// A tenant without a request for this long is closed.
+        tenant_idle: Duration = engine().tenant_idle;
+        /// SQLite's page cache of each writer and reader.
+        cache_bytes: Size = Size::of(engine().cache_bytes);
+        /// Plans of statements kept per tenant.
+        plan_cache: usize = engine().plan_cache;
+        /// Statements that one group commit may join.
+        max_group: usize = engine().max_group;
+        /// Statements and parameters that may wait for one tenant's writer, in bytes.
+        writer_queue_bytes: Size = Size::of(engine().writer_queue_bytes);
+        /// Recent commits per tenant that followers read from memory.
+        tail_memory_bytes: Size = Size::of(engine().tail_memory_bytes);
+        /// Log that one catch-up read scans at a time.
+        tail_read_bytes: Size = Size(engine().tail_read_bytes);
+    }
+    section "Limits of statements" {
+        /// Longest statement; 54000 beyond it.
+        max_statement_bytes: Size = Size::of(engine().max_statement_bytes);
+        /// Longest value or row; 54000 beyond it.
+        max_row_bytes: Size = Size::of(engine().max_row_bytes);
+        /// Largest transaction, as it goes into the log; 54000 beyond it.
+        max_transaction_bytes: Size = Size(engine().max_transaction_bytes);
+        /// A transaction's changes beyond this go to a temporary file.
+        capture_memory_bytes: Size = Size::of(engine().capture_memory_bytes);
+        /// A result beyond this goes to a temporary file.
+        result_memory_bytes: Size = Size::of(engine().result_memory_bytes);
+        /// Largest result, in memory and file together; 54000 beyond it.
+        max_result_bytes: Size = Size(engine().max_result_bytes);
+        /// How long a statement may run (57014); a session may set its own.
+        statement_timeout: Option<Duration> = engine().statement_timeout;
+        /// How long a statement waits for the writer (55P03); a session may set its own.
+        lock_timeout: Option<Duration> = engine().lock_timeout;
+        /// An idle transaction that holds the writer is ended after this (25P03); a session may set
+        /// its own.
+        idle_in_transaction_session_timeout: Option<Duration> = engine().idle_in_transaction_timeout;
+        /// How long a request with `min_lsn` waits for it.
+        min_lsn_wait: Duration = engine().min_lsn_wait;
+        /// A snapshot older than this is ended with 72000.
+        snapshot_max_age: Duration = engine().snapshot_max_age;
+        /// Past this size of SQLite's WAL new snapshots wait until it is truncated.
+        wal_limit_bytes: Size = Size(engine().wal_limit_bytes);
+    }
+    section "Consumers" {
+        /// Named consumers per tenant.
+        max_consumers: usize = engine().max_consumers;
+        /// Log that one consumer may hold back from retention; past it the consumer is expired.
+        consumer_pin_cap_bytes: Size = Size(engine().consumer_pin_cap_bytes);
+    }
+}
+
+impl Config {
+    /// What the engine is opened with.
+    #[must_use]
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            data_dir: self.data_dir.clone(),
+            worker_threads: self.worker_threads,
+            readers_per_tenant: self.readers_per_tenant,
+            open_tenants: self.open_tenants,
+            tenant_idle: self.tenant_idle,
+            max_statement_bytes: self.max_statement_bytes.in_memory(),
+            max_row_bytes: self.max_row_bytes.in_memory(),
+            max_transaction_bytes: self.max_transaction_bytes.0,
+            capture_memory_bytes: self.capture_memory_bytes.in_memory(),
+            result_memory_bytes: self.result_memory_bytes.in_memory(),
+            max_result_bytes: self.max_result_bytes.0,
+            writer_queue_bytes: self.writer_queue_bytes.in_memory(),
+            max_group: self.max_group,
+            tail_memory_bytes: self.tail_memory_bytes.in_memory(),
+            tail_read_bytes: self.tail_read_bytes.0,
+            cache_bytes: self.cache_bytes.in_memory(),
+            wal_limit_bytes: self.wal_limit_bytes.0,
+            snapshot_max_age: self.snapshot_max_age,
+            idle_in_transaction_timeout: self.idle_in_transaction_session_timeout,
+            lock_timeout: self.lock_timeout,
+            statement_timeout: self.statement_timeout,
+            min_lsn_wait: self.min_lsn_wait,
+            plan_cache: self.plan_cache,
+            consumer_pin_cap_bytes: self.consumer_pin_cap_bytes.0,
+            max_consumers: self.max_consumers,
+        }
+    }
+
+    /// What a log on a local disk is opened with.
+    #[must_use]
+    pub fn segment_log(&self) -> SegmentConfig {
+        SegmentConfig {
+            segment_bytes: self.segment_bytes.0,
+            large_commit_bytes: self.large_commit_bytes.0,
+            batch_bytes: self.batch_bytes.0,
+            commit_delay_us: u64::try_from(self.commit_delay.as_micros()).unwrap_or(u64::MAX),
+            retain_bytes: self.retain_bytes.0,
+            retain_ms: u64::try_from(self.retain_time.as_millis()).unwrap_or(u64::MAX),
+            reserve_bytes: self.reserve_bytes.0,
+            spare_segments: self.spare_segments,
+            compress_level: self.compress_level,
+            ..SegmentConfig::default()
+        }
+    }
+
+    /// Loads from every source. `flags` and `environment` are names (of settings, and of
+    /// variables) with values; `file` is the file named by the user, if any.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn load(
+        flags: &[(String, String)],
+        environment: &[(String, String)],
+        file: Option<&Path>,
+    ) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        match file {
+            Some(path) => config.apply_file(path)?,
+            None if Path::new(DEFAULT_FILE).is_file() => {
+                config.apply_file(Path::new(DEFAULT_FILE))?
+            }
+            None => {}
+        }
+        for (variable, text) in environment {
+            let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else {
+                continue;
+            };
+            if OTHER_VARIABLES.contains(&name) {
+                continue;
+            }
+            match config.apply(Source::Environment, &name.to_ascii_lowercase(), text) {
+                Err(ConfigError::UnknownName { .. }) => {
+                    tracing::warn!(
+                        variable,
+                        "an environment variable that no setting has is ignored"
+                    );
+                }
+                applied => applied?,
+            }
+        }
+        for (name, text) in flags {
+            config.apply(Source::Flag, name, text)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The settings in force, as a TOML file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        let mut section = "";
+        for key in KEYS {
+            if key.section != section {
+                section = key.section;
+                writeln!(out, "{}# {section}", if out.is_empty() { "" } else { "\n" })
+                    .expect("writing to a string does not fail");
+            }
+            let value = self.toml(key.name).expect("every key has a field");
+            writeln!(out, "{} = {value}", key.name).expect("writing to a string does not fail");
+        }
+        out
+    }
+
+    fn apply_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+            path: path.to_owned(),
+            error,
+        })?;
+        let table: toml::Table =
+            text.parse()
+                .map_err(|error: toml::de::Error| ConfigError::Malformed {
+                    path: path.to_owned(),
+                    what: error.to_string(),
+                })?;
+        for (name, value) in &table {
+            let text = toml_text(value).ok_or_else(|| ConfigError::BadValue {
+                origin: Source::File,
+                name: name.clone(),
+                what: "expected a plain value; settings are not grouped in tables".to_owned(),
+            })?;
+            self.apply(Source::File, name, &text)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, source: Source, name: &str, text: &str) -> Result<(), ConfigError> {
+        self.set(name, text).map_err(|what| match what {
+            Some(what) => ConfigError::BadValue {
+                origin: source,
+                name: name.to_owned(),
+                what,
+            },
+            None => ConfigError::UnknownName {
+                origin: source,
+                name: name.to_owned(),
+                nearest: nearest(name),
+            },
+        })
+    }
+
+    /// What no single value can tell.
+    fn check(&self) -> Result<(), ConfigError> {
+        let at_least_one = [
+            ("pg_max_connections", self.pg_max_connections),
+            (
+                "pg_max_connections_per_tenant",
+                self.pg_max_connections_per_tenant,
+            ),
+            ("http_max_connections", self.http_max_connections),
+            ("worker_threads", self.worker_threads),
+            ("readers_per_tenant", self.readers_per_tenant),
+            ("open_tenants", self.open_tenants),
+            ("max_group", self.max_group),
+        ];
+        for (name, value) in at_least_one {
+            if value == 0 {
+                return Err(ConfigError::Impossible {
+                    name,
+                    what: "must be at least 1".to_owned(),
+                });
+            }
+        }
+        if self.maintenance_interval.is_zero() {
+            return Err(ConfigError::Impossible {
+                name: "maintenance_interval",
+                what: "must not be 0".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    File,
+    Environment,
+    Flag,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Source::File => "configuration file",
+            Source::Environment => "environment",
+            Source::Flag => "command line",
+        })
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read {}: {error}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("{} is no TOML: {what}", path.display())]
+    Malformed { path: PathBuf, what: String },
+    #[error("{origin}: no setting is called \"{name}\"{}", suggestion(*nearest))]
+    UnknownName {
+        origin: Source,
+        name: String,
+        nearest: Option<&'static str>,
+    },
+    #[error("{origin}: {name}: {what}")]
+    BadValue {
+        origin: Source,
+        name: String,
+        what: String,
+    },
+    #[error("{name} {what}")]
+    Impossible { name: &'static str, what: String },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; did you mean {name}?"))
+}
+
+fn toml_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(value) => Some(value.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<_>> = items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect();
+            items.map(|items| items.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// The setting whose name is most like `name`, if one is like it at all.
+fn nearest(name: &str) -> Option<&'static str> {
+    let name: Vec<u8> = name.bytes().take(100).collect();
+    let limit = (name.len() / 3).max(2);
+    KEYS.iter()
+        .map(|key| (distance(&name, key.name.as_bytes()), key.name))
+        .min()
+        .filter(|(distance, _)| *distance <= limit)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance.
+fn distance(left: &[u8], right: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
+        of.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_default() {
+        let file = file(
+            "pg = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:1\"\nmax_row_bytes = \"1MiB\"\ncors_origins = [\"a\", \"b\"]\n",
+        );
+        let environment = pairs(&[
+            ("SPRINGHEAD_PG", "127.0.0.1:2"),
+            ("SPRINGHEAD_HTTP", "127.0.0.1:2"),
+            ("HOME", "/"),
+        ]);
+        let flags = pairs(&[("pg", "127.0.0.1:3")]);
+        let config = Config::load(&flags, &environment, Some(file.path())).unwrap();
+        assert_eq!(config.pg, "127.0.0.1:3");
+        assert_eq!(config.http, "127.0.0.1:2");
+        assert_eq!(config.max_row_bytes, Size(1 << 20));
+        assert_eq!(config.cors_origins, ["a", "b"]);
+        assert_eq!(
+            config.max_statement_bytes,
+            Config::default().max_statement_bytes
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_nearest() {
+        let file = file("max_row_byte = 1\n");
+        let error = Config::load(&[], &[], Some(file.path()))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "configuration file: no setting is called \"max_row_byte\"; did you mean max_row_bytes?"
+        );
+        let error =
+            Config::load(&pairs(&[("zzzzzzzzzz", "1")]), &[], Some(file.path())).unwrap_err();
+        assert!(matches!(error, ConfigError::UnknownName { .. }));
+    }
+
+    #[test]
+    fn an_unknown_variable_is_no_reason_not_to_start() {
+        let empty = file("");
+        let environment = pairs(&[("SPRINGHEAD_SERVICE_HOST", "10.0.0.1")]);
+        assert_eq!(
+            Config::load(&[], &environment, Some(empty.path())).unwrap(),
+            Config::default()
+        );
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let empty = file("");
+        let error = Config::load(
+            &pairs(&[("max_row_bytes", "lots")]),
+            &[],
+            Some(empty.path()),
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.starts_with("command line: max_row_bytes: expected a size"),
+            "{error}"
+        );
+        let error = Config::load(&pairs(&[("max_group", "0")]), &[], Some(empty.path()))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "max_group must be at least 1");
+        let grouped = file("[engine]\nmax_group = 1\n");
+        assert!(Config::load(&[], &[], Some(grouped.path())).is_err());
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        let config = Config {
+            lock_timeout: Some(Duration::from_millis(1500)),
+            cors_origins: vec!["x".into()],
+            ..Config::default()
+        };
+        let printed = file(&config.to_toml());
+        assert_eq!(
+            Config::load(&[], &[], Some(printed.path())).unwrap(),
+            config
+        );
+    }
+
+    #[test]
+    fn every_log_setting_reaches_the_log() {
+        assert_eq!(Config::default().segment_log(), SegmentConfig::default());
+    }
+
+    #[test]
+    fn every_engine_setting_reaches_the_engine() {
+        let plain = EngineConfig::new(Config::default().data_dir);
+        assert_eq!(
+            format!("{:?}", Config::default().engine()),
+            format!("{plain:?}")
+        );
+    }
+}

@@ -1,0 +1,387 @@
+//! One running node: the engine, both listeners, housekeeping, and the way to the end of all of
+//! them. `cli::serve` calls [`run`]; every connection holds an `Arc` of [`NodeState`].
+//!
+//! ```text
+//! lock data dir -> bind -> open log -> open engine (replay) -> serve -> SIGTERM or SIGINT
+//!   -> no new connections, idle ones told -> running ones finish (shutdown_grace) -> engine -> log
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use springhead_engine::{Engine, EngineError, Entropy};
+use springhead_log::{Log, LogError, SystemClock};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::config::Config;
+use crate::lock::{DataDir, DataDirError};
+use crate::poison::WatchedLog;
+use crate::{http, pgwire};
+
+/// How long the clients of a poisoned log get to be told "outcome unknown".
+const POISON_GRACE: Duration = Duration::from_millis(500);
+
+/// What all connections of a node share.
+pub struct NodeState {
+    pub engine: Engine,
+    pub config: Config,
+    /// When the node began to serve.
+    pub started: Instant,
+    /// Who is connected over the PostgreSQL protocol.
+    pub pg: pgwire::Registry,
+}
+
+/// Told once, to everyone: the node is stopping.
+#[derive(Clone)]
+pub struct Shutdown {
+    requested: watch::Receiver<bool>,
+}
+
+impl Shutdown {
+    /// A signal and the switch that gives it.
+    #[must_use]
+    pub fn new() -> (watch::Sender<bool>, Shutdown) {
+        let (switch, requested) = watch::channel(false);
+        (switch, Shutdown { requested })
+    }
+
+    /// Whether the node is stopping.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        *self.requested.borrow()
+    }
+
+    /// Returns once the node is stopping, at once if it already is. Cancel-safe.
+    pub async fn requested(&mut self) {
+        // A switch that is gone means that the node is gone.
+        let _ = self.requested.wait_for(|requested| *requested).await;
+    }
+}
+
+/// Why a node did not start, or ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("{setting} = {address}: {what}")]
+    Address {
+        setting: &'static str,
+        address: String,
+        what: String,
+    },
+    #[error(
+        "{setting} = {address} is not a loopback address, and without users anyone could connect there; listen on 127.0.0.1 or [::1], or put a proxy that authenticates in front"
+    )]
+    OpenToTheWorld {
+        setting: &'static str,
+        address: SocketAddr,
+    },
+    #[error("listen on {address}: {error}")]
+    Listen {
+        address: SocketAddr,
+        error: std::io::Error,
+    },
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("{what}: {error}")]
+    System {
+        what: &'static str,
+        error: std::io::Error,
+    },
+    #[error(
+        "the log is poisoned, the outcome of the last commits is unknown until the next start: {0}"
+    )]
+    Poisoned(Arc<str>),
+}
+
+/// Unpredictable bytes from the operating system.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes)
+            .expect("the operating system always has random bytes once it has booted");
+    }
+}
+
+/// Serves until told to stop (SIGTERM, SIGINT) and everything has ended in order. `open_log` opens
+/// the log in the directory it is given; it may block.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn run<L>(config: Config, open_log: L) -> Result<(), NodeError>
+where
+    L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
+{
+    let mut signals = Signals::listen()?;
+    let pg_address = resolve("pg", &config.pg)?;
+    let http_address = resolve("http", &config.http)?;
+    let data_dir = DataDir::open_or_create(&config.data_dir)?;
+    raise_file_limit();
+    let pg_listener = bind(pg_address).await?;
+    let http_listener = bind(http_address).await?;
+
+    let opening = config.clone();
+    let log_dir = data_dir.log_dir();
+    let opened = tokio::task::spawn_blocking(move || open(&opening, &log_dir, open_log)).await;
+    let (engine, log, poisoned) =
+        opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+
+    let addresses = (local(&pg_listener)?, local(&http_listener)?);
+    let state = Arc::new(NodeState {
+        engine,
+        config,
+        started: Instant::now(),
+        pg: pgwire::Registry::default(),
+    });
+    let (switch, shutdown) = Shutdown::new();
+    let mut servers = JoinSet::new();
+    servers.spawn(pgwire::serve(
+        pg_listener,
+        Arc::clone(&state),
+        shutdown.clone(),
+    ));
+    servers.spawn(http::serve(http_listener, Arc::clone(&state), shutdown));
+    let maintenance = tokio::spawn(maintain(Arc::clone(&state)));
+    announce(&state, addresses);
+
+    let ended = wait_for_the_end(&mut signals, poisoned).await;
+    // Whoever still listens is told; a node without listeners has nobody to tell.
+    let _ = switch.send(true);
+    let grace = if ended.is_err() {
+        POISON_GRACE
+    } else {
+        state.config.shutdown_grace
+    };
+    drain(&mut servers, &mut signals, grace).await;
+    stop(state, log, maintenance, ended.is_ok()).await;
+    drop(data_dir);
+    ended
+}
+
+type Opened = (Engine, Arc<dyn Log>, watch::Receiver<Option<Arc<str>>>);
+
+fn open<L>(config: &Config, log_dir: &Path, open_log: L) -> Result<Opened, NodeError>
+where
+    L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError>,
+{
+    let begun = Instant::now();
+    let (log, poisoned) = WatchedLog::new(open_log(log_dir, config)?);
+    let log: Arc<dyn Log> = log;
+    let engine = Engine::open(
+        config.engine(),
+        Arc::clone(&log),
+        Arc::new(SystemClock),
+        Arc::new(SystemEntropy),
+    )?;
+    let tail = log.tail();
+    tracing::info!(
+        durable_lsn = tail.durable.0,
+        epoch = %tail.epoch,
+        recovery_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "recovered"
+    );
+    Ok((engine, log, poisoned))
+}
+
+/// Programs read this line to learn the ports when they asked for port 0.
+fn announce(state: &NodeState, (pg, http): (SocketAddr, SocketAddr)) {
+    println!(
+        "springhead {} is ready: postgres://{pg}/default and http://{http}, data in {} (open mode: no users, loopback only)",
+        env!("CARGO_PKG_VERSION"),
+        state.config.data_dir.display(),
+    );
+}
+
+/// Until a signal, or until the log is poisoned.
+async fn wait_for_the_end(
+    signals: &mut Signals,
+    mut poisoned: watch::Receiver<Option<Arc<str>>>,
+) -> Result<(), NodeError> {
+    tokio::select! {
+        () = signals.next() => {
+            tracing::info!("stopping: no new connections, running statements finish");
+            Ok(())
+        }
+        reason = poisoned.wait_for(Option::is_some) => {
+            let reason = reason.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "the log is gone".into());
+            tracing::error!(%reason, "the log is poisoned: the process ends, recovery decides what was written");
+            Err(NodeError::Poisoned(reason))
+        }
+    }
+}
+
+/// Waits for the servers to end; a second signal or the end of the grace ends them.
+async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals, grace: Duration) {
+    let all_ended = async { while servers.join_next().await.is_some() {} };
+    tokio::select! {
+        () = all_ended => return,
+        () = tokio::time::sleep(grace) => tracing::warn!("the grace is over: what still runs is ended"),
+        () = signals.next() => tracing::warn!("told to stop again: what still runs is ended"),
+    }
+    servers.shutdown().await;
+}
+
+async fn stop(
+    state: Arc<NodeState>,
+    log: Arc<dyn Log>,
+    maintenance: JoinHandle<()>,
+    in_order: bool,
+) {
+    maintenance.abort();
+    if !in_order {
+        // Recovery decides; nothing more is to be written.
+        return;
+    }
+    let engine = state.engine.clone();
+    let stopped = tokio::task::spawn_blocking(move || {
+        engine.shutdown();
+        log.close();
+    })
+    .await;
+    if let Err(error) = stopped {
+        tracing::error!(%error, "the engine did not stop in order; the next start recovers");
+    } else {
+        tracing::info!("stopped");
+    }
+}
+
+async fn maintain(state: Arc<NodeState>) {
+    let mut ticks = tokio::time::interval(state.config.maintenance_interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let engine = state.engine.clone();
+        match tokio::task::spawn_blocking(move || engine.maintain()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "maintenance failed; it is tried again"),
+            Err(error) => tracing::error!(%error, "maintenance panicked; it is tried again"),
+        }
+    }
+}
+
+fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, NodeError> {
+    let bad = |what: String| NodeError::Address {
+        setting,
+        address: address.to_owned(),
+        what,
+    };
+    let named = if let Some(port) = address.strip_prefix("localhost:") {
+        format!("127.0.0.1:{port}")
+    } else {
+        address.to_owned()
+    };
+    let resolved: SocketAddr = named.parse().map_err(|_| {
+        bad("expected an address and a port, as in 127.0.0.1:6432 or [::1]:6432".to_owned())
+    })?;
+    if !is_loopback(resolved.ip()) {
+        return Err(NodeError::OpenToTheWorld {
+            setting,
+            address: resolved,
+        });
+    }
+    Ok(resolved)
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| NodeError::Listen { address, error })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, NodeError> {
+    listener.local_addr().map_err(|error| NodeError::System {
+        what: "ask a listener for its address",
+        error,
+    })
+}
+
+/// Each connection takes a descriptor; the usual soft limit of 1,024 is far below ours.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, current = limit.current, "could not raise the limit of open files");
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, NodeError> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| NodeError::System {
+                what: "listen to signals",
+                error,
+            })
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g6_open_mode_listens_on_loopback_only() {
+        for fine in [
+            "127.0.0.1:6432",
+            "127.8.8.8:0",
+            "[::1]:6432",
+            "localhost:6432",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(resolve("pg", fine).is_ok(), "{fine}");
+        }
+        for open in [
+            "0.0.0.0:6432",
+            "[::]:6432",
+            "192.168.1.1:6432",
+            "[::ffff:10.0.0.1]:1",
+        ] {
+            assert!(
+                matches!(resolve("pg", open), Err(NodeError::OpenToTheWorld { .. })),
+                "{open}"
+            );
+        }
+        for bad in ["", "6432", "127.0.0.1", "example.org:80", "127.0.0.1:99999"] {
+            assert!(
+                matches!(resolve("pg", bad), Err(NodeError::Address { .. })),
+                "{bad}"
+            );
+        }
+    }
+}

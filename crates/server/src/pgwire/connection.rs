@@ -1,0 +1,382 @@
+//! One connection, from its first byte to its last: a task that owns the socket, the session and
+//! both buffers.
+//!
+//! ```text
+//! handshake -> [ wait: socket | idle timer | shutdown ] -> every whole message -> wait ...
+//! ```
+//!
+//! Answers are collected and sent at ReadyForQuery and Flush, with one write. Nothing a client does
+//! ends anything but its own connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use springhead_engine::{Session, TransactionStatus};
+use springhead_proto::{ErrorCode, SqlError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::backend::{self, Severity};
+use super::extended::Extended;
+use super::frontend::{Frame, FrontendMessage, Mistake};
+use super::registry::Place;
+use super::results::{SendError, Wire};
+use super::session;
+use super::socket::Input;
+use super::startup::{Startup, read_packet};
+use crate::config::SettingValue;
+use crate::node::{NodeState, Shutdown};
+
+/// How long a client that made a mistake gets to read what it was, and how much of what it still
+/// sends is thrown away meanwhile. Closing at once would reset the connection under the message.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 128 << 20;
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum Ended {
+    /// The client said goodbye, or went.
+    Left,
+    /// To be told to the client.
+    Fatal(SqlError),
+    Socket(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Ended {
+        Ended::Socket(error)
+    }
+}
+
+impl From<SqlError> for Ended {
+    fn from(error: SqlError) -> Ended {
+        Ended::Fatal(error)
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn run(stream: TcpStream, peer: SocketAddr, state: Arc<NodeState>, shutdown: Shutdown) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "a connection ended at once");
+        return;
+    }
+    let config = &state.config;
+    let mut wire = Wire {
+        stream,
+        out: Vec::new(),
+        buffer_bytes: config.pg_write_buffer_bytes.in_memory(),
+        stall: config.pg_write_stall_timeout,
+        stall_in_transaction: config.idle_in_transaction_session_timeout,
+        in_transaction: false,
+    };
+    let ended = converse(&mut wire, &state, shutdown).await;
+    match ended {
+        Ended::Left => tracing::debug!(%peer, "a connection ended"),
+        Ended::Socket(error) => tracing::debug!(%peer, %error, "a connection broke"),
+        Ended::Fatal(error) => {
+            tracing::debug!(%peer, code = %error.code, %error, "a connection was ended");
+            say_goodbye(&mut wire, &error).await;
+        }
+    }
+}
+
+async fn say_goodbye(wire: &mut Wire, error: &SqlError) {
+    backend::error_response(&mut wire.out, Severity::Fatal, error);
+    wire.stall = Some(LINGER);
+    if wire.flush().await.is_err() || wire.stream.shutdown().await.is_err() {
+        return;
+    }
+    if matches!(
+        error.code,
+        ErrorCode::AdminShutdown | ErrorCode::IdleInTransactionTimeout
+    ) {
+        return;
+    }
+    let mut rest = (&mut wire.stream).take(LINGER_BYTES as u64);
+    // Whatever comes of it, the connection is over.
+    let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+async fn converse(wire: &mut Wire, state: &Arc<NodeState>, mut shutdown: Shutdown) -> Ended {
+    let mut input = Input::default();
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(state.config.pg_startup_timeout, handshake(wire, &mut input, state)) => opened,
+        () = shutdown.requested() => return Ended::Fatal(shutting_down()),
+    };
+    let opened = opened.unwrap_or_else(|_| {
+        Err(Ended::Fatal(SqlError::new(
+            ErrorCode::QueryCanceled,
+            "canceling authentication due to timeout",
+        )))
+    });
+    let (session, place) = match opened {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return Ended::Left,
+        Err(ended) => return ended,
+    };
+    let own_idle_limit_at_start = session.setting(IDLE_SETTING);
+    let mut connection = Connection {
+        wire,
+        input,
+        session,
+        extended: Extended::new(state.config.pg_max_prepared),
+        max_message_bytes: state.config.pg_max_message_bytes.in_memory(),
+        idle_limit_of_server: state.config.idle_in_transaction_session_timeout,
+        own_idle_limit_at_start,
+        shutdown: Box::pin(async move { shutdown.requested().await }),
+        _place: place,
+    };
+    match connection.talk().await {
+        Err(ended) => ended,
+        Ok(never) => match never {},
+    }
+}
+
+/// Until there is a session, or there is none to be (a cancel request).
+async fn handshake(
+    wire: &mut Wire,
+    input: &mut Input,
+    state: &NodeState,
+) -> Result<Option<(Session, Place)>, Ended> {
+    // A client may ask for each kind of encryption once.
+    let mut encryption_requests = 0;
+    loop {
+        let Some((startup, length)) = read_packet(input.bytes())? else {
+            if !input.fill(&mut wire.stream).await? {
+                return Err(Ended::Left);
+            }
+            continue;
+        };
+        input.consume(length);
+        match startup {
+            Startup::Encryption if encryption_requests < 2 => {
+                encryption_requests += 1;
+                wire.out.push(b'N');
+                wire.flush().await?;
+            }
+            Startup::Encryption => {
+                return Err(SqlError::new(
+                    ErrorCode::ProtocolViolation,
+                    "encryption was refused already",
+                )
+                .into());
+            }
+            Startup::Cancel { process_id, secret } => {
+                state.pg.cancel(process_id, secret);
+                return Ok(None);
+            }
+            Startup::Session(parameters) => {
+                let opened = session::open(state, &parameters, &mut wire.out).await?;
+                backend::ready_for_query(&mut wire.out, b'I');
+                wire.flush().await?;
+                return Ok(Some(opened));
+            }
+        }
+    }
+}
+
+const IDLE_SETTING: &str = "idle_in_transaction_session_timeout";
+
+enum Never {}
+
+struct Connection<'w> {
+    wire: &'w mut Wire,
+    input: Input,
+    session: Session,
+    extended: Extended,
+    max_message_bytes: usize,
+    /// The configuration's limit for those who hold up others.
+    idle_limit_of_server: Option<Duration>,
+    /// The session's own, before the client has set any.
+    own_idle_limit_at_start: Option<String>,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _place: Place,
+}
+
+impl Connection<'_> {
+    async fn talk(&mut self) -> Result<Never, Ended> {
+        loop {
+            self.handle_arrived().await?;
+            self.wait().await?;
+        }
+    }
+
+    /// Waits until something has arrived, or for a reason to end.
+    async fn wait(&mut self) -> Result<(), Ended> {
+        let idle_limit = self.idle_limit();
+        tokio::select! {
+            // What a client has said comes before what it is to be told.
+            biased;
+            arrived = self.input.fill(&mut self.wire.stream) => {
+                if arrived? { Ok(()) } else { Err(Ended::Left) }
+            }
+            () = self.shutdown.as_mut() => Err(Ended::Fatal(shutting_down())),
+            () = after(idle_limit) => Err(Ended::Fatal(SqlError::new(
+                ErrorCode::IdleInTransactionTimeout,
+                "terminating connection due to idle-in-transaction timeout",
+            ))),
+        }
+    }
+
+    /// How long the client may stay silent. The server's limit is for those who hold up others, a
+    /// limit that the session has set itself is for any open transaction, as in PostgreSQL.
+    fn idle_limit(&self) -> Option<Duration> {
+        if self.session.transaction_status() == TransactionStatus::Idle {
+            return None;
+        }
+        let own = self.session.setting(IDLE_SETTING);
+        if own != self.own_idle_limit_at_start {
+            return own.as_deref().and_then(postgres_duration);
+        }
+        self.idle_limit_of_server
+            .filter(|_| self.session.holds_writer())
+    }
+
+    /// Does all that has arrived whole.
+    async fn handle_arrived(&mut self) -> Result<(), Ended> {
+        loop {
+            let frame = match Frame::find(self.input.bytes(), self.max_message_bytes) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(Mistake::Fatal(error) | Mistake::Error(error)) => {
+                    return Err(Ended::Fatal(error));
+                }
+            };
+            self.handle(frame).await?;
+            self.input.consume(frame.length);
+        }
+    }
+
+    async fn handle(&mut self, frame: Frame) -> Result<(), Ended> {
+        let message = match frame.decode(self.input.bytes()) {
+            Ok(message) => message,
+            Err(Mistake::Fatal(error)) => return Err(Ended::Fatal(error)),
+            Err(Mistake::Error(error)) => {
+                self.wire.error(&error);
+                if frame.kind == b'Q' {
+                    return ready(self.wire, &self.session).await;
+                }
+                self.extended.skip_until_sync();
+                return Ok(());
+            }
+        };
+        let (wire, session, extended) = (&mut *self.wire, &mut self.session, &mut self.extended);
+        match message {
+            FrontendMessage::Terminate => Err(Ended::Left),
+            FrontendMessage::Sync => {
+                extended.sync(wire, session).await?;
+                ready(wire, session).await
+            }
+            FrontendMessage::Flush => Ok(wire.flush().await?),
+            _ if extended.is_skipping() => Ok(()),
+            FrontendMessage::Query(sql) => {
+                extended.before_query(wire, session).await?;
+                simple_query(wire, session, sql).await?;
+                extended.after_query(session);
+                ready(wire, session).await
+            }
+            FrontendMessage::FunctionCall => {
+                wire.error(
+                    &SqlError::unsupported("the function call message").with_hint("use SELECT"),
+                );
+                ready(wire, session).await
+            }
+            // What a client goes on sending after its COPY failed, or was never begun.
+            FrontendMessage::CopyData(_)
+            | FrontendMessage::CopyDone
+            | FrontendMessage::CopyFail(_) => Ok(()),
+            FrontendMessage::Password(_) => Err(Ended::Fatal(SqlError::new(
+                ErrorCode::ProtocolViolation,
+                "a password was sent, but none was asked for",
+            ))),
+            message => Ok(extended.handle(wire, session, message).await?),
+        }
+    }
+}
+
+/// Runs the statements of a simple query, up to the first that fails.
+async fn simple_query(wire: &mut Wire, session: &mut Session, sql: &str) -> io::Result<()> {
+    let in_block = session.transaction_status() != TransactionStatus::Idle;
+    let mut script = session.script(sql);
+    let mut statements = 0_u64;
+    while let Some(outcome) = script.next().await {
+        let sent = match outcome {
+            Ok(outcome) => {
+                // Statements before the last hold their transaction while they are sent.
+                wire.in_transaction =
+                    in_block || statements > 0 || !outcome.tag.starts_with("SELECT");
+                wire.outcome(outcome).await
+            }
+            Err(error) => Err(SendError::Statement(error)),
+        };
+        statements += 1;
+        match sent {
+            Ok(()) => {}
+            Err(SendError::Socket(error)) => return Err(error),
+            Err(SendError::Statement(error)) => {
+                wire.error(&error);
+                break;
+            }
+        }
+    }
+    wire.in_transaction = false;
+    if statements == 0 {
+        backend::empty_query_response(&mut wire.out);
+    }
+    Ok(())
+}
+
+/// ReadyForQuery, sent.
+async fn ready(wire: &mut Wire, session: &Session) -> Result<(), Ended> {
+    let status = match session.transaction_status() {
+        TransactionStatus::Idle => b'I',
+        TransactionStatus::InTransaction => b'T',
+        TransactionStatus::Failed => b'E',
+    };
+    backend::ready_for_query(&mut wire.out, status);
+    wire.in_transaction = status != b'I';
+    let sent = wire.flush().await;
+    wire.in_transaction = false;
+    Ok(sent?)
+}
+
+async fn after(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A duration as PostgreSQL's settings have it: milliseconds without a unit, 0 for none.
+fn postgres_duration(text: &str) -> Option<Duration> {
+    let duration = match text.trim().parse::<u64>() {
+        Ok(ms) => Duration::from_millis(ms),
+        Err(_) => Duration::read(text).ok()?,
+    };
+    Some(duration).filter(|duration| !duration.is_zero())
+}
+
+fn shutting_down() -> SqlError {
+    SqlError::new(
+        ErrorCode::AdminShutdown,
+        "terminating connection due to administrator command",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_of_settings() {
+        assert_eq!(postgres_duration("0"), None);
+        assert_eq!(postgres_duration("1500"), Some(Duration::from_millis(1500)));
+        assert_eq!(postgres_duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(postgres_duration("1min"), Some(Duration::from_secs(60)));
+        assert_eq!(postgres_duration("off"), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! The extended query flow: prepared statements, portals, and what happens between two Syncs.
+//!
+//! Statements executed between two Syncs are one transaction, as in PostgreSQL; one alone is
+//! committed by itself, so that it can join a group commit. After an error everything up to the next
+//! Sync is skipped.
+
+use std::io;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
+use springhead_proto::{ErrorCode, SqlError};
+use springhead_sql::plan::{OutputColumn, Setting};
+use springhead_sql::{PgType, PlanKind};
+
+use super::backend::{self, Format, Formats};
+use super::frontend::{Bind, FrontendMessage, Target, invalid_utf8};
+use super::results::{SendError, Unsent, Wire};
+
+/// A connection's prepared statements and portals.
+pub struct Extended {
+    statements: FxHashMap<Box<str>, Arc<Statement>>,
+    portals: FxHashMap<Box<str>, Portal>,
+    /// How many of each there may be.
+    max: usize,
+    /// An error has been told; what comes before the next Sync is not done.
+    skipping: bool,
+    /// A transaction has been begun that the next Sync ends.
+    block: bool,
+}
+
+/// A prepared statement with its values, and how far its result has been sent.
+struct Portal {
+    statement: Arc<Statement>,
+    parameters: Vec<Parameter>,
+    result_formats: Formats,
+    run: Run,
+}
+
+enum Run {
+    NotYet,
+    /// Some rows are still to be sent.
+    Suspended {
+        outcome: Outcome,
+        unsent: Unsent,
+    },
+    Done,
+}
+
+enum Parameter {
+    Null,
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+impl Extended {
+    /// None of either, and at most `max` of each.
+    #[must_use]
+    pub fn new(max: usize) -> Extended {
+        Extended {
+            statements: FxHashMap::default(),
+            portals: FxHashMap::default(),
+            max,
+            skipping: false,
+            block: false,
+        }
+    }
+
+    /// Whether an error has been told since the last Sync.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// An error has been told.
+    pub fn skip_until_sync(&mut self) {
+        self.skipping = true;
+    }
+
+    /// Ends the transaction of what was executed since the last Sync; ReadyForQuery is to follow.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn sync(&mut self, wire: &mut Wire, session: &mut Session) -> io::Result<()> {
+        self.skipping = false;
+        self.end_block(wire, session).await;
+        self.drop_portals_if_idle(session);
+        Ok(())
+    }
+
+    /// A simple query ends what was executed before it, and forgets what has no name.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn before_query(&mut self, wire: &mut Wire, session: &mut Session) -> io::Result<()> {
+        self.end_block(wire, session).await;
+        self.statements.remove("");
+        self.portals.remove("");
+        Ok(())
+    }
+
+    /// Portals last as long as their transaction.
+    pub fn after_query(&mut self, session: &Session) {
+        self.drop_portals_if_idle(session);
+    }
+
+    /// Parse, Bind, Describe, Execute or Close. A failure is told, and what follows skipped.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn handle(
+        &mut self,
+        wire: &mut Wire,
+        session: &mut Session,
+        message: FrontendMessage<'_>,
+    ) -> io::Result<()> {
+        let done = match message {
+            FrontendMessage::Parse {
+                name,
+                sql,
+                type_oids,
+            } => self
+                .parse(session, name, sql, &type_oids)
+                .map(|()| backend::parse_complete(&mut wire.out)),
+            FrontendMessage::Bind(bind) => self
+                .bind(session, &bind)
+                .map(|()| backend::bind_complete(&mut wire.out)),
+            FrontendMessage::Describe(target) => self.describe(wire, target),
+            FrontendMessage::Execute { portal, max_rows } => {
+                match self.execute(wire, session, portal, max_rows).await {
+                    Ok(()) => Ok(()),
+                    Err(SendError::Statement(error)) => Err(error),
+                    Err(SendError::Socket(error)) => return Err(error),
+                }
+            }
+            FrontendMessage::Close(target) => {
+                match target {
+                    Target::Statement(name) => drop(self.statements.remove(name)),
+                    Target::Portal(name) => drop(self.portals.remove(name)),
+                }
+                backend::close_complete(&mut wire.out);
+                Ok(())
+            }
+            other => unreachable!("the connection handles {other:?} itself"),
+        };
+        if let Err(error) = done {
+            wire.error(&error);
+            self.skip_until_sync();
+        }
+        Ok(())
+    }
+
+    fn parse(
+        &mut self,
+        session: &mut Session,
+        name: &str,
+        sql: &str,
+        oids: &[u32],
+    ) -> Result<(), SqlError> {
+        if name.is_empty() {
+            self.statements.remove(name);
+        } else if self.statements.contains_key(name) {
+            return Err(SqlError::new(
+                ErrorCode::DuplicateStatement,
+                format!("prepared statement \"{name}\" already exists"),
+            ));
+        }
+        self.check_room(self.statements.len(), "prepared statements")?;
+        let types = oids
+            .iter()
+            .map(|&oid| parameter_type(oid))
+            .collect::<Result<Vec<_>, _>>()?;
+        let statement = session.prepare(sql, &types)?;
+        self.statements.insert(name.into(), statement);
+        Ok(())
+    }
+
+    fn bind(&mut self, session: &Session, bind: &Bind<'_>) -> Result<(), SqlError> {
+        let statement = self.statement(bind.statement)?;
+        let wanted = statement.plan.parameters.len();
+        if bind.parameters.len() != wanted {
+            return Err(SqlError::new(
+                ErrorCode::ProtocolViolation,
+                format!(
+                    "bind message supplies {} parameters, but prepared statement \"{}\" requires {wanted}",
+                    bind.parameters.len(),
+                    bind.statement
+                ),
+            ));
+        }
+        if session.transaction_status() == TransactionStatus::Failed
+            && !ends_transaction(&statement.plan.kind)
+        {
+            return Err(SqlError::new(
+                ErrorCode::FailedTransaction,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
+        }
+        if bind.portal.is_empty() {
+            self.portals.remove("");
+        } else if self.portals.contains_key(bind.portal) {
+            return Err(SqlError::new(
+                ErrorCode::ObjectNotInState,
+                format!("cursor \"{}\" already exists", bind.portal),
+            ));
+        }
+        self.check_room(self.portals.len(), "portals")?;
+        let parameters = bind
+            .parameters
+            .iter()
+            .enumerate()
+            .map(|(index, value)| Parameter::read(*value, bind.parameter_formats.of(index)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let columns = columns_of(&statement.plan.kind).map_or(0, |columns| columns.len());
+        if let Formats::Each(formats) = &bind.result_formats
+            && formats.len() != columns
+        {
+            return Err(SqlError::new(
+                ErrorCode::ProtocolViolation,
+                format!(
+                    "bind message has {} result formats but query has {columns} columns",
+                    formats.len()
+                ),
+            ));
+        }
+        let portal = Portal {
+            statement,
+            parameters,
+            result_formats: bind.result_formats.clone(),
+            run: Run::NotYet,
+        };
+        self.portals.insert(bind.portal.into(), portal);
+        Ok(())
+    }
+
+    fn describe(&self, wire: &mut Wire, target: Target<'_>) -> Result<(), SqlError> {
+        let (statement, formats) = match target {
+            Target::Statement(name) => {
+                let statement = self.statement(name)?;
+                let types = statement
+                    .plan
+                    .parameters
+                    .iter()
+                    .map(|parameter| &parameter.pg_type);
+                backend::parameter_description(&mut wire.out, types);
+                (statement, &Formats::AllText)
+            }
+            Target::Portal(name) => {
+                let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+                (Arc::clone(&portal.statement), &portal.result_formats)
+            }
+        };
+        match columns_of(&statement.plan.kind) {
+            Some(columns) => backend::row_description(&mut wire.out, &columns, formats),
+            None => backend::no_data(&mut wire.out),
+        }
+        Ok(())
+    }
+
+    async fn execute(
+        &mut self,
+        wire: &mut Wire,
+        session: &mut Session,
+        name: &str,
+        max_rows: usize,
+    ) -> Result<(), SendError> {
+        let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
+        let (outcome, mut unsent) = match std::mem::replace(&mut portal.run, Run::Done) {
+            Run::Suspended { outcome, unsent } => (outcome, unsent),
+            Run::Done => {
+                return Err(SqlError::new(
+                    ErrorCode::ObjectNotInState,
+                    format!("portal \"{name}\" cannot be run"),
+                )
+                .into());
+            }
+            Run::NotYet => {
+                if !self.block && session.transaction_status() == TransactionStatus::Idle {
+                    session.begin_block();
+                    self.block = true;
+                }
+                let parameters: Vec<_> = portal.parameters.iter().map(Parameter::value).collect();
+                let mut outcome = session.execute(&portal.statement, &parameters).await?;
+                wire.notices(&outcome);
+                match outcome.rows.take() {
+                    Some(rows) => (outcome, Unsent::new(rows)),
+                    None => {
+                        wire.complete(&outcome);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        let limit = if max_rows == 0 {
+            u64::MAX
+        } else {
+            max_rows as u64
+        };
+        wire.in_transaction = true;
+        let sent = wire
+            .rows(&mut unsent, &outcome.columns, &portal.result_formats, limit)
+            .await;
+        wire.in_transaction = false;
+        let sent = sent?;
+        if unsent.sent(sent) {
+            backend::portal_suspended(&mut wire.out);
+            portal.run = Run::Suspended { outcome, unsent };
+        } else if max_rows != 0 && outcome.tag.starts_with("SELECT") {
+            // PostgreSQL counts the rows of this Execute.
+            backend::command_complete(&mut wire.out, &format!("SELECT {sent}"));
+        } else {
+            wire.complete(&outcome);
+        }
+        Ok(())
+    }
+
+    /// A failed commit is told where ReadyForQuery is about to say that it is over.
+    async fn end_block(&mut self, wire: &mut Wire, session: &mut Session) {
+        if std::mem::take(&mut self.block)
+            && let Err(error) = session.end_block().await
+        {
+            wire.error(&error);
+        }
+    }
+
+    fn drop_portals_if_idle(&mut self, session: &Session) {
+        if !self.portals.is_empty() && session.transaction_status() == TransactionStatus::Idle {
+            self.portals.clear();
+        }
+    }
+
+    fn statement(&self, name: &str) -> Result<Arc<Statement>, SqlError> {
+        self.statements.get(name).cloned().ok_or_else(|| {
+            let message = if name.is_empty() {
+                "unnamed prepared statement does not exist".to_owned()
+            } else {
+                format!("prepared statement \"{name}\" does not exist")
+            };
+            SqlError::new(ErrorCode::UndefinedStatement, message)
+        })
+    }
+
+    fn check_room(&self, count: usize, what: &str) -> Result<(), SqlError> {
+        if count < self.max {
+            return Ok(());
+        }
+        Err(SqlError::new(
+            ErrorCode::TooManyRequests,
+            format!(
+                "this connection has {count} {what} open, the limit pg_max_prepared is {}",
+                self.max
+            ),
+        )
+        .with_hint("close those that are no longer needed"))
+    }
+}
+
+impl Parameter {
+    fn read(value: Option<&[u8]>, format: Format) -> Result<Parameter, SqlError> {
+        Ok(match (value, format) {
+            (None, _) => Parameter::Null,
+            (Some(bytes), Format::Binary) => Parameter::Binary(bytes.to_owned()),
+            (Some(bytes), Format::Text) => match std::str::from_utf8(bytes) {
+                Ok(text) => Parameter::Text(text.to_owned()),
+                Err(error) => return Err(invalid_utf8(&bytes[error.valid_up_to()..])),
+            },
+        })
+    }
+
+    fn value(&self) -> ParamValue<'_> {
+        match self {
+            Parameter::Null => ParamValue::Null,
+            Parameter::Text(text) => ParamValue::Text(text),
+            Parameter::Binary(bytes) => ParamValue::Binary(bytes),
+        }
+    }
+}
+
+/// A type that a driver declares; 0 and `unknown` leave it to the statement.
+fn parameter_type(oid: u32) -> Result<Option<PgType>, SqlError> {
+    const UNKNOWN: u32 = 705;
+    if oid == 0 || oid == UNKNOWN {
+        return Ok(None);
+    }
+    PgType::from_oid(oid, -1).map(Some).ok_or_else(|| {
+        SqlError::unsupported(format_args!("a parameter of the type with object id {oid}"))
+    })
+}
+
+fn ends_transaction(kind: &PlanKind) -> bool {
+    use springhead_sql::plan::TransactionControl::{Commit, Rollback, RollbackTo};
+    matches!(
+        kind,
+        PlanKind::Transaction(Commit { .. } | Rollback { .. } | RollbackTo(_))
+    )
+}
+
+/// The columns of a statement's result, known before it runs; `None` if it returns no rows.
+fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
+    let text = |name: &str| OutputColumn {
+        name: name.to_owned(),
+        pg_type: PgType::Text,
+        origin: None,
+    };
+    match kind {
+        PlanKind::Query(query) => Some(Arc::clone(&query.columns)),
+        PlanKind::Write(write) if !write.returning.is_empty() => Some(Arc::clone(&write.returning)),
+        PlanKind::Explain(_) => Some([text("QUERY PLAN")].into()),
+        PlanKind::Setting(Setting::Show { name: Some(name) }) => Some([text(name)].into()),
+        PlanKind::Setting(Setting::Show { name: None }) => {
+            Some([text("name"), text("setting"), text("description")].into())
+        }
+        _ => None,
+    }
+}
+
+fn no_portal(name: &str) -> SqlError {
+    SqlError::new(
+        ErrorCode::UndefinedCursor,
+        format!("portal \"{name}\" does not exist"),
+    )
+}
