@@ -96,16 +96,31 @@ struct Model {
 impl Model {
     /// Checks what is there after a start, from `earliest` on; from then on it is certain.
     fn check(&mut self, earliest: Lsn, slices: &[CommitSlice], seed: u64) -> Lsn {
-        assert!(earliest <= self.trimmed.next(), "seed {seed}: trimmed more than was asked");
+        assert!(
+            earliest <= self.trimmed.next(),
+            "seed {seed}: trimmed more than was asked"
+        );
         self.certain.retain(|(lsn, _)| *lsn >= earliest);
         let found = commits_in(slices);
         let certain = self.certain.len();
-        assert!(found.len() >= certain, "seed {seed}: an acknowledged commit is gone");
-        assert_eq!(found[..certain], self.certain[..], "seed {seed}: acknowledged commits differ");
-        let more: Vec<&String> = found[certain..].iter().map(|(_, label)| label).collect();
-        assert!(more.len() <= self.unknown.len(), "seed {seed}: more than was ever appended");
         assert!(
-            more.iter().zip(&self.unknown).all(|(found, given)| *found == given),
+            found.len() >= certain,
+            "seed {seed}: an acknowledged commit is gone"
+        );
+        assert_eq!(
+            found[..certain],
+            self.certain[..],
+            "seed {seed}: acknowledged commits differ"
+        );
+        let more: Vec<&String> = found[certain..].iter().map(|(_, label)| label).collect();
+        assert!(
+            more.len() <= self.unknown.len(),
+            "seed {seed}: more than was ever appended"
+        );
+        assert!(
+            more.iter()
+                .zip(&self.unknown)
+                .all(|(found, given)| *found == given),
             "seed {seed}: {more:?} was never appended like this"
         );
         let mut next = earliest;
@@ -153,7 +168,9 @@ fn live_and_die(seed: u64) {
         };
         let earliest = log.earliest();
         let mut slices = Vec::new();
-        let mut reader = log.reader(earliest, ReadFilter::default()).expect("a reader");
+        let mut reader = log
+            .reader(earliest, ReadFilter::default())
+            .expect("a reader");
         loop {
             match reader.read(&mut slices, 1 << 20) {
                 Ok(lsn) if lsn == log.tail().durable => break,
@@ -191,7 +208,10 @@ fn live_and_die(seed: u64) {
                     {
                         model.trimmed = up_to;
                         if log.trim(up_to).is_err() {
-                            assert!(disk.is_off(), "seed {seed}: a trim fails only without power");
+                            assert!(
+                                disk.is_off(),
+                                "seed {seed}: a trim fails only without power"
+                            );
                         }
                     }
                 }

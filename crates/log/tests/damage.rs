@@ -29,7 +29,13 @@ fn config() -> SegmentConfig {
 
 fn open_with(disk: &SimDisk, config: SegmentConfig) -> Result<SegmentLog, LogError> {
     let clock = Arc::new(ManualClock::at(1_000));
-    SegmentLog::open_on(Arc::new(disk.clone()), Path::new(DIR), config, clock, &NoProgress)
+    SegmentLog::open_on(
+        Arc::new(disk.clone()),
+        Path::new(DIR),
+        config,
+        clock,
+        &NoProgress,
+    )
 }
 
 fn open(disk: &SimDisk) -> Result<SegmentLog, LogError> {
@@ -50,16 +56,21 @@ fn read_all(log: &SegmentLog) -> Result<Vec<String>, LogError> {
 fn written(count: usize, padding: usize) -> (SimDisk, Vec<String>) {
     let disk = SimDisk::new(1);
     let log = open(&disk).expect("opened");
-    let labels: Vec<String> = (0..count).map(|number| format!("commit {number}")).collect();
+    let labels: Vec<String> = (0..count)
+        .map(|number| format!("commit {number}"))
+        .collect();
     for label in &labels {
-        log.append(vec![commit_of(1, 100, 1, label, padding)]).expect("appended");
+        log.append(vec![commit_of(1, 100, 1, label, padding)])
+            .expect("appended");
     }
     (disk, labels)
 }
 
 fn files_ending(disk: &SimDisk, ending: &str) -> Vec<PathBuf> {
     let files = disk.files().into_iter();
-    files.filter(|path| path.to_str().is_some_and(|path| path.ends_with(ending))).collect()
+    files
+        .filter(|path| path.to_str().is_some_and(|path| path.ends_with(ending)))
+        .collect()
 }
 
 /// Where each frame of a log begins, by file.
@@ -87,11 +98,18 @@ fn g12_a_tail_torn_at_any_byte_is_cut_to_whole_commits() {
     let sound = disk.content(&path).expect("there");
     for at in start..end {
         let at = usize::try_from(at).expect("small");
-        let whole = frames.iter().filter(|(_, offset, bytes)| offset + bytes <= at as u64).count();
+        let whole = frames
+            .iter()
+            .filter(|(_, offset, bytes)| offset + bytes <= at as u64)
+            .count();
         for truncate in [false, true] {
             disk.damage(&path, |content| {
                 content.clone_from(&sound);
-                if truncate { content.truncate(at) } else { content[at..].fill(0) }
+                if truncate {
+                    content.truncate(at)
+                } else {
+                    content[at..].fill(0)
+                }
             });
             // The padding at a frame's end is zeros anyway.
             let same = disk.content(&path).is_some_and(|content| content == sound);
@@ -106,21 +124,39 @@ fn g12_a_tail_torn_at_any_byte_is_cut_to_whole_commits() {
                 // Only padding was lost.
                 continue;
             }
-            log.append(vec![commit_of(1, 100, 1, "after", 40)]).expect("the log goes on");
+            log.append(vec![commit_of(1, 100, 1, "after", 40)])
+                .expect("the log goes on");
             drop(log);
             let log = open(&disk).expect("sound");
-            assert_eq!(read_all(&log).expect("sound").last().map(String::as_str), Some("after"));
+            assert_eq!(
+                read_all(&log).expect("sound").last().map(String::as_str),
+                Some("after")
+            );
             // Somebody knows of an LSN that is gone: then it is damage.
             disk.damage(&path, |content| {
                 content.clone_from(&sound);
-                if truncate { content.truncate(at) } else { content[at..].fill(0) }
+                if truncate {
+                    content.truncate(at)
+                } else {
+                    content[at..].fill(0)
+                }
             });
             let known_durable = Lsn(labels.len() as u64);
-            let refused = open_with(&disk, SegmentConfig { known_durable, ..config() }).err();
+            let refused = open_with(
+                &disk,
+                SegmentConfig {
+                    known_durable,
+                    ..config()
+                },
+            )
+            .err();
             let Some(LogError::Corrupt { file, offset, .. }) = refused else {
                 panic!("byte {at}: {refused:?}");
             };
-            assert_eq!((Path::new(&file), offset), (path.as_path(), frames[whole].1));
+            assert_eq!(
+                (Path::new(&file), offset),
+                (path.as_path(), frames[whole].1)
+            );
         }
     }
 }
@@ -131,11 +167,18 @@ fn g12_a_flipped_bit_is_cut_only_in_the_last_frame_and_never_read() {
     let (disk, labels) = written(70, 1_000);
     let frames = frames(&disk);
     let segments = files_ending(&disk, ".seg");
-    assert_eq!(segments.len(), 2, "the test wants a sealed and an active segment");
+    assert_eq!(
+        segments.len(),
+        2,
+        "the test wants a sealed and an active segment"
+    );
     let (last_file, last_offset, last_bytes) = frames.last().cloned().expect("frames");
     for segment in &segments {
         let own = frames.iter().filter(|(path, _, _)| path == segment);
-        let end = own.map(|(_, offset, bytes)| offset + bytes).max().unwrap_or(4096);
+        let end = own
+            .map(|(_, offset, bytes)| offset + bytes)
+            .max()
+            .unwrap_or(4096);
         let sound = disk.content(segment).expect("there");
         let heads: Vec<u64> = frames
             .iter()
@@ -148,7 +191,8 @@ fn g12_a_flipped_bit_is_cut_only_in_the_last_frame_and_never_read() {
             let bit = 1u8 << (at % 8);
             let place = usize::try_from(at).expect("small");
             disk.damage(segment, |content| content[place] ^= bit);
-            let in_last = *segment == last_file && at >= last_offset && at < last_offset + last_bytes;
+            let in_last =
+                *segment == last_file && at >= last_offset && at < last_offset + last_bytes;
             match open(&disk).and_then(|log| read_all(&log)) {
                 Ok(read) if in_last => assert_eq!(read, labels[..labels.len() - 1], "byte {at}"),
                 Ok(_) => panic!("{}: nobody noticed byte {at}", segment.display()),
@@ -161,7 +205,10 @@ fn g12_a_flipped_bit_is_cut_only_in_the_last_frame_and_never_read() {
             disk.damage(segment, |content| content.clone_from(&sound));
         }
     }
-    assert_eq!(read_all(&open(&disk).expect("sound")).expect("sound"), labels);
+    assert_eq!(
+        read_all(&open(&disk).expect("sound")).expect("sound"),
+        labels
+    );
 }
 
 #[test]
@@ -171,7 +218,10 @@ fn g12_damage_in_the_small_files_is_refused_or_repaired() {
     let length = disk.content(&epochs).expect("there").len();
     for at in 0..length {
         disk.damage(&epochs, |content| content[at] ^= 4);
-        assert!(matches!(open(&disk), Err(LogError::Corrupt { .. })), "byte {at}");
+        assert!(
+            matches!(open(&disk), Err(LogError::Corrupt { .. })),
+            "byte {at}"
+        );
         disk.damage(&epochs, |content| content[at] ^= 4);
     }
     let indexes = files_ending(&disk, ".idx");
@@ -185,7 +235,11 @@ fn g12_damage_in_the_small_files_is_refused_or_repaired() {
                 assert_eq!(read_all(&log).expect("sound"), labels);
             }
             drop(log);
-            assert_eq!(disk.content(&index).expect("there"), sound, "the same again");
+            assert_eq!(
+                disk.content(&index).expect("there"),
+                sound,
+                "the same again"
+            );
         }
     }
 }
@@ -198,31 +252,54 @@ fn g12_a_missing_segment_is_named() {
     use springhead_log::disk::Disk as _;
     disk.remove(&segments[1]).expect("removed");
     let refused = open(&disk).err().map(|error| error.to_string());
-    assert!(refused.as_ref().is_some_and(|text| text.contains("segment 2")), "{refused:?}");
+    assert!(
+        refused
+            .as_ref()
+            .is_some_and(|text| text.contains("segment 2")),
+        "{refused:?}"
+    );
     disk.remove(&segments[0]).expect("removed");
     disk.remove(&segments[2]).expect("removed");
     for segment in &segments[3..] {
         disk.remove(segment).expect("removed");
     }
     let known_durable = Lsn(200);
-    let refused = open_with(&disk, SegmentConfig { known_durable, ..config() });
-    assert!(matches!(refused, Err(LogError::Corrupt { .. })), "no new log over a lost one");
+    let refused = open_with(
+        &disk,
+        SegmentConfig {
+            known_durable,
+            ..config()
+        },
+    );
+    assert!(
+        matches!(refused, Err(LogError::Corrupt { .. })),
+        "no new log over a lost one"
+    );
 }
 
 /// A recycled file still holds whole frames of its earlier life, right behind the new end.
 #[test]
 fn g12_stale_frames_in_a_recycled_segment_never_come_back() {
     let disk = SimDisk::new(1);
-    let config = SegmentConfig { retain_bytes: 64 << 10, ..config() };
+    let config = SegmentConfig {
+        retain_bytes: 64 << 10,
+        ..config()
+    };
     let log = open_with(&disk, config.clone()).expect("opened");
     let append = |log: &SegmentLog, label: &str| {
-        log.append(vec![commit_of(1, 100, 1, label, 1_000)]).expect("appended");
+        log.append(vec![commit_of(1, 100, 1, label, 1_000)])
+            .expect("appended");
     };
     for _ in 0..300 {
         append(&log, "old");
     }
-    log.trim(log.trim_candidate().expect("more than is kept")).expect("trimmed");
-    assert!(disk.files().iter().any(|path| path.to_string_lossy().contains("spare-")));
+    log.trim(log.trim_candidate().expect("more than is kept"))
+        .expect("trimmed");
+    assert!(
+        disk.files()
+            .iter()
+            .any(|path| path.to_string_lossy().contains("spare-"))
+    );
     let mut count = 0;
     let segments = log.stats().segments;
     while log.stats().segments == segments {
@@ -233,9 +310,19 @@ fn g12_stale_frames_in_a_recycled_segment_never_come_back() {
     let last = files_ending(&disk, ".seg").pop().expect("segments");
     drop(log);
     let content = disk.content(&last).expect("there");
-    let stale = content.windows(4).skip(8_192).filter(|window| window == b"SHfr").count();
+    let stale = content
+        .windows(4)
+        .skip(8_192)
+        .filter(|window| window == b"SHfr")
+        .count();
     assert!(stale > 10, "the file was used before");
-    let log = open_with(&disk, SegmentConfig { known_durable: tail, ..config.clone() });
+    let log = open_with(
+        &disk,
+        SegmentConfig {
+            known_durable: tail,
+            ..config.clone()
+        },
+    );
     let log = log.expect("stale frames are no damage");
     assert!(log.cut_tail().is_none(), "nor a torn write");
     assert_eq!(log.tail().durable, tail);
@@ -264,18 +351,37 @@ fn g3_a_large_commit_cut_off_anywhere_is_whole_or_absent() {
     for call in 1.. {
         let disk = SimDisk::new(call);
         let log = open(&disk).expect("opened");
-        log.append(vec![commit_of(1, 100, 1, "before", 30_000)]).expect("appended");
-        disk.set_faults(Faults { power_off_at: Some(call), ..Faults::default() });
-        let appended = log.append(vec![commit_of(1, 100, 200, "large", 1_000)]).is_ok();
+        log.append(vec![commit_of(1, 100, 1, "before", 30_000)])
+            .expect("appended");
+        disk.set_faults(Faults {
+            power_off_at: Some(call),
+            ..Faults::default()
+        });
+        let appended = log
+            .append(vec![commit_of(1, 100, 200, "large", 1_000)])
+            .is_ok();
         drop(log);
         disk.power_cycle();
         let known_durable = if appended { Lsn(201) } else { Lsn(1) };
-        let log = open_with(&disk, SegmentConfig { known_durable, ..config() }).expect("opened");
+        let log = open_with(
+            &disk,
+            SegmentConfig {
+                known_durable,
+                ..config()
+            },
+        )
+        .expect("opened");
         let read = read_all(&log).expect("sound");
-        let expected = if read.len() == 1 { vec!["before"] } else { vec!["before", "large"] };
+        let expected = if read.len() == 1 {
+            vec!["before"]
+        } else {
+            vec!["before", "large"]
+        };
         assert_eq!(read, expected);
         assert!(!appended || read.len() == 2);
-        let next = log.append(vec![commit_of(1, 100, 1, "after", 30_000)]).expect("goes on");
+        let next = log
+            .append(vec![commit_of(1, 100, 1, "after", 30_000)])
+            .expect("goes on");
         assert_eq!(next.first_lsn, Lsn(if read.len() == 2 { 202 } else { 2 }));
         drop(log);
         let log = open(&disk).expect("opened");
@@ -296,15 +402,31 @@ fn verify_and_dump_agree_with_the_log() {
     let (disk, labels) = written(150, 1_000);
     {
         let log = open(&disk).expect("opened");
-        log.append(vec![commit_of(2, 101, 300, "large", 1_000)]).expect("appended");
-        log.append(vec![commit_of(1, 100, 1, "end", 0)]).expect("appended");
+        log.append(vec![commit_of(2, 101, 300, "large", 1_000)])
+            .expect("appended");
+        log.append(vec![commit_of(1, 100, 1, "end", 0)])
+            .expect("appended");
     }
     let report = verify(&disk, Path::new(DIR), &NoProgress).expect("looked at");
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     assert_eq!(report.torn_tail, None);
     assert_eq!(report.next_lsn, Lsn(452));
-    assert_eq!(report.segments.iter().map(|segment| segment.changes).sum::<u64>(), 451);
-    assert_eq!(report.segments.iter().map(|segment| segment.commits).sum::<u64>(), 152);
+    assert_eq!(
+        report
+            .segments
+            .iter()
+            .map(|segment| segment.changes)
+            .sum::<u64>(),
+        451
+    );
+    assert_eq!(
+        report
+            .segments
+            .iter()
+            .map(|segment| segment.commits)
+            .sum::<u64>(),
+        152
+    );
     let (active, sealed) = report.segments.split_last().expect("segments");
     assert!(sealed.iter().all(|segment| segment.indexed) && !active.indexed);
     let shown = |from, to| {
@@ -318,7 +440,9 @@ fn verify_and_dump_agree_with_the_log() {
         .expect("readable");
         assert_whole_and_ordered(&slices);
         let firsts = slices.iter().filter(|slice| slice.index == 0);
-        firsts.map(|slice| labels_in(slice)[0].0.clone()).collect::<Vec<_>>()
+        firsts
+            .map(|slice| labels_in(slice)[0].0.clone())
+            .collect::<Vec<_>>()
     };
     let mut all = labels.clone();
     all.extend(["large".to_owned(), "end".to_owned()]);
@@ -340,11 +464,15 @@ fn verify_and_dump_agree_with_the_log() {
 #[test]
 fn a_compressed_segment_is_read_and_checked_like_any_other() {
     let disk = SimDisk::new(1);
-    let config = SegmentConfig { compress_level: Some(1), ..config() };
+    let config = SegmentConfig {
+        compress_level: Some(1),
+        ..config()
+    };
     let log = open_with(&disk, config.clone()).expect("opened");
     let labels: Vec<String> = (0..300).map(|number| format!("commit {number}")).collect();
     for label in &labels {
-        log.append(vec![commit_of(1, 100, 1, label, 1_000)]).expect("appended");
+        log.append(vec![commit_of(1, 100, 1, label, 1_000)])
+            .expect("appended");
     }
     drop(log);
     let compressed = files_ending(&disk, ".segz");
@@ -375,7 +503,12 @@ fn a_segment_of_a_newer_format_is_refused_by_name() {
         content[80..84].copy_from_slice(&crc.to_le_bytes());
     });
     let refused = open(&disk).err();
-    let Some(LogError::NewerFormat { file, found: 2, supported: 1 }) = refused else {
+    let Some(LogError::NewerFormat {
+        file,
+        found: 2,
+        supported: 1,
+    }) = refused
+    else {
         panic!("{refused:?}");
     };
     assert_eq!(Path::new(&file), segment);

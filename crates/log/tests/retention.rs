@@ -28,7 +28,8 @@ fn open(dir: &Path, clock: &Arc<ManualClock>) -> SegmentLog {
 fn fill_segment(log: &SegmentLog) {
     let segments = log.stats().segments;
     while log.stats().segments == segments {
-        log.append(vec![commit_of(1, 100, 1, "x", 4_000)]).expect("appended");
+        log.append(vec![commit_of(1, 100, 1, "x", 4_000)])
+            .expect("appended");
     }
 }
 
@@ -66,7 +67,9 @@ fn times_never_go_back_across_a_restart() {
     let clock = Arc::new(ManualClock::at(5_000));
     let log = open(dir.path(), &clock);
     let append = |log: &SegmentLog| {
-        log.append(vec![commit_of(1, 100, 1, "x", 10)]).expect("appended").timestamp_ms
+        log.append(vec![commit_of(1, 100, 1, "x", 10)])
+            .expect("appended")
+            .timestamp_ms
     };
     assert_eq!(append(&log), TimestampMs(5_000));
     drop(log);
@@ -85,26 +88,43 @@ fn a_trimmed_log_goes_on_after_a_restart() {
         fill_segment(&log);
     }
     // A large commit over the border, and the segment it begins in is trimmed.
-    log.append(vec![commit_of(2, 100, 100, "large", 2_000)]).expect("appended");
+    log.append(vec![commit_of(2, 100, 100, "large", 2_000)])
+        .expect("appended");
     let large_end = log.tail().durable;
     fill_segment(&log);
     let before_large = Lsn(large_end.0 - 100);
     log.trim(before_large).expect("trimmed");
     let kept = log.earliest();
-    assert!(kept <= before_large.next(), "what a large commit begins in stays with it");
+    assert!(
+        kept <= before_large.next(),
+        "what a large commit begins in stays with it"
+    );
     log.trim(large_end).expect("trimmed");
     assert!(log.earliest() > before_large);
     let (earliest, tail, epochs) = (log.earliest(), log.tail(), log.epochs());
     drop(log);
     let log = open(dir.path(), &clock);
-    assert_eq!((log.earliest(), log.tail(), log.epochs()), (earliest, tail, epochs));
+    assert_eq!(
+        (log.earliest(), log.tail(), log.epochs()),
+        (earliest, tail, epochs)
+    );
     let refused = log.reader(earliest.previous(), ReadFilter::default()).err();
-    assert!(matches!(refused, Some(LogError::Trimmed { .. })), "{refused:?}");
-    let mut reader = log.reader(earliest, ReadFilter::default()).expect("a reader");
+    assert!(
+        matches!(refused, Some(LogError::Trimmed { .. })),
+        "{refused:?}"
+    );
+    let mut reader = log
+        .reader(earliest, ReadFilter::default())
+        .expect("a reader");
     let mut slices = Vec::new();
-    assert_eq!(reader.read(&mut slices, u64::MAX).expect("readable"), tail.durable);
+    assert_eq!(
+        reader.read(&mut slices, u64::MAX).expect("readable"),
+        tail.durable
+    );
     assert_eq!(slices[0].commit_lsn, earliest);
-    let next = log.append(vec![commit_of(1, 100, 1, "x", 10)]).expect("appended");
+    let next = log
+        .append(vec![commit_of(1, 100, 1, "x", 10)])
+        .expect("appended");
     assert_eq!(next.first_lsn, tail.durable.next());
 }
 
@@ -113,7 +133,11 @@ fn a_trimmed_log_goes_on_after_a_restart() {
 #[test]
 fn g5_readers_under_trimming_are_told() {
     let dir = tempfile::tempdir().expect("a directory");
-    let config = SegmentConfig { retain_bytes: 128 << 10, compress_level: Some(1), ..config() };
+    let config = SegmentConfig {
+        retain_bytes: 128 << 10,
+        compress_level: Some(1),
+        ..config()
+    };
     let clock = Arc::new(ManualClock::at(1_000));
     let log = SegmentLog::open(dir.path(), config, clock).expect("opened");
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -148,7 +172,8 @@ fn g5_readers_under_trimming_are_told() {
             });
         }
         for _ in 0..1_500 {
-            log.append(vec![commit_of(1, 100, 1, "x", 4_000)]).expect("appended");
+            log.append(vec![commit_of(1, 100, 1, "x", 4_000)])
+                .expect("appended");
             if let Some(up_to) = log.trim_candidate() {
                 log.trim(up_to).expect("trimmed");
             }

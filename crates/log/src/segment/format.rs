@@ -350,3 +350,200 @@ fn u128_at(bytes: &[u8], at: usize) -> u128 {
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("the range is N long")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use springhead_proto::{ChangeKind, RowBuilder, SchemaVersion, ValueRef, encode_change};
+
+    use super::*;
+
+    /// The format as readers of other languages see it; the examples in it are checked here.
+    const DOCUMENT: &str = include_str!("../../../../docs/log-format.md");
+
+    fn dump(bytes: &[u8]) -> String {
+        let lines = bytes.chunks(16).enumerate().map(|(line, bytes)| {
+            let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{:04x}  {}\n", line * 16, hex.join(" "))
+        });
+        lines.collect()
+    }
+
+    #[track_caller]
+    fn check_documented(bytes: &[u8]) {
+        let dump = dump(bytes);
+        assert!(
+            DOCUMENT.contains(&dump),
+            "docs/log-format.md does not show\n{dump}"
+        );
+    }
+
+    fn golden_header() -> SegmentHeader {
+        SegmentHeader {
+            segment_number: 1,
+            cluster_id: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
+            history_id: 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100,
+            first_lsn: Lsn(1),
+            epoch: Epoch(0x9c1e_04d7),
+            previous_crc: 0,
+            running_ms: 0,
+            created_ms: 1_718_000_000_000,
+        }
+    }
+
+    /// One commit of tenant 1: one insert of the row (1, 'a') into collection 100.
+    fn golden_frame(seed: u32) -> Vec<u8> {
+        let mut row = Vec::new();
+        let mut values = RowBuilder::new(&mut row, 2);
+        values.push(ValueRef::Integer(1));
+        values.push(ValueRef::Text("a"));
+        let mut changes = Vec::new();
+        let (collection, version) = (CollectionId(100), SchemaVersion(1));
+        encode_change(
+            &mut changes,
+            ChangeKind::Insert,
+            collection,
+            version,
+            None,
+            Some(&row),
+        );
+        let mut frame = Vec::new();
+        start_frame(&mut frame);
+        write_commit_head(
+            &mut frame,
+            TenantId(1),
+            1,
+            &[collection],
+            changes.len() as u64,
+        );
+        frame.extend_from_slice(&changes);
+        let fields = FrameFields {
+            previous_crc: seed,
+            segment_number: 1,
+            epoch: Epoch(0x9c1e_04d7),
+            first_lsn: Lsn(1),
+            count: 1,
+            timestamp_ms: TimestampMs(1_718_000_000_001),
+            durable_lsn: Lsn(0),
+            flags: 0,
+            commits: 1,
+        };
+        finish_frame(&mut frame, seed, &fields);
+        frame
+    }
+
+    #[test]
+    fn a_header_and_a_frame_have_the_documented_bytes() {
+        let (page, seed) = golden_header().encode();
+        assert_eq!(page.len() as u64, HEADER_BYTES);
+        check_documented(&page[..96]);
+        check_documented(&golden_frame(seed));
+        assert_eq!(SegmentHeader::decode(&page), Ok((golden_header(), seed)));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed() {
+        let (page, _) = golden_header().encode();
+        for at in 0..page.len() {
+            for bit in 0..8 {
+                let mut damaged = page.clone();
+                damaged[at] ^= 1 << bit;
+                assert!(
+                    SegmentHeader::decode(&damaged).is_err(),
+                    "byte {at} bit {bit}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_frame_is_noticed() {
+        let (_, seed) = golden_header().encode();
+        let frame = golden_frame(seed);
+        let sound = FrameHeader::decode(&frame).expect("sound");
+        assert!(sound.checksum_holds(seed, &frame));
+        assert!(
+            !sound.checksum_holds(seed ^ 1, &frame),
+            "another segment's seed"
+        );
+        for at in 0..frame.len() {
+            for bit in 0..8 {
+                let mut damaged = frame.clone();
+                damaged[at] ^= 1 << bit;
+                let header = FrameHeader::decode(&damaged);
+                let holds = header.is_ok_and(|header| header.checksum_holds(seed, &damaged));
+                assert!(!holds, "byte {at} bit {bit}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back_as_they_were(
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+            (seed, previous_crc, segment_number, epoch) in any::<(u32, u32, u32, u32)>(),
+            (first_lsn, count, timestamp_ms, durable_lsn) in any::<(u64, u32, u64, u64)>(),
+            part in prop::sample::select(vec![0, 1, 3, 5, 7]),
+            commits in any::<u32>(),
+        ) {
+            let fields = FrameFields {
+                previous_crc,
+                segment_number,
+                epoch: Epoch(epoch),
+                first_lsn: Lsn(first_lsn),
+                count: u64::from(count),
+                timestamp_ms: TimestampMs(timestamp_ms),
+                durable_lsn: Lsn(durable_lsn),
+                flags: part,
+                commits,
+            };
+            let mut frame = Vec::new();
+            start_frame(&mut frame);
+            frame.extend_from_slice(&payload);
+            let crc = finish_frame(&mut frame, seed, &fields);
+            let header = FrameHeader::decode(&frame).expect("sound");
+            prop_assert!(header.checksum_holds(seed, &frame));
+            prop_assert_eq!(header.frame_bytes(), frame.len() as u64);
+            prop_assert_eq!(frame.len() % 8, 0);
+            let back = FrameFields {
+                previous_crc: header.previous_crc,
+                segment_number: header.segment_number,
+                epoch: header.epoch,
+                first_lsn: header.first_lsn,
+                count: header.count,
+                timestamp_ms: header.timestamp_ms,
+                durable_lsn: header.durable_lsn,
+                flags: header.flags,
+                commits: header.commits,
+            };
+            prop_assert_eq!(format!("{back:?}"), format!("{fields:?}"));
+            prop_assert_eq!(header.crc, crc);
+            let length = usize::try_from(header.payload_length).expect("small");
+            prop_assert_eq!(&frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + length], &payload[..]);
+        }
+
+        #[test]
+        fn any_bytes_are_a_frame_header_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = FrameHeader::decode(&bytes);
+            let _ = read_commit_head(&mut &bytes[..], &mut Vec::new());
+        }
+
+        #[test]
+        fn commit_heads_come_back(
+            tenant in any::<u32>(),
+            count in 1..u64::MAX,
+            collections in proptest::collection::vec(any::<u32>(), 0..20),
+            changes_length in any::<u64>(),
+        ) {
+            let collections: Vec<_> = collections.into_iter().map(CollectionId).collect();
+            let mut bytes = Vec::new();
+            write_commit_head(&mut bytes, TenantId(tenant), count, &collections, changes_length);
+            let mut input = &bytes[..];
+            let mut read = Vec::new();
+            let head = read_commit_head(&mut input, &mut read).expect("sound");
+            prop_assert_eq!(head, CommitHead { tenant: TenantId(tenant), count, changes_length });
+            prop_assert_eq!(read, collections);
+            prop_assert!(input.is_empty());
+        }
+    }
+}

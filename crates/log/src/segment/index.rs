@@ -384,3 +384,81 @@ fn take_u32(input: &mut &[u8]) -> Option<u32> {
 fn take_u64(input: &mut &[u8]) -> Option<u64> {
     take(input).map(u64::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_comes_back_and_damage_to_it_is_noticed() {
+        let mut index = SegmentIndex::default();
+        for block in 0..3u64 {
+            index.blocks.push(Block {
+                offset: HEADER_BYTES + block * BLOCK_BYTES,
+                first_lsn: Lsn(10 + block),
+                timestamp_ms: TimestampMs(100 * block),
+                previous_crc: 7,
+                labels: Some(Vec::new()),
+            });
+            index.add_commit(TenantId(1), &[CollectionId(100), CollectionId(101)]);
+            index.add_commit(TenantId(2), &[]);
+        }
+        for collection in 0..2_000 {
+            index.add_commit(TenantId(3), &[CollectionId(collection)]);
+        }
+        assert!(index.may_pass(
+            2,
+            &ReadFilter {
+                tenant: Some(TenantId(9)),
+                ..ReadFilter::default()
+            }
+        ));
+        assert!(!index.may_pass(
+            1,
+            &ReadFilter {
+                tenant: Some(TenantId(9)),
+                ..ReadFilter::default()
+            }
+        ));
+        let end = End {
+            offset: 1 << 20,
+            crc: 5,
+            next_lsn: Lsn(99),
+            timestamp_ms: TimestampMs(1_000),
+        };
+        for run in [
+            Run::None,
+            Run::Through,
+            Run::Begun(End {
+                offset: 5_000,
+                ..end
+            }),
+        ] {
+            let bytes = index.encode(4, 6, &end, &run);
+            assert_eq!(
+                SegmentIndex::decode(&bytes, 4, 6),
+                Some((index.clone(), end, run))
+            );
+            assert_eq!(
+                SegmentIndex::decode(&bytes, 5, 6),
+                None,
+                "of another segment"
+            );
+            assert_eq!(
+                SegmentIndex::decode(&bytes, 4, 7),
+                None,
+                "of an earlier life"
+            );
+            for at in (0..bytes.len()).step_by(3) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1;
+                assert_eq!(SegmentIndex::decode(&damaged, 4, 6), None, "byte {at}");
+                assert_eq!(
+                    SegmentIndex::decode(&bytes[..at], 4, 6),
+                    None,
+                    "cut to {at}"
+                );
+            }
+        }
+    }
+}

@@ -96,7 +96,10 @@ pub fn verify(
         }
     }
     if names.is_empty() {
-        verifier.report.problems.push(corrupt(dir, 0, "the segments are missing"));
+        verifier
+            .report
+            .problems
+            .push(corrupt(dir, 0, "the segments are missing"));
     }
     Ok(verifier.report)
 }
@@ -122,12 +125,15 @@ impl Verifier<'_> {
         let mut cursor = FrameCursor::new(opened.file, &header, seed);
         let before = Before {
             in_run: self.before.map(|(_, _, run)| run != Run::None),
-            timestamp_ms: self.before.map_or(TimestampMs(0), |(_, end, _)| end.timestamp_ms),
+            timestamp_ms: self
+                .before
+                .map_or(TimestampMs(0), |(_, end, _)| end.timestamp_ms),
         };
         let (done, total) = (self.done_bytes, self.total_bytes);
         let progress = self.progress;
-        let scanned =
-            scan(&mut cursor, opened.length, before, |at| progress.report(done + at, total));
+        let scanned = scan(&mut cursor, opened.length, before, |at| {
+            progress.report(done + at, total)
+        });
         self.done_bytes += opened.length;
         self.progress.report(self.done_bytes, total);
         let indexed = self.index_agrees(name, &header, seed, &scanned.end, &scanned.index);
@@ -158,18 +164,25 @@ impl Verifier<'_> {
         if is_last && scanned.run != Run::None {
             let (offset, what) = match scanned.run {
                 Run::Begun(before) => (before.offset, "a large commit was not finished"),
-                _ => (offset, "a large commit that began in an earlier segment was not finished"),
+                _ => (
+                    offset,
+                    "a large commit that began in an earlier segment was not finished",
+                ),
             };
-            self.report.torn_tail =
-                Some(CutTail { file: path, offset, what: what.to_owned() });
+            self.report.torn_tail = Some(CutTail {
+                file: path,
+                offset,
+                what: what.to_owned(),
+            });
         }
         Ok(())
     }
 
     fn check_header(&self, path: &Path, header: &SegmentHeader) -> Result<(), LogError> {
-        let known = self.report.epochs.iter().any(|record| {
-            record.epoch == header.epoch && record.history_id == header.history_id
-        });
+        let known =
+            self.report.epochs.iter().any(|record| {
+                record.epoch == header.epoch && record.history_id == header.history_id
+            });
         if header.cluster_id != self.report.cluster_id || !known {
             return Err(corrupt(path, 0, "the segment is of another log"));
         }
@@ -179,7 +192,11 @@ impl Verifier<'_> {
                 return Err(corrupt(path, 0, what));
             }
             if end.crc != header.previous_crc || end.next_lsn != header.first_lsn {
-                let before = self.report.segments.last().map_or(path, |segment| &segment.file);
+                let before = self
+                    .report
+                    .segments
+                    .last()
+                    .map_or(path, |segment| &segment.file);
                 let what = "its frames do not reach to where the next segment begins";
                 return Err(corrupt(before, end.offset, what));
             }
@@ -196,15 +213,22 @@ impl Verifier<'_> {
         what: &str,
     ) -> Result<(), LogError> {
         let offset = cursor.offset();
-        let later =
-            cursor.valid_frame_after(length).map_err(|fault| fault.at(path, offset))?;
+        let later = cursor
+            .valid_frame_after(length)
+            .map_err(|fault| fault.at(path, offset))?;
         if let Some(later) = later {
             let what = format!("{what}, and a whole frame follows at byte {later}");
             return Err(corrupt(path, offset, what));
         }
-        if cursor.begins_like_a_frame(length).map_err(|fault| fault.at(path, offset))? {
-            self.report.torn_tail =
-                Some(CutTail { file: path.to_owned(), offset, what: what.to_owned() });
+        if cursor
+            .begins_like_a_frame(length)
+            .map_err(|fault| fault.at(path, offset))?
+        {
+            self.report.torn_tail = Some(CutTail {
+                file: path.to_owned(),
+                offset,
+                what: what.to_owned(),
+            });
         }
         Ok(())
     }
@@ -229,7 +253,13 @@ impl Verifier<'_> {
 #[derive(Debug, Clone)]
 pub enum DumpItem {
     /// A segment begins.
-    Segment { file: PathBuf, number: u32, epoch: Epoch, first_lsn: Lsn, created_ms: u64 },
+    Segment {
+        file: PathBuf,
+        number: u32,
+        epoch: Epoch,
+        first_lsn: Lsn,
+        created_ms: u64,
+    },
     /// A frame begins.
     Frame {
         /// Where in its segment.
@@ -251,7 +281,11 @@ pub enum DumpItem {
     /// A commit of that frame, or a piece of a large one.
     Commit(CommitSlice),
     /// There is nothing readable from here on.
-    End { file: PathBuf, offset: u64, what: String },
+    End {
+        file: PathBuf,
+        offset: u64,
+        what: String,
+    },
 }
 
 /// Shows `visit` what is in the log in `dir` from the commit that holds `from` through the one that
@@ -271,12 +305,19 @@ pub fn dump(
         return Err(corrupt(&dir.join(EPOCHS_NAME), 0, "the file is missing"));
     }
     let names: Vec<&String> = found.segments.values().collect();
-    let mut dumper = Dumper { from, to, large: None, collections: Vec::new() };
+    let mut dumper = Dumper {
+        from,
+        to,
+        large: None,
+        collections: Vec::new(),
+    };
     let first_lsn = |place: usize| -> Option<Lsn> {
         Some(super::shared::parse_segment_name(names.get(place)?)?.0)
     };
-    let mut start =
-        (0..names.len()).rev().find(|&place| first_lsn(place) <= Some(from)).unwrap_or(0);
+    let mut start = (0..names.len())
+        .rev()
+        .find(|&place| first_lsn(place) <= Some(from))
+        .unwrap_or(0);
     // The commit that holds `from` may have begun in an earlier segment.
     while start > 0 && begins_within_a_commit(disk, &dir.join(names[start]))? {
         start -= 1;
@@ -302,8 +343,9 @@ pub fn dump(
             match cursor.next(opened.length) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
-                    let shown =
-                        dumper.frame(&frame, visit).map_err(|what| corrupt(&path, offset, what))?;
+                    let shown = dumper
+                        .frame(&frame, visit)
+                        .map_err(|what| corrupt(&path, offset, what))?;
                     if !shown {
                         return Ok(());
                     }
@@ -314,7 +356,11 @@ pub fn dump(
                     return Err(fault.at(&path, offset));
                 }
                 Err(Fault::Invalid(what)) => {
-                    visit(DumpItem::End { file: path, offset, what: what.to_owned() });
+                    visit(DumpItem::End {
+                        file: path,
+                        offset,
+                        what: what.to_owned(),
+                    });
                     return Ok(());
                 }
             }
@@ -399,7 +445,9 @@ impl Dumper {
             self.large = Some(LargeCommit::new(&head, header, wanted));
         }
         // Its beginning may have been trimmed, or lie before the segments looked at.
-        let Some(large) = &mut self.large else { return Ok(true) };
+        let Some(large) = &mut self.large else {
+            return Ok(true);
+        };
         if large.is_wanted() && !visit(frame_item(frame.offset, header)) {
             return Ok(false);
         }
