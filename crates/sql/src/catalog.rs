@@ -91,8 +91,11 @@ pub struct Column {
     pub not_null: bool,
     /// PostgreSQL text of the DEFAULT expression, as written.
     pub default: Option<String>,
-    /// GENERATED ALWAYS / BY DEFAULT AS IDENTITY, or SERIAL: the sequence that is owned.
+    /// The sequence whose next number is the default: of an identity, a SERIAL, or a DEFAULT
+    /// `nextval('…')`. `default` is then `None`.
     pub sequence: Option<u32>,
+    /// GENERATED … AS IDENTITY, in place of SERIAL.
+    pub identity: bool,
     /// GENERATED ALWAYS AS IDENTITY: explicit values are refused (428C9).
     pub identity_always: bool,
     /// PostgreSQL text of GENERATED ALWAYS AS (…) STORED.
@@ -155,6 +158,9 @@ pub struct Index {
     pub id: u32,
     pub name: String,
     pub unique: bool,
+    /// The access method, as in `USING btree`. Others than btree and hash are kept here alone: they
+    /// have no SQLite index.
+    pub method: String,
     /// PostgreSQL text of each key, with DESC / NULLS FIRST as written.
     pub keys: Vec<String>,
     /// PostgreSQL text of the WHERE of a partial index.

@@ -5,7 +5,7 @@
 //! types to read and print values.
 
 pub mod catalog;
-pub mod ddl;
+pub mod errors;
 pub mod functions;
 pub mod lift;
 pub mod plan;

@@ -121,11 +121,16 @@ pub struct Ddl {
     pub rebuilds: bool,
     /// After the statements: tables to `foreign_key_check`.
     pub check_foreign_keys: Vec<CollectionId>,
+    /// Before the statements: each query must return no row, or its error is the answer. What is
+    /// found here would fail in the statements too, with less to say.
+    pub preconditions: Vec<Validation>,
     /// After the statements: each query must return no row, or its error is the answer.
     pub validations: Vec<Validation>,
     /// After the statements, captured: SQLite UPDATEs for values that are no pure function of the
     /// row (volatile defaults of a new column, ALTER TYPE … USING).
     pub updates: Vec<String>,
+    /// Sequences whose next number is this one from now on (ALTER SEQUENCE … RESTART).
+    pub sequence_restarts: Vec<(u32, i64)>,
     /// The catalog once it has committed.
     pub catalog: Arc<Catalog>,
     /// NOTICEs for the client (`relation "x" already exists, skipping`).
@@ -154,8 +159,12 @@ pub enum DefinitionAction {
 pub struct Validation {
     /// SQLite text; one row returned means violated.
     pub sql: String,
-    /// The error to answer with; its detail may be completed from the row.
-    pub error: springhead_proto::SqlError,
+    /// The error to answer with, before its detail is completed: see [`Validation::error`].
+    pub(crate) error: springhead_proto::SqlError,
+    /// The columns of the returned row, if the detail names their values.
+    pub(crate) key: Vec<(String, PgType)>,
+    /// What follows `Key (a)=(1) ` in the detail.
+    pub(crate) key_is: String,
 }
 
 /// BEGIN and its kin.

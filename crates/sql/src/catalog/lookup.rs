@@ -35,15 +35,22 @@ impl Catalog {
     pub fn with_changes(&self, changes: &[DefinitionChange], version: u64, next_id: u32) -> Catalog {
         let mut catalog = self.clone();
         for change in changes {
-            catalog.remove(&change.definition);
-            if change.action == DefinitionAction::Put {
-                catalog.insert(change.definition.clone());
-            }
+            catalog.apply(change);
         }
         catalog.version = version;
         catalog.next_id = catalog.next_id.max(next_id);
-        catalog.index_children();
         catalog
+    }
+
+    /// Puts or drops one definition, in place.
+    pub(crate) fn apply(&mut self, change: &DefinitionChange) {
+        self.remove(&change.definition);
+        if change.action == DefinitionAction::Put {
+            self.insert(change.definition.clone());
+        }
+        if change.collection != CollectionId::NONE {
+            self.index_children();
+        }
     }
 
     /// A catalog without anything in it, for [`Catalog::bootstrap`].
@@ -408,4 +415,31 @@ impl Column {
         use crate::types::PgType;
         matches!(self.pg_type, PgType::Int2 | PgType::Int4 | PgType::Int8)
     }
+}
+
+impl Index {
+    /// The ids of its columns, if each of its keys is a column alone.
+    #[must_use]
+    pub fn column_ids(&self, table: &Table) -> Option<Vec<u32>> {
+        self.keys.iter().map(|key| key_column(table, key)).collect()
+    }
+}
+
+/// The column that an index's key (`name`, `"Name" DESC NULLS LAST`) is, if it is one alone.
+fn key_column(table: &Table, key: &str) -> Option<u32> {
+    let (name, rest) = match key.strip_prefix('"') {
+        Some(quoted) => {
+            let end = quoted.replace("\"\"", "\0\0").find('"')?;
+            (quoted[..end].replace("\"\"", "\""), &quoted[end + 1..])
+        }
+        None => {
+            let end = key.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(key.len());
+            (key[..end].to_ascii_lowercase(), &key[end..])
+        }
+    };
+    let only_order = rest.split_whitespace().all(|word| matches!(word, "ASC" | "DESC" | "NULLS" | "FIRST" | "LAST"));
+    if !only_order {
+        return None;
+    }
+    table.column_named(&name).map(|(_, column)| column.id)
 }

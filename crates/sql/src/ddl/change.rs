@@ -1,0 +1,118 @@
+//! What one DDL statement has changed so far: the working catalog, the definitions put and dropped,
+//! and the SQLite statements. Every part of `ddl` writes into this, and nothing else.
+
+use std::sync::Arc;
+
+use springhead_proto::{CollectionId, SqlError};
+
+use crate::catalog::{Catalog, Definition, Sequence, Table, View};
+use crate::plan::{Ddl, DefinitionAction, DefinitionChange, PlanKind, Validation};
+
+/// A DDL statement being planned.
+pub(crate) struct Change<'a> {
+    /// The catalog with everything that this statement has done so far.
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) statements: Vec<String>,
+    pub(crate) rebuilds: bool,
+    pub(crate) check_foreign_keys: Vec<CollectionId>,
+    pub(crate) preconditions: Vec<Validation>,
+    pub(crate) validations: Vec<Validation>,
+    pub(crate) updates: Vec<String>,
+    pub(crate) sequence_restarts: Vec<(u32, i64)>,
+    pub(crate) notices: Vec<String>,
+    tag: &'static str,
+    source: &'a str,
+    version: u64,
+    changes: Vec<DefinitionChange>,
+}
+
+impl<'a> Change<'a> {
+    pub(crate) fn new(catalog: &Catalog, tag: &'static str, source: &'a str) -> Change<'a> {
+        Change {
+            catalog: Arc::new(catalog.clone()),
+            statements: Vec::new(),
+            rebuilds: false,
+            check_foreign_keys: Vec::new(),
+            preconditions: Vec::new(),
+            validations: Vec::new(),
+            updates: Vec::new(),
+            sequence_restarts: Vec::new(),
+            notices: Vec::new(),
+            tag,
+            source,
+            version: catalog.version,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The statement's text.
+    pub(crate) fn source(&self) -> &'a str {
+        self.source
+    }
+
+    /// An id that nothing has had.
+    ///
+    /// # Errors
+    /// 54000 once all ids are used up.
+    pub(crate) fn next_id(&mut self) -> Result<u32, SqlError> {
+        let id = self.catalog.next_id;
+        Arc::make_mut(&mut self.catalog).next_id = id.checked_add(1).ok_or_else(|| {
+            SqlError::new(springhead_proto::ErrorCode::StatementTooLarge, "all object ids are used up")
+        })?;
+        Ok(id)
+    }
+
+    pub(crate) fn put_table(&mut self, table: Table) {
+        self.record(DefinitionAction::Put, Definition::Table(table));
+    }
+
+    pub(crate) fn put_sequence(&mut self, sequence: Sequence) {
+        self.record(DefinitionAction::Put, Definition::Sequence(sequence));
+    }
+
+    pub(crate) fn put_view(&mut self, view: View) {
+        self.record(DefinitionAction::Put, Definition::View(view));
+    }
+
+    pub(crate) fn drop(&mut self, definition: Definition) {
+        self.record(DefinitionAction::Drop, definition);
+    }
+
+    /// The table with this id as it is now.
+    pub(crate) fn table(&self, id: CollectionId) -> Option<Arc<Table>> {
+        self.catalog.table(id).cloned()
+    }
+
+    /// Several changes of one object become its last, at the place of the first: a reader of the
+    /// log sees each object once per statement.
+    fn record(&mut self, action: DefinitionAction, definition: Definition) {
+        let change = DefinitionChange { action, collection: definition.collection(), definition };
+        Arc::make_mut(&mut self.catalog).apply(&change);
+        let id = change.definition.id();
+        match self.changes.iter_mut().find(|earlier| earlier.definition.id() == id) {
+            Some(earlier) => *earlier = change,
+            None => self.changes.push(change),
+        }
+    }
+
+    /// The plan. Without any change the statement had nothing to do (IF EXISTS, IF NOT EXISTS).
+    pub(crate) fn finish(mut self) -> PlanKind {
+        if !self.changes.is_empty() {
+            Arc::make_mut(&mut self.catalog).version = self.version + 1;
+        }
+        PlanKind::Ddl(Box::new(Ddl {
+            tag: self.tag,
+            source: self.source.to_owned(),
+            changes: self.changes,
+            statements: self.statements,
+            rebuilds: self.rebuilds,
+            check_foreign_keys: self.check_foreign_keys,
+            preconditions: self.preconditions,
+            validations: self.validations,
+            updates: self.updates,
+            sequence_restarts: self.sequence_restarts,
+            catalog: self.catalog,
+            notices: self.notices,
+        }))
+    }
+}

@@ -1,0 +1,32 @@
+//! A column's type as DDL writes it.
+
+use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::DataType;
+
+use super::names::fold;
+use crate::query::data_type::pg_type;
+use crate::types::PgType;
+
+/// A column's type, and whether it was written as one of the serial types.
+///
+/// # Errors
+/// As [`PgType::from_name`]; 42P16 for a type that no column can have.
+pub(crate) fn column_type(column: &str, data_type: &DataType) -> Result<(PgType, bool), SqlError> {
+    let pg_type = pg_type(data_type)?;
+    if matches!(pg_type, PgType::Unknown | PgType::Void) {
+        return Err(SqlError::new(
+            ErrorCode::InvalidTableDefinition,
+            format!("column \"{column}\" has pseudo-type {}", pg_type.base_name()),
+        ));
+    }
+    let serial = match data_type {
+        DataType::Custom(name, _) => name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| {
+            matches!(
+                fold(name).as_str(),
+                "serial" | "serial2" | "serial4" | "serial8" | "bigserial" | "smallserial"
+            )
+        }),
+        _ => false,
+    };
+    Ok((pg_type, serial))
+}
