@@ -3,9 +3,9 @@
 //! The engine calls [`translate`] with SQLite's extended code and message. SQLite names storage
 //! (`t104.c1`, `k105`, `i106`), the catalog maps it back. A foreign key's violation has no name in
 //! SQLite's text: the engine runs `PRAGMA foreign_key_check` and calls [`foreign_key_violation`]
-//! with what it finds, or [`referenced_violation`] if it knows which parent's key went.
+//! with what it finds.
 
-use springhead_proto::{CollectionId, ErrorCode, SqlError, ValueRef};
+use springhead_proto::{CollectionId, ErrorCode, SqlError, Value, ValueRef};
 
 use crate::catalog::{Catalog, ForeignKey, Table};
 use crate::plan::Validation;
@@ -45,10 +45,20 @@ pub type FailedRow<'a> = Option<&'a [ValueRef<'a>]>;
 
 /// What PostgreSQL would say to an error of SQLite's.
 ///
-/// `extended_code` is from `sqlite3_extended_errcode`, `message` from `sqlite3_errmsg`; `row` lets
-/// the detail name the values.
+/// `extended_code` is from `sqlite3_extended_errcode`, `message` from `sqlite3_errmsg`.
 #[must_use]
-pub fn translate(catalog: &Catalog, extended_code: i32, message: &str, row: FailedRow<'_>) -> SqlError {
+pub fn translate(catalog: &Catalog, extended_code: i32, message: &str) -> SqlError {
+    translate_with_row(catalog, extended_code, message, None)
+}
+
+/// As [`translate`]; `row` lets the detail name the values.
+#[must_use]
+pub fn translate_with_row(
+    catalog: &Catalog,
+    extended_code: i32,
+    message: &str,
+    row: FailedRow<'_>,
+) -> SqlError {
     if extended_code & 0xff == code::CONSTRAINT
         && let Some(error) = constraint(catalog, extended_code, message, row)
     {
@@ -87,7 +97,9 @@ pub fn translate(catalog: &Catalog, extended_code: i32, message: &str, row: Fail
 /// rows that violate a new constraint. `catalog` is the one after the statement.
 #[must_use]
 pub fn translate_ddl(catalog: &Catalog, extended_code: i32, message: &str) -> SqlError {
-    let error = translate(catalog, extended_code, &message.replace("constraint failed: r", "constraint failed: t"), None);
+    // A table that is being rebuilt is `r104` for the time.
+    let message = message.replace("constraint failed: r", "constraint failed: t").replace(", r", ", t");
+    let error = translate(catalog, extended_code, &message);
     let table = error.table.clone().unwrap_or_default();
     let rephrased = match (error.code, &error.constraint, &error.column) {
         (ErrorCode::UniqueViolation, Some(name), _) => {
@@ -111,61 +123,52 @@ pub fn translate_ddl(catalog: &Catalog, extended_code: i32, message: &str) -> Sq
     again
 }
 
-/// A row of `child` whose foreign key finds no parent: what `PRAGMA foreign_key_check` returns.
+/// A foreign key of `child` that finds no parent. `values` are those of the child's key columns, in
+/// the key's order; `child_changed` says whether it was the child's row that came or changed, and
+/// not the parent's that went.
 ///
-/// `ordinal` is that pragma's fourth column; SQLite counts a table's keys from the last to the
-/// first. `row` is the child's, in storage order.
+/// `PRAGMA foreign_key_check` names a key by its fourth column, counting a table's keys from the last
+/// to the first: `table.foreign_keys.iter().rev().nth(ordinal)`.
 #[must_use]
-pub fn foreign_key_violation(catalog: &Catalog, child: CollectionId, ordinal: usize, row: FailedRow<'_>) -> SqlError {
-    let key = catalog.table(child).and_then(|table| {
-        let place = table.foreign_keys.len().checked_sub(ordinal + 1)?;
-        Some((table, table.foreign_keys.get(place)?))
-    });
-    match key {
-        Some((table, key)) => missing_parent(catalog, table, key, row),
-        None => SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated"),
-    }
-}
-
-/// An INSERT or UPDATE of a child whose parent is not there.
-#[must_use]
-pub fn missing_parent(catalog: &Catalog, child: &Table, key: &ForeignKey, row: FailedRow<'_>) -> SqlError {
-    let error = SqlError::new(
-        ErrorCode::ForeignKeyViolation,
-        format!(
-            "insert or update on table \"{}\" violates foreign key constraint \"{}\"",
-            child.name.name, key.name
-        ),
-    )
-    .with_table(&child.name.name)
-    .with_constraint(&key.name);
-    let parent = catalog.table(CollectionId(key.parent)).map_or("?", |parent| parent.name.name.as_str());
-    match row.and_then(|row| key_text(child, &key.columns, row)) {
-        Some(text) => error.with_detail(format!("Key {text} is not present in table \"{parent}\".")),
-        None => error,
-    }
-}
-
-/// An UPDATE or DELETE of a parent that a child still refers to. `row` is the parent's as it was.
-#[must_use]
-pub fn referenced_violation(catalog: &Catalog, child: &Table, key: &ForeignKey, row: FailedRow<'_>) -> SqlError {
-    let parent = catalog.table(CollectionId(key.parent));
+pub fn foreign_key_violation(
+    catalog: &Catalog,
+    child: &Table,
+    key: &ForeignKey,
+    values: Option<&[Value]>,
+    child_changed: bool,
+) -> SqlError {
+    let parent = catalog.table(CollectionId(key.parent)).map(AsRef::as_ref);
     let parent_name = parent.map_or("?", |parent| parent.name.name.as_str());
-    let error = SqlError::new(
-        ErrorCode::ForeignKeyViolation,
-        format!(
-            "update or delete on table \"{parent_name}\" violates foreign key constraint \"{}\" on table \"{}\"",
-            key.name, child.name.name
-        ),
-    )
-    .with_table(&child.name.name)
-    .with_constraint(&key.name);
-    match parent.zip(row).and_then(|(parent, row)| key_text(parent, &key.parent_columns, row)) {
-        Some(text) => {
-            error.with_detail(format!("Key {text} is still referenced from table \"{}\".", child.name.name))
-        }
-        None => error,
+    let child_name = &child.name.name;
+    let (message, named, columns) = if child_changed {
+        let message = format!(
+            "insert or update on table \"{child_name}\" violates foreign key constraint \"{}\"",
+            key.name
+        );
+        (message, Some(child), &key.columns)
+    } else {
+        let message = format!(
+            "update or delete on table \"{parent_name}\" violates foreign key constraint \"{}\" on table \"{child_name}\"",
+            key.name
+        );
+        (message, parent, &key.parent_columns)
+    };
+    let error = SqlError::new(ErrorCode::ForeignKeyViolation, message)
+        .with_table(child_name)
+        .with_constraint(&key.name);
+    let (Some(named), Some(values)) = (named, values) else { return error };
+    let columns: Vec<_> = columns.iter().filter_map(|&id| named.column_by_id(id)).map(|(_, column)| column).collect();
+    if columns.len() != values.len() {
+        return error;
     }
+    let text = values_text(
+        columns.iter().map(|column| (column.name.as_str(), &column.pg_type)).zip(values.iter().map(Value::as_ref)),
+    );
+    error.with_detail(if child_changed {
+        format!("Key {text} is not present in table \"{parent_name}\".")
+    } else {
+        format!("Key {text} is still referenced from table \"{child_name}\".")
+    })
 }
 
 /// A NULL for a column that takes none.
@@ -294,7 +297,7 @@ fn index_over<'a>(table: &'a Table, columns: &[u32]) -> Option<&'a str> {
     })
 }
 
-/// `t104.c1`; a table that is being rebuilt is `r104`.
+/// `t104.c1`.
 fn storage_column<'a, 'n>(catalog: &'a Catalog, named: &'n str) -> Option<(&'a Table, &'n str)> {
     let (table, column) = named.split_once('.')?;
     Some((catalog.table_by_storage_name(table)?, column))
