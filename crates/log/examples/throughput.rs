@@ -105,7 +105,10 @@ fn replay(log: &SegmentLog) -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let mut reader = log.reader(Lsn::FIRST, ReadFilter::default())?;
         let (mut out, mut count) = (Vec::new(), 0u64);
-        while reader.read(&mut out, 1 << 20)?.0 < log.tail().durable.0 {
+        let end = log.tail().durable;
+        let mut scanned = Lsn::ZERO;
+        while scanned < end {
+            scanned = reader.read(&mut out, 1 << 20)?;
             for slice in out.drain(..) {
                 count += if decode {
                     Changes::new(&slice.changes).count() as u64

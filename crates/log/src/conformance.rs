@@ -392,6 +392,23 @@ pub fn g3_a_large_commit_is_whole(made: &Made, _: &Setup) {
     );
 }
 
+pub fn a_filtered_reader_passes_a_large_commit_at_the_end(made: &Made, _: &Setup) {
+    let log = made.log.as_ref();
+    let mut other = log.reader(Lsn(1), of_tenant(9)).expect("a reader");
+    for round in 1..=5u64 {
+        log.append(vec![commit_of(1, 100, 1_000, "large", 2_000)])
+            .expect("appended");
+        let (slices, lsn) = drain(other.as_mut());
+        assert_eq!((slices.len(), lsn), (0, Lsn(round * 1_001 - 1)));
+        let (slices, lsn) = drain(log.reader(Lsn(1), of_tenant(8)).expect("a reader").as_mut());
+        assert_eq!((slices.len(), lsn), (0, Lsn(round * 1_001 - 1)));
+        log.append(vec![commit_of(9, 100, 1, "own", 10)])
+            .expect("appended");
+        let (slices, lsn) = drain(other.as_mut());
+        assert_eq!((slices.len(), lsn), (1, Lsn(round * 1_001)));
+    }
+}
+
 pub fn a_spilled_commit_is_read_from_its_file(made: &Made, _: &Setup) {
     let log = made.log.as_ref();
     for padding in [10, 2_000] {
@@ -681,6 +698,7 @@ macro_rules! conformance_tests {
             a_filtered_reader_follows
             commits_without_a_collection_are_found_by_tenant
             g3_a_large_commit_is_whole
+            a_filtered_reader_passes_a_large_commit_at_the_end
             a_spilled_commit_is_read_from_its_file
             times_never_go_back
             trimming_forgets_the_oldest

@@ -150,7 +150,7 @@ fn live_and_die(seed: u64) {
                 short_writes,
                 ..Faults::default()
             });
-            let compress_level = (seed % 3 == 0).then_some(1);
+            let compress_level = seed.is_multiple_of(3).then_some(1);
             match open(
                 &disk,
                 SegmentConfig {

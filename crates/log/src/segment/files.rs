@@ -19,7 +19,7 @@ use crate::contract::{EpochRecord, LogError};
 use crate::disk::{Disk, OpenFor, read_up_to};
 
 pub const EPOCHS_NAME: &str = "epochs";
-pub const RUNNING_NAME: &str = "running";
+const RUNNING_NAME: &str = "running";
 const EPOCHS_MAGIC: &[u8; 8] = b"SHEPOCHS";
 const RUNNING_MAGIC: &[u8; 8] = b"SHRUNMSS";
 const RECORD_BYTES: usize = 32;

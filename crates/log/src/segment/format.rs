@@ -32,7 +32,8 @@ use springhead_proto::{
 /// What this version writes, and the newest it reads.
 pub const FORMAT_VERSION: u32 = 1;
 /// A segment's header takes a page of its own, so that no later write can tear it.
-pub const HEADER_BYTES: u64 = 4096;
+pub const HEADER_BYTES: u64 = HEADER_LENGTH as u64;
+const HEADER_LENGTH: usize = 4096;
 /// A frame's bytes before its payload.
 pub const FRAME_HEADER_BYTES: usize = 64;
 
@@ -78,7 +79,7 @@ impl SegmentHeader {
     /// The header's page, and its checksum, which seeds the checksums of the segment's frames.
     #[must_use]
     pub fn encode(&self) -> (Vec<u8>, u32) {
-        let mut out = Vec::with_capacity(HEADER_BYTES as usize);
+        let mut out = Vec::with_capacity(HEADER_LENGTH);
         out.extend_from_slice(HEADER_MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&self.segment_number.to_le_bytes());
@@ -91,7 +92,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.created_ms.to_le_bytes());
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
-        out.resize(HEADER_BYTES as usize, 0);
+        out.resize(HEADER_LENGTH, 0);
         (out, crc)
     }
 
@@ -100,7 +101,7 @@ impl SegmentHeader {
     /// # Errors
     /// [`BadHeader`] if the bytes are none.
     pub fn decode(page: &[u8]) -> Result<(SegmentHeader, u32), BadHeader> {
-        if page.len() < HEADER_BYTES as usize {
+        if page.len() < HEADER_LENGTH {
             return Err(BadHeader::Damaged("the segment's header is cut short"));
         }
         if &page[..8] != HEADER_MAGIC {
@@ -120,7 +121,7 @@ impl SegmentHeader {
             return Err(BadHeader::Newer { found });
         }
         if found == 0
-            || page[HEADER_USED..HEADER_BYTES as usize]
+            || page[HEADER_USED..HEADER_LENGTH]
                 .iter()
                 .any(|&byte| byte != 0)
         {

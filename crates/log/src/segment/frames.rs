@@ -212,7 +212,7 @@ impl FrameCursor {
                 break;
             }
             // Most of a segment that is not full.
-            if at % page == 0 && bytes.starts_with(&ZERO_PAGE) {
+            if at.is_multiple_of(page) && bytes.starts_with(&ZERO_PAGE) {
                 at += page;
                 continue;
             }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -22,6 +23,8 @@ use crate::failpoint;
 
 /// How long a look at the free space is believed.
 const SPACE_CHECK_MS: u64 = 250;
+/// How often it is written down how long the log has been open.
+const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
 const ZEROS_BYTES: usize = 1024 * 1024;
 /// Zeros are flushed in steps, so that no flush of a commit waits behind all of them.
 const FLUSH_ZEROS_BYTES: u64 = 8 * 1024 * 1024;
@@ -250,8 +253,9 @@ impl Keeper {
                 }
                 drop(work);
                 self.wake.notify_all();
-            } else {
-                self.wake.wait(&mut work);
+            } else if self.wake.wait_for(&mut work, RUNNING_INTERVAL).timed_out() {
+                drop(work);
+                self.shared.store_running_ms();
             }
         }
     }
@@ -290,12 +294,6 @@ impl Keeper {
             .disk
             .open(&shared.path(&temporary), OpenFor::Reading)?;
         let chunks = compress::ChunkTable::load(file.as_ref())?;
-        failpoint::hit("log.before_compress_rename");
-        shared
-            .disk
-            .rename(&shared.path(&temporary), &shared.path(&file_name))?;
-        shared.disk.sync_dir(&shared.dir)?;
-        failpoint::hit("log.after_compress_rename");
         let replacement = Arc::new(Segment {
             header: segment.header,
             seed: segment.seed,
@@ -304,24 +302,37 @@ impl Keeper {
             index: segment.index.read().clone().into(),
             sealed: segment.sealed.clone(),
         });
+        failpoint::hit("log.before_compress_rename");
+        // Under the lock, so that a trim happens before it or after: a file that comes back behind
+        // a trim would be a gap at the next start.
         let mut published = shared.published.lock();
         let place = published
             .segments
             .iter()
             .position(|other| other.header.segment_number == segment.header.segment_number);
-        match place {
-            Some(place) => published.segments[place] = Arc::clone(&replacement),
-            None => {
-                // Trimmed meanwhile.
-                drop(published);
-                shared.disk.remove(&shared.path(&replacement.file_name))?;
-                return shared.disk.sync_dir(&shared.dir);
-            }
-        }
+        let Some(place) = place else {
+            drop(published);
+            return shared.disk.remove(&shared.path(&temporary));
+        };
+        shared.disk.rename(
+            &shared.path(&temporary),
+            &shared.path(&replacement.file_name),
+        )?;
+        published.segments[place] = replacement;
         drop(published);
+        shared.disk.sync_dir(&shared.dir)?;
+        failpoint::hit("log.after_compress_rename");
         // Readers that have the plain file open go on in it: it is removed, never reused.
-        shared.disk.remove(&shared.path(&segment.file_name))?;
+        remove_if_there(shared.disk.as_ref(), &shared.path(&segment.file_name))?;
         shared.disk.sync_dir(&shared.dir)
+    }
+}
+
+/// Removes a file; one that is gone already is fine.
+pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

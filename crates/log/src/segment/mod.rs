@@ -353,11 +353,6 @@ impl Log for SegmentLog {
     fn close(&self) {
         self.appender.close();
         self.keeper.stop();
-        let running_ms = self.shared.running_ms();
-        let stored =
-            files::store_running_ms(self.shared.disk.as_ref(), &self.shared.dir, running_ms);
-        if let Err(error) = stored {
-            tracing::warn!(%error, "could not write down how long the log was open");
-        }
+        self.shared.store_running_ms();
     }
 }

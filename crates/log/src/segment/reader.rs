@@ -210,7 +210,7 @@ impl SegmentReader {
         }
         let mut next = self.open(segment, limit, next_lsn, sealed)?;
         if self.large.is_none() {
-            next.skip_rest_of_run();
+            self.scanned = self.scanned.max(next.skip_rest_of_run());
         }
         *place = next;
         Ok(())
@@ -248,16 +248,7 @@ impl SegmentReader {
             None => {
                 let end = place.limit;
                 place.cursor.jump(end.offset, end.crc, end.next_lsn);
-                // A large commit that begins in a block stepped over may end segments later.
-                let ends_in_run = place.sealed
-                    && place
-                        .segment
-                        .sealed
-                        .get()
-                        .is_some_and(|sealed| sealed.run != super::index::Run::None);
-                if !ends_in_run {
-                    self.scanned = self.scanned.max(end.next_lsn.previous());
-                }
+                self.scanned = self.scanned.max(place.scanned_at_limit());
             }
         }
         true
@@ -416,21 +407,33 @@ impl SegmentReader {
 
 impl Place {
     /// Steps over the frames at the segment's front that belong to a large commit which began
-    /// before it and is not wanted.
-    fn skip_rest_of_run(&mut self) {
+    /// before it and is not wanted. The last LSN that has thereby been looked at.
+    fn skip_rest_of_run(&mut self) -> Lsn {
         let index = self.segment.index.read();
         match index
             .blocks()
             .first()
             .filter(|block| block.offset < self.limit.offset)
         {
-            Some(block) => self
-                .cursor
-                .jump(block.offset, block.previous_crc, block.first_lsn),
-            None => self
-                .cursor
-                .jump(self.limit.offset, self.limit.crc, self.limit.next_lsn),
+            Some(block) => {
+                self.cursor
+                    .jump(block.offset, block.previous_crc, block.first_lsn);
+                block.first_lsn.previous()
+            }
+            None => {
+                self.cursor
+                    .jump(self.limit.offset, self.limit.crc, self.limit.next_lsn);
+                drop(index);
+                self.scanned_at_limit()
+            }
         }
+    }
+
+    /// The last LSN that has been looked at by whoever stands at the limit.
+    fn scanned_at_limit(&self) -> Lsn {
+        // The LSNs of a large commit come into being with its end, which may lie segments later;
+        // until then the limit's LSN is the one before it.
+        self.limit.next_lsn.previous()
     }
 }
 

@@ -5,14 +5,14 @@
 //! LSN there. Then it is cut. Everything else is damage, named by file and offset and never
 //! skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use springhead_proto::{Lsn, TimestampMs};
 
 use super::compress::ChunkTable;
-use super::files::{EPOCHS_NAME, Epochs, RUNNING_NAME, load_running_ms, read_file};
+use super::files::{EPOCHS_NAME, Epochs, load_running_ms, read_file};
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, SegmentHeader};
 use super::frames::{Fault, FrameCursor, SegmentFile, read_header};
 use super::index::{End, Run, SegmentIndex};
@@ -97,6 +97,7 @@ impl Found {
     /// Looks, changes nothing.
     pub fn list(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
         let mut found = Found::default();
+        let mut indexes = Vec::new();
         let mut names = disk
             .list(dir)
             .map_err(|error| io_error("list", dir, error))?;
@@ -104,7 +105,8 @@ impl Found {
         for name in names {
             if name == EPOCHS_NAME {
                 found.epochs = true;
-            } else if name == RUNNING_NAME || name.ends_with(".idx") {
+            } else if name.ends_with(".idx") {
+                indexes.push(name);
             } else if name.ends_with(".tmp") {
                 found.leftovers.push(name);
             } else if spare_number(&name).is_some() {
@@ -123,6 +125,14 @@ impl Found {
                 }
             }
         }
+        let used: BTreeSet<String> = found
+            .segments
+            .values()
+            .map(|segment| index_name(segment))
+            .collect();
+        found
+            .leftovers
+            .extend(indexes.into_iter().filter(|index| !used.contains(index)));
         Ok(found)
     }
 
@@ -598,10 +608,5 @@ pub fn open_segment_file(disk: &dyn Disk, path: &Path) -> Result<OpenedSegment, 
 }
 
 fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
-    match disk.remove(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io_error("remove", path, error))
-        }
-        _ => Ok(()),
-    }
+    super::keeper::remove_if_there(disk, path).map_err(|error| io_error("remove", path, error))
 }

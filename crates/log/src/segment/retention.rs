@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use springhead_proto::{Lsn, TenantId};
 
 use super::frames::FrameCursor;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, remove_if_there};
 use super::scan::take_commit;
 use super::shared::{Published, Segment, Shared, index_name, io_error};
 use crate::contract::LogError;
@@ -93,13 +93,18 @@ fn remove(shared: &Shared, keeper: &Keeper, segment: Arc<Segment>) -> Result<(),
             .and_then(|()| shared.disk.sync_dir(&shared.dir))
     };
     gone.map_err(|error| io_error("trim", &path, error))?;
-    let index = shared.path(&index_name(&segment.file_name));
-    match shared.disk.remove(&index) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io_error("remove", &index, error))
-        }
-        _ => Ok(()),
+    // The plain file of a segment that is just being compressed goes here too, in its turn: left
+    // behind alone, it would be a gap at the next start.
+    let stem = segment
+        .file_name
+        .rsplit_once('.')
+        .map_or(segment.file_name.as_str(), |(s, _)| s);
+    for name in [format!("{stem}.seg"), index_name(&segment.file_name)] {
+        let path = shared.path(&name);
+        remove_if_there(shared.disk.as_ref(), &path)
+            .map_err(|error| io_error("remove", &path, error))?;
     }
+    Ok(())
 }
 
 /// Bytes of log on disk.

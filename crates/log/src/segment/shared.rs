@@ -200,6 +200,15 @@ impl Shared {
         self.next_lsn.store(end.next_lsn.0, Ordering::Release);
     }
 
+    /// Writes down how long the log has been open. If that fails, time retention keeps more.
+    pub fn store_running_ms(&self) {
+        let running_ms = self.running_ms();
+        let stored = super::files::store_running_ms(self.disk.as_ref(), &self.dir, running_ms);
+        if let Err(error) = stored {
+            tracing::warn!(%error, "could not write down how long the log was open");
+        }
+    }
+
     /// How long the log has been open, over all its runs.
     pub fn running_ms(&self) -> u64 {
         let since_open = self.clock.monotonic_ms().saturating_sub(self.opened_at_ms);

@@ -218,7 +218,9 @@ impl Writer {
             let overhead = if first { head.len() as u64 } else { 0 };
             let room = self.room().saturating_sub(FRAME_HEADER_BYTES as u64 + 8);
             let wanted = (length - sent).min(self.shared.config.large_commit_bytes);
-            if room < overhead + wanted.min(SMALLEST_PART) {
+            let least = wanted.min(SMALLEST_PART);
+            // A head that no segment has room for makes its segment longer.
+            if room < overhead + least && self.end.offset > HEADER_BYTES {
                 // Until its first frame is written, the run has not begun.
                 self.rotate(if first { Run::None } else { run })?;
                 run = if first {
@@ -228,7 +230,7 @@ impl Writer {
                 };
                 continue;
             }
-            let take = wanted.min(room - overhead);
+            let take = wanted.min(room.saturating_sub(overhead)).max(least);
             let end = sent + take == length;
             if end && !first {
                 self.flush()?;
