@@ -5,10 +5,16 @@
 //! types to read and print values.
 
 pub mod catalog;
+mod control;
+pub mod ddl;
+pub mod dml;
 pub mod errors;
+pub mod filter;
 pub mod functions;
 pub mod lift;
 pub mod plan;
+pub mod planner;
+pub mod query;
 mod scan;
 pub mod split;
 pub mod types;

@@ -1,0 +1,375 @@
+//! INSERT.
+
+use std::sync::Arc;
+
+use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::{
+    ConflictTarget, Expr, Insert, OnConflict, OnConflictAction, OnInsert, Query, SetExpr, TableObject, Values,
+};
+
+use crate::catalog::{Column, Table};
+use crate::functions::CastContext;
+use crate::plan::{PlanKind, Write, WriteVerb};
+use crate::query::Analyzer;
+use crate::query::expression::table_relation;
+use crate::query::names;
+use crate::query::scope::Scope;
+use crate::query::typed::{Node, Typed};
+
+use super::{check_assignable, default_text, guarded, is_default, stored, target, target_column, update};
+
+/// The plan of an INSERT.
+pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanKind, SqlError> {
+    refuse_foreign_clauses(insert)?;
+    let TableObject::TableName(name) = &insert.table else {
+        return Err(SqlError::unsupported("INSERT into anything but a table"));
+    };
+    let table = target(analyzer, name)?;
+    let alias = insert.table_alias.as_ref().map_or_else(|| table.name.name.clone(), |alias| names::fold(&alias.alias));
+    let given = given_columns(analyzer, &table, insert)?;
+    let id = analyzer.fresh('r');
+    let rows = Rows { table: &table, given, explicit: !insert.columns.is_empty() };
+    let (columns, source) = match &insert.source {
+        None => rows.defaults(analyzer)?,
+        Some(query) => rows.source(analyzer, query)?,
+    };
+    let conflict = match &insert.on {
+        None => String::new(),
+        Some(OnInsert::OnConflict(conflict)) => on_conflict(analyzer, &table, &alias, &id, conflict)?,
+        Some(_) => return Err(SqlError::unsupported("ON DUPLICATE KEY UPDATE")),
+    };
+    let (returning_sql, returning) =
+        super::returning::plan(analyzer, &table, &alias, insert.returning.as_deref())?;
+    let storage = table.storage_name();
+    let target = if columns.is_empty() {
+        format!("INSERT INTO {storage} AS {id} DEFAULT VALUES")
+    } else {
+        format!("INSERT INTO {storage} AS {id} ({}) {source}", columns.join(","))
+    };
+    Ok(PlanKind::Write(Write {
+        verb: WriteVerb::Insert,
+        sql: format!("{target}{conflict}{returning_sql}"),
+        returning,
+        table: table.collection(),
+        touches_foreign_keys: analyzer.catalog.touches_foreign_keys(&table),
+        sequences: analyzer.sequences.iter().copied().collect(),
+    }))
+}
+
+fn given_columns(analyzer: &Analyzer<'_>, table: &Table, insert: &Insert) -> Result<Vec<usize>, SqlError> {
+    if insert.columns.is_empty() {
+        return Ok(table.visible_columns().map(|(place, _)| place).collect());
+    }
+    let mut given = Vec::with_capacity(insert.columns.len());
+    for name in &insert.columns {
+        let ident = super::column_ident(analyzer, table, name)?;
+        let place = target_column(analyzer, table, ident)?;
+        if given.contains(&place) {
+            let error = SqlError::new(
+                ErrorCode::DuplicateColumn,
+                format!("column \"{}\" specified more than once", names::fold(ident)),
+            );
+            return Err(analyzer.at(error, ident.span.start));
+        }
+        given.push(place);
+    }
+    Ok(given)
+}
+
+/// What an INSERT brings: which columns it names, and where the rest comes from.
+struct Rows<'t> {
+    table: &'t Arc<Table>,
+    /// Places of the columns that values are given for, in their order.
+    given: Vec<usize>,
+    /// Whether the statement listed them.
+    explicit: bool,
+}
+
+impl Rows<'_> {
+    /// `INSERT … DEFAULT VALUES`.
+    fn defaults(&self, analyzer: &mut Analyzer<'_>) -> Result<(Vec<String>, String), SqlError> {
+        let mut columns = Vec::new();
+        let mut values = Vec::new();
+        for (_, column) in self.table.visible_columns().filter(|(_, column)| column.generated.is_none()) {
+            columns.push(quoted(column));
+            values.push(default_text(analyzer, self.table, column)?);
+        }
+        Ok((columns, format!("VALUES ({})", values.join(","))))
+    }
+
+    fn source(&self, analyzer: &mut Analyzer<'_>, query: &Query) -> Result<(Vec<String>, String), SqlError> {
+        let is_plain = query.with.is_none()
+            && query.order_by.is_none()
+            && query.limit_clause.is_none()
+            && query.fetch.is_none();
+        match &*query.body {
+            SetExpr::Values(values) if is_plain => self.values(analyzer, values),
+            _ => self.query(analyzer, query),
+        }
+    }
+
+    /// The columns that the rows are of this width give, of those listed.
+    fn columns_for(&self, width: usize) -> Result<&[usize], SqlError> {
+        if width > self.given.len() {
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "INSERT has more expressions than target columns",
+            ));
+        }
+        if width < self.given.len() && self.explicit {
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "INSERT has more target columns than expressions",
+            ));
+        }
+        Ok(&self.given[..width])
+    }
+
+    /// Columns that get their default in every row.
+    fn omitted(&self, given: &[usize]) -> Vec<&Column> {
+        self.table
+            .visible_columns()
+            .filter(|(place, column)| {
+                // A column without a default is NULL anyway, but a rowid key must not be numbered.
+                let needs = column.default.is_some() || column.sequence.is_some();
+                let is_key = self.table.key_is_rowid() && self.table.key.first() == Some(place);
+                !given.contains(place) && column.generated.is_none() && (needs || is_key)
+            })
+            .map(|(_, column)| column)
+            .collect()
+    }
+
+    fn values(&self, analyzer: &mut Analyzer<'_>, values: &Values) -> Result<(Vec<String>, String), SqlError> {
+        let width = values.rows.first().map_or(0, |row| row.content.len());
+        let given = self.columns_for(width)?;
+        let columns: Vec<&Column> = given.iter().map(|&place| &self.table.columns[place]).collect();
+        let omitted = self.omitted(given);
+        let mut defaults = Vec::with_capacity(omitted.len());
+        for column in &omitted {
+            defaults.push(default_text(analyzer, self.table, column)?);
+        }
+        let mut rows = Vec::with_capacity(values.rows.len());
+        let closed = Scope {
+            aggregates_refused: Some("VALUES"),
+            windows_refused: Some("VALUES"),
+            ..Scope::default()
+        };
+        analyzer.in_scope(closed, |analyzer| {
+            for row in &values.rows {
+                if row.content.len() != width {
+                    return Err(SqlError::new(
+                        ErrorCode::SyntaxError,
+                        "VALUES lists must all be the same length",
+                    ));
+                }
+                let mut texts = Vec::with_capacity(width + defaults.len());
+                for (value, column) in row.content.iter().zip(&columns) {
+                    if let Some(text) = self.value(analyzer, column, value)? {
+                        texts.push(text);
+                    }
+                }
+                texts.extend(defaults.iter().cloned());
+                rows.push(format!("({})", texts.join(",")));
+            }
+            Ok(())
+        })?;
+        let names = columns.iter().filter(|column| column.generated.is_none()).chain(&omitted).map(|c| quoted(c)).collect();
+        Ok((names, format!("VALUES {}", rows.join(","))))
+    }
+
+    /// One value of a row; `None` for a generated column's DEFAULT.
+    fn value(&self, analyzer: &mut Analyzer<'_>, column: &Column, value: &Expr) -> Result<Option<String>, SqlError> {
+        if is_default(value) {
+            if column.generated.is_some() {
+                return Ok(None);
+            }
+            return default_text(analyzer, self.table, column).map(Some);
+        }
+        check_assignable(column, false, "insert")?;
+        let value = analyzer.expression(value)?;
+        stored(analyzer, self.table, column, &value).map(Some)
+    }
+
+    fn query(&self, analyzer: &mut Analyzer<'_>, query: &Query) -> Result<(Vec<String>, String), SqlError> {
+        let mut analyzed = analyzer.query(query)?;
+        let width = analyzed.names.len();
+        let given = self.columns_for(width)?;
+        let columns: Vec<&Column> = given.iter().map(|&place| &self.table.columns[place]).collect();
+        for column in &columns {
+            check_assignable(column, false, "insert")?;
+        }
+        // Constants still open take the columns' types; the rest is converted outside, row by row.
+        let types: Vec<_> = analyzed.types();
+        let targets: Vec<_> = types
+            .iter()
+            .zip(&columns)
+            .map(|(ty, column)| {
+                if *ty == crate::types::PgType::Unknown { column.pg_type.clone() } else { ty.clone() }
+            })
+            .collect();
+        analyzed.convert(analyzer, &targets, CastContext::Assignment)?;
+        let id = analyzer.fresh('r');
+        let inner = analyzed.columns(&id);
+        let mut values = Vec::with_capacity(width);
+        for (source, column) in inner.iter().zip(&columns) {
+            let value = Typed { node: Node::Sql(source.sql.clone()), ..source.typed() };
+            let text = analyzer.assign(&value, column, &self.table.name.name)?;
+            values.push(guarded(analyzer, self.table, column, &value, text));
+        }
+        let omitted = self.omitted(given);
+        for column in &omitted {
+            values.push(default_text(analyzer, self.table, column)?);
+        }
+        let mut sql = analyzed.into_sql(analyzer)?;
+        if omitted.iter().any(|column| column.sequence.is_some()) && query.order_by.is_some() && query.limit_clause.is_none() {
+            // Numbers are taken in the query's order: an OFFSET keeps SQLite from merging it.
+            sql.push_str(" LIMIT -1 OFFSET 0");
+        }
+        let names = columns.iter().chain(&omitted).map(|c| quoted(c)).collect();
+        // Without the WHERE, SQLite reads ON CONFLICT as a join's ON.
+        Ok((names, format!("SELECT {} FROM ({sql}) AS {id} WHERE 1", values.join(","))))
+    }
+}
+
+fn quoted(column: &Column) -> String {
+    format!("\"{}\"", column.storage_name())
+}
+
+fn on_conflict(
+    analyzer: &mut Analyzer<'_>,
+    table: &Arc<Table>,
+    alias: &str,
+    id: &str,
+    conflict: &OnConflict,
+) -> Result<String, SqlError> {
+    let keys = match &conflict.conflict_target {
+        None => None,
+        Some(ConflictTarget::Columns(idents)) => {
+            let mut places = Vec::with_capacity(idents.len());
+            for ident in idents {
+                places.push(target_column(analyzer, table, ident)?);
+            }
+            Some(conflict_keys(table, &places).ok_or_else(|| {
+                SqlError::new(
+                    ErrorCode::InvalidColumnReference,
+                    "there is no unique or exclusion constraint matching the ON CONFLICT specification",
+                )
+            })?)
+        }
+        Some(ConflictTarget::OnConstraint(name)) => {
+            let name = names::parts(name)?.pop().unwrap_or_default();
+            Some(constraint_keys(table, &name).ok_or_else(|| {
+                SqlError::new(
+                    ErrorCode::UndefinedObject,
+                    format!("constraint \"{name}\" for table \"{}\" does not exist", table.name.name),
+                )
+            })?)
+        }
+    };
+    let target = keys.map_or_else(String::new, |keys| format!(" ({})", keys.join(",")));
+    let update = match &conflict.action {
+        OnConflictAction::DoNothing => return Ok(format!(" ON CONFLICT{target} DO NOTHING")),
+        OnConflictAction::DoUpdate(update) => update,
+    };
+    if target.is_empty() {
+        return Err(SqlError::new(
+            ErrorCode::SyntaxError,
+            "ON CONFLICT DO UPDATE requires inference specification or constraint name",
+        )
+        .with_hint("For example, ON CONFLICT (column_name)."));
+    }
+    let existing = table_relation(table, alias, Some(id));
+    let mut excluded = table_relation(table, "excluded", Some("excluded"));
+    excluded.schema = None;
+    let scope = Scope {
+        columns: existing.columns.clone(),
+        relations: vec![existing, excluded],
+        aggregates_refused: Some("UPDATE"),
+        windows_refused: Some("UPDATE"),
+        ..Scope::default()
+    };
+    analyzer.in_scope(scope, |analyzer| {
+        let set = update::assignments(analyzer, table, &update.assignments)?;
+        let condition = match &update.selection {
+            Some(condition) => format!(" WHERE {}", analyzer.condition(condition, "WHERE")?),
+            None => String::new(),
+        };
+        Ok(format!(" ON CONFLICT{target} DO UPDATE SET {set}{condition}"))
+    })
+}
+
+/// The SQLite conflict target of a constraint or unique index over exactly these columns.
+fn conflict_keys(table: &Table, places: &[usize]) -> Option<Vec<String>> {
+    let mut wanted: Vec<u32> = places.iter().map(|&place| table.columns[place].id).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let same = |ids: &[u32]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids == wanted
+    };
+    if table.key_name.is_some() && same(&table.key_ids()) {
+        return Some(key_of(table));
+    }
+    if let Some(unique) = table.uniques.iter().find(|unique| same(&unique.columns)) {
+        return Some(unique.storage_keys(table));
+    }
+    table
+        .indexes
+        .iter()
+        .filter(|index| index.unique && index.predicate.is_none())
+        .find_map(|index| plain_columns(table, &index.keys).filter(|ids| same(ids)))
+        .map(|ids| columns_of(table, &ids))
+}
+
+/// The columns of a unique index, if it is over columns alone.
+fn plain_columns(table: &Table, keys: &[String]) -> Option<Vec<u32>> {
+    keys.iter()
+        .map(|key| {
+            let name = key.split_whitespace().next()?.trim_matches('"').replace("\"\"", "\"");
+            table.columns.iter().find(|column| column.name == name).map(|column| column.id)
+        })
+        .collect()
+}
+
+fn constraint_keys(table: &Table, name: &str) -> Option<Vec<String>> {
+    if table.key_name.as_deref() == Some(name) {
+        return Some(key_of(table));
+    }
+    table.uniques.iter().find(|unique| unique.name == name).map(|unique| unique.storage_keys(table))
+}
+
+fn key_of(table: &Table) -> Vec<String> {
+    columns_of(table, &table.key_ids())
+}
+
+fn columns_of(table: &Table, ids: &[u32]) -> Vec<String> {
+    ids.iter()
+        .filter_map(|id| table.columns.iter().find(|column| column.id == *id))
+        .map(|column| {
+            let name = quoted(column);
+            if crate::ddl::storage::needs_key_function(column) {
+                crate::query::typed::key_of(&column.pg_type, &name)
+            } else {
+                name
+            }
+        })
+        .collect()
+}
+
+fn refuse_foreign_clauses(insert: &Insert) -> Result<(), SqlError> {
+    let foreign = insert.or.is_some()
+        || insert.ignore
+        || insert.overwrite
+        || !insert.assignments.is_empty()
+        || insert.partitioned.is_some()
+        || !insert.after_columns.is_empty()
+        || insert.replace_into
+        || insert.priority.is_some()
+        || insert.insert_alias.is_some()
+        || insert.settings.is_some()
+        || insert.format_clause.is_some()
+        || insert.output.is_some()
+        || insert.multi_table_insert_type.is_some();
+    if foreign { Err(SqlError::unsupported("a clause of this INSERT")) } else { Ok(()) }
+}

@@ -1,0 +1,110 @@
+//! The `where=` of a change feed: one condition on a row image.
+//!
+//! The same parser, types and rewriter as SELECT. `server` plans it once per subscription and
+//! schema version; the engine runs it on images, which are bound as parameters, so that no table is
+//! touched.
+
+use std::sync::Arc;
+
+use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::Expr;
+
+use crate::catalog::{Catalog, Table};
+use crate::plan::Filter;
+use crate::planner::{PlanContext, parse_expression};
+use crate::query::expression::table_scope;
+use crate::query::scope::Scope;
+use crate::query::{Analyzer, Rules};
+
+/// A longer condition is refused (54000).
+pub const MAX_FILTER_BYTES: usize = 8 << 10;
+
+/// A more deeply nested condition is refused (54001).
+pub const MAX_FILTER_DEPTH: usize = 50;
+
+/// Plans a condition on the rows of `table`, over their images.
+///
+/// # Errors
+/// 42601, 42703, 42804 and their kin as for a WHERE clause; 0A000 for subqueries, 42P02 for
+/// parameters, 42P17 for functions that depend on more than their arguments; 54000 and 54001 past
+/// the limits.
+pub fn plan_filter(table: &Arc<Table>, where_text: &str) -> Result<Filter, SqlError> {
+    let (expr, context) = parsed(where_text)?;
+    let catalog = Catalog::bootstrap();
+    let mut scope = table_scope(table, None);
+    let mut columns = Vec::new();
+    // A column is the parameter that its value in the image is bound to.
+    for (place, column) in table.visible_columns() {
+        let stored = format!("\"{}\"", column.storage_name());
+        let relations = scope.relations.iter_mut().flat_map(|relation| &mut relation.columns);
+        for named in scope.columns.iter_mut().chain(relations).filter(|named| named.sql == stored) {
+            named.sql = format!("?{}", place + 1);
+        }
+    }
+    let condition = condition(&catalog, where_text, &context, scope, &expr)?;
+    for (place, _) in table.visible_columns() {
+        if mentions(&condition, place + 1) {
+            columns.push(place);
+        }
+    }
+    Ok(Filter { sql: format!("SELECT {condition}"), table: table.clone(), columns })
+}
+
+/// Plans the same condition for a query over the table itself: over `"c1"`, …, for snapshots.
+///
+/// # Errors
+/// As [`plan_filter`].
+pub fn plan_filter_on_table(table: &Arc<Table>, where_text: &str) -> Result<String, SqlError> {
+    let (expr, context) = parsed(where_text)?;
+    condition(&Catalog::bootstrap(), where_text, &context, table_scope(table, None), &expr)
+}
+
+fn parsed(where_text: &str) -> Result<(Expr, PlanContext), SqlError> {
+    let context = PlanContext {
+        max_statement_bytes: MAX_FILTER_BYTES,
+        max_depth: MAX_FILTER_DEPTH,
+        ..PlanContext::default()
+    };
+    if where_text.trim().is_empty() {
+        return Err(SqlError::new(ErrorCode::SyntaxError, "the condition is empty"));
+    }
+    Ok((parse_expression(where_text, MAX_FILTER_BYTES, MAX_FILTER_DEPTH)?, context))
+}
+
+fn condition(
+    catalog: &Catalog,
+    where_text: &str,
+    context: &PlanContext,
+    scope: Scope,
+    expr: &Expr,
+) -> Result<String, SqlError> {
+    let mut analyzer = Analyzer::new(catalog, where_text, context, &[], usize::MAX);
+    analyzer.rules = Rules {
+        place: Some("a filter"),
+        no_subqueries: true,
+        no_parameters: true,
+        immutable_only: true,
+        no_volatile: true,
+    };
+    let scope = Scope { aggregates_refused: Some("a filter"), windows_refused: Some("a filter"), ..scope };
+    analyzer.in_scope(scope, |analyzer| analyzer.condition(expr, "WHERE"))
+}
+
+/// Whether `?n` occurs in a text, outside of quotes.
+fn mentions(sql: &str, number: usize) -> bool {
+    let wanted = format!("?{number}");
+    let mut quoted = false;
+    let bytes = sql.as_bytes();
+    for at in 0..bytes.len() {
+        match bytes[at] {
+            b'\'' => quoted = !quoted,
+            b'?' if !quoted && sql[at..].starts_with(&wanted) => {
+                if !bytes.get(at + wanted.len()).is_some_and(u8::is_ascii_digit) {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}

@@ -1,0 +1,224 @@
+//! The dialect's front door: one statement's text in, one [`Plan`] out.
+//!
+//! Sessions call it on a miss of their plan cache. It parses, bounds what it parses, and hands each
+//! kind of statement to those who know it: [`crate::ddl`], [`crate::dml`], [`crate::query`] and
+//! the session's own commands. It touches no database.
+
+use std::sync::Arc;
+
+use sqlparser::ast::Statement;
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserError};
+use springhead_proto::{ErrorCode, SqlError};
+
+use crate::catalog::Catalog;
+use crate::lift::Lifted;
+use crate::plan::{Parameter, Plan, PlanKind};
+use crate::query::Analyzer;
+use crate::types::PgType;
+use crate::{control, ddl, dml, query};
+
+pub use crate::dml::document::{delete_document, get_document, patch_document, put_document};
+pub use crate::query::snapshot::snapshot_query;
+
+/// What planning depends on beside the catalog. Plans may be shared between sessions whose contexts
+/// are equal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PlanContext {
+    /// Schemas in which unqualified names are looked for, first to last.
+    pub search_path: Vec<String>,
+    /// Longer statements are refused (54000).
+    pub max_statement_bytes: usize,
+    /// Deeper nesting of expressions and queries is refused (54001).
+    pub max_depth: usize,
+    /// Whether `springhead.*` may be written (Springhead's own sessions only).
+    pub system: bool,
+}
+
+impl Default for PlanContext {
+    fn default() -> PlanContext {
+        PlanContext {
+            search_path: vec!["public".to_owned()],
+            max_statement_bytes: 16 << 20,
+            max_depth: 100,
+            system: false,
+        }
+    }
+}
+
+/// Plans one statement. `param_types` are the types that the client declared for `$1`, …; those it
+/// left open (or beyond the slice) are inferred from their contexts.
+///
+/// # Errors
+/// 42601 with a position for what does not parse, 54000 and 54001 past the context's limits, 0A000
+/// for what has no equal meaning here, and what PostgreSQL says for all else.
+pub fn plan(
+    catalog: &Arc<Catalog>,
+    sql: &str,
+    param_types: &[Option<PgType>],
+    context: &PlanContext,
+) -> Result<Plan, SqlError> {
+    check_size(sql, context.max_statement_bytes)?;
+    if let Some(kind) = ddl::plan_text(catalog, sql)? {
+        return Ok(Plan { catalog_version: catalog.version, parameters: Vec::new(), kind });
+    }
+    let statement = parse(sql, context)?;
+    let analyzer = Analyzer::new(catalog, sql, context, param_types, usize::MAX);
+    let (kind, parameters) = dispatch(catalog, analyzer, &statement)?;
+    Ok(Plan { catalog_version: catalog.version, parameters, kind })
+}
+
+/// Plans a template ([`crate::lift::lift`]). `None` if it cannot stand for the statements that it
+/// was lifted from: each of them must then be planned as it is written, which also gives the error
+/// if there is one. A caller remembers that verdict with the template.
+#[must_use]
+pub fn plan_template(
+    catalog: &Arc<Catalog>,
+    template: &Lifted,
+    param_types: &[Option<PgType>],
+    context: &PlanContext,
+) -> Option<Plan> {
+    let mut types: Vec<Option<PgType>> = param_types.to_vec();
+    types.resize(template.parameters, None);
+    types.extend(template.literals.iter().map(|literal| Some(literal.class.pg_type())));
+    let statement = parse(&template.template, context).ok()?;
+    let analyzer = Analyzer::new(catalog, &template.template, context, &types, template.parameters);
+    let (kind, parameters) = dispatch(catalog, analyzer, &statement).ok()?;
+    matches!(kind, PlanKind::Query(_) | PlanKind::Write(_))
+        .then_some(Plan { catalog_version: catalog.version, parameters, kind })
+}
+
+/// Parses exactly one statement.
+pub(crate) fn parse(sql: &str, context: &PlanContext) -> Result<Statement, SqlError> {
+    check_size(sql, context.max_statement_bytes)?;
+    let mut parser = parser(sql, context.max_depth)?;
+    let statement = parser.parse_statement().map_err(|error| parse_error(sql, &error))?;
+    expect_end(&mut parser, sql)?;
+    Ok(statement)
+}
+
+/// Parses exactly one expression.
+pub(crate) fn parse_expression(
+    sql: &str,
+    max_bytes: usize,
+    max_depth: usize,
+) -> Result<sqlparser::ast::Expr, SqlError> {
+    check_size(sql, max_bytes)?;
+    let mut parser = parser(sql, max_depth)?;
+    let expression = parser.parse_expr().map_err(|error| parse_error(sql, &error))?;
+    expect_end(&mut parser, sql)?;
+    Ok(expression)
+}
+
+fn check_size(sql: &str, most: usize) -> Result<(), SqlError> {
+    if sql.len() > most {
+        return Err(SqlError::new(
+            ErrorCode::StatementTooLarge,
+            format!("the statement has {} bytes, more than the {most} that are allowed", sql.len()),
+        ));
+    }
+    if sql.contains('\0') {
+        return Err(SqlError::new(ErrorCode::InvalidByteSequence, "invalid byte sequence for encoding \"UTF8\": 0x00"));
+    }
+    Ok(())
+}
+
+fn parser(sql: &str, max_depth: usize) -> Result<Parser<'static>, SqlError> {
+    static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+    Parser::new(&DIALECT)
+        .with_recursion_limit(max_depth)
+        .try_with_sql(sql)
+        .map_err(|error| parse_error(sql, &error))
+}
+
+fn expect_end(parser: &mut Parser<'_>, sql: &str) -> Result<(), SqlError> {
+    use sqlparser::tokenizer::Token;
+    while parser.consume_token(&Token::SemiColon) {}
+    let token = parser.peek_token();
+    if token.token == Token::EOF {
+        return Ok(());
+    }
+    Err(near(sql, query::offset(sql, token.span.start)))
+}
+
+/// PostgreSQL's words for a text that does not parse.
+fn parse_error(sql: &str, error: &ParserError) -> SqlError {
+    match error {
+        ParserError::RecursionLimitExceeded => SqlError::new(
+            ErrorCode::TooComplex,
+            "the statement is nested too deeply",
+        )
+        .with_hint("simplify it, or split it into several statements"),
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+            let (what, place) = message.split_once(" at Line: ").map_or((message.as_str(), None), |(what, place)| {
+                let (line, column) = place.split_once(", Column: ").unwrap_or((place, "1"));
+                let location = sqlparser::tokenizer::Location {
+                    line: line.trim().parse().unwrap_or(1),
+                    column: column.trim().parse().unwrap_or(1),
+                };
+                (what, Some(location))
+            });
+            let error = match place {
+                Some(place) => near(sql, query::offset(sql, place)),
+                None => near(sql, sql.len()),
+            };
+            error.with_detail(what.trim_start_matches("sql parser error: ").to_owned())
+        }
+    }
+}
+
+/// "syntax error at or near" the token at a byte offset.
+fn near(sql: &str, offset: usize) -> SqlError {
+    let position = u32::try_from(sql[..offset].chars().count() + 1).unwrap_or(u32::MAX);
+    let message = match crate::scan::next(sql, offset) {
+        Ok((crate::scan::Token::End, _, _)) => "syntax error at end of input".to_owned(),
+        Ok((_, start, end)) => format!("syntax error at or near \"{}\"", sql.get(start..end).unwrap_or("?")),
+        Err(_) => format!("syntax error at or near \"{}\"", &sql[offset..]),
+    };
+    SqlError::new(ErrorCode::SyntaxError, message).with_position(position)
+}
+
+fn dispatch(
+    catalog: &Arc<Catalog>,
+    mut analyzer: Analyzer<'_>,
+    statement: &Statement,
+) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
+    let kind = match statement {
+        Statement::Query(query) => query::plan_query(&mut analyzer, query)?,
+        Statement::Insert(insert) => dml::insert::plan(&mut analyzer, insert)?,
+        Statement::Update(update) => dml::update::plan(&mut analyzer, update)?,
+        Statement::Delete(delete) => dml::delete::plan(&mut analyzer, delete)?,
+        Statement::Truncate(truncate) => dml::truncate::plan(&analyzer, truncate)?,
+        Statement::Explain { analyze, statement, options, .. } => {
+            return explain(catalog, analyzer, *analyze, options.as_deref(), statement);
+        }
+        other => match control::plan(other)? {
+            Some(kind) => kind,
+            None => ddl::plan(catalog, other, analyzer.sql, analyzer.context)?,
+        },
+    };
+    Ok((kind, analyzer.finish_parameters()?))
+}
+
+fn explain(
+    catalog: &Arc<Catalog>,
+    analyzer: Analyzer<'_>,
+    analyze: bool,
+    options: Option<&[sqlparser::ast::UtilityOption]>,
+    statement: &Statement,
+) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
+    let asks_to_run = options.unwrap_or_default().iter().any(|option| {
+        option.name.value.eq_ignore_ascii_case("analyze")
+            && !option.arg.as_ref().is_some_and(|arg| matches!(arg.to_string().to_ascii_lowercase().as_str(), "off" | "false" | "0"))
+    });
+    if analyze || asks_to_run {
+        return Err(SqlError::unsupported("EXPLAIN ANALYZE"));
+    }
+    let catalog_version = analyzer.catalog.version;
+    let (kind, parameters) = dispatch(catalog, analyzer, statement)?;
+    if !matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)) {
+        return Err(SqlError::unsupported("EXPLAIN of this statement"));
+    }
+    let inner = Plan { catalog_version, parameters: parameters.clone(), kind };
+    Ok((PlanKind::Explain(Box::new(inner)), parameters))
+}

@@ -1,0 +1,110 @@
+//! Arrays in expressions: ARRAY[…], subscripts, `||`, and their elements as rows.
+
+use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::{AccessExpr, Array, Expr, Subscript};
+use sqlparser::tokenizer::Location;
+
+use crate::functions::CastContext;
+use crate::types::PgType;
+
+use super::Analyzer;
+use super::typed::Typed;
+
+impl Analyzer<'_> {
+    pub(crate) fn array(&mut self, array: &Array) -> Result<Typed, SqlError> {
+        self.array_of(&array.elem, None)
+    }
+
+    /// `ARRAY[…]`, of a given element type or of the elements' common one.
+    pub(crate) fn array_of(&mut self, elements: &[Expr], wanted: Option<PgType>) -> Result<Typed, SqlError> {
+        let values = elements.iter().map(|element| self.expression(element)).collect::<Result<Vec<_>, _>>()?;
+        if values.iter().any(|value| value.ty.element().is_some()) {
+            return Err(SqlError::unsupported("ARRAY of arrays"));
+        }
+        let (element, context) = match wanted {
+            Some(element) => (element, CastContext::Explicit),
+            None if values.is_empty() => {
+                return Err(SqlError::new(
+                    ErrorCode::IndeterminateDatatype,
+                    "cannot determine type of empty array",
+                )
+                .with_hint("Explicitly cast to the desired type, for example ARRAY[]::integer[]."));
+            }
+            None => {
+                let all: Vec<&Typed> = values.iter().collect();
+                (self.common_type_of("ARRAY", &all)?, CastContext::Implicit)
+            }
+        };
+        let mut list = Vec::with_capacity(values.len());
+        for value in &values {
+            let text = self.coerce(value, &element, context)?;
+            list.push(format!("{text},{},{}", element.oid(), element.typmod()));
+        }
+        Ok(Typed::new(format!("sh_array({})", list.join(",")), element.array()).not_null())
+    }
+
+    /// `a[1]`.
+    pub(crate) fn subscript(&mut self, root: &Expr, chain: &[AccessExpr]) -> Result<Typed, SqlError> {
+        let mut value = self.expression(root)?;
+        for access in chain {
+            let AccessExpr::Subscript(Subscript::Index { index }) = access else {
+                return Err(SqlError::unsupported("array slices and composite fields"));
+            };
+            let Some(element) = value.ty.element().cloned() else {
+                let error = SqlError::new(
+                    ErrorCode::DatatypeMismatch,
+                    format!("cannot subscript type {} because it does not support subscripting", value.ty.base_name()),
+                );
+                return Err(self.at(error, value.place));
+            };
+            let index = self.expression(index)?;
+            let index = self.coerce(&index, &PgType::Int4, CastContext::Assignment)?;
+            let array = self.text(&value)?;
+            value = Typed::new(
+                format!("sh_array_get({array},{index},{},{})", element.oid(), element.typmod()),
+                element,
+            );
+        }
+        Ok(value)
+    }
+
+    /// `||`: of texts (whatever the other side is), of arrays, of jsonb.
+    pub(crate) fn concatenate(
+        &mut self,
+        left: &Typed,
+        right: &Typed,
+        place: Location,
+    ) -> Result<Typed, SqlError> {
+        let special = |ty: &PgType| matches!(ty, PgType::Array(_) | PgType::Jsonb | PgType::Bytea);
+        if special(&left.ty) || special(&right.ty) {
+            return self.operator("||", &[left.clone(), right.clone()], place);
+        }
+        if !left.ty.is_string() && !right.ty.is_string() && !left.is_unknown() && !right.is_unknown() {
+            return Err(self.no_operator("||", &[left.ty.clone(), right.ty.clone()], place));
+        }
+        let nullable = left.nullable || right.nullable;
+        let mut texts = Vec::with_capacity(2);
+        for side in [left, right] {
+            texts.push(self.coerce(side, &PgType::Text, CastContext::Assignment)?);
+        }
+        Ok(Typed { nullable, ..Typed::new(format!("({})", texts.join("||")), PgType::Text) })
+    }
+
+    /// The element of a `json_each` row, where its JSON form is its storage form or nearly so.
+    pub(crate) fn element_value(&self, element: &PgType, id: &str) -> String {
+        match element {
+            PgType::Float4 | PgType::Float8 => format!("CAST({id}.value AS REAL)"),
+            _ => format!("{id}.value"),
+        }
+    }
+
+    /// As [`Analyzer::element_value`], for elements of any type of the array `array`.
+    pub(crate) fn element_of(&self, element: &PgType, id: &str, array: &str) -> String {
+        let as_is = element.is_integer() || element.is_string() || matches!(element, PgType::Uuid | PgType::Bool);
+        if as_is {
+            self.element_value(element, id)
+        } else {
+            format!("sh_array_get({array},{id}.key+1,{},{})", element.oid(), element.typmod())
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The types that statements name.
+
+use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::{ArrayElemTypeDef, CharacterLength, DataType, ExactNumberInfo, TimezoneInfo};
+
+use crate::types::PgType;
+
+use super::names;
+
+/// The type that a statement names.
+///
+/// # Errors
+/// As [`PgType::from_name`].
+pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
+    let named = PgType::from_name;
+    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let optional = |n: &Option<u64>| n.iter().map(|&n| int(n)).collect::<Vec<i64>>();
+    match data_type {
+        DataType::Varchar(length) | DataType::CharacterVarying(length) | DataType::CharVarying(length) => {
+            named("varchar", &character_length(length.as_ref())?)
+        }
+        DataType::Char(length) | DataType::Character(length) => {
+            named("char", &character_length(length.as_ref())?)
+        }
+        DataType::Numeric(info) | DataType::Decimal(info) | DataType::Dec(info) => {
+            named("numeric", &exact_number(info))
+        }
+        DataType::Float(info) => named("float", &exact_number(info)),
+        DataType::Int(None) | DataType::Integer(None) | DataType::Int4(None) => Ok(PgType::Int4),
+        DataType::SmallInt(None) | DataType::Int2(None) => Ok(PgType::Int2),
+        DataType::BigInt(None) | DataType::Int8(None) => Ok(PgType::Int8),
+        DataType::Real | DataType::Float4 => Ok(PgType::Float4),
+        DataType::DoublePrecision | DataType::Float8 | DataType::Double(ExactNumberInfo::None) => {
+            Ok(PgType::Float8)
+        }
+        DataType::Bool | DataType::Boolean => Ok(PgType::Bool),
+        DataType::Text => Ok(PgType::Text),
+        DataType::Bytea => Ok(PgType::Bytea),
+        DataType::Uuid => Ok(PgType::Uuid),
+        DataType::JSON => Ok(PgType::Json),
+        DataType::JSONB => Ok(PgType::Jsonb),
+        DataType::Date => Ok(PgType::Date),
+        DataType::Time(precision, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
+            named("time", &optional(precision))
+        }
+        DataType::Timestamp(precision, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
+            named("timestamp", &optional(precision))
+        }
+        DataType::Timestamp(precision, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => {
+            named("timestamptz", &optional(precision))
+        }
+        DataType::Interval { fields: None, precision } => named("interval", &optional(precision)),
+        DataType::Array(
+            ArrayElemTypeDef::SquareBracket(element, _)
+            | ArrayElemTypeDef::AngleBracket(element)
+            | ArrayElemTypeDef::Qualified(element, _),
+        ) => pg_type(element).map(|element| match element {
+            // PostgreSQL has one array type whatever the dimensions.
+            PgType::Array(_) => element,
+            element => element.array(),
+        }),
+        DataType::Custom(name, modifiers) => custom(name, modifiers),
+        DataType::Regclass => Err(SqlError::unsupported("type regclass")),
+        other => Err(SqlError::unsupported(format_args!("type {}", other.to_string().to_ascii_lowercase()))),
+    }
+}
+
+fn custom(name: &sqlparser::ast::ObjectName, modifiers: &[String]) -> Result<PgType, SqlError> {
+    let parts = names::parts(name)?;
+    let base = match parts.as_slice() {
+        [base] => base,
+        [schema, base] if schema == "pg_catalog" => base,
+        _ => {
+            return Err(SqlError::new(ErrorCode::UndefinedObject, format!("type \"{name}\" does not exist")));
+        }
+    };
+    let modifiers = modifiers
+        .iter()
+        .map(|modifier| {
+            modifier.trim().parse::<i64>().map_err(|_| {
+                SqlError::new(ErrorCode::InvalidParameterValue, format!("invalid type modifier \"{modifier}\""))
+            })
+        })
+        .collect::<Result<Vec<i64>, SqlError>>()?;
+    PgType::from_name(base, &modifiers)
+}
+
+fn character_length(length: Option<&CharacterLength>) -> Result<Vec<i64>, SqlError> {
+    match length {
+        None => Ok(Vec::new()),
+        Some(CharacterLength::IntegerLength { length, unit: None }) => {
+            Ok(vec![i64::try_from(*length).unwrap_or(i64::MAX)])
+        }
+        Some(other) => Err(SqlError::unsupported(format_args!("the length {other}"))),
+    }
+}
+
+fn exact_number(info: &ExactNumberInfo) -> Vec<i64> {
+    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    match info {
+        ExactNumberInfo::None => Vec::new(),
+        ExactNumberInfo::Precision(precision) => vec![int(*precision)],
+        ExactNumberInfo::PrecisionAndScale(precision, scale) => vec![int(*precision), *scale],
+    }
+}

@@ -1,0 +1,178 @@
+//! Queries: from PostgreSQL's meaning of names, types and operators to SQLite text over storage
+//! names.
+//!
+//! [`Analyzer`] holds what one statement's analysis shares; its methods are spread over this
+//! module's files by what they analyze. [`crate::planner`], [`crate::dml`], [`crate::ddl`] and
+//! [`crate::filter`] call it. It never looks at data.
+//!
+//! Every expression becomes a [`typed::Typed`]: SQLite text that computes the storage form of a
+//! PostgreSQL type, or a constant whose type its context still has to decide. Nothing is left to
+//! SQLite's own conversions.
+
+pub(crate) mod arrays;
+pub(crate) mod body;
+pub(crate) mod call;
+pub(crate) mod compare;
+pub(crate) mod data_type;
+pub(crate) mod expression;
+pub(crate) mod from;
+pub(crate) mod names;
+pub(crate) mod operators;
+pub(crate) mod params;
+pub mod runtime;
+pub(crate) mod scope;
+pub(crate) mod select;
+pub(crate) mod snapshot;
+pub(crate) mod special;
+pub(crate) mod typed;
+pub(crate) mod window;
+
+use std::collections::BTreeSet;
+
+use springhead_proto::{CollectionId, ErrorCode, SqlError};
+use sqlparser::ast;
+use sqlparser::tokenizer::Location;
+
+use crate::catalog::Catalog;
+use crate::plan::{PlanKind, Query, Write, WriteVerb};
+use crate::planner::PlanContext;
+use crate::types::PgType;
+
+use params::ParamState;
+use scope::Scope;
+
+pub use expression::{Purpose, table_expression};
+
+/// The analysis of one statement.
+pub(crate) struct Analyzer<'a> {
+    pub(crate) catalog: &'a Catalog,
+    /// The statement's text, for positions in errors.
+    pub(crate) sql: &'a str,
+    pub(crate) context: &'a PlanContext,
+    params: Vec<ParamState>,
+    /// Parameters from this index on are literals that were lifted out.
+    lifted_from: usize,
+    /// What names can refer to; the innermost query's last.
+    pub(crate) scopes: Vec<Scope>,
+    /// The tables that are read.
+    pub(crate) reads: BTreeSet<CollectionId>,
+    /// The sequences that numbers may be taken from.
+    pub(crate) sequences: BTreeSet<u32>,
+    /// Whether a function was called for its effect.
+    pub(crate) has_effects: bool,
+    /// Whether rows are locked (FOR UPDATE).
+    pub(crate) locks: bool,
+    /// What may not be used here.
+    pub(crate) rules: Rules,
+    next_alias: u32,
+    depth: usize,
+    /// Views being expanded, so that one that names itself is refused.
+    pub(crate) expanding: Vec<u32>,
+}
+
+/// What an expression may not hold, by where it stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rules {
+    /// PostgreSQL's name of the place, for errors; `None` where everything may be used.
+    pub(crate) place: Option<&'static str>,
+    pub(crate) no_subqueries: bool,
+    pub(crate) no_parameters: bool,
+    /// Only functions that depend on nothing but their arguments.
+    pub(crate) immutable_only: bool,
+    pub(crate) no_volatile: bool,
+}
+
+impl<'a> Analyzer<'a> {
+    pub(crate) fn new(
+        catalog: &'a Catalog,
+        sql: &'a str,
+        context: &'a PlanContext,
+        param_types: &[Option<PgType>],
+        lifted_from: usize,
+    ) -> Analyzer<'a> {
+        Analyzer {
+            catalog,
+            sql,
+            context,
+            params: params::declared(param_types, lifted_from),
+            lifted_from,
+            scopes: Vec::new(),
+            reads: BTreeSet::new(),
+            sequences: BTreeSet::new(),
+            has_effects: false,
+            locks: false,
+            rules: Rules::default(),
+            next_alias: 1,
+            depth: 0,
+            expanding: Vec::new(),
+        }
+    }
+
+    /// A name that nothing else in the statement has.
+    pub(crate) fn fresh(&mut self, prefix: char) -> String {
+        let name = format!("{prefix}{}", self.next_alias);
+        self.next_alias += 1;
+        name
+    }
+
+    /// The error with a place in the statement, if the place is known.
+    pub(crate) fn at(&self, error: SqlError, location: Location) -> SqlError {
+        // What comes from a view's or a default's text has no place in this statement.
+        if location.line == 0 || !self.expanding.is_empty() || error.position.is_some() {
+            return error;
+        }
+        let offset = offset(self.sql, location);
+        let position = self.sql.get(..offset).map_or(1, |before| before.chars().count() + 1);
+        error.with_position(u32::try_from(position).unwrap_or(u32::MAX))
+    }
+
+    /// Runs `analyze` one level deeper.
+    pub(crate) fn nested<T>(
+        &mut self,
+        analyze: impl FnOnce(&mut Self) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        if self.depth >= self.context.max_depth.saturating_mul(4) {
+            return Err(SqlError::new(ErrorCode::TooComplex, "the statement is nested too deeply"));
+        }
+        self.depth += 1;
+        let result = analyze(self);
+        self.depth -= 1;
+        result
+    }
+
+    /// The tables read, ascending.
+    pub(crate) fn reads(&self) -> Vec<CollectionId> {
+        self.reads.iter().copied().collect()
+    }
+}
+
+/// Where a line and column are in a text, in bytes.
+pub(crate) fn offset(sql: &str, location: Location) -> usize {
+    let line = usize::try_from(location.line.max(1) - 1).unwrap_or(usize::MAX);
+    let column = usize::try_from(location.column.max(1) - 1).unwrap_or(usize::MAX);
+    let start = match line {
+        0 => 0,
+        line => match sql.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').nth(line - 1) {
+            Some((newline, _)) => newline + 1,
+            None => return sql.len(),
+        },
+    };
+    sql[start..].char_indices().nth(column).map_or(sql.len(), |(at, _)| start + at)
+}
+
+/// The plan of a SELECT, VALUES or WITH statement.
+pub(crate) fn plan_query(analyzer: &mut Analyzer<'_>, query: &ast::Query) -> Result<PlanKind, SqlError> {
+    let analyzed = analyzer.query(query)?;
+    let (sql, columns) = analyzed.into_top_level(analyzer)?;
+    if analyzer.has_effects || !analyzer.sequences.is_empty() {
+        return Ok(PlanKind::Write(Write {
+            verb: WriteVerb::Select,
+            sql,
+            returning: columns,
+            table: CollectionId::NONE,
+            touches_foreign_keys: false,
+            sequences: analyzer.sequences.iter().copied().collect(),
+        }));
+    }
+    Ok(PlanKind::Query(Query { sql, columns, reads: analyzer.reads(), locks: analyzer.locks }))
+}

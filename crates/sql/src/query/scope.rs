@@ -1,0 +1,292 @@
+//! What names mean inside one query: its FROM items, its columns, its grouping.
+
+use springhead_proto::{CollectionId, ErrorCode, SqlError};
+use sqlparser::ast::Ident;
+use sqlparser::tokenizer::Location;
+
+use crate::types::PgType;
+
+use super::Analyzer;
+use super::names::fold;
+use super::typed::{Node, Typed};
+
+/// A query's names. Inner queries see those of outer ones.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scope {
+    /// FROM items by their aliases.
+    pub(crate) relations: Vec<Relation>,
+    /// The columns that can be named alone, in the order of `*`; a column merged by USING is there
+    /// once.
+    pub(crate) columns: Vec<ScopeColumn>,
+    /// Common table expressions.
+    pub(crate) ctes: Vec<Cte>,
+    /// Set while a grouped query's outputs are analyzed.
+    pub(crate) grouping: Option<Grouping>,
+    /// Whether an aggregate has been found in this query.
+    pub(crate) has_aggregates: bool,
+    pub(crate) has_windows: bool,
+    /// Inside an aggregate's arguments.
+    pub(crate) in_aggregate: bool,
+    /// Inside a window function's call.
+    pub(crate) in_window: bool,
+    /// Where aggregates and window functions may not be; the place's name for errors.
+    pub(crate) aggregates_refused: Option<&'static str>,
+    pub(crate) windows_refused: Option<&'static str>,
+    pub(crate) windows: Vec<sqlparser::ast::NamedWindowDefinition>,
+    /// Names inside are not to be looked for in the queries around it.
+    pub(crate) closed: bool,
+}
+
+/// A FROM item.
+#[derive(Debug, Clone)]
+pub(crate) struct Relation {
+    /// The name that columns are qualified by.
+    pub(crate) alias: String,
+    /// Its schema, where it is a table under its own name.
+    pub(crate) schema: Option<String>,
+    /// Its alias in the SQLite statement.
+    pub(crate) id: String,
+    pub(crate) columns: Vec<ScopeColumn>,
+    /// SQLite texts of the primary key's columns; empty if there is none.
+    pub(crate) key: Vec<String>,
+    /// Can be named by qualified names only (`excluded`).
+    pub(crate) hidden: bool,
+}
+
+/// A column that can be named.
+#[derive(Debug, Clone)]
+pub(crate) struct ScopeColumn {
+    pub(crate) name: String,
+    pub(crate) sql: String,
+    pub(crate) ty: PgType,
+    pub(crate) nullable: bool,
+    pub(crate) origin: Option<(CollectionId, u32)>,
+}
+
+/// A common table expression.
+#[derive(Debug, Clone)]
+pub(crate) struct Cte {
+    pub(crate) name: String,
+    /// Its name in the SQLite statement.
+    pub(crate) id: String,
+    pub(crate) columns: Vec<ScopeColumn>,
+}
+
+/// A grouped query's keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Grouping {
+    /// SQLite texts of the expressions grouped by, before key functions.
+    pub(crate) keys: Vec<String>,
+    /// SQLite aliases of relations whose whole primary key is grouped by.
+    pub(crate) determined: Vec<String>,
+    /// Columns used that are neither, with what is to be said about them.
+    pub(crate) ungrouped: Vec<(String, Location)>,
+}
+
+impl ScopeColumn {
+    pub(crate) fn typed(&self) -> Typed {
+        Typed {
+            node: Node::Sql(self.sql.clone()),
+            ty: self.ty.clone(),
+            nullable: self.nullable,
+            origin: self.origin,
+            place: Location::empty(),
+        }
+    }
+}
+
+/// What was found, in which scope, and how the user would name it in full.
+struct Found {
+    scope: usize,
+    column: ScopeColumn,
+    relation: Option<String>,
+    full_name: String,
+}
+
+impl Analyzer<'_> {
+    pub(crate) fn scope(&mut self) -> &mut Scope {
+        if self.scopes.is_empty() {
+            self.scopes.push(Scope::default());
+        }
+        self.scopes.last_mut().expect("one has just been pushed if there was none")
+    }
+
+    /// Runs `analyze` with one more scope inside.
+    pub(crate) fn in_scope<T>(
+        &mut self,
+        scope: Scope,
+        analyze: impl FnOnce(&mut Self) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        self.scopes.push(scope);
+        let result = self.nested(analyze);
+        self.scopes.pop();
+        result
+    }
+
+    /// The common table expression of that name, innermost first.
+    pub(crate) fn cte(&self, name: &str) -> Option<&Cte> {
+        self.scopes.iter().rev().find_map(|scope| scope.ctes.iter().rev().find(|cte| cte.name == name))
+    }
+
+    /// A column by its name alone.
+    pub(crate) fn column(&mut self, ident: &Ident) -> Result<Typed, SqlError> {
+        let name = fold(ident);
+        let mut found = None;
+        for (index, scope) in self.scopes.iter().enumerate().rev() {
+            let mut matching = scope.columns.iter().filter(|column| column.name == name);
+            if let Some(column) = matching.next() {
+                if matching.next().is_some() {
+                    let error = SqlError::new(
+                        ErrorCode::AmbiguousColumn,
+                        format!("column reference \"{name}\" is ambiguous"),
+                    );
+                    return Err(self.at(error, ident.span.start));
+                }
+                let owner = scope
+                    .relations
+                    .iter()
+                    .find(|relation| relation.columns.iter().any(|c| c.sql == column.sql));
+                found = Some(Found {
+                    scope: index,
+                    column: column.clone(),
+                    relation: owner.map(|relation| relation.id.clone()),
+                    full_name: match owner {
+                        Some(relation) => format!("{}.{name}", relation.alias),
+                        None => name.clone(),
+                    },
+                });
+                break;
+            }
+            if scope.closed {
+                break;
+            }
+        }
+        match found {
+            Some(found) => Ok(self.use_column(found, ident.span.start)),
+            None => {
+                let is_relation =
+                    self.scopes.iter().any(|scope| scope.relations.iter().any(|r| r.alias == name && !r.hidden));
+                let error = if is_relation {
+                    SqlError::unsupported(format_args!("the whole row \"{name}\" as a value"))
+                } else {
+                    let mut error =
+                        SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{name}\" does not exist"));
+                    if let Some(hint) = self.similar_column(&name) {
+                        error = error.with_hint(hint);
+                    }
+                    error
+                };
+                Err(self.at(error, ident.span.start))
+            }
+        }
+    }
+
+    /// PostgreSQL's hint where the column exists, but cannot be named from here.
+    fn similar_column(&self, name: &str) -> Option<String> {
+        self.scopes.iter().rev().flat_map(|scope| &scope.relations).find_map(|relation| {
+            relation.columns.iter().any(|column| column.name == name).then(|| {
+                format!(
+                    "There is a column named \"{name}\" in table \"{}\", but it cannot be referenced from this part of the query.",
+                    relation.alias
+                )
+            })
+        })
+    }
+
+    /// A column by its table and its name.
+    pub(crate) fn qualified_column(&mut self, idents: &[Ident]) -> Result<Typed, SqlError> {
+        let (schema, table, name_ident) = match idents {
+            [table, name] => (None, table, name),
+            [schema, table, name] | [_, schema, table, name] => (Some(fold(schema)), table, name),
+            _ => return Err(SqlError::new(ErrorCode::SyntaxError, "improper qualified name (too many dotted names)")),
+        };
+        let (alias, name) = (fold(table), fold(name_ident));
+        let place = idents.first().map_or(Location::empty(), |ident| ident.span.start);
+        let mut found = None;
+        for (index, scope) in self.scopes.iter().enumerate().rev() {
+            let relation = scope.relations.iter().find(|relation| {
+                relation.alias == alias && schema.as_ref().is_none_or(|schema| relation.schema.as_ref() == Some(schema))
+            });
+            if let Some(relation) = relation {
+                let Some(column) = relation.columns.iter().find(|column| column.name == name) else {
+                    let error = SqlError::new(
+                        ErrorCode::UndefinedColumn,
+                        format!("column {alias}.{name} does not exist"),
+                    );
+                    return Err(self.at(error, place));
+                };
+                found = Some(Found {
+                    scope: index,
+                    column: column.clone(),
+                    relation: Some(relation.id.clone()),
+                    full_name: format!("{alias}.{name}"),
+                });
+                break;
+            }
+            if scope.closed {
+                break;
+            }
+        }
+        match found {
+            Some(found) => Ok(self.use_column(found, place)),
+            None => {
+                let error = SqlError::new(
+                    ErrorCode::UndefinedTable,
+                    format!("missing FROM-clause entry for table \"{alias}\""),
+                );
+                Err(self.at(error, place))
+            }
+        }
+    }
+
+    /// Notes where a grouped query uses a column that it is not grouped by.
+    fn use_column(&mut self, found: Found, place: Location) -> Typed {
+        let Found { scope, column, relation, full_name } = found;
+        let scope = &mut self.scopes[scope];
+        if let Some(grouping) = &mut scope.grouping
+            && !scope.in_aggregate
+            && !grouping.keys.contains(&column.sql)
+            && !relation.is_some_and(|relation| grouping.determined.contains(&relation))
+        {
+            grouping.ungrouped.push((full_name, place));
+        }
+        column.typed().placed(place)
+    }
+
+    /// How many ungrouped columns each scope has noted.
+    pub(crate) fn ungrouped_marks(&self) -> Vec<usize> {
+        self.scopes
+            .iter()
+            .map(|scope| scope.grouping.as_ref().map_or(0, |grouping| grouping.ungrouped.len()))
+            .collect()
+    }
+
+    /// If `sql` is an expression that its query is grouped by, the columns inside are accounted for.
+    pub(crate) fn settle_grouped(&mut self, sql: &str, marks: &[usize]) {
+        for (scope, &mark) in self.scopes.iter_mut().zip(marks) {
+            if let Some(grouping) = &mut scope.grouping
+                && grouping.ungrouped.len() > mark
+                && grouping.keys.iter().any(|key| key == sql)
+            {
+                grouping.ungrouped.truncate(mark);
+            }
+        }
+    }
+
+    /// 42803 for the first ungrouped column of the innermost query.
+    pub(crate) fn check_grouping(&mut self) -> Result<(), SqlError> {
+        let first = self.scope().grouping.as_ref().and_then(|grouping| grouping.ungrouped.first().cloned());
+        match first {
+            None => Ok(()),
+            Some((name, place)) => {
+                let error = SqlError::new(
+                    ErrorCode::GroupingError,
+                    format!(
+                        "column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function"
+                    ),
+                );
+                Err(self.at(error, place))
+            }
+        }
+    }
+}
