@@ -57,6 +57,11 @@ error_codes! {
     InvalidParameterValue = "22023", "invalid_parameter", 400;
     InvalidByteSequence = "22021", "invalid_utf8", 400;
     InvalidRegularExpression = "2201B", "invalid_regular_expression", 400;
+    InvalidPowerArgument = "2201F", "invalid_argument_for_power", 400;
+    InvalidLogarithmArgument = "2201E", "invalid_argument_for_logarithm", 400;
+    InvalidWidthBucketArgument = "2201G", "invalid_argument_for_width_bucket", 400;
+    SubstringError = "22011", "substring_error", 400;
+    InvalidEscapeSequence = "22025", "invalid_escape_sequence", 400;
     CardinalityViolation = "21000", "cardinality_violation", 400;
     NotNullViolation = "23502", "not_null_violation", 409;
     ForeignKeyViolation = "23503", "foreign_key_violation", 409;
@@ -100,6 +105,10 @@ error_codes! {
     DuplicateStatement = "42P05", "duplicate_statement", 400;
     UndefinedStatement = "26000", "unknown_statement", 400;
     UndefinedCursor = "34000", "unknown_portal", 400;
+    /// A value for a column that makes its own.
+    GeneratedAlways = "428C9", "generated_always", 400;
+    InvalidLimit = "2201W", "invalid_limit", 400;
+    InvalidOffset = "2201X", "invalid_offset", 400;
     InvalidObjectDefinition = "42P17", "invalid_definition", 400;
     ObjectInUse = "55006", "object_in_use", 409;
     LockNotAvailable = "55P03", "lock_timeout", 409;
