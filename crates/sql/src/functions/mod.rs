@@ -9,9 +9,20 @@
 //! makes SQLite fail, so that the user gets this error and not SQLite's text. None panics, and each
 //! bounds what it allocates by [`MAX_RESULT_BYTES`].
 
+mod aggregates;
 mod casts;
 mod catalog;
+mod digest;
+mod json;
+mod numbers;
+mod regexes;
 mod signature;
+mod strings;
+mod support;
+mod times;
+mod to_char;
+mod transcendental;
+mod values;
 
 use springhead_proto::{SqlError, Value, ValueRef};
 
@@ -70,11 +81,21 @@ pub trait AggregateState: Send {
 /// Every scalar function.
 #[must_use]
 pub fn scalars() -> Vec<Scalar> {
-    Vec::new()
+    [
+        values::SCALARS,
+        numbers::SCALARS,
+        strings::SCALARS,
+        regexes::SCALARS,
+        digest::SCALARS,
+        times::SCALARS,
+        json::SCALARS,
+        crate::query::runtime::SCALARS,
+    ]
+    .concat()
 }
 
 /// Every aggregate function.
 #[must_use]
 pub fn aggregates() -> &'static [Aggregate] {
-    &[]
+    aggregates::AGGREGATES
 }

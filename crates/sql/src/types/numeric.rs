@@ -265,6 +265,12 @@ impl Decimal {
         if scale <= self.scale { self.unscaled.clone() } else { self.unscaled.mul(&Int::pow10(scale - self.scale)) }
     }
 
+    /// The number in units of 10^-`scale`, cut toward zero where it has more digits.
+    #[must_use]
+    pub fn at_or_cut(&self, scale: u32) -> Int {
+        if scale >= self.scale { self.at_scale(scale) } else { self.unscaled.div(&Int::pow10(self.scale - scale)) }
+    }
+
     /// Rounded half away from zero to `scale` digits after the point; negative: before it.
     #[must_use]
     pub fn round(&self, scale: i32) -> Decimal {
