@@ -127,22 +127,14 @@ impl<'c> Applier<'c> {
 
     fn apply_row(&mut self, change: &ChangeRef<'_>) -> Result<(), EngineError> {
         let statements = self.row_statements(change.collection)?;
-        let image = |row: Option<RowRef<'_>>| -> Result<_, EngineError> {
-            let row = row.ok_or_else(|| self.damaged("a row image is missing"))?;
-            let values: Vec<_> = row.values().map(to_sqlite).collect();
-            if values.len() != statements.columns {
-                return Err(self.damaged("a row image has another number of values than its table has columns"));
-            }
-            Ok(values)
-        };
         let (sql, changed) = match change.kind {
             ChangeKind::Insert => {
-                let after = image(change.after)?;
+                let after = self.image(&statements, change.after)?;
                 let values = statements.stored.iter().map(|&place| after[place]);
                 (&statements.insert, self.run(&statements.insert, values))
             }
             ChangeKind::Update => {
-                let (before, after) = (image(change.before)?, image(change.after)?);
+                let (before, after) = (self.image(&statements, change.before)?, self.image(&statements, change.after)?);
                 let values = statements
                     .stored
                     .iter()
@@ -151,7 +143,7 @@ impl<'c> Applier<'c> {
                 (&statements.update, self.run(&statements.update, values))
             }
             _ => {
-                let before = image(change.before)?;
+                let before = self.image(&statements, change.before)?;
                 let values = statements.key.iter().map(|&place| before[place]);
                 (&statements.delete, self.run(&statements.delete, values))
             }
@@ -162,6 +154,20 @@ impl<'c> Applier<'c> {
             return Err(self.damaged(&format!("replaying one row touched {changed} ({sql})")));
         }
         Ok(())
+    }
+
+    /// The values of a row image, which there must be.
+    fn image<'a>(
+        &self,
+        statements: &RowStatements,
+        row: Option<RowRef<'a>>,
+    ) -> Result<Vec<rusqlite::types::ValueRef<'a>>, EngineError> {
+        let row = row.ok_or_else(|| self.damaged("a row image is missing"))?;
+        let values: Vec<_> = row.values().map(to_sqlite).collect();
+        if values.len() != statements.columns {
+            return Err(self.damaged("a row image has another number of values than its table has columns"));
+        }
+        Ok(values)
     }
 
     fn run<'v>(

@@ -4,13 +4,14 @@
 //! Each connection has a [`Context`]: whoever runs a statement puts the session in it first, and
 //! finds in it, after an error, what a function said was wrong.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::functions::{Aggregate, FunctionFlags, WindowAggregate};
-use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef as SqliteRef};
+use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::functions::{self, AggregateState};
@@ -249,22 +250,28 @@ struct AggregateBridge {
     context: Arc<Context>,
 }
 
-type State = Option<Box<dyn AggregateState>>;
+type State = Option<AssertUnwindSafe<Box<dyn AggregateState>>>;
+
+impl AggregateBridge {
+    fn begin(&self) -> AssertUnwindSafe<Box<dyn AggregateState>> {
+        AssertUnwindSafe((self.start)())
+    }
+}
 
 impl Aggregate<State, Output> for AggregateBridge {
     fn init(&self, _: &mut rusqlite::functions::Context<'_>) -> rusqlite::Result<State> {
-        Ok(Some((self.start)()))
+        Ok(Some(self.begin()))
     }
 
     fn step(&self, arguments: &mut rusqlite::functions::Context<'_>, state: &mut State) -> rusqlite::Result<()> {
-        let state = state.get_or_insert_with(self.start);
+        let state = state.get_or_insert_with(|| self.begin());
         let arguments = &*arguments;
         with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| state.step(values))
             .map_err(|error| self.context.fail(error))
     }
 
     fn finalize(&self, _: &mut rusqlite::functions::Context<'_>, state: Option<State>) -> rusqlite::Result<Output> {
-        let state = state.flatten().unwrap_or_else(self.start);
+        let state = state.flatten().unwrap_or_else(|| self.begin());
         state.finish().map(Output).map_err(|error| self.context.fail(error))
     }
 }
@@ -279,7 +286,7 @@ impl WindowAggregate<State, Output> for AggregateBridge {
     }
 
     fn inverse(&self, arguments: &mut rusqlite::functions::Context<'_>, state: &mut State) -> rusqlite::Result<()> {
-        let state = state.get_or_insert_with(self.start);
+        let state = state.get_or_insert_with(|| self.begin());
         let arguments = &*arguments;
         with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| state.inverse(values))
             .map_err(|error| self.context.fail(error))
@@ -387,10 +394,4 @@ fn uuid_v4(mut bytes: [u8; 16]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
-}
-
-/// A value that owns its bytes, as rusqlite has it.
-#[must_use]
-pub fn owned(value: SqliteRef<'_>) -> SqliteValue {
-    value.into()
 }

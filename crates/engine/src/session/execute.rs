@@ -278,12 +278,14 @@ impl Session {
         let flag = self.running.begin();
         let work = self.read_rows(plan, params, keeps_snapshot, Arc::clone(&flag));
         let statement_timeout = self.duration("statement_timeout");
-        tokio::pin!(work);
-        let result = tokio::select! {
-            result = &mut work => result,
-            () = wait(statement_timeout) => {
-                flag.cancel(CancelReason::StatementTimeout);
-                work.await
+        let result = {
+            tokio::pin!(work);
+            tokio::select! {
+                result = &mut work => result,
+                () = wait(statement_timeout) => {
+                    flag.cancel(CancelReason::StatementTimeout);
+                    work.await
+                }
             }
         };
         self.running.end();
@@ -354,14 +356,14 @@ impl Session {
             .ok_or_else(|| SqlError::new(ErrorCode::FeatureNotSupported, format!("{what} is not possible here")))?;
         let mut outcome = Outcome::command(what);
         match database {
-            Database::Create { name, if_not_exists } => match engine.create_tenant(name).await {
+            Database::Create { name, if_not_exists } => match Box::pin(engine.create_tenant(name)).await {
                 Ok(_) => {}
                 Err(error) if *if_not_exists && error.code == ErrorCode::DuplicateDatabase => {
                     outcome.notices.push(error);
                 }
                 Err(error) => return Err(error),
             },
-            Database::Drop { name, if_exists } => match engine.drop_tenant(name).await {
+            Database::Drop { name, if_exists } => match Box::pin(engine.drop_tenant(name)).await {
                 Ok(()) => {}
                 Err(error) if *if_exists && error.code == ErrorCode::UnknownDatabase => {
                     outcome.notices.push(SqlError::new(
@@ -376,7 +378,7 @@ impl Session {
         Ok(outcome)
     }
 
-    async fn explain(&mut self, plan: &Arc<Plan>) -> Result<Outcome, SqlError> {
+    async fn explain(&mut self, plan: &Plan) -> Result<Outcome, SqlError> {
         let sql = match &plan.kind {
             PlanKind::Query(query) => &query.sql,
             PlanKind::Write(write) => &write.sql,

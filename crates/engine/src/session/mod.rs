@@ -257,6 +257,11 @@ impl Session {
         result
     }
 
+    /// A message of the protocol failed before it became a statement: an open block has failed.
+    pub fn fail(&mut self) {
+        self.fail_block();
+    }
+
     /// The catalog that the next statement sees.
     fn catalog(&self) -> Arc<Catalog> {
         match self.block.as_ref().and_then(|block| block.catalog.as_ref()) {

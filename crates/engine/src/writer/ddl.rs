@@ -107,8 +107,8 @@ impl Writer {
         let mut check = self.conn.prepare(&format!("PRAGMA foreign_key_check({})", table.storage_name()))?;
         let mut rows = check.query([])?;
         if let Some(row) = rows.next()? {
-            let ordinal: usize = row.get(3)?;
-            let key = table.foreign_keys.iter().rev().nth(ordinal).ok_or_else(|| {
+            let ordinal: u16 = row.get(3)?;
+            let key = table.foreign_keys.iter().rev().nth(usize::from(ordinal)).ok_or_else(|| {
                 SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated")
             })?;
             return Err(springhead_sql::errors::foreign_key_violation(&ddl.catalog, table, key, None, true).into());

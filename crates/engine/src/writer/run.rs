@@ -164,12 +164,12 @@ impl Writer {
                 .map_err(|error| readers::translate_plain(&error))?;
             let mut rows = check.query([]).map_err(|error| readers::translate_plain(&error))?;
             while let Some(row) = rows.next().map_err(|error| readers::translate_plain(&error))? {
-                let (rowid, ordinal): (Option<i64>, usize) = (
+                let (rowid, ordinal): (Option<i64>, u16) = (
                     row.get(1).map_err(|error| readers::translate_plain(&error))?,
                     row.get(3).map_err(|error| readers::translate_plain(&error))?,
                 );
                 // SQLite numbers a table's keys from the last to the first.
-                let Some(key) = table.foreign_keys.iter().rev().nth(ordinal) else { continue };
+                let Some(key) = table.foreign_keys.iter().rev().nth(usize::from(ordinal)) else { continue };
                 if all || !self.is_deferred(key) {
                     return Err(self.foreign_key_violation(table, key, rowid));
                 }
