@@ -1,6 +1,184 @@
 //! Change data capture: from the tail's blocks to events, filters, pages, snapshots and consumers,
 //! without sockets. `server` streams what comes from here.
+//!
+//! [`Cdc`] belongs to one engine. A subscriber opens a [`Feed`] (frames of an event stream, for as
+//! long as it wants) or a [`Poll`] (one page). Both read through a [`crate::TailReader`], are pulled
+//! by whoever writes the socket, and hold at most one step of the tail and one chunk of output, so
+//! a reader that does not read costs that and nothing else.
 
-/// Encodings of one block's events, made once and shared by all subscribers of the same kind.
+mod consumers;
+mod event;
+mod feed;
+mod filter;
+mod json;
+mod plan;
+mod poll;
+mod readers;
+mod render;
+mod snapshot;
+mod spec;
+mod start;
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use springhead_log::LogError;
+use springhead_proto::{ErrorCode, SqlError, TenantId};
+
+use crate::{Engine, TailError, Tenant};
+
+pub use consumers::{Consumer, NewConsumer, pin_name};
+pub use event::{RowForm, collection_name};
+pub use feed::{Feed, FeedOptions};
+pub use filter::FilterLimits;
+pub use plan::{FeedPlan, Tables, find_collection};
+pub use poll::{Filled, Poll, PollOptions};
+pub use render::RenderCache;
+pub use spec::{Envelope, FeedSpec, Grouping, Operation, Operations};
+pub use start::{RefusedCursor, RefusedReason, Start, StartError, parse_cursor};
+
+use filter::Filters;
+use readers::Readers;
+
+/// Limits of feeds and pages.
+#[derive(Debug, Clone, Copy)]
+pub struct CdcLimits {
+    pub filter: FilterLimits,
+    /// Rendered bytes handed out at a time.
+    pub chunk_bytes: usize,
+    /// Steps of the tail that one page scans, at most.
+    pub page_steps: usize,
+    /// Milliseconds that one page scans, at most.
+    pub page_scan_ms: u64,
+}
+
+impl Default for CdcLimits {
+    fn default() -> CdcLimits {
+        CdcLimits { filter: FilterLimits::default(), chunk_bytes: 64 << 10, page_steps: 64, page_scan_ms: 2000 }
+    }
+}
+
+/// The change feeds of one engine.
+pub struct Cdc {
+    engine: Engine,
+    limits: CdcLimits,
+    filters: Filters,
+    plans: Mutex<Plans>,
+    readers: Readers,
+}
+
+/// Plans in use, by what was asked for and of which version of which collection.
 #[derive(Default)]
-pub struct RenderCache {}
+struct Plans {
+    known: FxHashMap<PlanKey, Weak<FeedPlan>>,
+    /// Dead entries are swept when there are this many.
+    sweep_at: usize,
+}
+
+type PlanKey = (TenantId, FeedSpec, Option<(u32, u32)>);
+
+/// Why a feed or a page ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CdcError {
+    /// The position cannot be resumed from. `code` is `cursor_expired`, or `consumer_expired`.
+    #[error("{refused}")]
+    Refused { code: ErrorCode, refused: RefusedCursor },
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
+
+impl CdcError {
+    /// The code that goes with it.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            CdcError::Refused { code, .. } => *code,
+            CdcError::Sql(error) => error.code,
+        }
+    }
+}
+
+impl From<RefusedCursor> for CdcError {
+    fn from(refused: RefusedCursor) -> CdcError {
+        CdcError::Refused { code: ErrorCode::CursorExpired, refused }
+    }
+}
+
+impl From<StartError> for CdcError {
+    fn from(error: StartError) -> CdcError {
+        match error {
+            StartError::Refused(refused) => refused.into(),
+            StartError::Sql(error) => error.into(),
+            StartError::Log(error) => log_error(&error),
+        }
+    }
+}
+
+impl From<TailError> for CdcError {
+    fn from(error: TailError) -> CdcError {
+        match error {
+            TailError::Log(error) => log_error(&error),
+            TailError::TenantDropped => SqlError::new(ErrorCode::TenantDropped, error.to_string()).into(),
+            TailError::ShuttingDown => SqlError::new(ErrorCode::AdminShutdown, error.to_string()).into(),
+        }
+    }
+}
+
+fn log_error(error: &LogError) -> CdcError {
+    let code = match error {
+        LogError::Trimmed { asked, earliest } => {
+            return RefusedCursor {
+                reason: RefusedReason::Trimmed { wanted: *asked, trimmed: earliest.previous() },
+                earliest_lsn: *earliest,
+            }
+            .into();
+        }
+        LogError::Corrupt { .. } => ErrorCode::Corrupted,
+        LogError::Future { .. } | LogError::NewerFormat { .. } | LogError::Io { .. } => ErrorCode::Internal,
+    };
+    SqlError::new(code, error.to_string()).into()
+}
+
+impl Cdc {
+    /// For one engine.
+    #[must_use]
+    pub fn new(engine: Engine, limits: CdcLimits) -> Arc<Cdc> {
+        let filters = Filters::new(Arc::clone(engine.clock()), limits.filter);
+        Arc::new(Cdc { engine, limits, filters, plans: Mutex::default(), readers: Readers::default() })
+    }
+
+    /// The engine that it reads.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The plan for `spec`, shared with all who ask for the same.
+    ///
+    /// # Errors
+    /// As [`FeedPlan::new`].
+    pub fn plan(&self, tenant: &Tenant, spec: FeedSpec) -> Result<Arc<FeedPlan>, SqlError> {
+        let catalog = tenant.catalog();
+        let named = match &spec.collection {
+            Some(name) => {
+                let table = find_collection(&catalog, name)?;
+                Some((table.id, table.schema_version))
+            }
+            None => None,
+        };
+        let key = (tenant.id(), spec, named);
+        if let Some(plan) = self.plans.lock().known.get(&key).and_then(Weak::upgrade) {
+            return Ok(plan);
+        }
+        let plan = Arc::new(FeedPlan::new(key.0, &catalog, key.1.clone(), self.limits.filter.max_bytes)?);
+        let mut plans = self.plans.lock();
+        // Another may have been as quick; all who follow share the later one.
+        plans.known.insert(key, Arc::downgrade(&plan));
+        if plans.known.len() >= plans.sweep_at {
+            plans.known.retain(|_, plan| plan.strong_count() > 0);
+            plans.sweep_at = 64.max(plans.known.len() * 2);
+        }
+        Ok(plan)
+    }
+}

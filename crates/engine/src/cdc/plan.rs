@@ -1,0 +1,339 @@
+//! A feed that has been checked against the catalog, and what it makes of each change: who may see
+//! it under which name, whether the filter lets it pass and as what. Shared by all subscribers that
+//! ask for the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use springhead_proto::{ChangeKind, ChangeRef, CollectionId, ErrorCode, RowRef, SchemaVersion, SqlError, TenantId, ValueRef};
+use springhead_sql::Catalog;
+use springhead_sql::catalog::{QualifiedName, Table};
+use springhead_sql::plan::Filter;
+
+use super::event::{Event, Image, RowForm, definition};
+use super::filter::{BoundFilter, Lease};
+use super::spec::{FeedSpec, Operation};
+use crate::Tenant;
+
+/// The columns that collections have had.
+pub trait Tables {
+    /// Those of `collection` at `version`.
+    fn table(&self, collection: CollectionId, version: SchemaVersion) -> Option<Arc<Table>>;
+}
+
+impl Tables for Tenant {
+    fn table(&self, collection: CollectionId, version: SchemaVersion) -> Option<Arc<Table>> {
+        self.schema(collection, version)
+    }
+}
+
+/// See the module's text.
+pub struct FeedPlan {
+    /// Unique in the process: the key of shared encodings.
+    pub id: u64,
+    pub spec: FeedSpec,
+    pub tenant: TenantId,
+    base: Option<Base>,
+    versions: RwLock<FxHashMap<(CollectionId, SchemaVersion), Arc<Version>>>,
+}
+
+/// The collection that was named, as it was then.
+pub(crate) struct Base {
+    pub table: Arc<Table>,
+    filter: Option<Arc<Filter>>,
+    /// The same condition over the table's stored columns, for snapshots.
+    stored_condition: Option<String>,
+    /// Ids and names of the columns asked for; empty for all.
+    columns: Vec<(u32, String)>,
+}
+
+/// What is known of one collection at one schema version.
+pub(crate) struct Version {
+    pub form: RowForm,
+    filter: Option<BoundFilter>,
+}
+
+/// A change as this feed shows it.
+pub(crate) struct Verdict<'a> {
+    pub version: Option<Arc<Version>>,
+    pub operation: Operation,
+    pub collection: Option<&'a str>,
+    pub before: Image<'a>,
+    pub after: Image<'a>,
+    pub schema_version: SchemaVersion,
+}
+
+impl Verdict<'_> {
+    pub(crate) fn event(&self) -> Event<'_> {
+        let form = self.version.as_ref().map(|version| &version.form);
+        Event {
+            operation: self.operation,
+            form,
+            collection: self.collection.or(form.map(|form| form.name.as_str())),
+            before: self.before,
+            after: self.after,
+            schema_version: self.schema_version,
+        }
+    }
+}
+
+/// Finds the collection that a URL names: `orders`, `public.orders`, `springhead.consumers`.
+/// Without a schema, exactly that name or else its lower-case form, as PostgreSQL folds it.
+///
+/// # Errors
+/// 42P01 if there is none.
+pub fn find_collection<'c>(catalog: &'c Catalog, name: &str) -> Result<&'c Arc<Table>, SqlError> {
+    let lower = name.to_lowercase();
+    for name in [name, lower.as_str()] {
+        if let Some(table) = catalog.table_named(&QualifiedName::public(name)) {
+            return Ok(table);
+        }
+        if let Some((schema, name)) = name.split_once('.')
+            && let Some(table) = catalog.table_named(&QualifiedName::new(schema, name))
+        {
+            return Ok(table);
+        }
+    }
+    Err(SqlError::new(ErrorCode::UndefinedTable, format!("collection \"{name}\" does not exist")))
+}
+
+impl FeedPlan {
+    /// Checks `spec` against the catalog.
+    ///
+    /// # Errors
+    /// 42P01 for an unknown collection, 42703 for an unknown column, what the planner says of the
+    /// filter, 22023 for a filter or columns without a collection.
+    pub fn new(
+        tenant: TenantId,
+        catalog: &Catalog,
+        spec: FeedSpec,
+        max_filter_bytes: usize,
+    ) -> Result<FeedPlan, SqlError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let base = match &spec.collection {
+            Some(name) => Some(Base::new(find_collection(catalog, name)?, &spec, max_filter_bytes)?),
+            None if spec.filter.is_some() => return Err(needs_collection("where")),
+            None if !spec.columns.is_empty() => return Err(needs_collection("columns")),
+            None => None,
+        };
+        Ok(FeedPlan {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            spec,
+            tenant,
+            base,
+            versions: RwLock::default(),
+        })
+    }
+
+    /// The collection that was named, as it was then.
+    #[must_use]
+    pub fn table(&self) -> Option<&Arc<Table>> {
+        self.base.as_ref().map(|base| &base.table)
+    }
+
+    /// The collections whose commits are to be read; empty for all.
+    pub(crate) fn collections(&self) -> Vec<CollectionId> {
+        self.table().map(|table| vec![table.collection()]).unwrap_or_default()
+    }
+
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.filter.is_some())
+    }
+
+    /// What this feed makes of a change; `None` if it does not show it. `lease` must be there if
+    /// the feed is filtered.
+    ///
+    /// # Errors
+    /// XX001 for an image of an unknown schema version; what evaluating the filter says.
+    pub(crate) fn decide<'a>(
+        &self,
+        tables: &dyn Tables,
+        change: &ChangeRef<'a>,
+        lease: Option<&Lease<'_>>,
+    ) -> Result<Option<Verdict<'a>>, SqlError> {
+        let Some(operation) = Operation::of(change.kind).filter(|_| self.covers(change)) else {
+            return Ok(None);
+        };
+        let mut verdict = Verdict {
+            version: None,
+            operation,
+            collection: None,
+            before: Image::None,
+            after: Image::None,
+            schema_version: change.schema_version,
+        };
+        match operation {
+            Operation::Definition => {
+                if let Some(row) = change.after {
+                    verdict.after = Image::Definition(row);
+                    verdict.collection = match row.get(definition::COLLECTION) {
+                        Some(ValueRef::Text(name)) => Some(name),
+                        _ => None,
+                    };
+                }
+            }
+            Operation::Message => verdict.after = change.after.map_or(Image::None, Image::Message),
+            _ => {
+                let version = self.version(tables, change.collection, change.schema_version)?;
+                if !self.pass(&mut verdict, &version, change, lease)? {
+                    return Ok(None);
+                }
+                verdict.version = Some(version);
+            }
+        }
+        Ok(self.spec.operations.contains(verdict.operation).then_some(verdict))
+    }
+
+    /// The filter as a condition on the stored columns of the table that was named.
+    pub(crate) fn stored_condition(&self) -> Option<&str> {
+        self.base.as_ref()?.stored_condition.as_deref()
+    }
+
+    /// Whether the feed is about this change at all.
+    fn covers(&self, change: &ChangeRef<'_>) -> bool {
+        match &self.base {
+            Some(base) if base.table.collection() == CollectionId::DEFINITIONS => {
+                change.kind == ChangeKind::Definition
+            }
+            Some(base) => change.collection == base.table.collection(),
+            None => change.collection == CollectionId::NONE || !change.collection.is_system(),
+        }
+    }
+
+    /// The rule for rows that enter or leave the filter: what left is a DELETE without `after`,
+    /// what entered an INSERT without `before`.
+    fn pass<'a>(
+        &self,
+        verdict: &mut Verdict<'a>,
+        version: &Version,
+        change: &ChangeRef<'a>,
+        lease: Option<&Lease<'_>>,
+    ) -> Result<bool, SqlError> {
+        let visible = |row: Option<RowRef<'a>>| match (row, &version.filter, lease) {
+            (Some(row), Some(filter), Some(lease)) if !lease.matches(filter, row)? => Ok(Image::None),
+            (Some(row), _, _) => Ok(Image::Row(row)),
+            (None, _, _) => Ok::<_, SqlError>(Image::None),
+        };
+        if verdict.operation == Operation::Truncate {
+            return Ok(true);
+        }
+        verdict.before = visible(change.before)?;
+        verdict.after = visible(change.after)?;
+        verdict.operation = match (verdict.before, verdict.after) {
+            (Image::None, Image::None) => return Ok(false),
+            (Image::None, _) => Operation::Insert,
+            (_, Image::None) => Operation::Delete,
+            _ => Operation::Update,
+        };
+        Ok(true)
+    }
+
+    /// What is known of a collection at a version, remembered.
+    ///
+    /// # Errors
+    /// XX001 if the version is unknown; 42703 if a column that the feed needs is gone or was of
+    /// another type.
+    pub(crate) fn version(
+        &self,
+        tables: &dyn Tables,
+        collection: CollectionId,
+        version: SchemaVersion,
+    ) -> Result<Arc<Version>, SqlError> {
+        if let Some(known) = self.versions.read().get(&(collection, version)) {
+            return Ok(Arc::clone(known));
+        }
+        let table = tables.table(collection, version).ok_or_else(|| {
+            SqlError::new(
+                ErrorCode::Corrupted,
+                format!("a change of collection {collection} follows its schema version {}, which is unknown", version.0),
+            )
+        })?;
+        let made = Arc::new(self.make_version(table)?);
+        self.versions.write().insert((collection, version), Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn make_version(&self, table: Arc<Table>) -> Result<Version, SqlError> {
+        let Some(base) = &self.base else {
+            return Ok(Version { form: RowForm::new(table), filter: None });
+        };
+        let filter = base.filter.as_ref().map(|filter| bind(filter, &table)).transpose()?;
+        let form = if base.columns.is_empty() {
+            RowForm::new(table)
+        } else {
+            if let Some((_, gone)) = (base.columns.iter())
+                .find(|(id, _)| table.schema_version > base.table.schema_version && table.column_by_id(*id).is_none())
+            {
+                return Err(column_gone(gone));
+            }
+            RowForm::with_columns(table, &base.columns)
+        };
+        Ok(Version { form, filter })
+    }
+
+    /// The collection has new definitions: names may have changed under the same version.
+    pub(crate) fn forget_versions(&self) {
+        self.versions.write().clear();
+    }
+}
+
+impl Base {
+    fn new(table: &Arc<Table>, spec: &FeedSpec, max_filter_bytes: usize) -> Result<Base, SqlError> {
+        let mut columns: Vec<(u32, String)> = Vec::new();
+        for name in &spec.columns {
+            let (_, column) = table.expect_column(name)?;
+            if !columns.iter().any(|(id, _)| *id == column.id) {
+                columns.push((column.id, column.name.clone()));
+            }
+        }
+        let (filter, stored_condition) = match &spec.filter {
+            None => (None, None),
+            Some(text) if text.len() > max_filter_bytes => {
+                return Err(SqlError::new(
+                    ErrorCode::StatementTooLarge,
+                    format!("where is {} bytes long, over the limit of {max_filter_bytes}", text.len()),
+                ));
+            }
+            Some(text) => {
+                let filter = springhead_sql::filter::plan_filter(table, text)?;
+                let stored = springhead_sql::filter::plan_filter_on_table(table, text)?;
+                (Some(Arc::new(filter)), Some(stored))
+            }
+        };
+        Ok(Base { table: Arc::clone(table), filter, stored_condition, columns })
+    }
+}
+
+/// Finds the filter's columns in images of another version of its table, by their ids, so that a
+/// rename does not matter. A column that an older version does not have yet counts as NULL.
+fn bind(filter: &Arc<Filter>, table: &Table) -> Result<BoundFilter, SqlError> {
+    let mut places = Vec::with_capacity(filter.columns.len());
+    for &place in &filter.columns {
+        let wanted = &filter.table.columns[place];
+        let found = table.column_by_id(wanted.id);
+        match found {
+            Some((_, column)) if !column.pg_type.same_base(&wanted.pg_type) || column.pg_type.scaled() != wanted.pg_type.scaled() => {
+                return Err(SqlError::new(
+                    ErrorCode::DatatypeMismatch,
+                    format!("column \"{}\" in where is {} in some of the changes asked for and {} in others", wanted.name, column.pg_type.sql_name(), wanted.pg_type.sql_name()),
+                )
+                .with_hint("subscribe again after the change of its type, or filter at the reader"));
+            }
+            None if table.schema_version > filter.table.schema_version => return Err(column_gone(&wanted.name)),
+            _ => places.push((place + 1, found.map(|(place, _)| place))),
+        }
+    }
+    Ok(BoundFilter { filter: Arc::clone(filter), places: places.into() })
+}
+
+fn column_gone(name: &str) -> SqlError {
+    SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{name}\" has been dropped since this feed was opened"))
+        .with_column(name)
+}
+
+fn needs_collection(parameter: &str) -> SqlError {
+    SqlError::new(ErrorCode::InvalidParameterValue, format!("{parameter} needs a collection"))
+        .with_hint("name one in the path: /cdc/{collection}")
+}
