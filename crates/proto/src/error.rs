@@ -57,6 +57,8 @@ error_codes! {
     InvalidParameterValue = "22023", "invalid_parameter", 400;
     InvalidByteSequence = "22021", "invalid_utf8", 400;
     InvalidRegularExpression = "2201B", "invalid_regular_expression", 400;
+    InvalidBinaryRepresentation = "22P03", "invalid_binary_value", 400;
+    UntranslatableCharacter = "22P05", "untranslatable_character", 400;
     InvalidPowerArgument = "2201F", "invalid_argument_for_power", 400;
     InvalidLogarithmArgument = "2201E", "invalid_argument_for_logarithm", 400;
     InvalidWidthBucketArgument = "2201G", "invalid_argument_for_width_bucket", 400;

@@ -241,7 +241,6 @@ fn concat(a: Json<'_>, b: Json<'_>) -> Outcome {
             elements.insert(0, other);
             Json::Array(elements)
         }
-        (Json::Object(_), _) | (_, Json::Object(_)) => return Err(invalid_parameter("invalid concatenation of jsonb objects")),
         (a, b) => Json::Array(vec![a, b]),
     })
 }

@@ -463,7 +463,7 @@ fn square_root(args: Args<'_, '_>) -> Outcome {
         Numeric::Finite(value) => {
             let weight = value.weight();
             // Digits before the point of the root, so that 16 are significant.
-            let sweight = if weight >= 0 { weight * 4 / 2 + 1 } else { 1 - (1 - weight) * 4 / 2 };
+            let sweight = (weight + 1) * 2 - 1;
             let scale = u32::try_from(16 - sweight).unwrap_or(0).max(value.scale).min(1000);
             Numeric::Finite(sqrt_to(&value, scale)).to_value()
         }

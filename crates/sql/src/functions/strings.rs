@@ -9,8 +9,8 @@ use super::support::{
 use super::values::printed;
 
 pub(super) const SCALARS: &[Scalar] = &[
-    strict!("sh_lower", 1, |args| Ok(Value::Text(text(args, 0)?.to_lowercase()))),
-    strict!("sh_upper", 1, |args| Ok(Value::Text(text(args, 0)?.to_uppercase()))),
+    strict!("sh_lower", 1, |args| Ok(Value::Text(text(args, 0)?.chars().map(lower).collect()))),
+    strict!("sh_upper", 1, |args| Ok(Value::Text(text(args, 0)?.chars().map(upper).collect()))),
     strict!("sh_initcap", 1, |args| Ok(Value::Text(initcap(text(args, 0)?)))),
     // text, from (1 is the first)[, length]
     strict!("sh_substr", -1, |args| {
@@ -130,20 +130,41 @@ pub(super) const SCALARS: &[Scalar] = &[
     // text, pattern, escape character (or the empty text for none)
     strict!("sh_like", 3, |args| like(text(args, 0)?, text(args, 1)?, text(args, 2)?).and_then(bool_value)),
     strict!("sh_ilike", 3, |args| {
-        like(&text(args, 0)?.to_lowercase(), &text(args, 1)?.to_lowercase(), text(args, 2)?).and_then(bool_value)
+        like(&lowered(text(args, 0)?), &lowered(text(args, 1)?), text(args, 2)?).and_then(bool_value)
     }),
     // text, delimiter (or NULL), text that stands for NULL (or NULL): an array
     lenient!("sh_string_to_array", 3, string_to_array),
 ];
+
+/// One character for one, as PostgreSQL maps case: `ß` has no upper case of one character.
+fn upper(c: char) -> char {
+    let mut mapped = c.to_uppercase();
+    match (mapped.next(), mapped.next()) {
+        (Some(single), None) => single,
+        _ => c,
+    }
+}
+
+fn lower(c: char) -> char {
+    let mut mapped = c.to_lowercase();
+    match (mapped.next(), mapped.next()) {
+        (Some(single), None) => single,
+        _ => c,
+    }
+}
+
+fn lowered(text: &str) -> String {
+    text.chars().map(lower).collect()
+}
 
 fn initcap(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
     for c in text.chars() {
         if inside {
-            out.extend(c.to_lowercase());
+            out.push(lower(c));
         } else {
-            out.extend(c.to_uppercase());
+            out.push(upper(c));
         }
         inside = c.is_alphanumeric();
     }

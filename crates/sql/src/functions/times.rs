@@ -217,14 +217,8 @@ fn age(a: i64, b: i64) -> Result<Interval, SqlError> {
         (micros, days) = (micros + DAY, days - 1);
     }
     if days < 0 {
-        // The month that is borrowed from is the earlier date's, or, going back, the later one's.
-        let (year, month) = if negative { (to.year, to.month) } else { (from.year, from.month) };
-        let (year, month) = if negative {
-            if month == 1 { (year - 1, 12) } else { (year, month - 1) }
-        } else {
-            (year, month)
-        };
-        (days, months) = (days + i64::from(days_in_month(year, month)), months - 1);
+        // Borrowed from the earlier one's month.
+        (days, months) = (days + i64::from(days_in_month(from.year, from.month)), months - 1);
     }
     let interval = Interval { months: narrow(months)?, days: narrow(days)?, micros };
     if negative { interval.negated() } else { Ok(interval) }

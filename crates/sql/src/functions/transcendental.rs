@@ -78,7 +78,7 @@ pub(super) fn power(base: Numeric, exponent: Numeric) -> Result<Numeric, SqlErro
         return Ok(Numeric::Finite(result.round(one)));
     }
     if whole && let Some(exponent_int) = exponent.trunc(0).unscaled.to_i64().and_then(|value| i32::try_from(value).ok()) {
-        return power_int(&base, exponent_int, exponent.scale).map(Numeric::Finite);
+        return power_int(&base, exponent_int).map(Numeric::Finite);
     }
     let weight = base.abs_log10() * exponent.to_f64();
     check_weight(weight)?;
@@ -90,10 +90,11 @@ pub(super) fn power(base: Numeric, exponent: Numeric) -> Result<Numeric, SqlErro
     Ok(Numeric::Finite(if odd { result.negated() } else { result }))
 }
 
-fn power_int(base: &Decimal, exponent: i32, exponent_scale: u32) -> Result<Decimal, SqlError> {
+fn power_int(base: &Decimal, exponent: i32) -> Result<Decimal, SqlError> {
     let weight = base.abs_log10() * f64::from(exponent);
     check_weight(weight)?;
-    let scale = scale_for(weight, &[base.scale, exponent_scale]);
+    // PostgreSQL gives a whole exponent's result 16 digits after the point, whatever its size.
+    let scale = base.scale.clamp(16, 1000);
     // Exact while the digits are few; else through enough digits to round correctly.
     let work = i32::try_from(scale + u32_of(weight.abs()) + GUARD).unwrap_or(i32::MAX);
     let mut result = Decimal::from_int(1);

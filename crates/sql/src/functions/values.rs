@@ -14,7 +14,11 @@ use crate::types::{PgType, array, input_explicit, interval as span, output_json,
 
 pub(super) const SCALARS: &[Scalar] = &[
     // value, oid, typmod
-    strict!("sh_text", 3, |args| Ok(Value::Text(printed(&pg_type(args, 1)?, args[0])))),
+    // The text cast, which prints booleans in full.
+    strict!("sh_text", 3, |args| Ok(Value::Text(match (pg_type(args, 1)?, args[0]) {
+        (PgType::Bool, ValueRef::Integer(value)) => if value == 0 { "false" } else { "true" }.to_owned(),
+        (ty, value) => printed(&ty, value),
+    }))),
     lenient!("sh_json", 3, |args| {
         let mut out = Vec::new();
         output_json(&pg_type(args, 1)?, args[0], &mut out);
@@ -66,7 +70,7 @@ pub(super) const SCALARS: &[Scalar] = &[
             None => Ok(Value::Null),
         }
     }),
-    // array, delimiter, text for NULLs (or NULL), oid, typmod of the element
+    // array, delimiter, text for NULLs (or NULL), oid, typmod of the array
     lenient!("sh_array_to_string", 5, array_to_string),
     // array, element, oid, typmod of the element
     lenient!("sh_array_append", 4, |args| spliced(args, false)),
@@ -253,6 +257,11 @@ fn array_cast(args: Args<'_, '_>) -> Outcome {
     for element in array::elements(&from, text(args, 0)?)? {
         values.push(match element {
             Value::Null => Value::Null,
+            Value::Real(value) if to.is_integer() => input_explicit(&to, &format!("{:.0}", value.round_ties_even()))?,
+            value if to.is_integer() && matches!(*from, PgType::Numeric(_)) => {
+                let whole = input_explicit(&PgType::Numeric(Some((1000, 0))), &printed(&from, value.as_ref()))?;
+                input_explicit(&to, &printed(&PgType::Numeric(None), whole.as_ref()))?
+            }
             value => input_explicit(&to, &printed(&from, value.as_ref()))?,
         });
     }
@@ -263,7 +272,7 @@ fn array_to_string(args: Args<'_, '_>) -> Outcome {
     if args[0].is_null() || args[1].is_null() {
         return Ok(Value::Null);
     }
-    let ty = pg_type(args, 3)?;
+    let PgType::Array(ty) = pg_type(args, 3)? else { return Err(invalid_parameter("not an array")) };
     let delimiter = text(args, 1)?;
     let mut out = String::new();
     let mut first = true;

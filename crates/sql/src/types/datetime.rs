@@ -236,6 +236,8 @@ impl<'t> Parser<'t> {
                 time = Some(self.time()?);
             } else if matches!(first, b'+' | b'-') && (time.is_some() || date) && offset.is_none() {
                 offset = Some(self.offset()?);
+            } else if first.is_ascii_digit() && !date && time.is_none() && self.is_compact_time() {
+                time = Some(self.compact_time()?);
             } else if first.is_ascii_digit() && !date {
                 date = self.date(&mut year, &mut month, &mut day)?;
             } else if first.is_ascii_digit() && time.is_none() && date {
@@ -281,6 +283,14 @@ impl<'t> Parser<'t> {
     fn is_time(&self) -> bool {
         let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
         digits <= 2 && self.rest.as_bytes().get(digits) == Some(&b':')
+    }
+
+    /// Whether a time is wanted and `HHMM` or `HHMMSS` comes next.
+    fn is_compact_time(&self) -> bool {
+        let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
+        *self.ty == PgType::Time
+            && matches!(digits, 4 | 6)
+            && !matches!(self.rest.as_bytes().get(digits), Some(b'-' | b'/'))
     }
 
     /// `HH:MM[:SS[.ffffff]]`.

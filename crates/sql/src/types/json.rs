@@ -253,7 +253,7 @@ impl<'t> Parser<'t> {
                     first
                 };
                 if code == 0 {
-                    return Err(SqlError::new(ErrorCode::InvalidTextRepresentation, "unsupported Unicode escape sequence")
+                    return Err(SqlError::new(ErrorCode::UntranslatableCharacter, "unsupported Unicode escape sequence")
                         .with_detail("\\u0000 cannot be converted to text."));
                 }
                 char::from_u32(code).ok_or_else(|| self.invalid())?
