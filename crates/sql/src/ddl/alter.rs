@@ -160,7 +160,7 @@ fn drop_column(
     let what = format!("column {name} of table {}", draft.table.name.name);
     let mut dependents = Dependents::default();
     dependents.add_foreign_keys(change, &draft.old, &[table], &what, |key| key.parent_columns.contains(&id));
-    dependents.add_views(change, draft.old.id, &what, |view| view_names(view, name));
+    dependents.add_views(change, draft.old.id, &what, &|view| view_names(view, name));
     let mut generated = Vec::new();
     for column in draft.table.columns.iter().filter(|column| column.id != id) {
         if let Some(text) = &column.generated

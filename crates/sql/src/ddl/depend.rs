@@ -55,13 +55,13 @@ impl Dependents {
     }
 
     /// Views over the relation with this id, and the views over those.
-    pub(super) fn add_views(&mut self, change: &Change<'_>, relation: u32, on: &str, filter: impl Fn(&View) -> bool) {
+    pub(super) fn add_views(&mut self, change: &Change<'_>, relation: u32, on: &str, filter: &dyn Fn(&View) -> bool) {
         let mut views: Vec<&Arc<View>> =
             change.catalog.views.values().filter(|view| view.depends_on.contains(&relation) && filter(view)).collect();
         views.sort_unstable_by_key(|view| view.id);
         for view in views {
             self.add(Dependent::View(view.id), on);
-            self.add_views(change, view.id, &format!("view {}", view.name.name), |_| true);
+            self.add_views(change, view.id, &format!("view {}", view.name.name), &|_| true);
         }
     }
 

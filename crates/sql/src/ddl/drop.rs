@@ -111,7 +111,7 @@ fn tables(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade:
         check_owner(table)?;
         let on = format!("table {}", table.name.name);
         dependents.add_foreign_keys(change, table, &ids, &on, |_| true);
-        dependents.add_views(change, table.id, &on, |_| true);
+        dependents.add_views(change, table.id, &on, &|_| true);
         for sequence in owned_sequences(change, table.id, None) {
             add_users(change, &mut dependents, sequence, |table, _| ids.contains(&table));
         }
@@ -172,7 +172,7 @@ fn views(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade: 
         .collect();
     let mut dependents = Dependents::default();
     for view in &going {
-        dependents.add_views(change, view.id, &format!("view {}", view.name.name), |_| true);
+        dependents.add_views(change, view.id, &format!("view {}", view.name.name), &|_| true);
     }
     let themselves: Vec<Dependent> = going.iter().map(|view| Dependent::View(view.id)).collect();
     dependents.without(&themselves);
