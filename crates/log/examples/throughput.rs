@@ -1,5 +1,5 @@
 //! Measures the log alone: durable appends per second with 1, 8, 32 and 64 threads, flushes per
-//! append, and how fast one reader replays.
+//! append, how fast one reader replays, how fast a log opens.
 //!
 //! `cargo run --release -p springhead-log --example throughput [DIR]`
 
@@ -13,7 +13,7 @@ use springhead_log::{CommitSource, Log, PendingCommit, ReadFilter, SystemClock};
 use springhead_proto::{Changes, Lsn};
 
 const RUN: Duration = Duration::from_secs(3);
-const REPLAYED_CHANGES: u64 = 2_000_000;
+const REPLAYED_CHANGES: u64 = 5_000_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let given = std::env::args().nth(1);
@@ -32,7 +32,33 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         SegmentConfig::default(),
         Arc::new(SystemClock),
     )?;
-    replay(&log)
+    replay(&log)?;
+    drop(log);
+    recover(&dir.join("replay"))
+}
+
+/// Opening with index files reads the last segment only; without them, all.
+fn recover(dir: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    for indexed in [true, false] {
+        if !indexed {
+            for entry in std::fs::read_dir(dir)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "idx") {
+                    std::fs::remove_file(path)?;
+                }
+            }
+        }
+        let start = Instant::now();
+        let log = SegmentLog::open(dir, SegmentConfig::default(), Arc::new(SystemClock))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let gib = log.stats().kept_bytes as f64 / f64::from(1 << 30);
+        let files = if indexed { "with" } else { "without" };
+        println!(
+            "opening {gib:.2} GiB {files} index files: {seconds:.3} s, {:.2} s per GiB",
+            seconds / gib
+        );
+    }
+    Ok(())
 }
 
 fn one_row() -> PendingCommit {
