@@ -344,13 +344,14 @@ pub(super) fn parse(text: &str, template: &str) -> Result<i64, SqlError> {
     let year = if bc { 1 - year } else { year };
     let field = |value: i64| u32::try_from(value).map_err(|_| bad_field(text));
     let start = match (epoch_day, day_of_year) {
-        (Some(day), _) => day * DAY,
+        (Some(day), _) => day.checked_mul(DAY).ok_or_else(|| bad_field(text))?,
         (None, Some(of_year)) => date_micros(year, 1, 1).ok_or_else(|| bad_field(text))? + (of_year - 1) * DAY,
         (None, None) => date_micros(year, field(month)?, field(day)?).ok_or_else(|| bad_field(text))?,
     };
     if !(0..24).contains(&hour) || !(0..60).contains(&minute) || micros > DAY {
         return Err(bad_field(text));
     }
+    let start = Some(start).filter(|&start| crate::types::datetime::in_range(start)).ok_or_else(|| bad_field(text))?;
     Ok(start + hour * HOUR + minute * MINUTE + micros - offset)
 }
 

@@ -72,7 +72,7 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         PgType::Date => Value::Integer(match int4()? {
             i32::MAX => INFINITY,
             i32::MIN => MINUS_INFINITY,
-            days => checked(i64::from(days) * DAY + EPOCH_2000)?,
+            days => checked(i64::from(days).checked_mul(DAY).and_then(|micros| micros.checked_add(EPOCH_2000)).ok_or_else(wrong)?)?,
         }),
         PgType::Time => Value::Integer(Some(int8()?).filter(|micros| (0..=DAY).contains(micros)).ok_or_else(wrong)?),
         PgType::Timestamp | PgType::Timestamptz => Value::Integer(match int8()? {

@@ -253,7 +253,11 @@ fn read_words(text: &str) -> Option<Total> {
     let mut seen = false;
     while !rest.is_empty() {
         if let Some(after) = strip_word(rest, "ago").filter(|_| seen) {
-            total = Total { months: -total.months, days: -total.days, micros: total.micros.checked_neg()? };
+            total = Total {
+                months: total.months.checked_neg()?,
+                days: total.days.checked_neg()?,
+                micros: total.micros.checked_neg()?,
+            };
             rest = after.trim_start();
             if !rest.is_empty() {
                 return None;
@@ -313,15 +317,15 @@ fn clock(hours: i64, after: &str) -> Option<(i64, &str)> {
     if minutes.signed || minutes.digits == 0 {
         return None;
     }
-    if !minutes.fraction.is_empty() {
-        let micros = hours.checked_mul(MINUTE)?.checked_add(minutes.whole * SECOND + fraction_micros(minutes.fraction))?;
-        return (minutes.whole < 60).then_some((micros, minutes.rest));
-    }
-    let mut micros = hours.checked_mul(HOUR)?.checked_add(minutes.whole.checked_mul(MINUTE)?)?;
-    let mut rest = minutes.rest;
     if minutes.whole > 59 {
         return None;
     }
+    if !minutes.fraction.is_empty() {
+        let micros = hours.checked_mul(MINUTE)?.checked_add(minutes.whole * SECOND + fraction_micros(minutes.fraction))?;
+        return Some((micros, minutes.rest));
+    }
+    let mut micros = hours.checked_mul(HOUR)?.checked_add(minutes.whole.checked_mul(MINUTE)?)?;
+    let mut rest = minutes.rest;
     if let Some(after) = rest.strip_prefix(':') {
         let seconds = number(after)?;
         if seconds.signed || seconds.whole > 60 {
