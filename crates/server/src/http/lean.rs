@@ -1,0 +1,339 @@
+//! Event streams over HTTP/1.1 without hyper: a subscriber that waits costs its task and its feed,
+//! not two connection buffers, and a frame goes from the shared encoding to the socket in one
+//! vectored write.
+//!
+//! The first bytes of each connection are read here. Only a complete, plain `GET /cdc…` that is no
+//! poll is served here; everything else goes to hyper together with the bytes already read.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::App;
+use super::body::{Body, Response};
+use super::request::RequestBody;
+use super::routes;
+
+/// How a client with prior knowledge of HTTP/2 begins (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How the requests begin that may be served here.
+const FEED: &[u8] = b"GET /cdc";
+
+/// Longest head that is looked at; a longer one is hyper's to judge.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Bytes read at a time before anything is known.
+const READ_BYTES: usize = 2048;
+
+/// Headers of a request, at most.
+const MAX_HEADERS: usize = 64;
+
+/// What a connection begins with.
+pub enum Look {
+    /// It ended first.
+    Nothing,
+    Http2(Vec<u8>),
+    EventStream(Box<Parts>),
+    /// HTTP/1, or something that is no HTTP; with the bytes read.
+    Other(Vec<u8>),
+}
+
+/// Reads just enough of a connection to know what to do with it.
+///
+/// # Errors
+/// What the socket says.
+pub async fn look(stream: &TcpStream) -> std::io::Result<Look> {
+    let mut read = Vec::new();
+    loop {
+        stream.readable().await?;
+        let mut chunk = [0; READ_BYTES];
+        match stream.try_read(&mut chunk) {
+            Ok(0) if read.is_empty() => return Ok(Look::Nothing),
+            Ok(0) => return Ok(Look::Other(read)),
+            Ok(count) => read.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some(look) = decide(&mut read) {
+            return Ok(look);
+        }
+    }
+}
+
+/// `None`: more must be read first.
+fn decide(read: &mut Vec<u8>) -> Option<Look> {
+    let begins_as = |mark: &[u8]| {
+        let common = read.len().min(mark.len());
+        read[..common] == mark[..common]
+    };
+    if begins_as(HTTP2_PREFACE) {
+        return (read.len() >= HTTP2_PREFACE.len()).then(|| Look::Http2(std::mem::take(read)));
+    }
+    if !begins_as(FEED) || read.len() > MAX_HEAD_BYTES {
+        return Some(Look::Other(std::mem::take(read)));
+    }
+    match parse(read) {
+        Ok(None) => None,
+        Ok(Some(parts)) => Some(Look::EventStream(Box::new(parts))),
+        Err(NotOurs) => Some(Look::Other(std::mem::take(read))),
+    }
+}
+
+/// A request that hyper must see.
+#[derive(Debug)]
+struct NotOurs;
+
+fn parse(read: &[u8]) -> Result<Option<Parts>, NotOurs> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    let length = match head.parse(read).map_err(|_| NotOurs)? {
+        httparse::Status::Partial => return Ok(None),
+        httparse::Status::Complete(length) => length,
+    };
+    let target = head.path.ok_or(NotOurs)?;
+    let path = target.split('?').next().unwrap_or_default();
+    let is_feed = path == "/cdc" || (path.starts_with("/cdc/") && !path.ends_with("/poll"));
+    // What follows the head is another request, or a body that nobody asked for.
+    if !is_feed || head.version != Some(1) || length != read.len() {
+        return Err(NotOurs);
+    }
+    let mut parts = http::Request::new(()).into_parts().0;
+    parts.method = Method::GET;
+    parts.version = Version::HTTP_11;
+    parts.uri = target.parse::<Uri>().map_err(|_| NotOurs)?;
+    for header in head.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| NotOurs)?;
+        if [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT].contains(&name) {
+            return Err(NotOurs);
+        }
+        parts.headers.append(name, HeaderValue::from_bytes(header.value).map_err(|_| NotOurs)?);
+    }
+    Ok(Some(parts))
+}
+
+/// Answers one request for an event stream; the connection ends with the answer.
+pub async fn serve(app: &Arc<App>, stream: TcpStream, head: Parts) {
+    let answer = Box::pin(routes::answer(Arc::clone(app), head, RequestBody::None)).await;
+    let (head, mut body) = head_of(answer);
+    if write_all(&stream, &[&head]).await.is_err() {
+        return;
+    }
+    drop(head);
+    if let Body::Whole(bytes) = &body {
+        // Whoever left before the answer does not miss it.
+        let _ = write_all(&stream, &[bytes]).await;
+        return;
+    }
+    tokio::select! {
+        biased;
+        () = closed(&stream) => {}
+        () = pass_on(app, &stream, &mut body) => {}
+    }
+}
+
+/// Passes chunks on as the socket takes them.
+async fn pass_on(app: &App, stream: &TcpStream, body: &mut Body) {
+    loop {
+        let chunk = match poll_fn(|cx| body.poll_chunk(cx)).await {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(_)) => return,
+            None => {
+                // The client left before the end, which is nothing to it.
+                let _ = write_all(stream, &[b"0\r\n\r\n"]).await;
+                return;
+            }
+        };
+        app.metrics.event_stream_bytes.fetch_add(chunk.len() as u64, Relaxed);
+        if write_chunk(stream, chunk).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The answer's head, and its body: in chunks if it is a stream.
+fn head_of(answer: Response) -> (Vec<u8>, Body) {
+    let (mut parts, body) = answer.into_parts();
+    match &body {
+        Body::Stream(_) => {
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Body::Whole(bytes) => {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        }
+        Body::Empty => {}
+    }
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let mut head = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
+    for (name, value) in &parts.headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    (head, body)
+}
+
+/// Completes when the client has closed its side, or the connection is broken. What it sends
+/// meanwhile is read and dropped.
+async fn closed(stream: &TcpStream) {
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        let mut junk = [0; 256];
+        match stream.try_read(&mut junk) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// One chunk of chunked transfer coding (RFC 9112, 7.1).
+async fn write_chunk(stream: &TcpStream, chunk: Bytes) -> std::io::Result<()> {
+    let mut size = [0; 18];
+    let mut at = 16;
+    let mut left = chunk.len();
+    size[16..].copy_from_slice(b"\r\n");
+    while left > 0 {
+        at -= 1;
+        size[at] = b"0123456789abcdef"[left & 0xf];
+        left >>= 4;
+    }
+    write_all(stream, &[&size[at..], &chunk, b"\r\n"]).await
+}
+
+async fn write_all(stream: &TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    let mut written = 0;
+    while written < total {
+        match try_write_from(stream, parts, written) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn try_write_from(stream: &TcpStream, parts: &[&[u8]], mut skip: usize) -> std::io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); 3];
+    let mut count = 0;
+    for part in parts {
+        let rest = part.get(skip..).unwrap_or_default();
+        skip = skip.saturating_sub(part.len());
+        if !rest.is_empty() {
+            slices[count] = IoSlice::new(rest);
+            count += 1;
+        }
+    }
+    stream.try_write_vectored(&slices[..count])
+}
+
+/// A socket some of whose bytes have been read already.
+pub struct Unread {
+    stream: TcpStream,
+    read: Bytes,
+}
+
+impl Unread {
+    pub fn new(stream: TcpStream, read: Vec<u8>) -> Unread {
+        Unread { stream, read: read.into() }
+    }
+}
+
+impl AsyncRead for Unread {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, out);
+        }
+        let count = self.read.len().min(out.remaining());
+        out.put_slice(&self.read.split_to(count));
+        if self.read.is_empty() {
+            self.read = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Unread {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(bytes: &[u8]) -> &'static str {
+        match decide(&mut bytes.to_vec()) {
+            None => "more",
+            Some(Look::Nothing) => "nothing",
+            Some(Look::Http2(_)) => "http2",
+            Some(Look::EventStream(_)) => "stream",
+            Some(Look::Other(_)) => "other",
+        }
+    }
+
+    #[test]
+    fn only_a_whole_plain_request_for_a_feed_is_served_without_hyper() {
+        let feed = b"GET /cdc/orders?since_lsn=1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        assert_eq!(verdict(feed), "stream");
+        for end in 1..feed.len() {
+            assert_eq!(verdict(&feed[..end]), "more", "{end}");
+        }
+        assert_eq!(verdict(b"GET /cdc HTTP/1.1\r\n\r\n"), "stream");
+        for other in [
+            &b"GET /cdc/orders/poll?x HTTP/1.1\r\n\r\n"[..],
+            b"GET /cdc/poll HTTP/1.1\r\n\r\n",
+            b"GET /cdcx HTTP/1.1\r\n\r\n",
+            b"GET /cdc HTTP/1.0\r\n\r\n",
+            b"GET /cdc HTTP/1.1\r\ncontent-length: 1\r\n\r\nx",
+            b"GET /cdc HTTP/1.1\r\nupgrade: h2c\r\n\r\n",
+            b"GET /cdc HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            b"GET /cdc HTTP/1.1\r\nbad header\r\n\r\n",
+            b"POST /v1/sql",
+            b"GET /h",
+            b"\x16\x03\x01",
+        ] {
+            assert_eq!(verdict(other), "other", "{}", String::from_utf8_lossy(other));
+        }
+        assert_eq!(verdict(HTTP2_PREFACE), "http2");
+        assert_eq!(verdict(&HTTP2_PREFACE[..20]), "more");
+        let endless = [FEED, &[b'x'; MAX_HEAD_BYTES]].concat();
+        assert_eq!(verdict(&endless), "other");
+    }
+}

@@ -1,0 +1,65 @@
+//! HTTP: the change feed as Server-Sent Events and as pages, SQL and documents as JSON, consumer
+//! groups, and what operators look at. `node` calls [`serve`].
+//!
+//! ```text
+//! listen -> (an event stream over HTTP/1.1) lean -.
+//!        -> (everything else) hyper --------------+-> guard -> routes -> one handler per path
+//! ```
+//!
+//! Handlers answer with a [`body::Body`] that is produced only as fast as the socket takes it. They
+//! hold no SQLite snapshot, and a writer never waits for them.
+
+mod body;
+mod collections;
+mod config;
+mod consumers;
+mod error;
+mod events;
+mod guard;
+mod lean;
+mod listen;
+mod metrics;
+mod openapi;
+mod params;
+mod poll;
+mod request;
+mod routes;
+mod sql;
+mod status;
+
+
+use std::sync::Arc;
+
+use springhead_engine::cdc::Cdc;
+use tokio::net::TcpListener;
+
+use crate::node::{NodeState, Shutdown};
+
+pub use config::HttpConfig;
+
+use metrics::Metrics;
+
+/// What all HTTP connections share.
+pub struct App {
+    node: Arc<NodeState>,
+    cdc: Arc<Cdc>,
+    config: HttpConfig,
+    metrics: Metrics,
+    shutdown: Shutdown,
+}
+
+/// Serves HTTP on `listener` until `shutdown`; returns when the last connection has ended.
+pub async fn serve(listener: TcpListener, node: Arc<NodeState>, shutdown: Shutdown) {
+    let config = HttpConfig::from(&node.config);
+    let cdc = Cdc::new(node.engine.clone(), config.cdc);
+    for tenant in node.engine.tenants() {
+        // A tenant that does not open says so to whoever asks for it.
+        if let Ok(tenant) = node.engine.tenant(tenant.id).await
+            && let Err(error) = cdc.restore_pins(&tenant).await
+        {
+            tracing::warn!(tenant = tenant.id().0, %error, "could not restore the holds of consumers");
+        }
+    }
+    let app = Arc::new(App { node, cdc, config, metrics: Metrics::default(), shutdown });
+    listen::run(listener, app).await;
+}

@@ -1,0 +1,403 @@
+//! `/openapi.json`: every path, parameter and error, as OpenAPI 3.1
+//! (<https://spec.openapis.org/oas/v3.1.0>). Kept by hand beside the routes; a test holds it to them.
+
+use std::sync::OnceLock;
+
+use serde_json::{Map, Value, json};
+use springhead_proto::ErrorCode;
+
+/// The document.
+pub fn text() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| document().to_string())
+}
+
+/// The document as a value.
+pub fn document() -> Value {
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Springhead",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "A real-time, local-first database: one durable log, and everything else a tail of it.",
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "servers": [{ "url": "http://127.0.0.1:6480" }],
+        "paths": paths(),
+        "components": { "schemas": schemas(), "responses": responses(), "parameters": parameters() },
+    })
+}
+
+fn paths() -> Value {
+    json!({
+        "/cdc": { "get": events(&[]) },
+        "/cdc/{collection}": { "get": events(&["collection"]) },
+        "/cdc/poll": { "get": poll(&[]) },
+        "/cdc/{collection}/poll": { "get": poll(&["collection"]) },
+        "/v1/sql": { "post": operation("runSql", "Run one statement, or several in one transaction.",
+            &["tenant_id"], Some("SqlRequest"), "SqlResult", 200) },
+        "/v1/collections/{collection}": { "get": operation("listDocuments", "Documents of a collection, by key.",
+            &["collection", "limit", "after", "tenant_id", "min_lsn"], None, "DocumentList", 200) },
+        "/v1/collections/{collection}/{id}": {
+            "get": document_operation("getDocument", "One document.", None),
+            "put": document_operation("putDocument", "Make a document, or put it in the place of the one there is.", Some("Fields")),
+            "patch": document_operation("patchDocument", "Change some fields of a document.", Some("Fields")),
+            "delete": document_operation("deleteDocument", "Delete a document; the answer holds its last form.", None),
+        },
+        "/v1/consumers": {
+            "get": operation("listConsumers", "All consumer groups.", &["tenant_id", "min_lsn"], None, "ConsumerList", 200),
+            "post": operation("createConsumer", "Make a consumer group.", &["tenant_id", "min_lsn"], Some("NewConsumer"), "Consumer", 201),
+        },
+        "/v1/consumers/{name}": {
+            "get": operation("getConsumer", "One consumer group.", &["name", "tenant_id", "min_lsn"], None, "Consumer", 200),
+            "delete": operation("deleteConsumer", "Delete a consumer group and its hold on retention.",
+                &["name", "tenant_id", "min_lsn"], None, "Deleted", 200),
+        },
+        "/v1/consumers/{name}/commit": {
+            "post": operation("commitConsumer", "Move a consumer's cursor.", &["name", "tenant_id"], Some("ConsumerCommit"), "Consumer", 200),
+        },
+        "/v1/status": { "get": operation("status", "Positions, role, readers, lag.", &["tenant_id", "min_lsn"], None, "Status", 200) },
+        "/healthz": { "get": operation("health", "The process answers.", &[], None, "Health", 200) },
+        "/readyz": { "get": operation("ready", "The node takes requests.", &[], None, "Health", 200) },
+        "/metrics": { "get": {
+            "operationId": "metrics",
+            "summary": "Figures as Prometheus text.",
+            "responses": with_errors(json!({ "200": {
+                "description": "Figures.", "content": { "text/plain": { "schema": { "type": "string" } } },
+            } })),
+        } },
+        "/openapi.json": { "get": operation("openapi", "This document.", &[], None, "Fields", 200) },
+    })
+}
+
+const FEED: [&str; 8] = ["where", "columns", "operations", "envelope", "tx", "consumer", "tenant_id", "min_lsn"];
+
+fn events(path: &[&str]) -> Value {
+    let names: Vec<&str> =
+        path.iter().chain(&["Last-Event-ID", "last_event_id", "since_lsn", "since_ms", "snapshot"]).chain(&FEED).copied().collect();
+    json!({
+        "operationId": if path.is_empty() { "streamAll" } else { "streamCollection" },
+        "summary": "The change feed as Server-Sent Events.",
+        "parameters": references(&names),
+        "responses": with_errors(json!({
+            "200": {
+                "description": "Frames: `id` is the cursor, `event` the operation in lower case (or snapshot, ready, transaction, progress, must-refetch, taken-over, error), `data` a ChangeEvent.",
+                "content": { "text/event-stream": { "schema": { "type": "string" } } },
+            },
+            "204": { "description": "The last event id says that this stream has ended for good." },
+        })),
+    })
+}
+
+fn poll(path: &[&str]) -> Value {
+    let names: Vec<&str> =
+        path.iter().chain(&["cursor", "since_lsn", "since_ms", "limit", "wait_ms"]).chain(&FEED).copied().collect();
+    json!({
+        "operationId": if path.is_empty() { "pollAll" } else { "pollCollection" },
+        "summary": "The change feed in pages.",
+        "parameters": references(&names),
+        "responses": with_errors(json!({ "200": success("Page") })),
+    })
+}
+
+fn document_operation(id: &str, summary: &str, body: Option<&str>) -> Value {
+    operation(id, summary, &["collection", "id", "tenant_id", "min_lsn"], body, "Document", 200)
+}
+
+fn operation(id: &str, summary: &str, parameters: &[&str], body: Option<&str>, answer: &str, status: u16) -> Value {
+    let mut operation = json!({
+        "operationId": id,
+        "summary": summary,
+        "parameters": references(parameters),
+        "responses": with_errors(json!({ status.to_string(): success(answer) })),
+    });
+    if let Some(body) = body {
+        operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema(body) } } });
+    }
+    operation
+}
+
+fn success(name: &str) -> Value {
+    json!({ "description": "Done.", "content": { "application/json": { "schema": schema(name) } } })
+}
+
+fn schema(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn references(names: &[&str]) -> Value {
+    names.iter().map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })).collect()
+}
+
+/// Every status that some error has, each with the codes that go with it.
+fn responses() -> Value {
+    let mut responses = Map::new();
+    for status in error_statuses() {
+        let codes: Vec<&str> =
+            ErrorCode::ALL.iter().filter(|code| code.http_status() == status).map(|code| code.word()).collect();
+        let described = json!({
+            "description": format!("`error.code` is one of: {}.", codes.join(", ")),
+            "content": { "application/json": { "schema": schema("Error") } },
+        });
+        responses.insert(format!("Error{status}"), described);
+    }
+    Value::Object(responses)
+}
+
+fn error_statuses() -> Vec<u16> {
+    let mut statuses: Vec<u16> = ErrorCode::ALL.iter().map(|code| code.http_status()).collect();
+    statuses.sort_unstable();
+    statuses.dedup();
+    statuses
+}
+
+fn with_errors(mut responses: Value) -> Value {
+    for status in error_statuses() {
+        responses[status.to_string()] = json!({ "$ref": format!("#/components/responses/Error{status}") });
+    }
+    responses
+}
+
+fn parameters() -> Value {
+    let integer = || json!({ "type": "integer", "minimum": 0 });
+    let text = || json!({ "type": "string" });
+    let flag = || json!({ "type": "boolean", "default": false });
+    let mut all = Map::new();
+    let mut add = |name: &str, place: &str, schema: Value, description: &str| {
+        let parameter = json!({
+            "name": name, "in": place, "required": place == "path", "schema": schema, "description": description,
+        });
+        all.insert(name.to_owned(), parameter);
+    };
+    add("collection", "path", text(), "A collection: `orders`, `springhead.consumers`, or `public.poll` for a table named poll.");
+    add("id", "path", text(), "The document's id: its key as text, a composite key as a JSON array.");
+    add("name", "path", text(), "The consumer's name.");
+    add("Last-Event-ID", "header", text(), "The cursor that a browser's EventSource sends when it comes back.");
+    add("last_event_id", "query", text(), "As the header, for clients that cannot set it.");
+    add("cursor", "query", text(), "Everything up to it has been seen, e.g. `42@9c1e04d7`.");
+    add("since_lsn", "query", integer(), "That LSN and later.");
+    add("since_ms", "query", integer(), "That time (milliseconds since 1970) and later; past the end it means now.");
+    add("snapshot", "query", flag(), "Current rows first, then `ready`, then changes.");
+    add("where", "query", text(), "One SQL condition on the row.");
+    add("columns", "query", text(), "Names of the columns to show, with commas between them.");
+    add("operations", "query", text(), "Operations to show: insert, update, delete, truncate, definition, message.");
+    add("envelope", "query", json!({ "type": "string", "enum": ["plain", "debezium"], "default": "plain" }), "The form of an event.");
+    add("tx", "query", json!({ "type": "string", "enum": ["event", "group"], "default": "event" }), "A frame per change or per transaction.");
+    add("consumer", "query", text(), "Read for this consumer group, from its committed cursor.");
+    add("limit", "query", json!({ "type": "integer", "minimum": 1, "maximum": 10000, "default": 100 }), "How many, at most.");
+    add("wait_ms", "query", json!({ "type": "integer", "minimum": 0, "maximum": 60000, "default": 0 }), "How long to wait for a first change.");
+    add("after", "query", text(), "Documents after this id.");
+    add("tenant_id", "query", json!({ "type": "integer", "minimum": 1, "default": 1 }), "The tenant, in open mode.");
+    add("min_lsn", "query", integer(), "Wait until this LSN is visible.");
+    Value::Object(all)
+}
+
+fn schemas() -> Value {
+    let row = json!({ "type": ["object", "null"], "additionalProperties": true });
+    let lsn = json!({ "type": "integer", "minimum": 0 });
+    let strings = |names: &[&str]| -> Value { names.iter().copied().collect() };
+    json!({
+        "Error": {
+            "type": "object", "required": ["error"],
+            "properties": { "error": {
+                "type": "object", "required": ["code", "message"],
+                "properties": {
+                    "code": { "type": "string" }, "message": { "type": "string" }, "hint": { "type": "string" },
+                    "detail": { "type": "string" }, "sqlstate": { "type": "string" }, "table": { "type": "string" },
+                    "column": { "type": "string" }, "constraint": { "type": "string" }, "position": { "type": "integer" },
+                    "statement": { "type": "integer" }, "earliest_lsn": lsn, "fork_lsn": lsn,
+                },
+            } },
+        },
+        "ChangeEvent": {
+            "type": "object",
+            "required": strings(&["lsn", "cursor", "timestamp_ms", "tenant_id", "collection", "operation", "document_id", "before", "after", "tx", "schema_version"]),
+            "properties": {
+                "lsn": lsn, "cursor": { "type": "string" }, "timestamp_ms": lsn, "tenant_id": lsn,
+                "collection": { "type": ["string", "null"] },
+                "operation": { "type": "string", "enum": ["INSERT", "UPDATE", "DELETE", "TRUNCATE", "DEFINITION", "MESSAGE", "READ"] },
+                "document_id": { "type": ["string", "null"] }, "before": row, "after": row,
+                "tx": {
+                    "type": ["object", "null"],
+                    "properties": { "lsn": lsn, "index": lsn, "count": lsn },
+                },
+                "schema_version": lsn,
+            },
+        },
+        "Transaction": {
+            "type": "object", "required": ["tx", "changes"],
+            "properties": {
+                "tx": { "type": "object", "properties": { "lsn": lsn, "count": lsn } },
+                "changes": { "type": "array", "items": schema("ChangeEvent") },
+            },
+        },
+        "Page": {
+            "type": "object", "required": ["next_cursor", "has_more", "count"],
+            "properties": {
+                "changes": { "type": "array", "items": schema("ChangeEvent") },
+                "transactions": { "type": "array", "items": schema("Transaction") },
+                "next_cursor": {
+                    "type": "object", "required": ["since_lsn", "since_ms", "cursor"],
+                    "properties": { "since_lsn": lsn, "since_ms": lsn, "cursor": { "type": "string" } },
+                },
+                "has_more": { "type": "boolean" }, "count": lsn,
+            },
+        },
+        "Statement": {
+            "type": "object", "required": ["sql"], "additionalProperties": false,
+            "properties": { "sql": { "type": "string" }, "params": { "type": "array" } },
+        },
+        "SqlRequest": {
+            "type": "object", "additionalProperties": false,
+            "properties": {
+                "sql": { "type": "string" }, "params": { "type": "array" },
+                "transaction": { "type": "array", "items": schema("Statement") }, "min_lsn": lsn,
+            },
+        },
+        "Result": {
+            "type": "object", "required": ["columns", "rows", "row_count", "command"],
+            "properties": {
+                "columns": { "type": "array", "items": {
+                    "type": "object", "properties": { "name": { "type": "string" }, "type": { "type": "string" } },
+                } },
+                "rows": { "type": "array", "items": { "type": "array" } },
+                "row_count": lsn, "command": { "type": "string" },
+                "notices": { "type": "array", "items": { "type": "string" } },
+            },
+        },
+        "SqlResult": {
+            "type": "object", "required": ["lsn"],
+            "anyOf": [
+                schema("Result"),
+                { "type": "object", "required": ["results"], "properties": { "results": { "type": "array", "items": schema("Result") } } },
+            ],
+            "properties": { "lsn": lsn },
+        },
+        "Fields": { "type": "object", "additionalProperties": true },
+        "Document": {
+            "type": "object", "required": ["collection", "document_id", "document", "lsn"],
+            "properties": {
+                "collection": { "type": "string" }, "document_id": { "type": "string" },
+                "document": schema("Fields"), "lsn": lsn,
+            },
+        },
+        "DocumentList": {
+            "type": "object", "required": ["documents", "next_after", "lsn"],
+            "properties": {
+                "documents": { "type": "array", "items": {
+                    "type": "object", "properties": { "document_id": { "type": "string" }, "document": schema("Fields") },
+                } },
+                "next_after": { "type": ["string", "null"] }, "lsn": lsn,
+            },
+        },
+        "NewConsumer": {
+            "type": "object", "required": ["name"], "additionalProperties": false,
+            "properties": {
+                "name": { "type": "string" }, "collection": { "type": "string" }, "cursor": { "type": "string" },
+                "since_lsn": lsn, "since_ms": lsn, "pin_bytes": lsn,
+            },
+        },
+        "Consumer": {
+            "type": "object", "required": ["name", "cursor", "state"],
+            "properties": {
+                "name": { "type": "string" }, "collection": { "type": ["string", "null"] }, "cursor": { "type": "string" },
+                "pin_bytes": lsn, "state": { "type": "string", "enum": ["active", "expired"] },
+                "created_at": { "type": "string" }, "updated_at": { "type": "string" }, "lsn": lsn,
+            },
+        },
+        "ConsumerList": {
+            "type": "object", "required": ["consumers", "lsn"],
+            "properties": { "consumers": { "type": "array", "items": schema("Consumer") }, "lsn": lsn },
+        },
+        "ConsumerCommit": {
+            "type": "object", "required": ["cursor"], "additionalProperties": false,
+            "properties": { "cursor": { "type": "string" }, "rewind": { "type": "boolean", "default": false } },
+        },
+        "Deleted": {
+            "type": "object", "required": ["name", "lsn"],
+            "properties": { "name": { "type": "string" }, "lsn": lsn },
+        },
+        "Health": {
+            "type": "object", "required": ["status"],
+            "properties": { "status": { "type": "string" }, "lsn": lsn },
+        },
+        "Status": {
+            "type": "object", "required": ["epoch", "role", "lsn", "durable_lsn", "visible_lsn", "earliest_lsn", "subscribers"],
+            "additionalProperties": true,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::routes::{EVENT_PARAMETERS, POLL_PARAMETERS, find};
+    use super::*;
+
+    fn operations() -> Vec<(String, String, Value)> {
+        let document = document();
+        let paths = document["paths"].as_object().unwrap();
+        let all = paths.iter().flat_map(|(path, methods)| {
+            methods.as_object().unwrap().iter().map(|(method, operation)| (path.clone(), method.clone(), operation.clone()))
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn every_operation_is_served_and_every_reference_leads_somewhere() {
+        let document = document();
+        for (path, method, _) in operations() {
+            let concrete = path.replace('{', "").replace('}', "");
+            let (route, _) = find(&concrete).unwrap_or_else(|| panic!("{path}"));
+            assert!(route.methods().contains(&method.to_uppercase().as_str()), "{method} {path}");
+        }
+        let mut pending = vec![&document];
+        while let Some(value) = pending.pop() {
+            match value {
+                Value::Object(object) => {
+                    if let Some(Value::String(reference)) = object.get("$ref") {
+                        let pointer = reference.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{reference}");
+                    }
+                    pending.extend(object.values());
+                }
+                Value::Array(items) => pending.extend(items),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_method_and_parameter_of_the_feeds_is_described() {
+        let all = operations();
+        for (path, expected) in [("/cdc/{collection}", &EVENT_PARAMETERS), ("/cdc/{collection}/poll", &POLL_PARAMETERS)] {
+            let (_, _, operation) = all.iter().find(|(known, _, _)| known == path).unwrap();
+            let text = operation["parameters"].to_string();
+            for name in expected {
+                let name = name.split(' ').next().unwrap();
+                assert!(text.contains(&format!("/parameters/{name}\"")), "{path} {name}");
+            }
+        }
+        for (path, methods) in [
+            ("/v1/collections/c/i", 4),
+            ("/v1/consumers", 2),
+            ("/v1/consumers/n", 2),
+            ("/v1/sql", 1),
+            ("/v1/consumers/n/commit", 1),
+        ] {
+            let (route, _) = find(path).unwrap();
+            let described = all.iter().filter(|(known, _, _)| {
+                let concrete = known.replace("{collection}", "c").replace("{id}", "i").replace("{name}", "n");
+                concrete == path
+            });
+            assert_eq!((route.methods().len(), described.count()), (methods, methods), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_error_code_is_named() {
+        let responses = responses().to_string();
+        for code in ErrorCode::ALL {
+            assert!(responses.contains(code.word()), "{code}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A request on its way to its handler: path, parameters, tenant, body.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
+use serde_json::{Map, Value};
+use springhead_engine::{Session, Tenant};
+use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
+
+use super::App;
+use super::error::HttpError;
+use super::params::Params;
+
+/// A request whose head has been read.
+pub struct Request {
+    pub app: Arc<App>,
+    pub method: Method,
+    pub headers: HeaderMap,
+    pub params: Params,
+    /// What the path's placeholders stand for, decoded, first to last.
+    pub segments: Vec<String>,
+    pub body: RequestBody,
+}
+
+/// The body of a request, not read yet.
+pub enum RequestBody {
+    None,
+    Hyper(hyper::body::Incoming),
+}
+
+/// Whom a request acts for while there are no users.
+const OPEN_USER: &str = "postgres";
+
+impl Request {
+    /// One header as text; `None` if it is not there or not text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The tenant that the request is for: in open mode the one that `tenant_id` names, or the
+    /// default one.
+    ///
+    /// # Errors
+    /// 22023 for a malformed id, 3D000 for an unknown one.
+    pub fn tenant_id(&mut self) -> Result<TenantId, HttpError> {
+        let Some(text) = self.params.take("tenant_id") else {
+            return Ok(TenantId::DEFAULT);
+        };
+        let number = super::params::number("tenant_id", &text)?;
+        let unknown = || SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {number} does not exist"));
+        let id = u32::try_from(number).ok().filter(|&id| id > 0).ok_or_else(unknown)?;
+        Ok(TenantId(id))
+    }
+
+    /// As [`Request::tenant_id`], opened.
+    ///
+    /// # Errors
+    /// As there, or why it does not open.
+    pub async fn tenant(&mut self) -> Result<Arc<Tenant>, HttpError> {
+        let id = self.tenant_id()?;
+        Ok(self.app.node.engine.tenant(id).await?)
+    }
+
+    /// A session with a tenant.
+    ///
+    /// # Errors
+    /// Why the tenant does not open.
+    pub async fn session(&self, tenant: TenantId, min_lsn: Option<Lsn>) -> Result<Session, HttpError> {
+        let mut session = self.app.node.engine.session(tenant, OPEN_USER).await?;
+        if let Some(lsn) = min_lsn {
+            session.require_lsn(lsn);
+        }
+        Ok(session)
+    }
+
+    /// The body as a JSON object.
+    ///
+    /// # Errors
+    /// SH009 if it is not declared as JSON, 54000 if it is too long, 22021 if it is not UTF-8,
+    /// 22023 if it is no JSON object.
+    pub async fn json_object(&mut self) -> Result<Map<String, Value>, HttpError> {
+        let bytes = self.body_bytes().await?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| HttpError::new(ErrorCode::InvalidByteSequence, "the body is not UTF-8"))?;
+        match serde_json::from_str(text) {
+            Ok(Value::Object(object)) => Ok(object),
+            Ok(_) => Err(HttpError::parameter("the body is no JSON object")),
+            Err(error) => Err(HttpError::parameter(format!("the body is no JSON: {error}"))),
+        }
+    }
+
+    async fn body_bytes(&mut self) -> Result<Bytes, HttpError> {
+        let limit = self.app.config.max_body_bytes;
+        let too_long = || HttpError::new(ErrorCode::StatementTooLarge, format!("the body is over {limit} bytes"));
+        let length = self.header(header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > limit as u64) {
+            return Err(too_long());
+        }
+        let RequestBody::Hyper(mut body) = std::mem::replace(&mut self.body, RequestBody::None) else {
+            return Ok(Bytes::new());
+        };
+        let read = async {
+            let mut whole = Vec::new();
+            while let Some(chunk) = next_data(&mut body).await? {
+                if whole.len() + chunk.len() > limit {
+                    return Err(too_long());
+                }
+                whole.extend_from_slice(&chunk);
+            }
+            Ok(Bytes::from(whole))
+        };
+        let timeout: Duration = self.app.config.body_timeout;
+        tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| {
+            Err(HttpError::new(ErrorCode::ProtocolViolation, "the body did not come in time"))
+        })
+    }
+}
+
+async fn next_data(body: &mut hyper::body::Incoming) -> Result<Option<Bytes>, HttpError> {
+    use hyper::body::Body as _;
+    loop {
+        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut *body).poll_frame(cx)).await;
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                // Trailers say nothing to us.
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(error)) => {
+                return Err(HttpError::new(ErrorCode::ProtocolViolation, format!("the body broke off: {error}")));
+            }
+        }
+    }
+}
+
+/// Takes a field of a JSON object, if it is there and not null.
+pub fn take_field(object: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    object.remove(name).filter(|value| !value.is_null())
+}
+
+/// Takes a text field.
+///
+/// # Errors
+/// 22023 if it is something else.
+pub fn take_text(object: &mut Map<String, Value>, name: &str) -> Result<Option<String>, HttpError> {
+    match take_field(object, name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(HttpError::parameter(format!("\"{name}\" is a text"))),
+    }
+}
+
+/// Takes a whole number.
+///
+/// # Errors
+/// 22023 if it is something else.
+pub fn take_number(object: &mut Map<String, Value>, name: &str) -> Result<Option<u64>, HttpError> {
+    match take_field(object, name) {
+        None => Ok(None),
+        Some(value) => value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| HttpError::parameter(format!("\"{name}\" is a whole number of 0 or more"))),
+    }
+}
+
+/// Takes true or false; false if it is not there.
+///
+/// # Errors
+/// 22023 if it is something else.
+pub fn take_flag(object: &mut Map<String, Value>, name: &str) -> Result<bool, HttpError> {
+    match take_field(object, name) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(_) => Err(HttpError::parameter(format!("\"{name}\" is true or false"))),
+    }
+}
+
+/// Refuses what is left of an object.
+///
+/// # Errors
+/// 22023 naming the field.
+pub fn finish_fields(object: &Map<String, Value>, known: &[&str]) -> Result<(), HttpError> {
+    match object.keys().next() {
+        None => Ok(()),
+        Some(name) => Err(SqlError::new(
+            ErrorCode::InvalidParameterValue,
+            format!("unknown field \"{}\"", super::params::shown(name)),
+        )
+        .with_hint(format!("the fields are: {}", known.join(", ")))
+        .into()),
+    }
+}

@@ -1,0 +1,183 @@
+//! From a request's path to its handler, and from its outcome to an answer.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Method, StatusCode, header};
+use springhead_proto::ErrorCode;
+
+use super::body::{Body, Response, response};
+use super::error::HttpError;
+use super::params::{Params, decode, shown};
+use super::request::{Request, RequestBody};
+use super::{App, collections, consumers, events, guard, openapi, poll, sql, status};
+
+/// What event streams take.
+pub const EVENT_PARAMETERS: [&str; 13] = [
+    "last_event_id", "since_lsn", "since_ms", "snapshot", "where", "columns", "operations", "envelope", "tx",
+    "consumer", "tenant_id", "min_lsn", "Last-Event-ID (header)",
+];
+
+/// What polls take.
+pub const POLL_PARAMETERS: [&str; 13] = [
+    "cursor", "since_lsn", "since_ms", "limit", "wait_ms", "where", "columns", "operations", "envelope", "tx",
+    "consumer", "tenant_id", "min_lsn",
+];
+
+/// A path with its placeholders, by what serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Events,
+    Poll,
+    Sql,
+    Documents,
+    Document,
+    Consumers,
+    Consumer,
+    ConsumerCommit,
+    Health,
+    Ready,
+    Metrics,
+    OpenApi,
+    Status,
+}
+
+impl Route {
+    /// The methods that it takes.
+    pub const fn methods(self) -> &'static [&'static str] {
+        match self {
+            Route::Sql | Route::ConsumerCommit => &["POST"],
+            Route::Document => &["GET", "PUT", "PATCH", "DELETE"],
+            Route::Consumers => &["GET", "POST"],
+            Route::Consumer => &["GET", "DELETE"],
+            Route::Events
+            | Route::Poll
+            | Route::Documents
+            | Route::Health
+            | Route::Ready
+            | Route::Metrics
+            | Route::OpenApi
+            | Route::Status => &["GET"],
+        }
+    }
+}
+
+/// Finds what serves a path, and what its placeholders stand for, not decoded yet. A collection
+/// called `poll` is `public.poll`.
+pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
+    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    Some(match segments.as_slice() {
+        ["cdc"] => (Route::Events, vec![]),
+        ["cdc", "poll"] => (Route::Poll, vec![]),
+        ["cdc", collection] if !collection.is_empty() => (Route::Events, vec![*collection]),
+        ["cdc", collection, "poll"] if !collection.is_empty() => (Route::Poll, vec![*collection]),
+        ["v1", "sql"] => (Route::Sql, vec![]),
+        ["v1", "collections", collection] if !collection.is_empty() => (Route::Documents, vec![*collection]),
+        ["v1", "collections", collection, id] if !collection.is_empty() && !id.is_empty() => {
+            (Route::Document, vec![*collection, *id])
+        }
+        ["v1", "consumers"] => (Route::Consumers, vec![]),
+        ["v1", "consumers", name] if !name.is_empty() => (Route::Consumer, vec![*name]),
+        ["v1", "consumers", name, "commit"] if !name.is_empty() => (Route::ConsumerCommit, vec![*name]),
+        ["v1", "status"] => (Route::Status, vec![]),
+        ["healthz"] => (Route::Health, vec![]),
+        ["readyz"] => (Route::Ready, vec![]),
+        ["metrics"] => (Route::Metrics, vec![]),
+        ["openapi.json"] => (Route::OpenApi, vec![]),
+        _ => return None,
+    })
+}
+
+/// Answers a request, whatever becomes of it.
+pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
+    let checked = guard::check(&app.config, &head.method, &head.uri, &head.headers);
+    let is_head = head.method == Method::HEAD;
+    let (mut answer, origin) = match checked {
+        Err(error) => (error.response(), None),
+        Ok(origin) if head.method == Method::OPTIONS && origin.is_some() => (guard::preflight(), origin),
+        Ok(origin) => {
+            let served = serve(Arc::clone(&app), head, body).await;
+            (served.unwrap_or_else(|error| error.response()), origin)
+        }
+    };
+    if answer.status().is_server_error() {
+        tracing::warn!(status = answer.status().as_u16(), "a request failed");
+    }
+    guard::allow(&mut answer, origin);
+    app.metrics.answered(answer.status());
+    if is_head {
+        let length = match answer.body() {
+            Body::Whole(bytes) => Some(bytes.len()),
+            Body::Empty | Body::Stream(_) => None,
+        };
+        *answer.body_mut() = Body::Empty;
+        if let Some(length) = length {
+            answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        }
+    }
+    answer
+}
+
+async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response, HttpError> {
+    let path = head.uri.path();
+    let Some((route, segments)) = find(path) else {
+        return Err(HttpError::new(ErrorCode::NotFound, format!("there is nothing at \"{}\"", shown(path))));
+    };
+    // HEAD is GET without its body; a stream has no end to be asked for.
+    let is_head = head.method == Method::HEAD && !matches!(route, Route::Events | Route::Poll);
+    let method = if is_head { Method::GET } else { head.method };
+    if !route.methods().contains(&method.as_str()) {
+        return Err(HttpError::Method { method: method.to_string(), allowed: route.methods().join(", ") });
+    }
+    let segments = segments.into_iter().map(|segment| decode(segment, false)).collect::<Result<_, _>>()?;
+    let params = Params::parse(head.uri.query())?;
+    let request = Request { app, method, headers: head.headers, params, segments, body };
+    match route {
+        Route::Events => events::stream(request).await,
+        Route::Poll => Box::pin(poll::page(request)).await,
+        Route::Sql => Box::pin(sql::run(request)).await,
+        Route::Documents => Box::pin(collections::list(request)).await,
+        Route::Document => Box::pin(collections::document(request)).await,
+        Route::Consumers => Box::pin(consumers::all(request)).await,
+        Route::Consumer => Box::pin(consumers::one(request)).await,
+        Route::ConsumerCommit => Box::pin(consumers::commit(request)).await,
+        Route::Status => Box::pin(status::status(request)).await,
+        Route::Health => status::health(request),
+        Route::Ready => status::ready(request),
+        Route::Metrics => status::metrics(request),
+        Route::OpenApi => {
+            request.params.finish(&[])?;
+            Ok(response(StatusCode::OK, "application/json", openapi::text()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_handlers() {
+        let cases: &[(&str, Option<(Route, &[&str])>)] = &[
+            ("/cdc", Some((Route::Events, &[]))),
+            ("/cdc/poll", Some((Route::Poll, &[]))),
+            ("/cdc/orders", Some((Route::Events, &["orders"]))),
+            ("/cdc/public.poll", Some((Route::Events, &["public.poll"]))),
+            ("/cdc/public.poll/poll", Some((Route::Poll, &["public.poll"]))),
+            ("/cdc/orders/poll", Some((Route::Poll, &["orders"]))),
+            ("/cdc/springhead.consumers", Some((Route::Events, &["springhead.consumers"]))),
+            ("/v1/collections/t/a%2Fb", Some((Route::Document, &["t", "a%2Fb"]))),
+            ("/v1/consumers/x/commit", Some((Route::ConsumerCommit, &["x"]))),
+            ("/", None),
+            ("/cdc/", None),
+            ("/cdc/a/b", None),
+            ("/cdc/a/poll/", None),
+            ("/v1", None),
+            ("/v1/collections/t/a/b", None),
+        ];
+        for (path, expected) in cases {
+            let expected = expected.map(|(route, segments)| (route, segments.to_vec()));
+            assert_eq!(find(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What operators look at: `/healthz`, `/readyz`, `/metrics`, `/v1/status`.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use springhead_proto::ErrorCode;
+
+use super::body::{Response, json_response, response};
+use super::error::HttpError;
+use super::metrics;
+use super::request::Request;
+
+/// The process answers.
+///
+/// # Errors
+/// 22023 for an unknown parameter.
+pub fn health(request: Request) -> Result<Response, HttpError> {
+    request.params.finish(&[])?;
+    Ok(json_response(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
+/// The node takes requests.
+///
+/// # Errors
+/// 57P01 while it stops.
+pub fn ready(request: Request) -> Result<Response, HttpError> {
+    request.params.finish(&[])?;
+    if request.app.shutdown.is_requested() {
+        return Err(HttpError::new(ErrorCode::AdminShutdown, "the server is shutting down"));
+    }
+    let lsn = request.app.node.engine.status().tail.durable;
+    Ok(json_response(StatusCode::OK, &json!({ "status": "ready", "lsn": lsn.0 })))
+}
+
+/// Figures for Prometheus.
+///
+/// # Errors
+/// 22023 for an unknown parameter.
+pub fn metrics(request: Request) -> Result<Response, HttpError> {
+    request.params.finish(&[])?;
+    let text = metrics::text(&request.app);
+    Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+/// Positions, role, readers and their holds.
+///
+/// # Errors
+/// What the tenant named by `tenant_id`, if any, says.
+pub async fn status(mut request: Request) -> Result<Response, HttpError> {
+    let min_lsn = request.params.min_lsn()?;
+    let tenant_id = request.tenant_id()?;
+    std::mem::take(&mut request.params).finish(&["tenant_id", "min_lsn"])?;
+    let app = &request.app;
+    let tenant = app.node.engine.tenant(tenant_id).await?;
+    if let Some(lsn) = min_lsn {
+        tenant.wait_visible(lsn).await?;
+    }
+    let status = app.node.engine.status();
+    let log = app.node.engine.log();
+    let visible = tenant.visible();
+    let (consumers, _) = app.cdc.consumers(&tenant).await?;
+    let consumers: Vec<Value> = consumers
+        .iter()
+        .map(|consumer| {
+            let at = consumer.cursor.lsn;
+            json!({
+                "name": consumer.name,
+                "cursor": consumer.cursor.to_string(),
+                "state": if consumer.expired { "expired" } else { "active" },
+                "lag_changes": visible.0.saturating_sub(at.0),
+                "lag_bytes": if at < visible { log.bytes_between(at, visible) } else { 0 },
+            })
+        })
+        .collect();
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "role": "primary",
+            "epoch": status.tail.epoch.to_string(),
+            "lsn": visible.0,
+            "durable_lsn": status.tail.durable.0,
+            "visible_lsn": visible.0,
+            "earliest_lsn": status.earliest.0,
+            "timestamp_ms": status.tail.timestamp_ms.0,
+            "uptime_ms": u64::try_from(app.node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "tenant": { "id": tenant.id().0, "name": tenant.name() },
+            "tenants": status.tenants,
+            "open_tenants": status.open_tenants,
+            "statements": status.statements,
+            "commits": status.commits,
+            "connections": { "http": app.metrics.connections.value(), "pg": app.node.pg.sessions() },
+            "subscribers": {
+                "sse": app.metrics.event_streams.value(),
+                "poll": app.metrics.polls.value(),
+                "tails": status.subscribers,
+            },
+            "log": {
+                "flushes": status.log.flushes,
+                "batches": status.log.batches,
+                "commits": status.log.commits,
+                "written_bytes": status.log.written_bytes,
+                "kept_bytes": status.log.kept_bytes,
+                "segments": status.log.segments,
+            },
+            "consumers": consumers,
+        }),
+    ))
+}
