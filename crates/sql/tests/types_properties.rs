@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 use springhead_proto::{Value, ValueRef};
 use springhead_sql::functions;
-use springhead_sql::types::datetime::{DAY, INFINITY, MINUS_INFINITY, civil_from_days, days_from_civil};
+use springhead_sql::types::datetime::{
+    DAY, INFINITY, MINUS_INFINITY, civil_from_days, days_from_civil,
+};
 use springhead_sql::types::interval::Interval;
 use springhead_sql::types::numeric::{Decimal, Int, Numeric, key};
 use springhead_sql::types::{self, PgType};
@@ -17,31 +19,58 @@ fn round_trips(ty: &PgType, value: &Value) {
     let mut text = Vec::new();
     types::output_text(ty, value.as_ref(), &mut text);
     let text = String::from_utf8(text).expect("UTF-8");
-    assert_eq!(&types::input(ty, &text).expect("its own text"), value, "{} as text {text}", ty.sql_name());
+    assert_eq!(
+        &types::input(ty, &text).expect("its own text"),
+        value,
+        "{} as text {text}",
+        ty.sql_name()
+    );
     let mut binary = Vec::new();
     types::output_binary(ty, value.as_ref(), &mut binary);
-    assert_eq!(&types::input_binary(ty, &binary).expect("its own bytes"), value, "{} in binary", ty.sql_name());
+    assert_eq!(
+        &types::input_binary(ty, &binary).expect("its own bytes"),
+        value,
+        "{} in binary",
+        ty.sql_name()
+    );
     let mut json = Vec::new();
     types::output_json(ty, value.as_ref(), &mut json);
     let parsed: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     // Numbers of JSON are doubles to serde_json, and json within JSON is a value.
-    if !matches!(ty, PgType::Numeric(_) | PgType::Json | PgType::Jsonb | PgType::Array(_)) {
-        assert_eq!(&types::input_json(ty, &parsed).expect("its own JSON"), value, "{} as JSON", ty.sql_name());
+    if !matches!(
+        ty,
+        PgType::Numeric(_) | PgType::Json | PgType::Jsonb | PgType::Array(_)
+    ) {
+        assert_eq!(
+            &types::input_json(ty, &parsed).expect("its own JSON"),
+            value,
+            "{} as JSON",
+            ty.sql_name()
+        );
     }
 }
 
 fn decimals() -> impl Strategy<Value = (i128, u32)> {
-    let magnitude = prop_oneof![any::<i64>().prop_map(i128::from), -1000i128..1000, any::<i128>()];
+    let magnitude = prop_oneof![
+        any::<i64>().prop_map(i128::from),
+        -1000i128..1000,
+        any::<i128>()
+    ];
     (magnitude, 0u32..30)
 }
 
 fn encoded(unscaled: i128, scale: u32) -> Vec<u8> {
-    Numeric::Finite(Decimal::new(unscaled, scale)).encode().expect("few digits")
+    Numeric::Finite(Decimal::new(unscaled, scale))
+        .encode()
+        .expect("few digits")
 }
 
 /// Calls a registered function.
 fn call(name: &str, args: &[ValueRef<'_>]) -> Result<Value, springhead_proto::SqlError> {
-    let scalar = functions::scalars().into_iter().find(|scalar| scalar.name == name).expect("registered");
+    let scalar = functions::scalars()
+        .into_iter()
+        .find(|scalar| scalar.name == name)
+        .expect("registered");
     (scalar.call)(args)
 }
 

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 
 use springhead_proto::{SqlError, Value, ValueRef};
 
-use super::support::{Args, Outcome, int, invalid_parameter, numeric, out_of_range, pg_type, real, too_large};
+use super::support::{
+    Args, Outcome, int, invalid_parameter, numeric, out_of_range, pg_type, real, too_large,
+};
 use super::values::{printed, storage_order};
 use super::{Aggregate, AggregateState, MAX_RESULT_BYTES};
 use crate::types::float::not_nan;
@@ -20,55 +22,279 @@ use super::numbers::{divide, sqrt_to};
 
 pub(super) const AGGREGATES: &[Aggregate] = &[
     // Integers: a bigint sum of small ones, checked; numeric results.
-    Aggregate { name: "sh_sum_int", args: 1, start: || Box::new(IntegerSum { finish: integer_sum, ..IntegerSum::new() }) },
-    Aggregate { name: "sh_sum_int8", args: 1, start: || Box::new(IntegerSum { finish: numeric_sum, ..IntegerSum::new() }) },
-    Aggregate { name: "sh_avg_int", args: 1, start: || Box::new(IntegerSum { finish: average, ..IntegerSum::new() }) },
+    Aggregate {
+        name: "sh_sum_int",
+        args: 1,
+        start: || {
+            Box::new(IntegerSum {
+                finish: integer_sum,
+                ..IntegerSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_sum_int8",
+        args: 1,
+        start: || {
+            Box::new(IntegerSum {
+                finish: numeric_sum,
+                ..IntegerSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_avg_int",
+        args: 1,
+        start: || {
+            Box::new(IntegerSum {
+                finish: average,
+                ..IntegerSum::new()
+            })
+        },
+    },
     // Scaled numerics: value, scale.
-    Aggregate { name: "sh_sum_scaled", args: 2, start: || Box::new(IntegerSum { finish: numeric_sum, ..IntegerSum::new() }) },
-    Aggregate { name: "sh_avg_scaled", args: 2, start: || Box::new(IntegerSum { finish: average, ..IntegerSum::new() }) },
-    Aggregate { name: "sh_sum_num", args: 1, start: || Box::new(NumericSum { average: false, ..NumericSum::new() }) },
-    Aggregate { name: "sh_avg_num", args: 1, start: || Box::new(NumericSum { average: true, ..NumericSum::new() }) },
-    Aggregate { name: "sh_sum_float", args: 1, start: || Box::new(FloatSum { average: false, ..FloatSum::new() }) },
-    Aggregate { name: "sh_sum_float4", args: 1, start: || Box::new(FloatSum { single: true, ..FloatSum::new() }) },
-    Aggregate { name: "sh_avg_float", args: 1, start: || Box::new(FloatSum { average: true, ..FloatSum::new() }) },
-    Aggregate { name: "sh_sum_interval", args: 1, start: || Box::new(IntervalSum::default()) },
-    Aggregate { name: "sh_avg_interval", args: 1, start: || Box::new(IntervalSum { average: true, ..IntervalSum::default() }) },
+    Aggregate {
+        name: "sh_sum_scaled",
+        args: 2,
+        start: || {
+            Box::new(IntegerSum {
+                finish: numeric_sum,
+                ..IntegerSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_avg_scaled",
+        args: 2,
+        start: || {
+            Box::new(IntegerSum {
+                finish: average,
+                ..IntegerSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_sum_num",
+        args: 1,
+        start: || {
+            Box::new(NumericSum {
+                average: false,
+                ..NumericSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_avg_num",
+        args: 1,
+        start: || {
+            Box::new(NumericSum {
+                average: true,
+                ..NumericSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_sum_float",
+        args: 1,
+        start: || {
+            Box::new(FloatSum {
+                average: false,
+                ..FloatSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_sum_float4",
+        args: 1,
+        start: || {
+            Box::new(FloatSum {
+                single: true,
+                ..FloatSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_avg_float",
+        args: 1,
+        start: || {
+            Box::new(FloatSum {
+                average: true,
+                ..FloatSum::new()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_sum_interval",
+        args: 1,
+        start: || Box::new(IntervalSum::default()),
+    },
+    Aggregate {
+        name: "sh_avg_interval",
+        args: 1,
+        start: || {
+            Box::new(IntervalSum {
+                average: true,
+                ..IntervalSum::default()
+            })
+        },
+    },
     // Spread, exact for numerics.
-    Aggregate { name: "sh_var_samp_num", args: 1, start: || Box::new(NumericSpread::new(true, false)) },
-    Aggregate { name: "sh_var_pop_num", args: 1, start: || Box::new(NumericSpread::new(false, false)) },
-    Aggregate { name: "sh_stddev_samp_num", args: 1, start: || Box::new(NumericSpread::new(true, true)) },
-    Aggregate { name: "sh_stddev_pop_num", args: 1, start: || Box::new(NumericSpread::new(false, true)) },
-    Aggregate { name: "sh_var_samp_float", args: 1, start: || Box::new(FloatSpread::new(true, false)) },
-    Aggregate { name: "sh_var_pop_float", args: 1, start: || Box::new(FloatSpread::new(false, false)) },
-    Aggregate { name: "sh_stddev_samp_float", args: 1, start: || Box::new(FloatSpread::new(true, true)) },
-    Aggregate { name: "sh_stddev_pop_float", args: 1, start: || Box::new(FloatSpread::new(false, true)) },
+    Aggregate {
+        name: "sh_var_samp_num",
+        args: 1,
+        start: || Box::new(NumericSpread::new(true, false)),
+    },
+    Aggregate {
+        name: "sh_var_pop_num",
+        args: 1,
+        start: || Box::new(NumericSpread::new(false, false)),
+    },
+    Aggregate {
+        name: "sh_stddev_samp_num",
+        args: 1,
+        start: || Box::new(NumericSpread::new(true, true)),
+    },
+    Aggregate {
+        name: "sh_stddev_pop_num",
+        args: 1,
+        start: || Box::new(NumericSpread::new(false, true)),
+    },
+    Aggregate {
+        name: "sh_var_samp_float",
+        args: 1,
+        start: || Box::new(FloatSpread::new(true, false)),
+    },
+    Aggregate {
+        name: "sh_var_pop_float",
+        args: 1,
+        start: || Box::new(FloatSpread::new(false, false)),
+    },
+    Aggregate {
+        name: "sh_stddev_samp_float",
+        args: 1,
+        start: || Box::new(FloatSpread::new(true, true)),
+    },
+    Aggregate {
+        name: "sh_stddev_pop_float",
+        args: 1,
+        start: || Box::new(FloatSpread::new(false, true)),
+    },
     // y, x
-    Aggregate { name: "sh_corr", args: 2, start: || Box::new(Pairs::new(Pairs::corr)) },
-    Aggregate { name: "sh_covar_samp", args: 2, start: || Box::new(Pairs::new(Pairs::covar_samp)) },
-    Aggregate { name: "sh_covar_pop", args: 2, start: || Box::new(Pairs::new(Pairs::covar_pop)) },
-    Aggregate { name: "sh_regr_slope", args: 2, start: || Box::new(Pairs::new(Pairs::slope)) },
-    Aggregate { name: "sh_regr_intercept", args: 2, start: || Box::new(Pairs::new(Pairs::intercept)) },
-    Aggregate { name: "sh_regr_r2", args: 2, start: || Box::new(Pairs::new(Pairs::r2)) },
-    Aggregate { name: "sh_bool_and", args: 1, start: || Box::new(Bools { all: true, ..Bools::default() }) },
-    Aggregate { name: "sh_bool_or", args: 1, start: || Box::new(Bools::default()) },
-    Aggregate { name: "sh_bit_and", args: 1, start: || Box::new(Kept::new(bit_and, false)) },
-    Aggregate { name: "sh_bit_or", args: 1, start: || Box::new(Kept::new(bit_or, false)) },
+    Aggregate {
+        name: "sh_corr",
+        args: 2,
+        start: || Box::new(Pairs::new(Pairs::corr)),
+    },
+    Aggregate {
+        name: "sh_covar_samp",
+        args: 2,
+        start: || Box::new(Pairs::new(Pairs::covar_samp)),
+    },
+    Aggregate {
+        name: "sh_covar_pop",
+        args: 2,
+        start: || Box::new(Pairs::new(Pairs::covar_pop)),
+    },
+    Aggregate {
+        name: "sh_regr_slope",
+        args: 2,
+        start: || Box::new(Pairs::new(Pairs::slope)),
+    },
+    Aggregate {
+        name: "sh_regr_intercept",
+        args: 2,
+        start: || Box::new(Pairs::new(Pairs::intercept)),
+    },
+    Aggregate {
+        name: "sh_regr_r2",
+        args: 2,
+        start: || Box::new(Pairs::new(Pairs::r2)),
+    },
+    Aggregate {
+        name: "sh_bool_and",
+        args: 1,
+        start: || {
+            Box::new(Bools {
+                all: true,
+                ..Bools::default()
+            })
+        },
+    },
+    Aggregate {
+        name: "sh_bool_or",
+        args: 1,
+        start: || Box::new(Bools::default()),
+    },
+    Aggregate {
+        name: "sh_bit_and",
+        args: 1,
+        start: || Box::new(Kept::new(bit_and, false)),
+    },
+    Aggregate {
+        name: "sh_bit_or",
+        args: 1,
+        start: || Box::new(Kept::new(bit_or, false)),
+    },
     // In storage order; for values whose keys differ from them: value, key.
-    Aggregate { name: "sh_min", args: -1, start: || Box::new(Kept::new(least, false)) },
-    Aggregate { name: "sh_max", args: -1, start: || Box::new(Kept::new(greatest, false)) },
+    Aggregate {
+        name: "sh_min",
+        args: -1,
+        start: || Box::new(Kept::new(least, false)),
+    },
+    Aggregate {
+        name: "sh_max",
+        args: -1,
+        start: || Box::new(Kept::new(greatest, false)),
+    },
     // text, delimiter
-    Aggregate { name: "sh_string_agg", args: 2, start: || Box::new(Kept::new(string_agg, false)) },
+    Aggregate {
+        name: "sh_string_agg",
+        args: 2,
+        start: || Box::new(Kept::new(string_agg, false)),
+    },
     // value, oid, typmod
-    Aggregate { name: "sh_array_agg", args: 3, start: || Box::new(Kept::new(array_agg, true)) },
-    Aggregate { name: "sh_json_agg", args: 3, start: || Box::new(Kept::new(json_agg, true)) },
-    Aggregate { name: "sh_jsonb_agg", args: 3, start: || Box::new(Kept::new(jsonb_agg, true)) },
+    Aggregate {
+        name: "sh_array_agg",
+        args: 3,
+        start: || Box::new(Kept::new(array_agg, true)),
+    },
+    Aggregate {
+        name: "sh_json_agg",
+        args: 3,
+        start: || Box::new(Kept::new(json_agg, true)),
+    },
+    Aggregate {
+        name: "sh_jsonb_agg",
+        args: 3,
+        start: || Box::new(Kept::new(jsonb_agg, true)),
+    },
     // key, oid, typmod, value, oid, typmod
-    Aggregate { name: "sh_json_object_agg", args: 6, start: || Box::new(Kept::new(json_object_agg, true)) },
-    Aggregate { name: "sh_jsonb_object_agg", args: 6, start: || Box::new(Kept::new(jsonb_object_agg, true)) },
+    Aggregate {
+        name: "sh_json_object_agg",
+        args: 6,
+        start: || Box::new(Kept::new(json_object_agg, true)),
+    },
+    Aggregate {
+        name: "sh_jsonb_object_agg",
+        args: 6,
+        start: || Box::new(Kept::new(jsonb_object_agg, true)),
+    },
     // value, fraction
-    Aggregate { name: "sh_percentile_cont", args: 2, start: || Box::new(Kept::new(percentile_cont, false)) },
-    Aggregate { name: "sh_percentile_disc", args: 2, start: || Box::new(Kept::new(percentile_disc, false)) },
-    Aggregate { name: "sh_mode", args: 1, start: || Box::new(Kept::new(mode, false)) },
+    Aggregate {
+        name: "sh_percentile_cont",
+        args: 2,
+        start: || Box::new(Kept::new(percentile_cont, false)),
+    },
+    Aggregate {
+        name: "sh_percentile_disc",
+        args: 2,
+        start: || Box::new(Kept::new(percentile_disc, false)),
+    },
+    Aggregate {
+        name: "sh_mode",
+        args: 1,
+        start: || Box::new(Kept::new(mode, false)),
+    },
 ];
 
 /// Sums of INTEGERs in 128 bits, which no number of rows overflows.
@@ -84,7 +310,13 @@ struct IntegerSum {
 
 impl IntegerSum {
     fn new() -> IntegerSum {
-        IntegerSum { sum: 0, count: 0, scale: 0, nans: 0, finish: integer_sum }
+        IntegerSum {
+            sum: 0,
+            count: 0,
+            scale: 0,
+            nans: 0,
+            finish: integer_sum,
+        }
     }
 
     fn take(&mut self, args: Args<'_, '_>, sign: i64) -> Result<(), SqlError> {
@@ -105,7 +337,11 @@ impl IntegerSum {
     }
 
     fn total(&self) -> Numeric {
-        if self.nans > 0 { Numeric::NaN } else { Numeric::Finite(Decimal::new(self.sum, self.scale)) }
+        if self.nans > 0 {
+            Numeric::NaN
+        } else {
+            Numeric::Finite(Decimal::new(self.sum, self.scale))
+        }
     }
 }
 
@@ -119,12 +355,18 @@ impl AggregateState for IntegerSum {
     }
 
     fn finish(&self) -> Outcome {
-        if self.count == 0 { Ok(Value::Null) } else { (self.finish)(self) }
+        if self.count == 0 {
+            Ok(Value::Null)
+        } else {
+            (self.finish)(self)
+        }
     }
 }
 
 fn integer_sum(sum: &IntegerSum) -> Outcome {
-    i64::try_from(sum.sum).map(Value::Integer).map_err(|_| out_of_range("bigint"))
+    i64::try_from(sum.sum)
+        .map(Value::Integer)
+        .map_err(|_| out_of_range("bigint"))
 }
 
 fn numeric_sum(sum: &IntegerSum) -> Outcome {
@@ -132,7 +374,11 @@ fn numeric_sum(sum: &IntegerSum) -> Outcome {
 }
 
 fn average(sum: &IntegerSum) -> Outcome {
-    divide(&sum.total(), &Numeric::Finite(Decimal::from_int(sum.count.into())))?.to_value()
+    divide(
+        &sum.total(),
+        &Numeric::Finite(Decimal::from_int(sum.count.into())),
+    )?
+    .to_value()
 }
 
 /// Sums of BLOB numerics. The greatest scale ever seen stays, as in PostgreSQL while it is there.
@@ -176,7 +422,12 @@ impl Specials {
 
 impl NumericSum {
     fn new() -> NumericSum {
-        NumericSum { sum: Decimal::from_int(0), count: 0, specials: Specials::default(), average: false }
+        NumericSum {
+            sum: Decimal::from_int(0),
+            count: 0,
+            specials: Specials::default(),
+            average: false,
+        }
     }
 
     fn take(&mut self, args: Args<'_, '_>, sign: i64) -> Result<(), SqlError> {
@@ -187,7 +438,11 @@ impl NumericSum {
         let value = numeric(args, 0)?;
         self.specials.take(&value, sign);
         if let Numeric::Finite(value) = value {
-            self.sum = if sign > 0 { self.sum.plus(&value) } else { self.sum.minus(&value) };
+            self.sum = if sign > 0 {
+                self.sum.plus(&value)
+            } else {
+                self.sum.minus(&value)
+            };
         }
         Ok(())
     }
@@ -206,9 +461,13 @@ impl AggregateState for NumericSum {
         if self.count == 0 {
             return Ok(Value::Null);
         }
-        let sum = self.specials.result().unwrap_or_else(|| Numeric::Finite(self.sum.clone()));
+        let sum = self
+            .specials
+            .result()
+            .unwrap_or_else(|| Numeric::Finite(self.sum.clone()));
         if self.average {
-            return divide(&sum, &Numeric::Finite(Decimal::from_int(self.count.into())))?.to_value();
+            return divide(&sum, &Numeric::Finite(Decimal::from_int(self.count.into())))?
+                .to_value();
         }
         sum.to_value()
     }
@@ -228,7 +487,14 @@ struct FloatSum {
 
 impl FloatSum {
     fn new() -> FloatSum {
-        FloatSum { values: VecDeque::new(), sum: 0.0, count: 0, moved: false, average: false, single: false }
+        FloatSum {
+            values: VecDeque::new(),
+            sum: 0.0,
+            count: 0,
+            moved: false,
+            average: false,
+            single: false,
+        }
     }
 }
 
@@ -258,15 +524,30 @@ impl AggregateState for FloatSum {
         if self.values.is_empty() {
             return Ok(Value::Null);
         }
-        let sum = if self.moved { self.values.iter().sum() } else { self.sum };
+        let sum = if self.moved {
+            self.values.iter().sum()
+        } else {
+            self.sum
+        };
         let infinite = self.values.iter().any(|value| value.is_infinite());
         if f64::is_infinite(sum) && !infinite {
             return Err(super::support::out_of_range("value"));
         }
         #[expect(clippy::cast_precision_loss, reason = "fewer rows than 2^53")]
-        let result = if self.average { sum / self.values.len() as f64 } else { sum };
-        #[expect(clippy::cast_possible_truncation, reason = "the sum of reals is a real")]
-        let result = if self.single { f64::from(result as f32) } else { result };
+        let result = if self.average {
+            sum / self.values.len() as f64
+        } else {
+            sum
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the sum of reals is a real"
+        )]
+        let result = if self.single {
+            f64::from(result as f32)
+        } else {
+            result
+        };
         not_nan(result, &PgType::Float8).map(Value::Real)
     }
 }
@@ -289,7 +570,9 @@ impl AggregateState for IntervalSum {
 
     fn inverse(&mut self, args: &[ValueRef<'_>]) -> Result<(), SqlError> {
         if !args[0].is_null() {
-            self.sum = self.sum.plus(super::support::interval(args, 0)?.negated()?)?;
+            self.sum = self
+                .sum
+                .plus(super::support::interval(args, 0)?.negated()?)?;
             self.count -= 1;
         }
         Ok(())
@@ -300,7 +583,11 @@ impl AggregateState for IntervalSum {
             return Ok(Value::Null);
         }
         #[expect(clippy::cast_precision_loss, reason = "fewer rows than 2^53")]
-        let result = if self.average { self.sum.times(1.0 / self.count as f64)? } else { self.sum };
+        let result = if self.average {
+            self.sum.times(1.0 / self.count as f64)?
+        } else {
+            self.sum
+        };
         Ok(Value::Blob(result.encode()))
     }
 }
@@ -318,7 +605,14 @@ struct NumericSpread {
 impl NumericSpread {
     fn new(sample: bool, root: bool) -> NumericSpread {
         let zero = Decimal::from_int(0);
-        NumericSpread { sum: zero.clone(), squares: zero, count: 0, specials: Specials::default(), sample, root }
+        NumericSpread {
+            sum: zero.clone(),
+            squares: zero,
+            count: 0,
+            specials: Specials::default(),
+            sample,
+            root,
+        }
     }
 
     fn take(&mut self, args: Args<'_, '_>, sign: i64) -> Result<(), SqlError> {
@@ -361,10 +655,17 @@ impl AggregateState for NumericSpread {
         if above.is_zero() || above.unscaled.is_negative() {
             return Numeric::Finite(Decimal::from_int(0)).to_value();
         }
-        let below = n.times(&Decimal::from_int((self.count - i64::from(self.sample)).into()));
+        let below = n.times(&Decimal::from_int(
+            (self.count - i64::from(self.sample)).into(),
+        ));
         let scale = above.division_scale(&below);
         let variance = above.divided_to(&below, scale);
-        Numeric::Finite(if self.root { sqrt_to(&variance, scale) } else { variance }).to_value()
+        Numeric::Finite(if self.root {
+            sqrt_to(&variance, scale)
+        } else {
+            variance
+        })
+        .to_value()
     }
 }
 
@@ -378,7 +679,11 @@ struct FloatSpread {
 
 impl FloatSpread {
     fn new(sample: bool, root: bool) -> FloatSpread {
-        FloatSpread { values: VecDeque::new(), sample, root }
+        FloatSpread {
+            values: VecDeque::new(),
+            sample,
+            root,
+        }
     }
 }
 
@@ -414,7 +719,11 @@ impl AggregateState for FloatSpread {
             }
         }
         let variance = squares / if self.sample { n - 1.0 } else { n };
-        not_nan(if self.root { variance.sqrt() } else { variance }, &PgType::Float8).map(Value::Real)
+        not_nan(
+            if self.root { variance.sqrt() } else { variance },
+            &PgType::Float8,
+        )
+        .map(Value::Real)
     }
 }
 
@@ -435,7 +744,10 @@ struct Moments {
 
 impl Pairs {
     fn new(result: fn(&Moments) -> Option<f64>) -> Pairs {
-        Pairs { values: VecDeque::new(), result }
+        Pairs {
+            values: VecDeque::new(),
+            result,
+        }
     }
 
     fn corr(m: &Moments) -> Option<f64> {
@@ -462,7 +774,11 @@ impl Pairs {
         if m.xx == 0.0 {
             return None;
         }
-        Some(if m.yy == 0.0 { 1.0 } else { (m.xy * m.xy) / (m.xx * m.yy) })
+        Some(if m.yy == 0.0 {
+            1.0
+        } else {
+            (m.xy * m.xy) / (m.xx * m.yy)
+        })
     }
 }
 
@@ -500,7 +816,14 @@ impl AggregateState for Pairs {
         if n == 0.0 {
             return Ok(Value::Null);
         }
-        let moments = Moments { n, mean_x: sum_x / n, mean_y: sum_y / n, xx, yy, xy };
+        let moments = Moments {
+            n,
+            mean_x: sum_x / n,
+            mean_y: sum_y / n,
+            xx,
+            yy,
+            xy,
+        };
         match (self.result)(&moments) {
             Some(value) => not_nan(value, &PgType::Float8).map(Value::Real),
             None => Ok(Value::Null),
@@ -539,7 +862,11 @@ impl AggregateState for Bools {
         if self.trues + self.falses == 0 {
             return Ok(Value::Null);
         }
-        Ok(Value::Integer(i64::from(if self.all { self.falses == 0 } else { self.trues > 0 })))
+        Ok(Value::Integer(i64::from(if self.all {
+            self.falses == 0
+        } else {
+            self.trues > 0
+        })))
     }
 }
 
@@ -554,7 +881,12 @@ struct Kept {
 
 impl Kept {
     fn new(result: fn(&VecDeque<Vec<Value>>) -> Outcome, nulls: bool) -> Kept {
-        Kept { rows: VecDeque::new(), bytes: 0, nulls, result }
+        Kept {
+            rows: VecDeque::new(),
+            bytes: 0,
+            nulls,
+            result,
+        }
     }
 
     fn counts(&self, args: Args<'_, '_>) -> bool {
@@ -578,7 +910,8 @@ impl AggregateState for Kept {
             if self.bytes > MAX_RESULT_BYTES {
                 return Err(too_large());
             }
-            self.rows.push_back(args.iter().map(|value| (*value).to_owned()).collect());
+            self.rows
+                .push_back(args.iter().map(|value| (*value).to_owned()).collect());
         }
         Ok(())
     }
@@ -592,7 +925,11 @@ impl AggregateState for Kept {
     }
 
     fn finish(&self) -> Outcome {
-        if self.rows.is_empty() { Ok(Value::Null) } else { (self.result)(&self.rows) }
+        if self.rows.is_empty() {
+            Ok(Value::Null)
+        } else {
+            (self.result)(&self.rows)
+        }
     }
 }
 
@@ -620,11 +957,17 @@ fn key(row: &[Value]) -> ValueRef<'_> {
 }
 
 fn least(rows: &Rows) -> Outcome {
-    Ok(rows.iter().min_by(|a, b| storage_order(key(a), key(b))).map_or(Value::Null, |row| row[0].clone()))
+    Ok(rows
+        .iter()
+        .min_by(|a, b| storage_order(key(a), key(b)))
+        .map_or(Value::Null, |row| row[0].clone()))
 }
 
 fn greatest(rows: &Rows) -> Outcome {
-    Ok(rows.iter().max_by(|a, b| storage_order(key(a), key(b))).map_or(Value::Null, |row| row[0].clone()))
+    Ok(rows
+        .iter()
+        .max_by(|a, b| storage_order(key(a), key(b)))
+        .map_or(Value::Null, |row| row[0].clone()))
 }
 
 fn string_agg(rows: &Rows) -> Outcome {
@@ -647,7 +990,11 @@ fn string_agg(rows: &Rows) -> Outcome {
             _ => {}
         }
     }
-    Ok(if matches!(rows[0][0], Value::Blob(_)) { Value::Blob(bytes) } else { Value::Text(out) })
+    Ok(if matches!(rows[0][0], Value::Blob(_)) {
+        Value::Blob(bytes)
+    } else {
+        Value::Text(out)
+    })
 }
 
 /// The type that the arguments from `at` on name.
@@ -663,10 +1010,16 @@ fn array_agg(rows: &Rows) -> Outcome {
         other => other.clone(),
     };
     if ty == element {
-        return Ok(Value::Text(array::store(&element, rows.iter().map(|row| row[0].as_ref()))));
+        return Ok(Value::Text(array::store(
+            &element,
+            rows.iter().map(|row| row[0].as_ref()),
+        )));
     }
     // Arrays become the rows of one of a dimension more: their stored forms stand side by side.
-    Ok(Value::Text(array::store(&PgType::Json, rows.iter().map(|row| row[0].as_ref()))))
+    Ok(Value::Text(array::store(
+        &PgType::Json,
+        rows.iter().map(|row| row[0].as_ref()),
+    )))
 }
 
 fn json_array(rows: &Rows) -> Result<String, SqlError> {
@@ -736,9 +1089,16 @@ fn fraction(rows: &Rows) -> Result<Option<f64>, SqlError> {
     ))
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an index"
+)]
 fn percentile_cont(rows: &Rows) -> Outcome {
-    let Some(fraction) = fraction(rows)? else { return Ok(Value::Null) };
+    let Some(fraction) = fraction(rows)? else {
+        return Ok(Value::Null);
+    };
     let values = sorted(rows);
     let row = fraction * (values.len() - 1) as f64;
     let (low, high) = (row.floor() as usize, row.ceil() as usize);
@@ -746,9 +1106,16 @@ fn percentile_cont(rows: &Rows) -> Outcome {
     not_nan(a + (row - low as f64) * (b - a), &PgType::Float8).map(Value::Real)
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an index"
+)]
 fn percentile_disc(rows: &Rows) -> Outcome {
-    let Some(fraction) = fraction(rows)? else { return Ok(Value::Null) };
+    let Some(fraction) = fraction(rows)? else {
+        return Ok(Value::Null);
+    };
     let values = sorted(rows);
     let row = ((fraction * values.len() as f64).ceil() as usize).max(1) - 1;
     Ok(values[row].to_owned())

@@ -64,11 +64,21 @@ pub fn assign(from: &PgType, to: &PgType) -> Option<Cast> {
 }
 
 fn as_is(context: CastContext) -> Option<Cast> {
-    Some(Cast { context, emit: CastEmit::AsIs })
+    Some(Cast {
+        context,
+        emit: CastEmit::AsIs,
+    })
 }
 
-fn around(context: CastContext, before: impl Into<String>, after: impl Into<String>) -> Option<Cast> {
-    Some(Cast { context, emit: CastEmit::Around(before.into(), after.into()) })
+fn around(
+    context: CastContext,
+    before: impl Into<String>,
+    after: impl Into<String>,
+) -> Option<Cast> {
+    Some(Cast {
+        context,
+        emit: CastEmit::Around(before.into(), after.into()),
+    })
 }
 
 /// `name(operand)`.
@@ -111,8 +121,18 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
         (T::Numeric(_), T::Numeric(_)) => numeric_to_numeric(from, to),
         (T::Int2 | T::Int4 | T::Int8, T::Numeric(None)) => call(Implicit, "sh_num_from_int"),
         (T::Int2 | T::Int4 | T::Int8 | T::Float4 | T::Float8, T::Numeric(_)) => {
-            let name = if from.is_integer() { "sh_num_from_int" } else if *from == T::Float4 { "sh_num_from_float4" } else { "sh_num_from_float8" };
-            let context = if from.is_integer() { Implicit } else { Assignment };
+            let name = if from.is_integer() {
+                "sh_num_from_int"
+            } else if *from == T::Float4 {
+                "sh_num_from_float4"
+            } else {
+                "sh_num_from_float8"
+            };
+            let context = if from.is_integer() {
+                Implicit
+            } else {
+                Assignment
+            };
             match numeric_to_numeric(&T::Numeric(None), to)?.emit {
                 CastEmit::AsIs => call(context, name),
                 CastEmit::Around(before, after) => {
@@ -134,7 +154,9 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
             }
         }
         // Dates and times.
-        (T::Date, T::Timestamp | T::Timestamptz) | (T::Timestamp, T::Timestamptz) => as_is(Implicit),
+        (T::Date, T::Timestamp | T::Timestamptz) | (T::Timestamp, T::Timestamptz) => {
+            as_is(Implicit)
+        }
         (T::Timestamptz, T::Timestamp) => as_is(Assignment),
         (T::Timestamp | T::Timestamptz, T::Date) => call(Assignment, "sh_timestamp_to_date"),
         (T::Timestamp | T::Timestamptz, T::Time) => call(Assignment, "sh_timestamp_to_time"),
@@ -143,9 +165,10 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
         // JSON.
         (T::Json, T::Jsonb) => call(Assignment, "sh_jsonb"),
         (T::Jsonb, T::Json) => as_is(Assignment),
-        (T::Jsonb, T::Bool | T::Int2 | T::Int4 | T::Int8 | T::Float4 | T::Float8 | T::Numeric(_)) => {
-            typed(Explicit, "sh_jsonb_to", to)
-        }
+        (
+            T::Jsonb,
+            T::Bool | T::Int2 | T::Int4 | T::Int8 | T::Float4 | T::Float8 | T::Numeric(_),
+        ) => typed(Explicit, "sh_jsonb_to", to),
         // Arrays, element by element.
         (T::Array(a), T::Array(b)) => {
             let element = conversion(a, b, explicit)?;
@@ -160,18 +183,27 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
             around(element.context, "sh_array_cast(", after)
         }
         // To and from strings.
-        (_, T::Text | T::Varchar(_) | T::Char(_) | T::Name) if from.is_string() || *from == T::Unknown => {
+        (_, T::Text | T::Varchar(_) | T::Char(_) | T::Name)
+            if from.is_string() || *from == T::Unknown =>
+        {
             string_to_string(from, to, explicit)
         }
         (_, T::Text | T::Varchar(_) | T::Char(_) | T::Name) if *from != T::Void => {
             let text = to_text(from);
             match string_to_string(&T::Text, to, explicit)?.emit {
-                CastEmit::AsIs => Some(Cast { context: Assignment, emit: text }),
+                CastEmit::AsIs => Some(Cast {
+                    context: Assignment,
+                    emit: text,
+                }),
                 CastEmit::Around(before, after) => {
                     let CastEmit::Around(inner, inner_after) = text else {
                         return around(Assignment, before, after);
                     };
-                    around(Assignment, format!("{before}{inner}"), format!("{inner_after}{after}"))
+                    around(
+                        Assignment,
+                        format!("{before}{inner}"),
+                        format!("{inner_after}{after}"),
+                    )
                 }
             }
         }
@@ -206,12 +238,18 @@ fn string_to_string(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> 
     let (open, close) = if stripped { ("rtrim(", ")") } else { ("", "") };
     let cut = if explicit { "sh_cut" } else { "sh_fit" };
     match to {
-        PgType::Varchar(Some(length)) => {
-            around(Implicit, format!("{cut}({open}"), format!("{close},{length})"))
-        }
+        PgType::Varchar(Some(length)) => around(
+            Implicit,
+            format!("{cut}({open}"),
+            format!("{close},{length})"),
+        ),
         PgType::Char(length) => around(Implicit, format!("{cut}_char("), format!(",{length})")),
         PgType::Name => around(
-            if matches!(from, PgType::Char(_)) { Assignment } else { Implicit },
+            if matches!(from, PgType::Char(_)) {
+                Assignment
+            } else {
+                Implicit
+            },
             format!("sh_name({open}"),
             format!("{close})"),
         ),
@@ -227,12 +265,16 @@ fn numeric_to_numeric(from: &PgType, to: &PgType) -> Option<Cast> {
         None => ("", String::new()),
     };
     match (to, to.scaled()) {
-        (PgType::Numeric(Some((precision, scale))), Some(_)) => {
-            around(Implicit, format!("sh_num_scaled({lift}"), format!("{lifted},{precision},{scale})"))
-        }
-        (PgType::Numeric(Some((precision, scale))), None) => {
-            around(Implicit, format!("sh_num_fit({lift}"), format!("{lifted},{precision},{scale})"))
-        }
+        (PgType::Numeric(Some((precision, scale))), Some(_)) => around(
+            Implicit,
+            format!("sh_num_scaled({lift}"),
+            format!("{lifted},{precision},{scale})"),
+        ),
+        (PgType::Numeric(Some((precision, scale))), None) => around(
+            Implicit,
+            format!("sh_num_fit({lift}"),
+            format!("{lifted},{precision},{scale})"),
+        ),
         _ if lift.is_empty() => as_is(Implicit),
         _ => around(Implicit, lift, lifted),
     }

@@ -560,8 +560,11 @@ const WINDOWS: &[Signature] = overloads! { Window, false;
 /// `pg_notify`, `version`, …) are not here: the planner and the engine own them.
 #[must_use]
 pub fn signatures(name: &str) -> &'static [Signature] {
-    static BY_NAME: LazyLock<Index> =
-        LazyLock::new(|| index(&[STRINGS, LENIENT, NUMBERS, TIMES, DOCUMENTS, SETS, AGGREGATES, WINDOWS]));
+    static BY_NAME: LazyLock<Index> = LazyLock::new(|| {
+        index(&[
+            STRINGS, LENIENT, NUMBERS, TIMES, DOCUMENTS, SETS, AGGREGATES, WINDOWS,
+        ])
+    });
     BY_NAME.get(name).map_or(&[], Vec::as_slice)
 }
 
@@ -594,13 +597,24 @@ mod tests {
         let mut names: Vec<&str> = scalars().iter().map(|scalar| scalar.name).collect();
         names.extend(aggregates().iter().map(|aggregate| aggregate.name));
         names.sort_unstable();
-        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name is registered twice");
-        let tables = [OPERATORS, STRINGS, LENIENT, NUMBERS, TIMES, DOCUMENTS, SETS, AGGREGATES, WINDOWS];
+        assert!(
+            names.windows(2).all(|pair| pair[0] != pair[1]),
+            "a name is registered twice"
+        );
+        let tables = [
+            OPERATORS, STRINGS, LENIENT, NUMBERS, TIMES, DOCUMENTS, SETS, AGGREGATES, WINDOWS,
+        ];
         for signature in tables.into_iter().flatten() {
-            let (Emit::Call(text) | Emit::Template(text)) = signature.emit else { continue };
+            let (Emit::Call(text) | Emit::Template(text)) = signature.emit else {
+                continue;
+            };
             for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
                 if word.starts_with("sh_") {
-                    assert!(names.binary_search(&word).is_ok(), "{word} of {} is unknown", signature.name);
+                    assert!(
+                        names.binary_search(&word).is_ok(),
+                        "{word} of {} is unknown",
+                        signature.name
+                    );
                 }
             }
         }

@@ -3,7 +3,9 @@
 use springhead_proto::{Value, ValueRef};
 
 use super::Scalar;
-use super::support::{Args, Outcome, blob, bounded, int, invalid_parameter, mismatch, strict, text, text_value};
+use super::support::{
+    Args, Outcome, blob, bounded, int, invalid_parameter, mismatch, strict, text, text_value,
+};
 use crate::types::bytea;
 
 pub(super) const SCALARS: &[Scalar] = &[
@@ -13,9 +15,17 @@ pub(super) const SCALARS: &[Scalar] = &[
         bytea::write_hex(&md5(bytes(args)?), &mut hex);
         text_value(hex)
     }),
-    strict!("sh_sha256", 1, |args| Ok(Value::Blob(sha256(bytes(args)?).to_vec()))),
-    strict!("sh_encode", 2, |args| encode(blob(args, 0)?, text(args, 1)?)),
-    strict!("sh_decode", 2, |args| decode(text(args, 0)?, text(args, 1)?)),
+    strict!("sh_sha256", 1, |args| Ok(Value::Blob(
+        sha256(bytes(args)?).to_vec()
+    ))),
+    strict!("sh_encode", 2, |args| encode(
+        blob(args, 0)?,
+        text(args, 1)?
+    )),
+    strict!("sh_decode", 2, |args| decode(
+        text(args, 0)?,
+        text(args, 1)?
+    )),
     strict!("sh_convert_from", 2, |args| {
         utf8(text(args, 1)?)?;
         text_value(blob(args, 0)?.to_vec())
@@ -32,7 +42,12 @@ pub(super) const SCALARS: &[Scalar] = &[
             .ok()
             .and_then(|at| bytes.get(at))
             .map(|byte| Value::Integer((*byte).into()))
-            .ok_or_else(|| invalid_parameter(format!("index {at} out of valid range, 0..{}", bytes.len().saturating_sub(1))))
+            .ok_or_else(|| {
+                invalid_parameter(format!(
+                    "index {at} out of valid range, 0..{}",
+                    bytes.len().saturating_sub(1)
+                ))
+            })
     }),
 ];
 
@@ -48,7 +63,9 @@ fn utf8(name: &str) -> Result<(), springhead_proto::SqlError> {
     if name.eq_ignore_ascii_case("utf8") || name.eq_ignore_ascii_case("utf-8") {
         Ok(())
     } else {
-        Err(springhead_proto::SqlError::unsupported(format_args!("the encoding \"{name}\"")))
+        Err(springhead_proto::SqlError::unsupported(format_args!(
+            "the encoding \"{name}\""
+        )))
     }
 }
 
@@ -66,9 +83,18 @@ fn encode(bytes: &[u8], format: &str) -> Outcome {
                     out.push(b'\n');
                 }
                 let [a, b, c] = [0, 1, 2].map(|at| chunk.get(at).copied().unwrap_or(0));
-                let group = [a >> 2, (a & 3) << 4 | b >> 4, (b & 15) << 2 | c >> 6, c & 63];
+                let group = [
+                    a >> 2,
+                    (a & 3) << 4 | b >> 4,
+                    (b & 15) << 2 | c >> 6,
+                    c & 63,
+                ];
                 for (at, six) in group.into_iter().enumerate() {
-                    out.push(if at <= chunk.len() { BASE64[usize::from(six)] } else { b'=' });
+                    out.push(if at <= chunk.len() {
+                        BASE64[usize::from(six)]
+                    } else {
+                        b'='
+                    });
                 }
             }
         }
@@ -81,7 +107,11 @@ fn encode(bytes: &[u8], format: &str) -> Outcome {
                 }
             }
         }
-        other => return Err(invalid_parameter(format!("unrecognized encoding: \"{other}\""))),
+        other => {
+            return Err(invalid_parameter(format!(
+                "unrecognized encoding: \"{other}\""
+            )));
+        }
     }
     text_value(out)
 }
@@ -120,7 +150,9 @@ fn decode(text: &str, format: &str) -> Outcome {
             }
             Ok(Value::Blob(out))
         }
-        other => Err(invalid_parameter(format!("unrecognized encoding: \"{other}\""))),
+        other => Err(invalid_parameter(format!(
+            "unrecognized encoding: \"{other}\""
+        ))),
     }
 }
 
@@ -137,16 +169,32 @@ fn padded(message: &[u8], length: [u8; 8]) -> Vec<u8> {
 
 /// RFC 1321.
 fn md5(message: &[u8]) -> [u8; 16] {
-    const SHIFTS: [[u32; 4]; 4] = [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
+    const SHIFTS: [[u32; 4]; 4] = [
+        [7, 12, 17, 22],
+        [5, 9, 14, 20],
+        [4, 11, 16, 23],
+        [6, 10, 15, 21],
+    ];
     // floor(2^32 × |sin(i + 1)|)
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 2^32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 2^32"
+    )]
     let constants: [u32; 64] = std::array::from_fn(|i| {
         ((f64::from(u32::try_from(i).unwrap_or(0)) + 1.0).sin().abs() * 4_294_967_296.0) as u32
     });
     let bits = (message.len() as u64).wrapping_mul(8);
     let mut state = [0x6745_2301_u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
     for block in padded(message, bits.to_le_bytes()).chunks_exact(64) {
-        let word = |at: usize| u32::from_le_bytes([block[at * 4], block[at * 4 + 1], block[at * 4 + 2], block[at * 4 + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([
+                block[at * 4],
+                block[at * 4 + 1],
+                block[at * 4 + 2],
+                block[at * 4 + 3],
+            ])
+        };
         let [mut a, mut b, mut c, mut d] = state;
         for (i, constant) in constants.iter().enumerate() {
             let (mix, at) = match i / 16 {
@@ -155,7 +203,10 @@ fn md5(message: &[u8]) -> [u8; 16] {
                 2 => (b ^ c ^ d, (3 * i + 5) % 16),
                 _ => (c ^ (b | !d), (7 * i) % 16),
             };
-            let sum = a.wrapping_add(mix).wrapping_add(*constant).wrapping_add(word(at));
+            let sum = a
+                .wrapping_add(mix)
+                .wrapping_add(*constant)
+                .wrapping_add(word(at));
             (a, d, c) = (d, c, b);
             b = b.wrapping_add(sum.rotate_left(SHIFTS[i / 16][i % 4]));
         }
@@ -172,21 +223,84 @@ fn md5(message: &[u8]) -> [u8; 16] {
 
 /// The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
 const SHA256: [u32; 64] = [
-    0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5,
-    0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3, 0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174,
-    0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc, 0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da,
-    0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7, 0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967,
-    0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13, 0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85,
-    0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3, 0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070,
-    0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5, 0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3,
-    0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
+    0x428a_2f98,
+    0x7137_4491,
+    0xb5c0_fbcf,
+    0xe9b5_dba5,
+    0x3956_c25b,
+    0x59f1_11f1,
+    0x923f_82a4,
+    0xab1c_5ed5,
+    0xd807_aa98,
+    0x1283_5b01,
+    0x2431_85be,
+    0x550c_7dc3,
+    0x72be_5d74,
+    0x80de_b1fe,
+    0x9bdc_06a7,
+    0xc19b_f174,
+    0xe49b_69c1,
+    0xefbe_4786,
+    0x0fc1_9dc6,
+    0x240c_a1cc,
+    0x2de9_2c6f,
+    0x4a74_84aa,
+    0x5cb0_a9dc,
+    0x76f9_88da,
+    0x983e_5152,
+    0xa831_c66d,
+    0xb003_27c8,
+    0xbf59_7fc7,
+    0xc6e0_0bf3,
+    0xd5a7_9147,
+    0x06ca_6351,
+    0x1429_2967,
+    0x27b7_0a85,
+    0x2e1b_2138,
+    0x4d2c_6dfc,
+    0x5338_0d13,
+    0x650a_7354,
+    0x766a_0abb,
+    0x81c2_c92e,
+    0x9272_2c85,
+    0xa2bf_e8a1,
+    0xa81a_664b,
+    0xc24b_8b70,
+    0xc76c_51a3,
+    0xd192_e819,
+    0xd699_0624,
+    0xf40e_3585,
+    0x106a_a070,
+    0x19a4_c116,
+    0x1e37_6c08,
+    0x2748_774c,
+    0x34b0_bcb5,
+    0x391c_0cb3,
+    0x4ed8_aa4a,
+    0x5b9c_ca4f,
+    0x682e_6ff3,
+    0x748f_82ee,
+    0x78a5_636f,
+    0x84c8_7814,
+    0x8cc7_0208,
+    0x90be_fffa,
+    0xa450_6ceb,
+    0xbef9_a3f7,
+    0xc671_78f2,
 ];
 
 /// FIPS 180-4.
 fn sha256(message: &[u8]) -> [u8; 32] {
     let bits = (message.len() as u64).wrapping_mul(8);
     let mut state = [
-        0x6a09_e667_u32, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19,
+        0x6a09_e667_u32,
+        0xbb67_ae85,
+        0x3c6e_f372,
+        0xa54f_f53a,
+        0x510e_527f,
+        0x9b05_688c,
+        0x1f83_d9ab,
+        0x5be0_cd19,
     ];
     for block in padded(message, bits.to_be_bytes()).chunks_exact(64) {
         let mut words = [0u32; 64];
@@ -197,13 +311,20 @@ fn sha256(message: &[u8]) -> [u8; 32] {
             let (x, y) = (words[i - 15], words[i - 2]);
             let low = x.rotate_right(7) ^ x.rotate_right(18) ^ (x >> 3);
             let high = y.rotate_right(17) ^ y.rotate_right(19) ^ (y >> 10);
-            words[i] = words[i - 16].wrapping_add(low).wrapping_add(words[i - 7]).wrapping_add(high);
+            words[i] = words[i - 16]
+                .wrapping_add(low)
+                .wrapping_add(words[i - 7])
+                .wrapping_add(high);
         }
         let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = state;
         for (constant, word) in SHA256.iter().zip(words) {
             let high = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
             let choice = (e & f) ^ (!e & g);
-            let first = h.wrapping_add(high).wrapping_add(choice).wrapping_add(*constant).wrapping_add(word);
+            let first = h
+                .wrapping_add(high)
+                .wrapping_add(choice)
+                .wrapping_add(*constant)
+                .wrapping_add(word);
             let low = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
             let second = low.wrapping_add((a & b) ^ (a & c) ^ (b & c));
             (h, g, f, e) = (g, f, e, d.wrapping_add(first));

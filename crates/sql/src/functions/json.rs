@@ -16,19 +16,51 @@ use crate::types::json::{Json, into_text, normalise, parse, place, unique_member
 use crate::types::{PgType, array, input_explicit, output_json};
 
 pub(super) const SCALARS: &[Scalar] = &[
-    strict!("sh_jsonb", 1, |args| normalise(text(args, 0)?).map(Value::Text)),
+    strict!("sh_jsonb", 1, |args| normalise(text(args, 0)?)
+        .map(Value::Text)),
     // json, key or index
-    strict!("sh_json_get", 2, |args| found(step(&parse(text(args, 0)?)?, args[1]), compact)),
-    strict!("sh_jsonb_get", 2, |args| found(step(&parse(text(args, 0)?)?, args[1]), normal)),
-    strict!("sh_json_get_text", 2, |args| found(step(&parse(text(args, 0)?)?, args[1]), |json| as_text(json, false))),
-    strict!("sh_jsonb_get_text", 2, |args| found(step(&parse(text(args, 0)?)?, args[1]), |json| as_text(json, true))),
+    strict!("sh_json_get", 2, |args| found(
+        step(&parse(text(args, 0)?)?, args[1]),
+        compact
+    )),
+    strict!("sh_jsonb_get", 2, |args| found(
+        step(&parse(text(args, 0)?)?, args[1]),
+        normal
+    )),
+    strict!("sh_json_get_text", 2, |args| found(
+        step(&parse(text(args, 0)?)?, args[1]),
+        |json| as_text(json, false)
+    )),
+    strict!("sh_jsonb_get_text", 2, |args| found(
+        step(&parse(text(args, 0)?)?, args[1]),
+        |json| as_text(json, true)
+    )),
     // json, path as a text[]
-    strict!("sh_json_path", 2, |args| found(walk(&parse(text(args, 0)?)?, &path(args, 1)?), compact)),
-    strict!("sh_jsonb_path", 2, |args| found(walk(&parse(text(args, 0)?)?, &path(args, 1)?), normal)),
-    strict!("sh_json_path_text", 2, |args| found(walk(&parse(text(args, 0)?)?, &path(args, 1)?), |json| as_text(json, false))),
-    strict!("sh_jsonb_path_text", 2, |args| found(walk(&parse(text(args, 0)?)?, &path(args, 1)?), |json| as_text(json, true))),
-    strict!("sh_jsonb_contains", 2, |args| bool_value(contains(&parse(text(args, 0)?)?, &parse(text(args, 1)?)?, true))),
-    strict!("sh_jsonb_has", 2, |args| bool_value(has(&parse(text(args, 0)?)?, text(args, 1)?))),
+    strict!("sh_json_path", 2, |args| found(
+        walk(&parse(text(args, 0)?)?, &path(args, 1)?),
+        compact
+    )),
+    strict!("sh_jsonb_path", 2, |args| found(
+        walk(&parse(text(args, 0)?)?, &path(args, 1)?),
+        normal
+    )),
+    strict!("sh_json_path_text", 2, |args| found(
+        walk(&parse(text(args, 0)?)?, &path(args, 1)?),
+        |json| as_text(json, false)
+    )),
+    strict!("sh_jsonb_path_text", 2, |args| found(
+        walk(&parse(text(args, 0)?)?, &path(args, 1)?),
+        |json| as_text(json, true)
+    )),
+    strict!("sh_jsonb_contains", 2, |args| bool_value(contains(
+        &parse(text(args, 0)?)?,
+        &parse(text(args, 1)?)?,
+        true
+    ))),
+    strict!("sh_jsonb_has", 2, |args| bool_value(has(
+        &parse(text(args, 0)?)?,
+        text(args, 1)?
+    ))),
     strict!("sh_jsonb_has_any", 2, |args| {
         let json = parse(text(args, 0)?)?;
         bool_value(path(args, 1)?.iter().any(|key| has(&json, key)))
@@ -37,9 +69,15 @@ pub(super) const SCALARS: &[Scalar] = &[
         let json = parse(text(args, 0)?)?;
         bool_value(path(args, 1)?.iter().all(|key| has(&json, key)))
     }),
-    strict!("sh_jsonb_concat", 2, |args| concat(parse(text(args, 0)?)?, parse(text(args, 1)?)?)),
+    strict!("sh_jsonb_concat", 2, |args| concat(
+        parse(text(args, 0)?)?,
+        parse(text(args, 1)?)?
+    )),
     // jsonb, key or index
-    strict!("sh_jsonb_delete", 2, |args| delete(parse(text(args, 0)?)?, args[1])),
+    strict!("sh_jsonb_delete", 2, |args| delete(
+        parse(text(args, 0)?)?,
+        args[1]
+    )),
     strict!("sh_jsonb_delete_keys", 2, |args| {
         let mut json = parse(text(args, 0)?)?;
         for key in path(args, 1)? {
@@ -72,27 +110,52 @@ pub(super) const SCALARS: &[Scalar] = &[
         insert_path(&mut json, &path, parse(text(args, 2)?)?, after)?;
         normal(&json.into_jsonb()?)
     }),
-    strict!("sh_json_typeof", 1, |args| Ok(Value::Text(kind(&parse(text(args, 0)?)?).to_owned()))),
-    strict!("sh_json_array_length", 1, |args| match parse(text(args, 0)?)? {
-        Json::Array(elements) => super::support::count(elements.len()),
-        Json::Object(_) => Err(invalid_parameter("cannot get array length of a non-array")),
-        _ => Err(invalid_parameter("cannot get array length of a scalar")),
-    }),
-    strict!("sh_json_strip_nulls", 1, |args| compact(&without_nulls(parse(text(args, 0)?)?))),
-    strict!("sh_jsonb_strip_nulls", 1, |args| normal(&without_nulls(parse(text(args, 0)?)?))),
+    strict!("sh_json_typeof", 1, |args| Ok(Value::Text(
+        kind(&parse(text(args, 0)?)?).to_owned()
+    ))),
+    strict!(
+        "sh_json_array_length",
+        1,
+        |args| match parse(text(args, 0)?)? {
+            Json::Array(elements) => super::support::count(elements.len()),
+            Json::Object(_) => Err(invalid_parameter("cannot get array length of a non-array")),
+            _ => Err(invalid_parameter("cannot get array length of a scalar")),
+        }
+    ),
+    strict!("sh_json_strip_nulls", 1, |args| compact(&without_nulls(
+        parse(text(args, 0)?)?
+    ))),
+    strict!("sh_jsonb_strip_nulls", 1, |args| normal(&without_nulls(
+        parse(text(args, 0)?)?
+    ))),
     strict!("sh_jsonb_pretty", 1, |args| {
         let mut out = Vec::new();
         pretty(&parse(text(args, 0)?)?, 0, &mut out)?;
         Ok(Value::Text(into_text(out)))
     }),
     // Each value, oid, typmod.
-    lenient!("sh_json_build_array", -1, |args| build_array(args).map(Value::Text)),
-    lenient!("sh_jsonb_build_array", -1, |args| normalise(&build_array(args)?).map(Value::Text)),
-    lenient!("sh_json_build_object", -1, |args| build_object(args).map(Value::Text)),
-    lenient!("sh_jsonb_build_object", -1, |args| normalise(&build_object(args)?).map(Value::Text)),
+    lenient!("sh_json_build_array", -1, |args| build_array(args)
+        .map(Value::Text)),
+    lenient!("sh_jsonb_build_array", -1, |args| normalise(&build_array(
+        args
+    )?)
+    .map(Value::Text)),
+    lenient!("sh_json_build_object", -1, |args| build_object(args)
+        .map(Value::Text)),
+    lenient!("sh_jsonb_build_object", -1, |args| normalise(
+        &build_object(args)?
+    )
+    .map(Value::Text)),
     // value, oid, typmod
-    strict!("sh_to_json", 3, |args| Ok(Value::Text(printed_json(&pg_type(args, 1)?, args[0])))),
-    strict!("sh_to_jsonb", 3, |args| normalise(&printed_json(&pg_type(args, 1)?, args[0])).map(Value::Text)),
+    strict!("sh_to_json", 3, |args| Ok(Value::Text(printed_json(
+        &pg_type(args, 1)?,
+        args[0]
+    )))),
+    strict!("sh_to_jsonb", 3, |args| normalise(&printed_json(
+        &pg_type(args, 1)?,
+        args[0]
+    ))
+    .map(Value::Text)),
     // name, value, oid, typmod, again and again: what row_to_json prints
     lenient!("sh_row_to_json", -1, |args| {
         let mut out = vec![b'{'];
@@ -102,37 +165,61 @@ pub(super) const SCALARS: &[Scalar] = &[
             }
             write_string(text(field, 0)?, &mut out);
             out.push(b':');
-            output_json(&pg_type(field, 2)?, *field.get(1).unwrap_or(&ValueRef::Null), &mut out);
+            output_json(
+                &pg_type(field, 2)?,
+                *field.get(1).unwrap_or(&ValueRef::Null),
+                &mut out,
+            );
         }
         out.push(b'}');
         Ok(Value::Text(into_text(out)))
     }),
     // jsonb, oid, typmod of what it is cast to
-    strict!("sh_jsonb_to", 3, |args| cast(&parse(text(args, 0)?)?, &pg_type(args, 1)?)),
+    strict!("sh_jsonb_to", 3, |args| cast(
+        &parse(text(args, 0)?)?,
+        &pg_type(args, 1)?
+    )),
     // Set-returning functions as JSON arrays that the planner unnests with json_each: elements as
     // texts of JSON, or as texts.
-    strict!("sh_json_elements", 1, |args| elements(&parse(text(args, 0)?)?, |json, out| {
-        let mut inner = Vec::new();
-        json.write_compact(&mut inner);
-        write_string(&into_text(inner), out);
-    })),
-    strict!("sh_jsonb_elements", 1, |args| elements(&parse(text(args, 0)?)?, |json, out| {
-        let mut inner = Vec::new();
-        json.write_jsonb(&mut inner);
-        write_string(&into_text(inner), out);
-    })),
-    strict!("sh_json_elements_text", 1, |args| elements(&parse(text(args, 0)?)?, |json, out| match as_text(json, true) {
-        Ok(Value::Text(text)) => write_string(&text, out),
-        _ => out.extend_from_slice(b"null"),
-    })),
-    strict!("sh_json_object_keys", 1, |args| match parse(text(args, 0)?)? {
-        Json::Object(members) => Ok(Value::Text(array::store(
-            &PgType::Text,
-            members.iter().map(|(key, _)| ValueRef::Text(key)),
-        ))),
-        Json::Array(_) => Err(invalid_parameter("cannot call json_object_keys on an array")),
-        _ => Err(invalid_parameter("cannot call json_object_keys on a scalar")),
-    }),
+    strict!("sh_json_elements", 1, |args| elements(
+        &parse(text(args, 0)?)?,
+        |json, out| {
+            let mut inner = Vec::new();
+            json.write_compact(&mut inner);
+            write_string(&into_text(inner), out);
+        }
+    )),
+    strict!("sh_jsonb_elements", 1, |args| elements(
+        &parse(text(args, 0)?)?,
+        |json, out| {
+            let mut inner = Vec::new();
+            json.write_jsonb(&mut inner);
+            write_string(&into_text(inner), out);
+        }
+    )),
+    strict!("sh_json_elements_text", 1, |args| elements(
+        &parse(text(args, 0)?)?,
+        |json, out| match as_text(json, true) {
+            Ok(Value::Text(text)) => write_string(&text, out),
+            _ => out.extend_from_slice(b"null"),
+        }
+    )),
+    strict!(
+        "sh_json_object_keys",
+        1,
+        |args| match parse(text(args, 0)?)? {
+            Json::Object(members) => Ok(Value::Text(array::store(
+                &PgType::Text,
+                members.iter().map(|(key, _)| ValueRef::Text(key)),
+            ))),
+            Json::Array(_) => Err(invalid_parameter(
+                "cannot call json_object_keys on an array"
+            )),
+            _ => Err(invalid_parameter(
+                "cannot call json_object_keys on a scalar"
+            )),
+        }
+    ),
 ];
 
 fn compact(json: &Json<'_>) -> Outcome {
@@ -182,7 +269,10 @@ fn path(args: Args<'_, '_>, at: usize) -> Result<Vec<String>, SqlError> {
         .into_iter()
         .map(|value| match value {
             Value::Text(text) => Ok(text),
-            _ => Err(SqlError::new(ErrorCode::InvalidParameterValue, "a path element is null")),
+            _ => Err(SqlError::new(
+                ErrorCode::InvalidParameterValue,
+                "a path element is null",
+            )),
         })
         .collect()
 }
@@ -201,13 +291,19 @@ const fn kind(json: &Json<'_>) -> &'static str {
 /// `@>`: a scalar is contained in an array that has it, but only at the top.
 fn contains(whole: &Json<'_>, part: &Json<'_>, outermost: bool) -> bool {
     match (whole, part) {
-        (Json::Object(_), Json::Object(members)) => members
-            .iter()
-            .all(|(key, value)| whole.member(key).is_some_and(|inner| contains(inner, value, false))),
-        (Json::Array(elements), Json::Array(wanted)) => {
-            wanted.iter().all(|wanted| elements.iter().any(|element| contains(element, wanted, false)))
-        }
-        (Json::Array(elements), Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_)) if outermost => {
+        (Json::Object(_), Json::Object(members)) => members.iter().all(|(key, value)| {
+            whole
+                .member(key)
+                .is_some_and(|inner| contains(inner, value, false))
+        }),
+        (Json::Array(elements), Json::Array(wanted)) => wanted.iter().all(|wanted| {
+            elements
+                .iter()
+                .any(|element| contains(element, wanted, false))
+        }),
+        (Json::Array(elements), Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_))
+            if outermost =>
+        {
             elements.iter().any(|element| element.equals(part))
         }
         _ => whole.equals(part),
@@ -217,7 +313,9 @@ fn contains(whole: &Json<'_>, part: &Json<'_>, outermost: bool) -> bool {
 fn has(json: &Json<'_>, key: &str) -> bool {
     match json {
         Json::Object(_) => json.member(key).is_some(),
-        Json::Array(elements) => elements.iter().any(|element| matches!(element, Json::String(text) if text == key)),
+        Json::Array(elements) => elements
+            .iter()
+            .any(|element| matches!(element, Json::String(text) if text == key)),
         Json::String(text) => text == key,
         _ => false,
     }
@@ -246,7 +344,11 @@ fn concat(a: Json<'_>, b: Json<'_>) -> Outcome {
 }
 
 fn require_container(json: &Json<'_>, message: &str) -> Result<(), SqlError> {
-    if matches!(json, Json::Array(_) | Json::Object(_)) { Ok(()) } else { Err(invalid_parameter(message)) }
+    if matches!(json, Json::Array(_) | Json::Object(_)) {
+        Ok(())
+    } else {
+        Err(invalid_parameter(message))
+    }
 }
 
 fn without_key<'t>(json: Json<'t>, key: &str) -> Result<Json<'t>, SqlError> {
@@ -272,13 +374,17 @@ fn delete(json: Json<'_>, key: ValueRef<'_>) -> Outcome {
             }
             normal(&Json::Array(elements))
         }
-        (Json::Object(_), _) => Err(invalid_parameter("cannot delete from object using integer index")),
+        (Json::Object(_), _) => Err(invalid_parameter(
+            "cannot delete from object using integer index",
+        )),
         _ => Err(invalid_parameter("cannot delete from scalar")),
     }
 }
 
 fn delete_path(json: &mut Json<'_>, path: &[String]) {
-    let Some((key, rest)) = path.split_first() else { return };
+    let Some((key, rest)) = path.split_first() else {
+        return;
+    };
     match json {
         Json::Object(members) if rest.is_empty() => members.retain(|(name, _)| name != key),
         Json::Object(members) => {
@@ -287,7 +393,13 @@ fn delete_path(json: &mut Json<'_>, path: &[String]) {
             }
         }
         Json::Array(elements) => {
-            let Some(at) = key.parse().ok().and_then(|index| place(index, elements.len())) else { return };
+            let Some(at) = key
+                .parse()
+                .ok()
+                .and_then(|index| place(index, elements.len()))
+            else {
+                return;
+            };
             if rest.is_empty() {
                 elements.remove(at);
             } else {
@@ -308,8 +420,16 @@ fn index_of(key: &str, position: usize) -> Result<i64, SqlError> {
     })
 }
 
-fn set_path<'t>(json: &mut Json<'t>, path: &[String], new: Json<'t>, create: bool, position: usize) -> Result<(), SqlError> {
-    let Some((key, rest)) = path.split_first() else { return Ok(()) };
+fn set_path<'t>(
+    json: &mut Json<'t>,
+    path: &[String],
+    new: Json<'t>,
+    create: bool,
+    position: usize,
+) -> Result<(), SqlError> {
+    let Some((key, rest)) = path.split_first() else {
+        return Ok(());
+    };
     match json {
         Json::Object(members) => match members.iter_mut().find(|(name, _)| name == key) {
             Some((_, inner)) if rest.is_empty() => *inner = new,
@@ -334,8 +454,15 @@ fn set_path<'t>(json: &mut Json<'t>, path: &[String], new: Json<'t>, create: boo
     Ok(())
 }
 
-fn insert_path<'t>(json: &mut Json<'t>, path: &[String], new: Json<'t>, after: bool) -> Result<(), SqlError> {
-    let Some((key, rest)) = path.split_first() else { return Ok(()) };
+fn insert_path<'t>(
+    json: &mut Json<'t>,
+    path: &[String],
+    new: Json<'t>,
+    after: bool,
+) -> Result<(), SqlError> {
+    let Some((key, rest)) = path.split_first() else {
+        return Ok(());
+    };
     match json {
         Json::Object(members) => match members.iter_mut().find(|(name, _)| name == key) {
             Some(_) if rest.is_empty() => {
@@ -437,9 +564,12 @@ fn build_array(args: Args<'_, '_>) -> Result<String, SqlError> {
 
 /// `{"k" : v}`, as json_build_object prints it.
 fn build_object(args: Args<'_, '_>) -> Result<String, SqlError> {
-    if args.len() % 6 != 0 {
-        return Err(invalid_parameter("argument list must have even number of elements")
-            .with_hint("The arguments of json_build_object() must consist of alternating keys and values."));
+    if !args.len().is_multiple_of(6) {
+        return Err(
+            invalid_parameter("argument list must have even number of elements").with_hint(
+                "The arguments of json_build_object() must consist of alternating keys and values.",
+            ),
+        );
     }
     let mut out = Vec::from(*b"{");
     for (index, pair) in args.chunks(6).enumerate() {
@@ -447,7 +577,10 @@ fn build_object(args: Args<'_, '_>) -> Result<String, SqlError> {
             out.extend_from_slice(b", ");
         }
         if pair[0].is_null() {
-            return Err(invalid_parameter(format!("argument {}: key must not be null", index * 2 + 1)));
+            return Err(invalid_parameter(format!(
+                "argument {}: key must not be null",
+                index * 2 + 1
+            )));
         }
         write_string(&printed(&pg_type(pair, 1)?, pair[0]), &mut out);
         out.extend_from_slice(b" : ");

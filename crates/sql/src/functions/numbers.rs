@@ -7,7 +7,8 @@ use springhead_proto::{ErrorCode, SqlError, Value};
 
 use super::Scalar;
 use super::support::{
-    Args, Outcome, bool_value, division_by_zero, int, invalid_parameter, numeric, out_of_range, real, strict,
+    Args, Outcome, bool_value, division_by_zero, int, invalid_parameter, numeric, out_of_range,
+    real, strict,
 };
 use crate::types::PgType;
 use crate::types::float::not_nan;
@@ -54,7 +55,11 @@ pub(super) const SCALARS: &[Scalar] = {
         let mut all = [OTHER[0]; LENGTH];
         let mut at = 0;
         while at < LENGTH {
-            all[at] = if at < INTEGER_OPS.len() { INTEGER_OPS[at] } else { OTHER[at - INTEGER_OPS.len()] };
+            all[at] = if at < INTEGER_OPS.len() {
+                INTEGER_OPS[at]
+            } else {
+                OTHER[at - INTEGER_OPS.len()]
+            };
             at += 1;
         }
         all
@@ -70,110 +75,253 @@ const OTHERS: &[Scalar] = &[
         value @ -2_147_483_648..0 => Ok(Value::Integer(value + (1 << 32))),
         value => ranged(Some(value), (0, u32::MAX as i64, "OID")),
     }),
-    strict!("sh_xor", 2, |args| Ok(Value::Integer(int(args, 0)? ^ int(args, 1)?))),
+    strict!("sh_xor", 2, |args| Ok(Value::Integer(
+        int(args, 0)? ^ int(args, 1)?
+    ))),
     // value, bits: shifts as PostgreSQL's int4 and int8 do, the count modulo the width.
-    strict!("sh_int4_shl", 2, |args| Ok(Value::Integer(narrow(int(args, 0)?).wrapping_shl(narrow(int(args, 1)?).cast_unsigned()).into()))),
-    strict!("sh_int4_shr", 2, |args| Ok(Value::Integer(narrow(int(args, 0)?).wrapping_shr(narrow(int(args, 1)?).cast_unsigned()).into()))),
-    strict!("sh_int8_shl", 2, |args| Ok(Value::Integer(int(args, 0)?.wrapping_shl(narrow(int(args, 1)?).cast_unsigned())))),
-    strict!("sh_int8_shr", 2, |args| Ok(Value::Integer(int(args, 0)?.wrapping_shr(narrow(int(args, 1)?).cast_unsigned())))),
-    strict!("sh_to_hex", 1, |args| Ok(Value::Text(match int(args, 0)? {
-        value @ -2_147_483_648..0 => format!("{:x}", narrow(value)),
-        value => format!("{value:x}"),
-    }))),
+    strict!("sh_int4_shl", 2, |args| Ok(Value::Integer(
+        narrow(int(args, 0)?)
+            .wrapping_shl(narrow(int(args, 1)?).cast_unsigned())
+            .into()
+    ))),
+    strict!("sh_int4_shr", 2, |args| Ok(Value::Integer(
+        narrow(int(args, 0)?)
+            .wrapping_shr(narrow(int(args, 1)?).cast_unsigned())
+            .into()
+    ))),
+    strict!("sh_int8_shl", 2, |args| Ok(Value::Integer(
+        int(args, 0)?.wrapping_shl(narrow(int(args, 1)?).cast_unsigned())
+    ))),
+    strict!("sh_int8_shr", 2, |args| Ok(Value::Integer(
+        int(args, 0)?.wrapping_shr(narrow(int(args, 1)?).cast_unsigned())
+    ))),
+    strict!("sh_to_hex", 1, |args| Ok(Value::Text(
+        match int(args, 0)? {
+            value @ -2_147_483_648..0 => format!("{:x}", narrow(value)),
+            value => format!("{value:x}"),
+        }
+    ))),
     strict!("sh_factorial", 1, |args| factorial(int(args, 0)?)),
     // Float casts.
     strict!("sh_to_float4", 1, |args| single(real(args, 0)?)),
-    strict!("sh_float_to_int2", 1, |args| float_to_int(real(args, 0)?, INT2)),
-    strict!("sh_float_to_int4", 1, |args| float_to_int(real(args, 0)?, INT4)),
-    strict!("sh_float_to_int8", 1, |args| float_to_int(real(args, 0)?, INT8)),
+    strict!("sh_float_to_int2", 1, |args| float_to_int(
+        real(args, 0)?,
+        INT2
+    )),
+    strict!("sh_float_to_int4", 1, |args| float_to_int(
+        real(args, 0)?,
+        INT4
+    )),
+    strict!("sh_float_to_int8", 1, |args| float_to_int(
+        real(args, 0)?,
+        INT8
+    )),
     // Float arithmetic.
     strict!("sh_float_add", 2, |args| double(args, |a, b| a + b)),
     strict!("sh_float_sub", 2, |args| double(args, |a, b| a - b)),
     strict!("sh_float_mul", 2, |args| double(args, |a, b| a * b)),
     strict!("sh_float_div", 2, |args| {
-        if real(args, 1)? == 0.0 { Err(division_by_zero()) } else { double(args, |a, b| a / b) }
+        if real(args, 1)? == 0.0 {
+            Err(division_by_zero())
+        } else {
+            double(args, |a, b| a / b)
+        }
     }),
-    strict!("sh_float_power", 2, |args| float_power(real(args, 0)?, real(args, 1)?)),
+    strict!("sh_float_power", 2, |args| float_power(
+        real(args, 0)?,
+        real(args, 1)?
+    )),
     strict!("sh_float_sqrt", 1, |args| {
         let value = real(args, 0)?;
-        if value < 0.0 { Err(bad_power_argument("cannot take square root of a negative number")) } else { finite(value.sqrt(), true) }
+        if value < 0.0 {
+            Err(bad_power_argument(
+                "cannot take square root of a negative number",
+            ))
+        } else {
+            finite(value.sqrt(), true)
+        }
     }),
-    strict!("sh_float_cbrt", 1, |args| finite(real(args, 0)?.cbrt(), true)),
+    strict!("sh_float_cbrt", 1, |args| finite(
+        real(args, 0)?.cbrt(),
+        true
+    )),
     strict!("sh_float_exp", 1, |args| {
         let value = real(args, 0)?;
         let result = value.exp();
-        if result == 0.0 && value.is_finite() { Err(underflow()) } else { finite(result, value.is_infinite()) }
+        if result == 0.0 && value.is_finite() {
+            Err(underflow())
+        } else {
+            finite(result, value.is_infinite())
+        }
     }),
     strict!("sh_float_ln", 1, |args| logarithm(real(args, 0)?, f64::ln)),
-    strict!("sh_float_log10", 1, |args| logarithm(real(args, 0)?, f64::log10)),
+    strict!("sh_float_log10", 1, |args| logarithm(
+        real(args, 0)?,
+        f64::log10
+    )),
     // round() of a double goes to the even neighbour.
-    strict!("sh_float_round", 1, |args| Ok(Value::Real(real(args, 0)?.round_ties_even()))),
-    strict!("sh_float_trunc", 1, |args| Ok(Value::Real(real(args, 0)?.trunc()))),
-    strict!("sh_float_ceil", 1, |args| Ok(Value::Real(real(args, 0)?.ceil()))),
-    strict!("sh_float_floor", 1, |args| Ok(Value::Real(real(args, 0)?.floor()))),
-    strict!("sh_float_abs", 1, |args| Ok(Value::Real(real(args, 0)?.abs()))),
+    strict!("sh_float_round", 1, |args| Ok(Value::Real(
+        real(args, 0)?.round_ties_even()
+    ))),
+    strict!("sh_float_trunc", 1, |args| Ok(Value::Real(
+        real(args, 0)?.trunc()
+    ))),
+    strict!("sh_float_ceil", 1, |args| Ok(Value::Real(
+        real(args, 0)?.ceil()
+    ))),
+    strict!("sh_float_floor", 1, |args| Ok(Value::Real(
+        real(args, 0)?.floor()
+    ))),
+    strict!("sh_float_abs", 1, |args| Ok(Value::Real(
+        real(args, 0)?.abs()
+    ))),
     strict!("sh_float_sign", 1, |args| {
         let value = real(args, 0)?;
         Ok(Value::Real(if value == 0.0 { 0.0 } else { value.signum() }))
     }),
-    strict!("sh_float_sin", 1, |args| trigonometric(real(args, 0)?, f64::sin)),
-    strict!("sh_float_cos", 1, |args| trigonometric(real(args, 0)?, f64::cos)),
-    strict!("sh_float_tan", 1, |args| trigonometric(real(args, 0)?, f64::tan)),
-    strict!("sh_float_asin", 1, |args| trigonometric(real(args, 0)?, f64::asin)),
-    strict!("sh_float_acos", 1, |args| trigonometric(real(args, 0)?, f64::acos)),
-    strict!("sh_float_atan", 1, |args| trigonometric(real(args, 0)?, f64::atan)),
-    strict!("sh_float_atan2", 2, |args| Ok(Value::Real(real(args, 0)?.atan2(real(args, 1)?)))),
-    strict!("sh_float_degrees", 1, |args| finite(real(args, 0)?.to_degrees(), false)),
-    strict!("sh_float_radians", 1, |args| Ok(Value::Real(real(args, 0)?.to_radians()))),
-    strict!("sh_width_bucket", 4, |args| width_bucket(real(args, 0)?, real(args, 1)?, real(args, 2)?, int(args, 3)?)),
+    strict!("sh_float_sin", 1, |args| trigonometric(
+        real(args, 0)?,
+        f64::sin
+    )),
+    strict!("sh_float_cos", 1, |args| trigonometric(
+        real(args, 0)?,
+        f64::cos
+    )),
+    strict!("sh_float_tan", 1, |args| trigonometric(
+        real(args, 0)?,
+        f64::tan
+    )),
+    strict!("sh_float_asin", 1, |args| trigonometric(
+        real(args, 0)?,
+        f64::asin
+    )),
+    strict!("sh_float_acos", 1, |args| trigonometric(
+        real(args, 0)?,
+        f64::acos
+    )),
+    strict!("sh_float_atan", 1, |args| trigonometric(
+        real(args, 0)?,
+        f64::atan
+    )),
+    strict!("sh_float_atan2", 2, |args| Ok(Value::Real(
+        real(args, 0)?.atan2(real(args, 1)?)
+    ))),
+    strict!("sh_float_degrees", 1, |args| finite(
+        real(args, 0)?.to_degrees(),
+        false
+    )),
+    strict!("sh_float_radians", 1, |args| Ok(Value::Real(
+        real(args, 0)?.to_radians()
+    ))),
+    strict!("sh_width_bucket", 4, |args| width_bucket(
+        real(args, 0)?,
+        real(args, 1)?,
+        real(args, 2)?,
+        int(args, 3)?
+    )),
     // Numeric casts.
-    strict!("sh_num", 2, |args| Numeric::from_scaled(int(args, 0)?, scale_at(args, 1)?).to_value()),
+    strict!("sh_num", 2, |args| Numeric::from_scaled(
+        int(args, 0)?,
+        scale_at(args, 1)?
+    )
+    .to_value()),
     strict!("sh_num_scaled", 3, |args| to_column(args)),
     strict!("sh_num_fit", 3, |args| to_column(args)),
-    strict!("sh_num_from_int", 1, |args| Numeric::Finite(Decimal::from_int(int(args, 0)?.into())).to_value()),
-    strict!("sh_num_from_float4", 1, |args| Numeric::from_f64(real(args, 0)?, 6).to_value()),
-    strict!("sh_num_from_float8", 1, |args| Numeric::from_f64(real(args, 0)?, 15).to_value()),
+    strict!("sh_num_from_int", 1, |args| Numeric::Finite(
+        Decimal::from_int(int(args, 0)?.into())
+    )
+    .to_value()),
+    strict!("sh_num_from_float4", 1, |args| Numeric::from_f64(
+        real(args, 0)?,
+        6
+    )
+    .to_value()),
+    strict!("sh_num_from_float8", 1, |args| Numeric::from_f64(
+        real(args, 0)?,
+        15
+    )
+    .to_value()),
     strict!("sh_num_to_int2", 1, |args| numeric_to_int(args, INT2)),
     strict!("sh_num_to_int4", 1, |args| numeric_to_int(args, INT4)),
     strict!("sh_num_to_int8", 1, |args| numeric_to_int(args, INT8)),
-    strict!("sh_num_to_float4", 1, |args| single(numeric_to_float(args)?)),
-    strict!("sh_num_to_float8", 1, |args| Ok(Value::Real(numeric_to_float(args)?))),
+    strict!("sh_num_to_float4", 1, |args| single(numeric_to_float(
+        args
+    )?)),
+    strict!("sh_num_to_float8", 1, |args| Ok(Value::Real(
+        numeric_to_float(args)?
+    ))),
     // Numeric arithmetic.
-    strict!("sh_num_add", 2, |args| add(&numeric(args, 0)?, &numeric(args, 1)?)?.to_value()),
-    strict!("sh_num_sub", 2, |args| add(&numeric(args, 0)?, &negated(numeric(args, 1)?))?.to_value()),
-    strict!("sh_num_mul", 2, |args| multiply(&numeric(args, 0)?, &numeric(args, 1)?)?.to_value()),
-    strict!("sh_num_div", 2, |args| divide(&numeric(args, 0)?, &numeric(args, 1)?)?.to_value()),
-    strict!("sh_num_idiv", 2, |args| match (numeric(args, 0)?, numeric(args, 1)?) {
-        (_, Numeric::Finite(b)) if b.is_zero() => Err(division_by_zero()),
-        (Numeric::Finite(a), Numeric::Finite(b)) => {
-            let scale = a.scale.max(b.scale);
-            let quotient = a.at_scale(scale).div(&b.at_scale(scale));
-            Numeric::Finite(Decimal { unscaled: quotient, scale: 0 }).to_value()
+    strict!("sh_num_add", 2, |args| add(
+        &numeric(args, 0)?,
+        &numeric(args, 1)?
+    )?
+    .to_value()),
+    strict!("sh_num_sub", 2, |args| add(
+        &numeric(args, 0)?,
+        &negated(numeric(args, 1)?)
+    )?
+    .to_value()),
+    strict!("sh_num_mul", 2, |args| multiply(
+        &numeric(args, 0)?,
+        &numeric(args, 1)?
+    )?
+    .to_value()),
+    strict!("sh_num_div", 2, |args| divide(
+        &numeric(args, 0)?,
+        &numeric(args, 1)?
+    )?
+    .to_value()),
+    strict!(
+        "sh_num_idiv",
+        2,
+        |args| match (numeric(args, 0)?, numeric(args, 1)?) {
+            (_, Numeric::Finite(b)) if b.is_zero() => Err(division_by_zero()),
+            (Numeric::Finite(a), Numeric::Finite(b)) => {
+                let scale = a.scale.max(b.scale);
+                let quotient = a.at_scale(scale).div(&b.at_scale(scale));
+                Numeric::Finite(Decimal {
+                    unscaled: quotient,
+                    scale: 0,
+                })
+                .to_value()
+            }
+            (a, b) => divide(&a, &b)?.to_value(),
         }
-        (a, b) => divide(&a, &b)?.to_value(),
-    }),
-    strict!("sh_num_mod", 2, |args| match (numeric(args, 0)?, numeric(args, 1)?) {
-        (Numeric::NaN, _) | (_, Numeric::NaN) => Numeric::NaN.to_value(),
-        (_, Numeric::Finite(b)) if b.is_zero() => Err(division_by_zero()),
-        (Numeric::Finite(a), Numeric::Finite(b)) => Numeric::Finite(a.remainder(&b)).to_value(),
-        (a @ Numeric::Finite(_), _) => a.to_value(),
-        _ => Numeric::NaN.to_value(),
-    }),
-    strict!("sh_num_neg", 1, |args| negated(numeric(args, 0)?).to_value()),
+    ),
+    strict!(
+        "sh_num_mod",
+        2,
+        |args| match (numeric(args, 0)?, numeric(args, 1)?) {
+            (Numeric::NaN, _) | (_, Numeric::NaN) => Numeric::NaN.to_value(),
+            (_, Numeric::Finite(b)) if b.is_zero() => Err(division_by_zero()),
+            (Numeric::Finite(a), Numeric::Finite(b)) => Numeric::Finite(a.remainder(&b)).to_value(),
+            (a @ Numeric::Finite(_), _) => a.to_value(),
+            _ => Numeric::NaN.to_value(),
+        }
+    ),
+    strict!("sh_num_neg", 1, |args| negated(numeric(args, 0)?)
+        .to_value()),
     strict!("sh_num_abs", 1, |args| match numeric(args, 0)? {
         Numeric::MinusInfinity => Numeric::Infinity,
         Numeric::Finite(value) if value.unscaled.is_negative() => Numeric::Finite(value.negated()),
         other => other,
-    }.to_value()),
+    }
+    .to_value()),
     strict!("sh_num_sign", 1, |args| match numeric(args, 0)? {
         Numeric::NaN => Numeric::NaN,
         other => Numeric::Finite(Decimal::from_int(other.compare(&zero()) as i128)),
-    }.to_value()),
-    strict!("sh_num_round", 2, |args| map(args, |value, digits| value.round(digits))),
-    strict!("sh_num_trunc", 2, |args| map(args, |value, digits| value.trunc(digits))),
+    }
+    .to_value()),
+    strict!("sh_num_round", 2, |args| map(args, |value, digits| value
+        .round(digits))),
+    strict!("sh_num_trunc", 2, |args| map(args, |value, digits| value
+        .trunc(digits))),
     strict!("sh_num_ceil", 1, |args| finite_map(args, Decimal::ceil)),
     strict!("sh_num_floor", 1, |args| finite_map(args, Decimal::floor)),
-    strict!("sh_num_trim_scale", 1, |args| finite_map(args, Decimal::trimmed)),
+    strict!("sh_num_trim_scale", 1, |args| finite_map(
+        args,
+        Decimal::trimmed
+    )),
     strict!("sh_num_scale", 1, |args| Ok(match numeric(args, 0)? {
         Numeric::Finite(value) => Value::Integer(value.scale.into()),
         _ => Value::Null,
@@ -183,25 +331,56 @@ const OTHERS: &[Scalar] = &[
         _ => Value::Null,
     })),
     strict!("sh_num_sqrt", 1, |args| square_root(args)),
-    strict!("sh_num_power", 2, |args| super::transcendental::power(numeric(args, 0)?, numeric(args, 1)?)?.to_value()),
-    strict!("sh_num_exp", 1, |args| super::transcendental::exp(numeric(args, 0)?)?.to_value()),
-    strict!("sh_num_ln", 1, |args| super::transcendental::ln(numeric(args, 0)?)?.to_value()),
-    strict!("sh_num_log", 2, |args| super::transcendental::log(numeric(args, 0)?, numeric(args, 1)?)?.to_value()),
-    strict!("sh_num_cmp", 2, |args| Ok(Value::Integer(numeric(args, 0)?.compare(&numeric(args, 1)?) as i64))),
-    strict!("sh_num_eq", 2, |args| bool_value(numeric(args, 0)?.compare(&numeric(args, 1)?) == Ordering::Equal)),
+    strict!("sh_num_power", 2, |args| super::transcendental::power(
+        numeric(args, 0)?,
+        numeric(args, 1)?
+    )?
+    .to_value()),
+    strict!("sh_num_exp", 1, |args| super::transcendental::exp(
+        numeric(args, 0)?
+    )?
+    .to_value()),
+    strict!("sh_num_ln", 1, |args| super::transcendental::ln(numeric(
+        args, 0
+    )?)?
+    .to_value()),
+    strict!("sh_num_log", 2, |args| super::transcendental::log(
+        numeric(args, 0)?,
+        numeric(args, 1)?
+    )?
+    .to_value()),
+    strict!("sh_num_cmp", 2, |args| Ok(Value::Integer(
+        numeric(args, 0)?.compare(&numeric(args, 1)?) as i64
+    ))),
+    strict!("sh_num_eq", 2, |args| bool_value(
+        numeric(args, 0)?.compare(&numeric(args, 1)?) == Ordering::Equal
+    )),
     strict!("sh_num_gcd", 2, |args| numeric_gcd(args)),
-    strict!("sh_num_width_bucket", 4, |args| match (numeric(args, 0)?, numeric(args, 1)?, numeric(args, 2)?) {
-        (Numeric::Finite(value), Numeric::Finite(low), Numeric::Finite(high)) => numeric_bucket(&value, &low, &high, int(args, 3)?),
-        _ => Err(bucket_error("operand, lower bound, and upper bound must be finite numbers")),
+    strict!("sh_num_width_bucket", 4, |args| match (
+        numeric(args, 0)?,
+        numeric(args, 1)?,
+        numeric(args, 2)?
+    ) {
+        (Numeric::Finite(value), Numeric::Finite(low), Numeric::Finite(high)) =>
+            numeric_bucket(&value, &low, &high, int(args, 3)?),
+        _ => Err(bucket_error(
+            "operand, lower bound, and upper bound must be finite numbers"
+        )),
     }),
 ];
 
 fn ranged(value: Option<i64>, (min, max, name): Range) -> Outcome {
-    value.filter(|value| (min..=max).contains(value)).map(Value::Integer).ok_or_else(|| out_of_range(name))
+    value
+        .filter(|value| (min..=max).contains(value))
+        .map(Value::Integer)
+        .ok_or_else(|| out_of_range(name))
 }
 
 /// The low 32 bits, as C's int.
-#[expect(clippy::cast_possible_truncation, reason = "int4 arguments fit; shift counts count modulo the width")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "int4 arguments fit; shift counts count modulo the width"
+)]
 const fn narrow(value: i64) -> i32 {
     value as i32
 }
@@ -223,25 +402,40 @@ fn lcm(a: i64, b: i64) -> Option<i64> {
 
 fn factorial(value: i64) -> Outcome {
     if value < 0 {
-        return Err(SqlError::new(ErrorCode::NumericOutOfRange, "factorial of a negative number is undefined"));
+        return Err(SqlError::new(
+            ErrorCode::NumericOutOfRange,
+            "factorial of a negative number is undefined",
+        ));
     }
     if value > 3000 {
         return Err(overflow());
     }
-    let product = (2..=value).fold(Int::Small(1), |product, factor| product.mul(&Int::Small(factor.into())));
-    Numeric::Finite(Decimal { unscaled: product, scale: 0 }).to_value()
+    let product = (2..=value).fold(Int::Small(1), |product, factor| {
+        product.mul(&Int::Small(factor.into()))
+    });
+    Numeric::Finite(Decimal {
+        unscaled: product,
+        scale: 0,
+    })
+    .to_value()
 }
 
 /// A double that came out of finite arguments: infinite means overflow.
 fn finite(value: f64, infinite_argument: bool) -> Outcome {
     if value.is_infinite() && !infinite_argument {
-        return Err(SqlError::new(ErrorCode::NumericOutOfRange, "value out of range: overflow"));
+        return Err(SqlError::new(
+            ErrorCode::NumericOutOfRange,
+            "value out of range: overflow",
+        ));
     }
     not_nan(value, &PgType::Float8).map(Value::Real)
 }
 
 fn underflow() -> SqlError {
-    SqlError::new(ErrorCode::NumericOutOfRange, "value out of range: underflow")
+    SqlError::new(
+        ErrorCode::NumericOutOfRange,
+        "value out of range: underflow",
+    )
 }
 
 fn double(args: Args<'_, '_>, op: fn(f64, f64) -> f64) -> Outcome {
@@ -250,7 +444,10 @@ fn double(args: Args<'_, '_>, op: fn(f64, f64) -> f64) -> Outcome {
 }
 
 fn single(value: f64) -> Outcome {
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to 32 bits is what is asked for")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to 32 bits is what is asked for"
+    )]
     let narrow = f64::from(value as f32);
     if narrow == 0.0 && value != 0.0 {
         return Err(underflow());
@@ -275,7 +472,9 @@ fn bad_power_argument(message: &str) -> SqlError {
 
 fn float_power(base: f64, exponent: f64) -> Outcome {
     if base == 0.0 && exponent < 0.0 {
-        return Err(bad_power_argument("zero raised to a negative power is undefined"));
+        return Err(bad_power_argument(
+            "zero raised to a negative power is undefined",
+        ));
     }
     if base < 0.0 && exponent.is_finite() && exponent.fract() != 0.0 {
         return Err(bad_power_argument(
@@ -291,10 +490,16 @@ fn float_power(base: f64, exponent: f64) -> Outcome {
 
 fn logarithm(value: f64, op: fn(f64) -> f64) -> Outcome {
     if value == 0.0 {
-        return Err(SqlError::new(ErrorCode::InvalidLogarithmArgument, "cannot take logarithm of zero"));
+        return Err(SqlError::new(
+            ErrorCode::InvalidLogarithmArgument,
+            "cannot take logarithm of zero",
+        ));
     }
     if value < 0.0 {
-        return Err(SqlError::new(ErrorCode::InvalidLogarithmArgument, "cannot take logarithm of a negative number"));
+        return Err(SqlError::new(
+            ErrorCode::InvalidLogarithmArgument,
+            "cannot take logarithm of a negative number",
+        ));
     }
     finite(op(value), value.is_infinite())
 }
@@ -302,7 +507,10 @@ fn logarithm(value: f64, op: fn(f64) -> f64) -> Outcome {
 fn trigonometric(value: f64, op: fn(f64) -> f64) -> Outcome {
     let result = op(value);
     if result.is_nan() {
-        return Err(SqlError::new(ErrorCode::NumericOutOfRange, "input is out of range"));
+        return Err(SqlError::new(
+            ErrorCode::NumericOutOfRange,
+            "input is out of range",
+        ));
     }
     Ok(Value::Real(result))
 }
@@ -316,20 +524,32 @@ fn width_bucket(value: f64, low: f64, high: f64, buckets: i64) -> Outcome {
     if low == high {
         return Err(bucket_error("lower bound cannot equal upper bound"));
     }
-    let (value, low, high) = if low < high { (value, low, high) } else { (-value, -low, -high) };
+    let (value, low, high) = if low < high {
+        (value, low, high)
+    } else {
+        (-value, -low, -high)
+    };
     if value < low {
         return Ok(Value::Integer(0));
     }
     if value >= high {
         return Ok(Value::Integer(buckets + 1));
     }
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "below buckets, an int4")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "below buckets, an int4"
+    )]
     let bucket = ((value - low) / (high - low) * buckets as f64) as i64;
     Ok(Value::Integer(bucket + 1))
 }
 
 fn check_buckets(buckets: i64) -> Result<(), SqlError> {
-    if buckets <= 0 { Err(bucket_error("count must be greater than zero")) } else { Ok(()) }
+    if buckets <= 0 {
+        Err(bucket_error("count must be greater than zero"))
+    } else {
+        Ok(())
+    }
 }
 
 fn numeric_bucket(value: &Decimal, low: &Decimal, high: &Decimal, buckets: i64) -> Outcome {
@@ -346,9 +566,14 @@ fn numeric_bucket(value: &Decimal, low: &Decimal, high: &Decimal, buckets: i64) 
         return Ok(Value::Integer(buckets + 1));
     }
     let scale = value.scale.max(low.scale).max(high.scale);
-    let part = value.at_scale(scale).sub(&low.at_scale(scale)).mul(&Int::Small(buckets.into()));
+    let part = value
+        .at_scale(scale)
+        .sub(&low.at_scale(scale))
+        .mul(&Int::Small(buckets.into()));
     let bucket = part.div(&high.at_scale(scale).sub(&low.at_scale(scale)));
-    Ok(Value::Integer(bucket.to_i64().ok_or_else(|| out_of_range("integer"))? + 1))
+    Ok(Value::Integer(
+        bucket.to_i64().ok_or_else(|| out_of_range("integer"))? + 1,
+    ))
 }
 
 fn zero() -> Numeric {
@@ -360,15 +585,22 @@ fn scale_at(args: Args<'_, '_>, at: usize) -> Result<u32, SqlError> {
 }
 
 fn to_column(args: Args<'_, '_>) -> Outcome {
-    let modifier = |at| int(args, at).and_then(|value| u16::try_from(value).map_err(|_| overflow()));
+    let modifier =
+        |at| int(args, at).and_then(|value| u16::try_from(value).map_err(|_| overflow()));
     numeric(args, 0)?.to_column(modifier(1)?, modifier(2)?)
 }
 
 fn numeric_to_int(args: Args<'_, '_>, range: Range) -> Outcome {
     match numeric(args, 0)? {
         Numeric::Finite(value) => ranged(value.to_i64(), range),
-        Numeric::NaN => Err(SqlError::new(ErrorCode::FeatureNotSupported, format!("cannot convert NaN to {}", range.2))),
-        _ => Err(SqlError::new(ErrorCode::FeatureNotSupported, format!("cannot convert infinity to {}", range.2))),
+        Numeric::NaN => Err(SqlError::new(
+            ErrorCode::FeatureNotSupported,
+            format!("cannot convert NaN to {}", range.2),
+        )),
+        _ => Err(SqlError::new(
+            ErrorCode::FeatureNotSupported,
+            format!("cannot convert infinity to {}", range.2),
+        )),
     }
 }
 
@@ -381,7 +613,10 @@ fn numeric_to_float(args: Args<'_, '_>) -> Result<f64, SqlError> {
                 value.write(&mut text);
                 return Err(SqlError::new(
                     ErrorCode::NumericOutOfRange,
-                    format!("\"{}\" is out of range for type double precision", String::from_utf8_lossy(&text)),
+                    format!(
+                        "\"{}\" is out of range for type double precision",
+                        String::from_utf8_lossy(&text)
+                    ),
                 ));
             }
             Ok(float)
@@ -420,11 +655,13 @@ fn multiply(a: &Numeric, b: &Numeric) -> Result<Numeric, SqlError> {
     if *a == Numeric::NaN || *b == Numeric::NaN {
         return Ok(Numeric::NaN);
     }
-    Ok(match (a.compare(&zero()) as i8) * (b.compare(&zero()) as i8) {
-        0 => Numeric::NaN,
-        1 => Numeric::Infinity,
-        _ => Numeric::MinusInfinity,
-    })
+    Ok(
+        match (a.compare(&zero()) as i8) * (b.compare(&zero()) as i8) {
+            0 => Numeric::NaN,
+            1 => Numeric::Infinity,
+            _ => Numeric::MinusInfinity,
+        },
+    )
 }
 
 /// The quotient at PostgreSQL's scale.
@@ -440,7 +677,9 @@ pub(super) fn divide(a: &Numeric, b: &Numeric) -> Result<Numeric, SqlError> {
 }
 
 fn map(args: Args<'_, '_>, op: fn(&Decimal, i32) -> Decimal) -> Outcome {
-    let digits = i32::try_from(int(args, 1)?).unwrap_or(i32::MAX).clamp(-70_000, 16_383);
+    let digits = i32::try_from(int(args, 1)?)
+        .unwrap_or(i32::MAX)
+        .clamp(-70_000, 16_383);
     match numeric(args, 0)? {
         Numeric::Finite(value) => Numeric::Finite(op(&value, digits)).to_value(),
         other => other.to_value(),
@@ -456,15 +695,20 @@ fn finite_map(args: Args<'_, '_>, op: fn(&Decimal) -> Decimal) -> Outcome {
 
 fn square_root(args: Args<'_, '_>) -> Outcome {
     match numeric(args, 0)? {
-        Numeric::Finite(value) if value.unscaled.is_negative() => {
-            Err(bad_power_argument("cannot take square root of a negative number"))
-        }
-        Numeric::MinusInfinity => Err(bad_power_argument("cannot take square root of a negative number")),
+        Numeric::Finite(value) if value.unscaled.is_negative() => Err(bad_power_argument(
+            "cannot take square root of a negative number",
+        )),
+        Numeric::MinusInfinity => Err(bad_power_argument(
+            "cannot take square root of a negative number",
+        )),
         Numeric::Finite(value) => {
             let weight = value.weight();
             // Digits before the point of the root, so that 16 are significant.
             let sweight = (weight + 1) * 2 - 1;
-            let scale = u32::try_from(16 - sweight).unwrap_or(0).max(value.scale).min(1000);
+            let scale = u32::try_from(16 - sweight)
+                .unwrap_or(0)
+                .max(value.scale)
+                .min(1000);
             Numeric::Finite(sqrt_to(&value, scale)).to_value()
         }
         other => other.to_value(),
@@ -477,7 +721,11 @@ pub(super) fn sqrt_to(value: &Decimal, scale: u32) -> Decimal {
     // root of a shorter decimal lies exactly between.
     let extra = scale + 2;
     let root = value.at_or_cut(2 * extra).isqrt();
-    Decimal { unscaled: root, scale: extra }.round(i32::try_from(scale).unwrap_or(1000))
+    Decimal {
+        unscaled: root,
+        scale: extra,
+    }
+    .round(i32::try_from(scale).unwrap_or(1000))
 }
 
 fn numeric_gcd(args: Args<'_, '_>) -> Outcome {

@@ -21,7 +21,9 @@ const SIZE_LIMIT_BYTES: usize = 2 << 20;
 
 pub(super) const SCALARS: &[Scalar] = &[
     // text, pattern, flags
-    strict!("sh_regexp", 3, |args| bool_value(compiled(args, 1, text(args, 2)?)?.is_match(text(args, 0)?))),
+    strict!("sh_regexp", 3, |args| bool_value(
+        compiled(args, 1, text(args, 2)?)?.is_match(text(args, 0)?)
+    )),
     strict!("sh_regexp_like", -1, |args| {
         bool_value(compiled(args, 1, optional(args, 2)?)?.is_match(text(args, 0)?))
     }),
@@ -53,7 +55,9 @@ pub(super) const SCALARS: &[Scalar] = &[
     // text, pattern[, flags]: the first match's groups as a text[]
     strict!("sh_regexp_match", -1, |args| {
         let regex = compiled(args, 1, optional(args, 2)?)?;
-        Ok(regex.captures(text(args, 0)?).map_or(Value::Null, |captures| groups(&captures)))
+        Ok(regex
+            .captures(text(args, 0)?)
+            .map_or(Value::Null, |captures| groups(&captures)))
     }),
     // text, pattern[, flags]: all matches, as a JSON array of text[] (the planner unnests it)
     strict!("sh_regexp_matches", -1, |args| {
@@ -76,27 +80,45 @@ pub(super) const SCALARS: &[Scalar] = &[
     // text, pattern: the first group if there is one, else the whole match
     strict!("sh_regexp_substring", 2, |args| {
         let regex = compiled(args, 1, "")?;
-        let matched = regex.captures(text(args, 0)?).and_then(|captures| captures.get(usize::from(captures.len() > 1)));
+        let matched = regex
+            .captures(text(args, 0)?)
+            .and_then(|captures| captures.get(usize::from(captures.len() > 1)));
         Ok(matched.map_or(Value::Null, |found| Value::Text(found.as_str().to_owned())))
     }),
     // text, pattern[, flags]: a text[]
     strict!("sh_regexp_split", -1, |args| {
         let regex = compiled(args, 1, optional(args, 2)?)?;
         let parts: Vec<&str> = regex.split(text(args, 0)?).collect();
-        Ok(Value::Text(array::store(&PgType::Text, parts.into_iter().map(ValueRef::Text))))
+        Ok(Value::Text(array::store(
+            &PgType::Text,
+            parts.into_iter().map(ValueRef::Text),
+        )))
     }),
     // text, pattern[, start[, flags]]
     strict!("sh_regexp_count", -1, |args| {
         let start = if args.len() > 2 { int(args, 2)? } else { 1 };
-        let skipped = usize::try_from(start - 1).map_err(|_| invalid_parameter(format!("invalid value for parameter \"start\": {start}")))?;
+        let skipped = usize::try_from(start - 1).map_err(|_| {
+            invalid_parameter(format!("invalid value for parameter \"start\": {start}"))
+        })?;
         let source = text(args, 0)?;
-        let from = source.char_indices().nth(skipped).map_or(source.len(), |(at, _)| at);
-        count(compiled(args, 1, optional(args, 3)?)?.find_iter(&source[from..]).count())
+        let from = source
+            .char_indices()
+            .nth(skipped)
+            .map_or(source.len(), |(at, _)| at);
+        count(
+            compiled(args, 1, optional(args, 3)?)?
+                .find_iter(&source[from..])
+                .count(),
+        )
     }),
 ];
 
 fn optional<'v>(args: Args<'_, 'v>, at: usize) -> Result<&'v str, SqlError> {
-    if at < args.len() { text(args, at) } else { Ok("") }
+    if at < args.len() {
+        text(args, at)
+    } else {
+        Ok("")
+    }
 }
 
 fn compiled(args: Args<'_, '_>, at: usize, flags: &str) -> Result<Regex, SqlError> {
@@ -123,7 +145,8 @@ fn with_flags(pattern: &str, flags: &str) -> Result<Regex, SqlError> {
 }
 
 fn compile(pattern: &str, flags: &str) -> Result<Regex, SqlError> {
-    let (mut insensitive, mut dot_newline, mut lines, mut literal, mut extended) = (false, true, false, false, false);
+    let (mut insensitive, mut dot_newline, mut lines, mut literal, mut extended) =
+        (false, true, false, false, false);
     for flag in flags.chars() {
         match flag {
             'g' => {}
@@ -137,11 +160,17 @@ fn compile(pattern: &str, flags: &str) -> Result<Regex, SqlError> {
             'x' => extended = true,
             't' | 'e' => {}
             other => {
-                return Err(invalid_parameter(format!("invalid regular expression option: \"{other}\"")));
+                return Err(invalid_parameter(format!(
+                    "invalid regular expression option: \"{other}\""
+                )));
             }
         }
     }
-    let translated = if literal { regex::escape(pattern) } else { translate(pattern)? };
+    let translated = if literal {
+        regex::escape(pattern)
+    } else {
+        translate(pattern)?
+    };
     RegexBuilder::new(&translated)
         .case_insensitive(insensitive)
         .dot_matches_new_line(dot_newline)
@@ -152,9 +181,18 @@ fn compile(pattern: &str, flags: &str) -> Result<Regex, SqlError> {
         .map_err(|error| {
             let reason = match error {
                 regex::Error::CompiledTooBig(_) => "regular expression is too complex".to_owned(),
-                other => other.to_string().lines().last().unwrap_or("syntax error").trim_start_matches("error: ").to_owned(),
+                other => other
+                    .to_string()
+                    .lines()
+                    .last()
+                    .unwrap_or("syntax error")
+                    .trim_start_matches("error: ")
+                    .to_owned(),
             };
-            SqlError::new(ErrorCode::InvalidRegularExpression, format!("invalid regular expression: {reason}"))
+            SqlError::new(
+                ErrorCode::InvalidRegularExpression,
+                format!("invalid regular expression: {reason}"),
+            )
         })
 }
 
@@ -166,7 +204,11 @@ fn translate(pattern: &str) -> Result<String, SqlError> {
     }
     let mut out = String::with_capacity(pattern.len() + 8);
     let mut chars = pattern.chars().peekable();
-    let refuse = |what: &str| SqlError::unsupported(format_args!("{what} in the regular expression \"{pattern}\""));
+    let refuse = |what: &str| {
+        SqlError::unsupported(format_args!(
+            "{what} in the regular expression \"{pattern}\""
+        ))
+    };
     while let Some(c) = chars.next() {
         match c {
             '\\' => match chars.next() {
@@ -177,7 +219,10 @@ fn translate(pattern: &str) -> Result<String, SqlError> {
                 Some('Z') => out.push_str("\\z"),
                 Some('1'..='9') => return Err(refuse("a back reference")),
                 Some('e') => out.push_str("\\x1B"),
-                Some(c @ ('A' | 'd' | 'D' | 's' | 'S' | 'w' | 'W' | 'a' | 'f' | 'n' | 'r' | 't' | 'v' | 'x' | 'u' | 'U')) => {
+                Some(
+                    c @ ('A' | 'd' | 'D' | 's' | 'S' | 'w' | 'W' | 'a' | 'f' | 'n' | 'r' | 't'
+                    | 'v' | 'x' | 'u' | 'U'),
+                ) => {
                     out.extend(['\\', c]);
                 }
                 Some('b') => out.push_str("\\x08"),
@@ -249,7 +294,10 @@ fn similar(pattern: &str, escape: &str) -> Result<String, SqlError> {
             c if Some(c) == escape => match chars.next() {
                 Some(c) => out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
                 None => {
-                    return Err(SqlError::new(ErrorCode::InvalidEscapeSequence, "invalid escape string"));
+                    return Err(SqlError::new(
+                        ErrorCode::InvalidEscapeSequence,
+                        "invalid escape string",
+                    ));
                 }
             },
             '[' => {
@@ -284,7 +332,10 @@ fn expand(replacement: &str, captures: &Captures<'_>) -> String {
         match chars.next() {
             Some('&') => out.push_str(captures.get(0).map_or("", |whole| whole.as_str())),
             Some(digit @ '1'..='9') => {
-                let group = digit.to_digit(10).and_then(|digit| usize::try_from(digit).ok()).unwrap_or(0);
+                let group = digit
+                    .to_digit(10)
+                    .and_then(|digit| usize::try_from(digit).ok())
+                    .unwrap_or(0);
                 out.push_str(captures.get(group).map_or("", |group| group.as_str()));
             }
             Some('\\') => out.push('\\'),
@@ -298,6 +349,9 @@ fn expand(replacement: &str, captures: &Captures<'_>) -> String {
 /// The groups of a match as a text[]; the whole match if it has none.
 fn groups(captures: &Captures<'_>) -> Value {
     let skipped = usize::from(captures.len() > 1);
-    let groups = captures.iter().skip(skipped).map(|group| group.map_or(ValueRef::Null, |group| ValueRef::Text(group.as_str())));
+    let groups = captures
+        .iter()
+        .skip(skipped)
+        .map(|group| group.map_or(ValueRef::Null, |group| ValueRef::Text(group.as_str())));
     Value::Text(array::store(&PgType::Text, groups))
 }

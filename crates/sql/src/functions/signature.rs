@@ -130,7 +130,9 @@ impl ArgType {
             ArgType::TextArray => PgType::Text.array(),
             ArgType::Int4Array => PgType::Int4.array(),
             ArgType::Int8Array => PgType::Int8.array(),
-            ArgType::AnyNumeric | ArgType::Any | ArgType::AnyElement | ArgType::AnyArray => return None,
+            ArgType::AnyNumeric | ArgType::Any | ArgType::AnyElement | ArgType::AnyArray => {
+                return None;
+            }
         })
     }
 }
@@ -143,9 +145,9 @@ impl ResultType {
         match self {
             ResultType::Of(ty) => ty.pg_type(),
             ResultType::Argument(index) => args.get(index).map(PgType::without_modifier),
-            ResultType::ArrayOf(index) => {
-                args.get(index).map(|element| element.without_modifier().array())
-            }
+            ResultType::ArrayOf(index) => args
+                .get(index)
+                .map(|element| element.without_modifier().array()),
             ResultType::ElementOf(index) => args.get(index)?.element().cloned(),
             ResultType::Void => Some(PgType::Void),
         }
@@ -192,7 +194,11 @@ fn render(template: &str, args: &[(String, PgType)]) -> String {
             out.push(char::from(mark));
         } else {
             if let Some((text, ty)) = from.first() {
-                if mark == b'$' { out.push_str(text) } else { push_type(&mut out, ty) }
+                if mark == b'$' {
+                    out.push_str(text)
+                } else {
+                    push_type(&mut out, ty)
+                }
             } else {
                 out.push_str("NULL");
             }

@@ -4,36 +4,70 @@ use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 
 use super::Scalar;
 use super::support::{
-    Args, Outcome, blob, bool_value, bounded, count, int, invalid_parameter, lenient, pg_type, strict, text,
+    Args, Outcome, blob, bool_value, bounded, count, int, invalid_parameter, lenient, pg_type,
+    strict, text,
 };
 use super::values::printed;
 
 pub(super) const SCALARS: &[Scalar] = &[
-    strict!("sh_lower", 1, |args| Ok(Value::Text(text(args, 0)?.chars().map(lower).collect()))),
-    strict!("sh_upper", 1, |args| Ok(Value::Text(text(args, 0)?.chars().map(upper).collect()))),
-    strict!("sh_initcap", 1, |args| Ok(Value::Text(initcap(text(args, 0)?)))),
+    strict!("sh_lower", 1, |args| Ok(Value::Text(
+        text(args, 0)?.chars().map(lower).collect()
+    ))),
+    strict!("sh_upper", 1, |args| Ok(Value::Text(
+        text(args, 0)?.chars().map(upper).collect()
+    ))),
+    strict!("sh_initcap", 1, |args| Ok(Value::Text(initcap(text(
+        args, 0
+    )?)))),
     // text, from (1 is the first)[, length]
     strict!("sh_substr", -1, |args| {
-        let length = if args.len() > 2 { Some(int(args, 2)?) } else { None };
+        let length = if args.len() > 2 {
+            Some(int(args, 2)?)
+        } else {
+            None
+        };
         let (start, end) = window(int(args, 1)?, length)?;
         let taken: String = slice(text(args, 0)?, start, end).to_owned();
         Ok(Value::Text(taken))
     }),
     strict!("sh_substr_bytes", -1, |args| {
-        let length = if args.len() > 2 { Some(int(args, 2)?) } else { None };
+        let length = if args.len() > 2 {
+            Some(int(args, 2)?)
+        } else {
+            None
+        };
         let (start, end) = window(int(args, 1)?, length)?;
         let bytes = blob(args, 0)?;
         let (start, end) = (start.min(bytes.len()), end.min(bytes.len()));
-        Ok(Value::Blob(bytes.get(start..end).unwrap_or_default().to_vec()))
+        Ok(Value::Blob(
+            bytes.get(start..end).unwrap_or_default().to_vec(),
+        ))
     }),
     strict!("sh_strpos", 2, |args| {
         let (text, part) = (text(args, 0)?, text(args, 1)?);
-        count(text.find(part).map_or(0, |at| text[..at].chars().count() + 1))
+        count(
+            text.find(part)
+                .map_or(0, |at| text[..at].chars().count() + 1),
+        )
     }),
-    strict!("sh_left", 2, |args| Ok(Value::Text(left(text(args, 0)?, int(args, 1)?).to_owned()))),
-    strict!("sh_right", 2, |args| Ok(Value::Text(right(text(args, 0)?, int(args, 1)?).to_owned()))),
-    strict!("sh_lpad", 3, |args| pad(text(args, 0)?, int(args, 1)?, text(args, 2)?, true)),
-    strict!("sh_rpad", 3, |args| pad(text(args, 0)?, int(args, 1)?, text(args, 2)?, false)),
+    strict!("sh_left", 2, |args| Ok(Value::Text(
+        left(text(args, 0)?, int(args, 1)?).to_owned()
+    ))),
+    strict!("sh_right", 2, |args| Ok(Value::Text(
+        right(text(args, 0)?, int(args, 1)?).to_owned()
+    ))),
+    strict!("sh_lpad", 3, |args| pad(
+        text(args, 0)?,
+        int(args, 1)?,
+        text(args, 2)?,
+        true
+    )),
+    strict!("sh_rpad", 3, |args| pad(
+        text(args, 0)?,
+        int(args, 1)?,
+        text(args, 2)?,
+        false
+    )),
     strict!("sh_repeat", 2, |args| {
         let text = text(args, 0)?;
         let times = usize::try_from(int(args, 1)?.max(0)).unwrap_or(usize::MAX);
@@ -49,14 +83,26 @@ pub(super) const SCALARS: &[Scalar] = &[
         bounded(text.len().saturating_add(times.saturating_mul(to.len())))?;
         Ok(Value::Text(text.replace(from, to)))
     }),
-    strict!("sh_reverse", 1, |args| Ok(Value::Text(text(args, 0)?.chars().rev().collect()))),
-    strict!("sh_split_part", 3, |args| split_part(text(args, 0)?, text(args, 1)?, int(args, 2)?)),
+    strict!("sh_reverse", 1, |args| Ok(Value::Text(
+        text(args, 0)?.chars().rev().collect()
+    ))),
+    strict!("sh_split_part", 3, |args| split_part(
+        text(args, 0)?,
+        text(args, 1)?,
+        int(args, 2)?
+    )),
     strict!("sh_translate", 3, |args| {
-        let (from, to): (Vec<char>, Vec<char>) = (text(args, 1)?.chars().collect(), text(args, 2)?.chars().collect());
-        let translated = text(args, 0)?.chars().filter_map(|c| match from.iter().position(|&f| f == c) {
-            Some(at) => to.get(at).copied(),
-            None => Some(c),
-        });
+        let (from, to): (Vec<char>, Vec<char>) = (
+            text(args, 1)?.chars().collect(),
+            text(args, 2)?.chars().collect(),
+        );
+        let translated =
+            text(args, 0)?
+                .chars()
+                .filter_map(|c| match from.iter().position(|&f| f == c) {
+                    Some(at) => to.get(at).copied(),
+                    None => Some(c),
+                });
         Ok(Value::Text(translated.collect()))
     }),
     strict!("sh_btrim", 2, |args| trimmed(args, true, true)),
@@ -65,32 +111,55 @@ pub(super) const SCALARS: &[Scalar] = &[
     // text, new, from[, length]
     strict!("sh_overlay", -1, |args| {
         let (text, new, from) = (text(args, 0)?, text(args, 1)?, int(args, 2)?);
-        let length = if args.len() > 3 { int(args, 3)? } else { i64::try_from(new.chars().count()).unwrap_or(i64::MAX) };
+        let length = if args.len() > 3 {
+            int(args, 3)?
+        } else {
+            i64::try_from(new.chars().count()).unwrap_or(i64::MAX)
+        };
         if from < 1 {
             return Err(negative_length());
         }
         let (_, before) = window(1, Some(from - 1))?;
         let (after, _) = window(from.saturating_add(length), None)?;
-        Ok(Value::Text([slice(text, 0, before), new, slice(text, after, usize::MAX)].concat()))
+        Ok(Value::Text(
+            [slice(text, 0, before), new, slice(text, after, usize::MAX)].concat(),
+        ))
     }),
-    strict!("sh_ascii", 1, |args| Ok(Value::Integer(text(args, 0)?.chars().next().map_or(0, |c| u32::from(c).into())))),
+    strict!("sh_ascii", 1, |args| Ok(Value::Integer(
+        text(args, 0)?
+            .chars()
+            .next()
+            .map_or(0, |c| u32::from(c).into())
+    ))),
     strict!("sh_chr", 1, |args| {
         let code = int(args, 0)?;
         if code == 0 {
-            return Err(SqlError::new(ErrorCode::StatementTooLarge, "null character not permitted"));
+            return Err(SqlError::new(
+                ErrorCode::StatementTooLarge,
+                "null character not permitted",
+            ));
         }
         u32::try_from(code)
             .ok()
             .and_then(char::from_u32)
             .map(|c| Value::Text(c.into()))
-            .ok_or_else(|| SqlError::new(ErrorCode::StatementTooLarge, format!("requested character not valid for encoding: {code}")))
+            .ok_or_else(|| {
+                SqlError::new(
+                    ErrorCode::StatementTooLarge,
+                    format!("requested character not valid for encoding: {code}"),
+                )
+            })
     }),
-    strict!("sh_starts_with", 2, |args| bool_value(text(args, 0)?.starts_with(text(args, 1)?))),
+    strict!("sh_starts_with", 2, |args| bool_value(
+        text(args, 0)?.starts_with(text(args, 1)?)
+    )),
     strict!("sh_octet_length", 1, |args| match args[0] {
         ValueRef::Blob(bytes) => count(bytes.len()),
         _ => count(text(args, 0)?.len()),
     }),
-    strict!("sh_char_length", 1, |args| count(text(args, 0)?.chars().count())),
+    strict!("sh_char_length", 1, |args| count(
+        text(args, 0)?.chars().count()
+    )),
     // Each value, oid, typmod; NULLs count as nothing.
     lenient!("sh_concat", -1, |args| {
         let mut out = String::new();
@@ -117,20 +186,40 @@ pub(super) const SCALARS: &[Scalar] = &[
         }
         let mut values = Vec::new();
         for value in args[1..].chunks(3) {
-            values.push(if value[0].is_null() { None } else { Some(printed(&pg_type(value, 1)?, value[0])) });
+            values.push(if value[0].is_null() {
+                None
+            } else {
+                Some(printed(&pg_type(value, 1)?, value[0]))
+            });
         }
         format_text(text(args, 0)?, &values).map(Value::Text)
     }),
-    strict!("sh_quote_ident", 1, |args| Ok(Value::Text(quote_ident(text(args, 0)?)))),
-    strict!("sh_quote_literal", 1, |args| Ok(Value::Text(quote_literal(text(args, 0)?)))),
-    lenient!("sh_quote_nullable", 1, |args| Ok(Value::Text(match args[0] {
-        ValueRef::Null => "NULL".to_owned(),
-        _ => quote_literal(text(args, 0)?),
-    }))),
+    strict!("sh_quote_ident", 1, |args| Ok(Value::Text(quote_ident(
+        text(args, 0)?
+    )))),
+    strict!("sh_quote_literal", 1, |args| Ok(Value::Text(
+        quote_literal(text(args, 0)?)
+    ))),
+    lenient!("sh_quote_nullable", 1, |args| Ok(Value::Text(
+        match args[0] {
+            ValueRef::Null => "NULL".to_owned(),
+            _ => quote_literal(text(args, 0)?),
+        }
+    ))),
     // text, pattern, escape character (or the empty text for none)
-    strict!("sh_like", 3, |args| like(text(args, 0)?, text(args, 1)?, text(args, 2)?).and_then(bool_value)),
+    strict!("sh_like", 3, |args| like(
+        text(args, 0)?,
+        text(args, 1)?,
+        text(args, 2)?
+    )
+    .and_then(bool_value)),
     strict!("sh_ilike", 3, |args| {
-        like(&lowered(text(args, 0)?), &lowered(text(args, 1)?), text(args, 2)?).and_then(bool_value)
+        like(
+            &lowered(text(args, 0)?),
+            &lowered(text(args, 1)?),
+            text(args, 2)?,
+        )
+        .and_then(bool_value)
     }),
     // text, delimiter (or NULL), text that stands for NULL (or NULL): an array
     lenient!("sh_string_to_array", 3, string_to_array),
@@ -172,7 +261,10 @@ fn initcap(text: &str) -> String {
 }
 
 fn negative_length() -> SqlError {
-    SqlError::new(ErrorCode::SubstringError, "negative substring length not allowed")
+    SqlError::new(
+        ErrorCode::SubstringError,
+        "negative substring length not allowed",
+    )
 }
 
 /// Characters from and to (exclusive), from 0, of a substring that starts at `from` (1 is the first;
@@ -192,7 +284,11 @@ fn slice(text: &str, start: usize, end: usize) -> &str {
     if start >= end {
         return "";
     }
-    let byte = |position: usize| text.char_indices().nth(position).map_or(text.len(), |(at, _)| at);
+    let byte = |position: usize| {
+        text.char_indices()
+            .nth(position)
+            .map_or(text.len(), |(at, _)| at)
+    };
     if text.is_ascii() {
         return &text[start.min(text.len())..end.min(text.len())];
     }
@@ -204,7 +300,9 @@ fn left(text: &str, count: i64) -> &str {
     let wanted = if count >= 0 {
         usize::try_from(count).unwrap_or(usize::MAX)
     } else {
-        text.chars().count().saturating_sub(usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX))
+        text.chars()
+            .count()
+            .saturating_sub(usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX))
     };
     slice(text, 0, wanted)
 }
@@ -213,7 +311,11 @@ fn left(text: &str, count: i64) -> &str {
 fn right(text: &str, count: i64) -> &str {
     let length = text.chars().count();
     let magnitude = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
-    let skipped = if count >= 0 { length.saturating_sub(magnitude) } else { magnitude.min(length) };
+    let skipped = if count >= 0 {
+        length.saturating_sub(magnitude)
+    } else {
+        magnitude.min(length)
+    };
     slice(text, skipped, usize::MAX)
 }
 
@@ -225,7 +327,11 @@ fn pad(text: &str, length: i64, fill: &str, front: bool) -> Outcome {
     }
     bounded(length.saturating_mul(4))?;
     let padding: String = fill.chars().cycle().take(length - have).collect();
-    Ok(Value::Text(if front { padding + text } else { text.to_owned() + &padding }))
+    Ok(Value::Text(if front {
+        padding + text
+    } else {
+        text.to_owned() + &padding
+    }))
 }
 
 fn split_part(text: &str, delimiter: &str, field: i64) -> Outcome {
@@ -258,7 +364,8 @@ fn format_text(pattern: &str, values: &[Option<String>]) -> Result<String, SqlEr
     let mut next = 0;
     let mut chars = pattern.chars().peekable();
     let unterminated = || {
-        invalid_parameter("unterminated format() type specifier").with_hint("For a single \"%\" use \"%%\".")
+        invalid_parameter("unterminated format() type specifier")
+            .with_hint("For a single \"%\" use \"%%\".")
     };
     while let Some(c) = chars.next() {
         if c != '%' {
@@ -279,10 +386,18 @@ fn format_text(pattern: &str, values: &[Option<String>]) -> Result<String, SqlEr
                         .parse::<usize>()
                         .ok()
                         .and_then(|position| position.checked_sub(1))
-                        .ok_or_else(|| invalid_parameter("format specifies argument 0, but arguments are numbered from 1"))?;
+                        .ok_or_else(|| {
+                            invalid_parameter(
+                                "format specifies argument 0, but arguments are numbered from 1",
+                            )
+                        })?;
                     digits.clear();
                 }
-                '*' => return Err(SqlError::unsupported("a width taken from an argument of format()")),
+                '*' => {
+                    return Err(SqlError::unsupported(
+                        "a width taken from an argument of format()",
+                    ));
+                }
                 c if c.is_ascii_digit() => digits.push(c),
                 _ => break,
             }
@@ -292,17 +407,25 @@ fn format_text(pattern: &str, values: &[Option<String>]) -> Result<String, SqlEr
             width = bounded(digits.parse().unwrap_or(usize::MAX))?;
         }
         let kind = chars.next().ok_or_else(unterminated)?;
-        let value = values.get(next).ok_or_else(|| invalid_parameter("too few arguments for format()"))?;
+        let value = values
+            .get(next)
+            .ok_or_else(|| invalid_parameter("too few arguments for format()"))?;
         next += 1;
         let shown = match (kind, value) {
             ('s', value) => value.clone().unwrap_or_default(),
             ('I', Some(value)) => quote_ident(value),
-            ('I', None) => return Err(invalid_parameter("null values cannot be formatted as an SQL identifier")),
+            ('I', None) => {
+                return Err(invalid_parameter(
+                    "null values cannot be formatted as an SQL identifier",
+                ));
+            }
             ('L', Some(value)) => quote_literal(value),
             ('L', None) => "NULL".to_owned(),
             (other, _) => {
-                return Err(invalid_parameter(format!("unrecognized format() type specifier \"{other}\""))
-                    .with_hint("For a single \"%\" use \"%%\"."));
+                return Err(invalid_parameter(format!(
+                    "unrecognized format() type specifier \"{other}\""
+                ))
+                .with_hint("For a single \"%\" use \"%%\"."));
             }
         };
         let missing = width.saturating_sub(shown.chars().count());
@@ -319,9 +442,15 @@ fn format_text(pattern: &str, values: &[Option<String>]) -> Result<String, SqlEr
 
 fn quote_ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
         && !is_reserved(name);
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }
 
 /// Words that PostgreSQL always quotes as names: all but the unreserved ones.
@@ -337,12 +466,17 @@ fn is_reserved(word: &str) -> bool {
         tablesample then time timestamp to trailing treat trim true union unique user using values varchar variadic \
         verbose when where window with xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces xmlparse \
         xmlpi xmlroot xmlserialize xmltable ";
-    WORDS.split_ascii_whitespace().any(|reserved| reserved == word)
+    WORDS
+        .split_ascii_whitespace()
+        .any(|reserved| reserved == word)
 }
 
 fn quote_literal(text: &str) -> String {
     let prefix = if text.contains('\\') { "E" } else { "" };
-    format!("{prefix}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    format!(
+        "{prefix}'{}'",
+        text.replace('\\', "\\\\").replace('\'', "''")
+    )
 }
 
 /// One part of a LIKE pattern.
@@ -358,15 +492,20 @@ fn like(text: &str, pattern: &str, escape: &str) -> Result<bool, SqlError> {
     let mut escapes = escape.chars();
     let escape = escapes.next();
     if escapes.next().is_some() {
-        return Err(SqlError::new(ErrorCode::InvalidEscapeSequence, "invalid escape string")
-            .with_hint("Escape string must be empty or one character."));
+        return Err(
+            SqlError::new(ErrorCode::InvalidEscapeSequence, "invalid escape string")
+                .with_hint("Escape string must be empty or one character."),
+        );
     }
     let mut parts = Vec::with_capacity(pattern.len());
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         parts.push(match c {
             c if Some(c) == escape => Part::Literal(chars.next().ok_or_else(|| {
-                SqlError::new(ErrorCode::InvalidEscapeSequence, "LIKE pattern must not end with escape character")
+                SqlError::new(
+                    ErrorCode::InvalidEscapeSequence,
+                    "LIKE pattern must not end with escape character",
+                )
             })?),
             '%' => Part::Any,
             '_' => Part::One,
@@ -396,7 +535,9 @@ fn like(text: &str, pattern: &str, escape: &str) -> Result<bool, SqlError> {
             }
             _ => {}
         }
-        let Some((from, after)) = retry else { return Ok(false) };
+        let Some((from, after)) = retry else {
+            return Ok(false);
+        };
         at = from + text[from..].chars().next().map_or(1, char::len_utf8);
         part = after;
         retry = Some((at, after));
@@ -409,11 +550,18 @@ fn string_to_array(args: Args<'_, '_>) -> Outcome {
         return Ok(Value::Null);
     }
     let source = text(args, 0)?;
-    let null = if args[2].is_null() { None } else { Some(text(args, 2)?) };
+    let null = if args[2].is_null() {
+        None
+    } else {
+        Some(text(args, 2)?)
+    };
     let mut letters = [0; 4];
     let parts: Vec<String> = match args[1] {
         _ if source.is_empty() => Vec::new(),
-        ValueRef::Null => source.chars().map(|c| c.encode_utf8(&mut letters).to_owned()).collect(),
+        ValueRef::Null => source
+            .chars()
+            .map(|c| c.encode_utf8(&mut letters).to_owned())
+            .collect(),
         _ if text(args, 1)?.is_empty() => vec![source.to_owned()],
         _ => source.split(text(args, 1)?).map(str::to_owned).collect(),
     };
@@ -421,5 +569,8 @@ fn string_to_array(args: Args<'_, '_>) -> Outcome {
         Some(null) if null == part => ValueRef::Null,
         _ => ValueRef::Text(part),
     });
-    Ok(Value::Text(crate::types::array::store(&crate::types::PgType::Text, values)))
+    Ok(Value::Text(crate::types::array::store(
+        &crate::types::PgType::Text,
+        values,
+    )))
 }

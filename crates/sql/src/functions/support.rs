@@ -20,7 +20,8 @@ macro_rules! strict {
                 }
                 let call: fn(
                     &[springhead_proto::ValueRef<'_>],
-                ) -> Result<springhead_proto::Value, springhead_proto::SqlError> = $call;
+                )
+                    -> Result<springhead_proto::Value, springhead_proto::SqlError> = $call;
                 call(args)
             },
         }
@@ -30,7 +31,12 @@ macro_rules! strict {
 /// A table entry for a function that looks at NULLs itself.
 macro_rules! lenient {
     ($name:literal, $args:expr, $call:expr) => {
-        $crate::functions::Scalar { name: $name, args: $args, deterministic: true, call: $call }
+        $crate::functions::Scalar {
+            name: $name,
+            args: $args,
+            deterministic: true,
+            call: $call,
+        }
     };
 }
 
@@ -51,7 +57,10 @@ pub(super) fn int(args: Args<'_, '_>, at: usize) -> Result<i64, SqlError> {
 pub(super) fn real(args: Args<'_, '_>, at: usize) -> Result<f64, SqlError> {
     match args.get(at) {
         Some(ValueRef::Real(value)) => Ok(*value),
-        #[expect(clippy::cast_precision_loss, reason = "the nearest double is what PostgreSQL takes")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the nearest double is what PostgreSQL takes"
+        )]
         Some(ValueRef::Integer(value)) => Ok(*value as f64),
         other => Err(mismatch(other, at, "a float")),
     }
@@ -101,14 +110,19 @@ pub(super) fn bool_value(value: bool) -> Outcome {
 }
 
 pub(super) fn text_value(bytes: Vec<u8>) -> Outcome {
-    String::from_utf8(bytes)
-        .map(Value::Text)
-        .map_err(|_| SqlError::new(ErrorCode::InvalidByteSequence, "invalid byte sequence for encoding \"UTF8\""))
+    String::from_utf8(bytes).map(Value::Text).map_err(|_| {
+        SqlError::new(
+            ErrorCode::InvalidByteSequence,
+            "invalid byte sequence for encoding \"UTF8\"",
+        )
+    })
 }
 
 /// How many characters, or any count, as a value.
 pub(super) fn count(value: usize) -> Outcome {
-    i64::try_from(value).map(Value::Integer).map_err(|_| too_large())
+    i64::try_from(value)
+        .map(Value::Integer)
+        .map_err(|_| too_large())
 }
 
 pub(super) fn mismatch(value: Option<&ValueRef<'_>>, at: usize, wanted: &str) -> SqlError {
@@ -120,7 +134,10 @@ pub(super) fn mismatch(value: Option<&ValueRef<'_>>, at: usize, wanted: &str) ->
         Some(ValueRef::Text(_)) => "a text",
         Some(ValueRef::Blob(_)) => "a blob",
     };
-    SqlError::new(ErrorCode::Internal, format!("argument {} must be {wanted}, it is {got}", at + 1))
+    SqlError::new(
+        ErrorCode::Internal,
+        format!("argument {} must be {wanted}, it is {got}", at + 1),
+    )
 }
 
 /// 22003.
@@ -148,5 +165,9 @@ pub(super) fn too_large() -> SqlError {
 
 /// Refuses results above [`MAX_RESULT_BYTES`] before they are made.
 pub(super) fn bounded(bytes: usize) -> Result<usize, SqlError> {
-    if bytes > MAX_RESULT_BYTES { Err(too_large()) } else { Ok(bytes) }
+    if bytes > MAX_RESULT_BYTES {
+        Err(too_large())
+    } else {
+        Ok(bytes)
+    }
 }

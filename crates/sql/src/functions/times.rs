@@ -4,12 +4,13 @@ use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 
 use super::Scalar;
 use super::support::{
-    Args, Outcome, bool_value, division_by_zero, int, interval, invalid_parameter, real, strict, text,
+    Args, Outcome, bool_value, division_by_zero, int, interval, invalid_parameter, real, strict,
+    text,
 };
 use super::to_char;
 use crate::types::datetime::{
-    DAY, HOUR, MINUTE, SECOND, civil_from_days, date_micros, days_from_civil, days_in_month, field_range, in_range,
-    is_infinite, out_of_range,
+    DAY, HOUR, MINUTE, SECOND, civil_from_days, date_micros, days_from_civil, days_in_month,
+    field_range, in_range, is_infinite, out_of_range,
 };
 use crate::types::interval::Interval;
 use crate::types::numeric::{Decimal, Numeric};
@@ -18,68 +19,169 @@ pub(super) const SCALARS: &[Scalar] = &[
     // Casts.
     strict!("sh_timestamp_to_date", 1, |args| {
         let micros = int(args, 0)?;
-        Ok(Value::Integer(if is_infinite(micros) { micros } else { micros.div_euclid(DAY) * DAY }))
+        Ok(Value::Integer(if is_infinite(micros) {
+            micros
+        } else {
+            micros.div_euclid(DAY) * DAY
+        }))
     }),
     strict!("sh_timestamp_to_time", 1, |args| {
         let micros = int(args, 0)?;
-        Ok(if is_infinite(micros) { Value::Null } else { Value::Integer(micros.rem_euclid(DAY)) })
+        Ok(if is_infinite(micros) {
+            Value::Null
+        } else {
+            Value::Integer(micros.rem_euclid(DAY))
+        })
     }),
-    strict!("sh_time_to_interval", 1, |args| span(Interval { micros: int(args, 0)?, ..Interval::default() })),
-    strict!("sh_interval_to_time", 1, |args| Ok(Value::Integer(interval(args, 0)?.micros.rem_euclid(DAY)))),
+    strict!("sh_time_to_interval", 1, |args| span(Interval {
+        micros: int(args, 0)?,
+        ..Interval::default()
+    })),
+    strict!("sh_interval_to_time", 1, |args| Ok(Value::Integer(
+        interval(args, 0)?.micros.rem_euclid(DAY)
+    ))),
     // Arithmetic.
-    strict!("sh_timestamp_add", 2, |args| add(int(args, 0)?, interval(args, 1)?).map(Value::Integer)),
-    strict!("sh_timestamp_sub", 2, |args| add(int(args, 0)?, interval(args, 1)?.negated()?).map(Value::Integer)),
+    strict!("sh_timestamp_add", 2, |args| add(
+        int(args, 0)?,
+        interval(args, 1)?
+    )
+    .map(Value::Integer)),
+    strict!("sh_timestamp_sub", 2, |args| add(
+        int(args, 0)?,
+        interval(args, 1)?.negated()?
+    )
+    .map(Value::Integer)),
     strict!("sh_timestamp_diff", 2, |args| {
         let (a, b) = (int(args, 0)?, int(args, 1)?);
         if is_infinite(a) || is_infinite(b) {
-            return Err(SqlError::new(ErrorCode::DatetimeOverflow, "cannot subtract infinite timestamps"));
+            return Err(SqlError::new(
+                ErrorCode::DatetimeOverflow,
+                "cannot subtract infinite timestamps",
+            ));
         }
         let micros = a.checked_sub(b).ok_or_else(|| out_of_range("interval"))?;
-        span(justify_hours(Interval { micros, ..Interval::default() })?)
+        span(justify_hours(Interval {
+            micros,
+            ..Interval::default()
+        })?)
     }),
-    strict!("sh_date_add", 2, |args| date_add(int(args, 0)?, int(args, 1)?)),
-    strict!("sh_date_sub", 2, |args| date_add(int(args, 0)?, -int(args, 1)?)),
+    strict!("sh_date_add", 2, |args| date_add(
+        int(args, 0)?,
+        int(args, 1)?
+    )),
+    strict!("sh_date_sub", 2, |args| date_add(
+        int(args, 0)?,
+        -int(args, 1)?
+    )),
     strict!("sh_date_diff", 2, |args| {
         let (a, b) = (int(args, 0)?, int(args, 1)?);
         if is_infinite(a) || is_infinite(b) {
-            return Err(SqlError::new(ErrorCode::DatetimeOverflow, "cannot subtract infinite dates"));
+            return Err(SqlError::new(
+                ErrorCode::DatetimeOverflow,
+                "cannot subtract infinite dates",
+            ));
         }
         Ok(Value::Integer(a / DAY - b / DAY))
     }),
     strict!("sh_date_time", 2, |args| {
         let day = int(args, 0)?;
-        Ok(Value::Integer(if is_infinite(day) { day } else { day + int(args, 1)? }))
+        Ok(Value::Integer(if is_infinite(day) {
+            day
+        } else {
+            day + int(args, 1)?
+        }))
     }),
-    strict!("sh_time_add", 2, |args| Ok(Value::Integer(int(args, 0)?.wrapping_add(interval(args, 1)?.micros % DAY).rem_euclid(DAY)))),
-    strict!("sh_time_sub", 2, |args| Ok(Value::Integer(int(args, 0)?.wrapping_sub(interval(args, 1)?.micros % DAY).rem_euclid(DAY)))),
-    strict!("sh_time_diff", 2, |args| span(Interval { micros: int(args, 0)? - int(args, 1)?, ..Interval::default() })),
-    strict!("sh_interval_add", 2, |args| span(interval(args, 0)?.plus(interval(args, 1)?)?)),
-    strict!("sh_interval_sub", 2, |args| span(interval(args, 0)?.plus(interval(args, 1)?.negated()?)?)),
-    strict!("sh_interval_mul", 2, |args| span(interval(args, 0)?.times(real(args, 1)?)?)),
+    strict!("sh_time_add", 2, |args| Ok(Value::Integer(
+        int(args, 0)?
+            .wrapping_add(interval(args, 1)?.micros % DAY)
+            .rem_euclid(DAY)
+    ))),
+    strict!("sh_time_sub", 2, |args| Ok(Value::Integer(
+        int(args, 0)?
+            .wrapping_sub(interval(args, 1)?.micros % DAY)
+            .rem_euclid(DAY)
+    ))),
+    strict!("sh_time_diff", 2, |args| span(Interval {
+        micros: int(args, 0)? - int(args, 1)?,
+        ..Interval::default()
+    })),
+    strict!("sh_interval_add", 2, |args| span(
+        interval(args, 0)?.plus(interval(args, 1)?)?
+    )),
+    strict!("sh_interval_sub", 2, |args| span(
+        interval(args, 0)?.plus(interval(args, 1)?.negated()?)?
+    )),
+    strict!("sh_interval_mul", 2, |args| span(
+        interval(args, 0)?.times(real(args, 1)?)?
+    )),
     strict!("sh_interval_div", 2, |args| {
         let divisor = real(args, 1)?;
-        if divisor == 0.0 { Err(division_by_zero()) } else { span(interval(args, 0)?.times(1.0 / divisor)?) }
+        if divisor == 0.0 {
+            Err(division_by_zero())
+        } else {
+            span(interval(args, 0)?.times(1.0 / divisor)?)
+        }
     }),
-    strict!("sh_justify_hours", 1, |args| span(justify_hours(interval(args, 0)?)?)),
-    strict!("sh_justify_days", 1, |args| span(justify_days(interval(args, 0)?)?)),
-    strict!("sh_justify_interval", 1, |args| span(justify(interval(args, 0)?)?)),
+    strict!("sh_justify_hours", 1, |args| span(justify_hours(
+        interval(args, 0)?
+    )?)),
+    strict!("sh_justify_days", 1, |args| span(justify_days(interval(
+        args, 0
+    )?)?)),
+    strict!("sh_justify_interval", 1, |args| span(justify(interval(
+        args, 0
+    )?)?)),
     // later, earlier
-    strict!("sh_age", 2, |args| age(int(args, 0)?, int(args, 1)?).and_then(span)),
+    strict!("sh_age", 2, |args| age(int(args, 0)?, int(args, 1)?)
+        .and_then(span)),
     // Parts. The field's name comes first.
-    strict!("sh_date_trunc", 2, |args| truncate(text(args, 0)?, int(args, 1)?).map(Value::Integer)),
-    strict!("sh_interval_trunc", 2, |args| truncate_interval(text(args, 0)?, interval(args, 1)?).and_then(span)),
-    strict!("sh_extract", 2, |args| part(extract(text(args, 0)?, int(args, 1)?, "timestamp without time zone")?)),
-    strict!("sh_extract_date", 2, |args| part(extract_date(text(args, 0)?, int(args, 1)?)?)),
-    strict!("sh_extract_time", 2, |args| part(extract_time(text(args, 0)?, int(args, 1)?)?)),
-    strict!("sh_extract_interval", 2, |args| part(extract_interval(text(args, 0)?, interval(args, 1)?)?)),
+    strict!("sh_date_trunc", 2, |args| truncate(
+        text(args, 0)?,
+        int(args, 1)?
+    )
+    .map(Value::Integer)),
+    strict!("sh_interval_trunc", 2, |args| truncate_interval(
+        text(args, 0)?,
+        interval(args, 1)?
+    )
+    .and_then(span)),
+    strict!("sh_extract", 2, |args| part(extract(
+        text(args, 0)?,
+        int(args, 1)?,
+        "timestamp without time zone"
+    )?)),
+    strict!("sh_extract_date", 2, |args| part(extract_date(
+        text(args, 0)?,
+        int(args, 1)?
+    )?)),
+    strict!("sh_extract_time", 2, |args| part(extract_time(
+        text(args, 0)?,
+        int(args, 1)?
+    )?)),
+    strict!("sh_extract_interval", 2, |args| part(extract_interval(
+        text(args, 0)?,
+        interval(args, 1)?
+    )?)),
     // stride, timestamp, origin
     strict!("sh_date_bin", 3, date_bin),
     // Making.
-    strict!("sh_make_date", 3, |args| make_date(int(args, 0)?, int(args, 1)?, int(args, 2)?).map(Value::Integer)),
-    strict!("sh_make_time", 3, |args| make_time(int(args, 0)?, int(args, 1)?, real(args, 2)?).map(Value::Integer)),
+    strict!("sh_make_date", 3, |args| make_date(
+        int(args, 0)?,
+        int(args, 1)?,
+        int(args, 2)?
+    )
+    .map(Value::Integer)),
+    strict!("sh_make_time", 3, |args| make_time(
+        int(args, 0)?,
+        int(args, 1)?,
+        real(args, 2)?
+    )
+    .map(Value::Integer)),
     strict!("sh_make_timestamp", 6, |args| {
         let day = make_date(int(args, 0)?, int(args, 1)?, int(args, 2)?)?;
-        Ok(Value::Integer(day + make_time(int(args, 3)?, int(args, 4)?, real(args, 5)?)?))
+        Ok(Value::Integer(
+            day + make_time(int(args, 3)?, int(args, 4)?, real(args, 5)?)?,
+        ))
     }),
     // years, months, weeks, days, hours, minutes, seconds; those left out are zero
     strict!("sh_make_interval", -1, make_interval),
@@ -87,28 +189,62 @@ pub(super) const SCALARS: &[Scalar] = &[
     strict!("sh_to_timestamp", 1, |args| {
         let micros = (real(args, 0)? * 1e6).round_ties_even();
         if micros.is_infinite() {
-            return Ok(Value::Integer(if micros > 0.0 { i64::MAX } else { i64::MIN }));
+            return Ok(Value::Integer(if micros > 0.0 {
+                i64::MAX
+            } else {
+                i64::MIN
+            }));
         }
-        #[expect(clippy::cast_possible_truncation, reason = "saturates, and is then refused")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "saturates, and is then refused"
+        )]
         let micros = micros as i64;
         checked(micros).map(Value::Integer)
     }),
     // zone, timestamp: from local time there to UTC, and back
-    strict!("sh_from_zone", 2, |args| shift(int(args, 1)?, -zone(text(args, 0)?)?)),
-    strict!("sh_to_zone", 2, |args| shift(int(args, 1)?, zone(text(args, 0)?)?)),
-    strict!("sh_isfinite", 1, |args| bool_value(!matches!(args[0], ValueRef::Integer(i64::MAX | i64::MIN)))),
+    strict!("sh_from_zone", 2, |args| shift(
+        int(args, 1)?,
+        -zone(text(args, 0)?)?
+    )),
+    strict!("sh_to_zone", 2, |args| shift(
+        int(args, 1)?,
+        zone(text(args, 0)?)?
+    )),
+    strict!("sh_isfinite", 1, |args| bool_value(!matches!(
+        args[0],
+        ValueRef::Integer(i64::MAX | i64::MIN)
+    ))),
     // Formatting. value, pattern
-    strict!("sh_to_char_timestamp", 2, |args| to_char::timestamp(int(args, 0)?, text(args, 1)?).map(Value::Text)),
-    strict!("sh_to_char_interval", 2, |args| to_char::interval(interval(args, 0)?, text(args, 1)?).map(Value::Text)),
+    strict!("sh_to_char_timestamp", 2, |args| to_char::timestamp(
+        int(args, 0)?,
+        text(args, 1)?
+    )
+    .map(Value::Text)),
+    strict!("sh_to_char_interval", 2, |args| to_char::interval(
+        interval(args, 0)?,
+        text(args, 1)?
+    )
+    .map(Value::Text)),
     strict!("sh_to_char_numeric", 2, |args| {
         to_char::numeric(&super::support::numeric(args, 0)?, text(args, 1)?).map(Value::Text)
     }),
     // text, pattern
-    strict!("sh_parse_timestamp", 2, |args| to_char::parse(text(args, 0)?, text(args, 1)?).map(Value::Integer)),
+    strict!("sh_parse_timestamp", 2, |args| to_char::parse(
+        text(args, 0)?,
+        text(args, 1)?
+    )
+    .map(Value::Integer)),
     strict!("sh_parse_date", 2, |args| {
-        Ok(Value::Integer(to_char::parse(text(args, 0)?, text(args, 1)?)?.div_euclid(DAY) * DAY))
+        Ok(Value::Integer(
+            to_char::parse(text(args, 0)?, text(args, 1)?)?.div_euclid(DAY) * DAY,
+        ))
     }),
-    strict!("sh_to_number", 2, |args| to_char::number(text(args, 0)?, text(args, 1)?)?.to_value()),
+    strict!("sh_to_number", 2, |args| to_char::number(
+        text(args, 0)?,
+        text(args, 1)?
+    )?
+    .to_value()),
 ];
 
 fn span(interval: Interval) -> Outcome {
@@ -116,14 +252,22 @@ fn span(interval: Interval) -> Outcome {
 }
 
 fn checked(micros: i64) -> Result<i64, SqlError> {
-    if in_range(micros) && !is_infinite(micros) { Ok(micros) } else { Err(out_of_range("timestamp")) }
+    if in_range(micros) && !is_infinite(micros) {
+        Ok(micros)
+    } else {
+        Err(out_of_range("timestamp"))
+    }
 }
 
 fn shift(micros: i64, by: i64) -> Outcome {
     if is_infinite(micros) {
         return Ok(Value::Integer(micros));
     }
-    micros.checked_add(by).ok_or_else(|| out_of_range("timestamp")).and_then(checked).map(Value::Integer)
+    micros
+        .checked_add(by)
+        .ok_or_else(|| out_of_range("timestamp"))
+        .and_then(checked)
+        .map(Value::Integer)
 }
 
 /// Months first (the day of the month is cut to the month's length), then days, then time.
@@ -135,7 +279,10 @@ fn add(micros: i64, interval: Interval) -> Result<i64, SqlError> {
     if interval.months != 0 {
         let date = civil_from_days(days);
         let months = date.year * 12 + i64::from(date.month) - 1 + i64::from(interval.months);
-        let (year, month) = (months.div_euclid(12), u32::try_from(months.rem_euclid(12) + 1).expect("1 to 12"));
+        let (year, month) = (
+            months.div_euclid(12),
+            u32::try_from(months.rem_euclid(12) + 1).expect("1 to 12"),
+        );
         days = days_from_civil(year, month, date.day.min(days_in_month(year, month)));
     }
     (days + i64::from(interval.days))
@@ -200,16 +347,26 @@ fn justify(interval: Interval) -> Result<Interval, SqlError> {
     } else if days < 0 && micros > 0 {
         (micros, days) = (micros - DAY, days + 1);
     }
-    Ok(Interval { months: narrow(months)?, days: narrow(days)?, micros })
+    Ok(Interval {
+        months: narrow(months)?,
+        days: narrow(days)?,
+        micros,
+    })
 }
 
 /// The calendar difference, in years, months and days.
 fn age(a: i64, b: i64) -> Result<Interval, SqlError> {
     if is_infinite(a) || is_infinite(b) {
-        return Err(SqlError::new(ErrorCode::DatetimeOverflow, "interval out of range"));
+        return Err(SqlError::new(
+            ErrorCode::DatetimeOverflow,
+            "interval out of range",
+        ));
     }
     let (later, earlier, negative) = if a < b { (b, a, true) } else { (a, b, false) };
-    let (to, from) = (civil_from_days(later.div_euclid(DAY)), civil_from_days(earlier.div_euclid(DAY)));
+    let (to, from) = (
+        civil_from_days(later.div_euclid(DAY)),
+        civil_from_days(earlier.div_euclid(DAY)),
+    );
     let mut micros = later.rem_euclid(DAY) - earlier.rem_euclid(DAY);
     let mut days = i64::from(to.day) - i64::from(from.day);
     let mut months = (to.year - from.year) * 12 + i64::from(to.month) - i64::from(from.month);
@@ -218,10 +375,21 @@ fn age(a: i64, b: i64) -> Result<Interval, SqlError> {
     }
     if days < 0 {
         // Borrowed from the earlier one's month.
-        (days, months) = (days + i64::from(days_in_month(from.year, from.month)), months - 1);
+        (days, months) = (
+            days + i64::from(days_in_month(from.year, from.month)),
+            months - 1,
+        );
     }
-    let interval = Interval { months: narrow(months)?, days: narrow(days)?, micros };
-    if negative { interval.negated() } else { Ok(interval) }
+    let interval = Interval {
+        months: narrow(months)?,
+        days: narrow(days)?,
+        micros,
+    };
+    if negative {
+        interval.negated()
+    } else {
+        Ok(interval)
+    }
 }
 
 fn unknown_unit(field: &str, of: &str) -> SqlError {
@@ -229,15 +397,21 @@ fn unknown_unit(field: &str, of: &str) -> SqlError {
 }
 
 fn unsupported_unit(field: &str, of: &str) -> SqlError {
-    SqlError::new(ErrorCode::FeatureNotSupported, format!("unit \"{field}\" not supported for type {of}"))
+    SqlError::new(
+        ErrorCode::FeatureNotSupported,
+        format!("unit \"{field}\" not supported for type {of}"),
+    )
 }
 
 /// A field's canonical name, from any of PostgreSQL's spellings.
 fn unit(field: &str) -> String {
     let lower = field.to_ascii_lowercase();
     let canonical = match lower.as_str() {
-        "us" | "usec" | "usecs" | "microsecond" | "microseconds" | "microsec" | "microsecs" | "useconds" => "microseconds",
-        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "millisec" | "mseconds" => "milliseconds",
+        "us" | "usec" | "usecs" | "microsecond" | "microseconds" | "microsec" | "microsecs"
+        | "useconds" => "microseconds",
+        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "millisec" | "mseconds" => {
+            "milliseconds"
+        }
         "s" | "sec" | "secs" | "second" | "seconds" => "second",
         "m" | "min" | "mins" | "minute" | "minutes" => "minute",
         "h" | "hr" | "hrs" | "hour" | "hours" => "hour",
@@ -285,22 +459,34 @@ fn truncate(field: &str, micros: i64) -> Result<i64, SqlError> {
 }
 
 fn truncate_interval(field: &str, interval: Interval) -> Result<Interval, SqlError> {
-    let months = |size: i32| Interval { months: interval.months / size * size, ..Interval::default() };
-    let time = |unit: i64| Interval { micros: interval.micros / unit * unit, ..interval };
+    let months = |size: i32| Interval {
+        months: interval.months / size * size,
+        ..Interval::default()
+    };
+    let time = |unit: i64| Interval {
+        micros: interval.micros / unit * unit,
+        ..interval
+    };
     Ok(match unit(field).as_str() {
         "microseconds" => interval,
         "milliseconds" => time(1000),
         "second" => time(SECOND),
         "minute" => time(MINUTE),
         "hour" => time(HOUR),
-        "day" => Interval { micros: 0, ..interval },
+        "day" => Interval {
+            micros: 0,
+            ..interval
+        },
         "month" => months(1),
         "quarter" => months(3),
         "year" => months(12),
         "decade" => months(120),
         "century" => months(1200),
         "millennium" => months(12_000),
-        "week" => return Err(unsupported_unit(field, "interval").with_detail("Months usually have fractional weeks.")),
+        "week" => {
+            return Err(unsupported_unit(field, "interval")
+                .with_detail("Months usually have fractional weeks."));
+        }
         _ => return Err(unknown_unit(field, "interval")),
     })
 }
@@ -339,9 +525,17 @@ fn clock_part(field: &str, micros: i64) -> Option<Part> {
 fn calendar_part(field: &str, days: i64) -> Option<Part> {
     let date = civil_from_days(days);
     let weekday = (days + 4).rem_euclid(7);
-    let year = if date.year > 0 { date.year } else { date.year - 1 };
+    let year = if date.year > 0 {
+        date.year
+    } else {
+        date.year - 1
+    };
     let period = |years: i64| {
-        if date.year > 0 { (date.year + years - 1) / years } else { -((years - date.year) / years) }
+        if date.year > 0 {
+            (date.year + years - 1) / years
+        } else {
+            -((years - date.year) / years)
+        }
     };
     Some(Part::Whole(match field {
         "day" => date.day.into(),
@@ -376,19 +570,26 @@ fn extract(field: &str, micros: i64, of: &str) -> Result<Part, SqlError> {
     let name = unit(field);
     if is_infinite(micros) {
         return match name.as_str() {
-            "epoch" | "year" | "isoyear" | "decade" | "century" | "millennium" | "julian" => Ok(Part::Infinite(micros > 0)),
+            "epoch" | "year" | "isoyear" | "decade" | "century" | "millennium" | "julian" => {
+                Ok(Part::Infinite(micros > 0))
+            }
             _ => Ok(Part::Null),
         };
     }
     if name == "epoch" {
         return Ok(Part::Scaled(micros, 6));
     }
-    if matches!(name.as_str(), "timezone" | "timezone_hour" | "timezone_minute") {
+    if matches!(
+        name.as_str(),
+        "timezone" | "timezone_hour" | "timezone_minute"
+    ) {
         return Ok(Part::Whole(0));
     }
     let time = micros.rem_euclid(DAY);
     if name == "julian" && time != 0 {
-        return Err(SqlError::unsupported("extract(julian) of a time that is not midnight"));
+        return Err(SqlError::unsupported(
+            "extract(julian) of a time that is not midnight",
+        ));
     }
     clock_part(&name, time)
         .or_else(|| calendar_part(&name, micros.div_euclid(DAY)))
@@ -429,8 +630,12 @@ fn extract_interval(field: &str, interval: Interval) -> Result<Part, SqlError> {
             // Here, and only here, a year has 365.25 days.
             let (years, rest) = (months / 12, months % 12);
             let days = i128::from(rest) * 30 + i128::from(interval.days);
-            let micros = i128::from(years) * 31_557_600_000_000 + days * i128::from(DAY) + i128::from(interval.micros);
-            return i64::try_from(micros).map(|micros| Part::Scaled(micros, 6)).map_err(|_| out_of_range("interval"));
+            let micros = i128::from(years) * 31_557_600_000_000
+                + days * i128::from(DAY)
+                + i128::from(interval.micros);
+            return i64::try_from(micros)
+                .map(|micros| Part::Scaled(micros, 6))
+                .map_err(|_| out_of_range("interval"));
         }
         "day" => Part::Whole(interval.days.into()),
         "month" => Part::Whole(months % 12),
@@ -441,7 +646,9 @@ fn extract_interval(field: &str, interval: Interval) -> Result<Part, SqlError> {
         "millennium" => Part::Whole(months / 12_000),
         _ => match clock_part(&name, interval.micros) {
             Some(part) => part,
-            None if calendar_part(&name, 0).is_some() => return Err(unsupported_unit(field, "interval")),
+            None if calendar_part(&name, 0).is_some() => {
+                return Err(unsupported_unit(field, "interval"));
+            }
             None => return Err(unknown_unit(field, "interval")),
         },
     })
@@ -460,39 +667,63 @@ fn date_bin(args: Args<'_, '_>) -> Outcome {
     }
     let stride = i64::try_from(stride.span()).map_err(|_| out_of_range("interval"))?;
     if stride <= 0 {
-        return Err(SqlError::new(ErrorCode::DatetimeOverflow, "stride must be greater than zero"));
+        return Err(SqlError::new(
+            ErrorCode::DatetimeOverflow,
+            "stride must be greater than zero",
+        ));
     }
-    let since = micros.checked_sub(origin).ok_or_else(|| out_of_range("interval"))?;
+    let since = micros
+        .checked_sub(origin)
+        .ok_or_else(|| out_of_range("interval"))?;
     Ok(Value::Integer(origin + since.div_euclid(stride) * stride))
 }
 
 fn make_date(year: i64, month: i64, day: i64) -> Result<i64, SqlError> {
     let shown = || {
-        SqlError::new(ErrorCode::DatetimeOverflow, format!("date field value out of range: {year}-{month:02}-{day:02}"))
+        SqlError::new(
+            ErrorCode::DatetimeOverflow,
+            format!("date field value out of range: {year}-{month:02}-{day:02}"),
+        )
     };
     if year == 0 {
         return Err(shown());
     }
     // Negative years are BC: -1 is 1 BC, year 0 of the calendar.
     let astronomical = if year < 0 { year + 1 } else { year };
-    let (month, day) = (u32::try_from(month).map_err(|_| shown())?, u32::try_from(day).map_err(|_| shown())?);
+    let (month, day) = (
+        u32::try_from(month).map_err(|_| shown())?,
+        u32::try_from(day).map_err(|_| shown())?,
+    );
     date_micros(astronomical, month, day).ok_or_else(shown)
 }
 
 fn make_time(hour: i64, minute: i64, second: f64) -> Result<i64, SqlError> {
     let shown = || {
-        SqlError::new(ErrorCode::DatetimeOverflow, format!("time field value out of range: {hour}:{minute:02}:{second:02}"))
+        SqlError::new(
+            ErrorCode::DatetimeOverflow,
+            format!("time field value out of range: {hour}:{minute:02}:{second:02}"),
+        )
     };
     if !(0..=24).contains(&hour) || !(0..60).contains(&minute) || !(0.0..=60.0).contains(&second) {
         return Err(shown());
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most a minute")]
     let micros = hour * HOUR + minute * MINUTE + (second * 1e6).round_ties_even() as i64;
-    if micros > DAY { Err(shown()) } else { Ok(micros) }
+    if micros > DAY {
+        Err(shown())
+    } else {
+        Ok(micros)
+    }
 }
 
 fn make_interval(args: Args<'_, '_>) -> Outcome {
-    let at = |place: usize| if place < args.len() { int(args, place) } else { Ok(0) };
+    let at = |place: usize| {
+        if place < args.len() {
+            int(args, place)
+        } else {
+            Ok(0)
+        }
+    };
     let seconds = if args.len() > 6 { real(args, 6)? } else { 0.0 };
     if !seconds.is_finite() || seconds.abs() > 9e12 {
         return Err(out_of_range("interval"));
@@ -502,7 +733,9 @@ fn make_interval(args: Args<'_, '_>) -> Outcome {
     span(Interval {
         months: narrow(at(0)? * 12 + at(1)?)?,
         days: narrow(at(2)? * 7 + at(3)?)?,
-        micros: (at(4)? * HOUR + at(5)? * MINUTE).checked_add(micros).ok_or_else(|| out_of_range("interval"))?,
+        micros: (at(4)? * HOUR + at(5)? * MINUTE)
+            .checked_add(micros)
+            .ok_or_else(|| out_of_range("interval"))?,
     })
 }
 
@@ -511,23 +744,35 @@ fn make_interval(args: Args<'_, '_>) -> Outcome {
 /// but POSIX's, west positive, as a name: `AT TIME ZONE '+02'` is two hours *west*.
 fn zone(name: &str) -> Result<i64, SqlError> {
     let upper = name.trim().to_ascii_uppercase();
-    if matches!(upper.as_str(), "UTC" | "GMT" | "Z" | "ZULU" | "UCT" | "ETC/UTC" | "ETC/GMT" | "UNIVERSAL") {
+    if matches!(
+        upper.as_str(),
+        "UTC" | "GMT" | "Z" | "ZULU" | "UCT" | "ETC/UTC" | "ETC/GMT" | "UNIVERSAL"
+    ) {
         return Ok(0);
     }
     let letters = upper.bytes().take_while(u8::is_ascii_alphabetic).count();
     let (prefix, offset) = upper.split_at(letters);
     let known = matches!(prefix, "" | "UTC" | "GMT");
-    let parsed = offset.strip_prefix(['+', '-']).or_else(|| offset.starts_with(|c: char| c.is_ascii_digit()).then_some(offset)).and_then(|digits| {
-        let mut fields = digits.split(':').map(|field| field.parse::<i64>().ok());
-        let hours = fields.next()??;
-        let minutes = fields.next().map_or(Some(0), |field| field)?;
-        (hours <= 15 && (0..60).contains(&minutes)).then_some(hours * HOUR + minutes * MINUTE)
-    });
+    let parsed = offset
+        .strip_prefix(['+', '-'])
+        .or_else(|| {
+            offset
+                .starts_with(|c: char| c.is_ascii_digit())
+                .then_some(offset)
+        })
+        .and_then(|digits| {
+            let mut fields = digits.split(':').map(|field| field.parse::<i64>().ok());
+            let hours = fields.next()??;
+            let minutes = fields.next().map_or(Some(0), |field| field)?;
+            (hours <= 15 && (0..60).contains(&minutes)).then_some(hours * HOUR + minutes * MINUTE)
+        });
     match parsed.filter(|_| known) {
         Some(west) if offset.starts_with('-') => Ok(west),
         Some(west) => Ok(-west),
-        None => Err(SqlError::unsupported(format_args!("the time zone \"{name}\""))
-            .with_hint("UTC and fixed offsets are supported.")),
+        None => Err(
+            SqlError::unsupported(format_args!("the time zone \"{name}\""))
+                .with_hint("UTC and fixed offsets are supported."),
+        ),
     }
 }
 

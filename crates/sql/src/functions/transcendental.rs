@@ -49,7 +49,9 @@ pub(super) fn log(base: Numeric, value: Numeric) -> Result<Numeric, SqlError> {
             if divisor.is_zero() {
                 return Err(super::support::division_by_zero());
             }
-            Ok(Numeric::Finite(ln_to(&value, inner).divided_to(&divisor, scale)))
+            Ok(Numeric::Finite(
+                ln_to(&value, inner).divided_to(&divisor, scale),
+            ))
         }
         (Numeric::NaN, _) | (_, Numeric::NaN) => Ok(Numeric::NaN),
         (Numeric::Finite(_), other) => Ok(other),
@@ -77,7 +79,13 @@ pub(super) fn power(base: Numeric, exponent: Numeric) -> Result<Numeric, SqlErro
         let result = Decimal::from_int(i128::from(exponent.is_zero()));
         return Ok(Numeric::Finite(result.round(one)));
     }
-    if whole && let Some(exponent_int) = exponent.trunc(0).unscaled.to_i64().and_then(|value| i32::try_from(value).ok()) {
+    if whole
+        && let Some(exponent_int) = exponent
+            .trunc(0)
+            .unscaled
+            .to_i64()
+            .and_then(|value| i32::try_from(value).ok())
+    {
         return power_int(&base, exponent_int).map(Numeric::Finite);
     }
     let weight = base.abs_log10() * exponent.to_f64();
@@ -86,7 +94,8 @@ pub(super) fn power(base: Numeric, exponent: Numeric) -> Result<Numeric, SqlErro
     let digits = scale + u32_of(weight.abs()) + GUARD;
     let product = ln_to(&base.magnitude(), digits).times(&exponent);
     let result = exp_to(&product, scale)?;
-    let odd = base.unscaled.is_negative() && !exponent.trunc(0).unscaled.rem(&Int::Small(2)).is_zero();
+    let odd =
+        base.unscaled.is_negative() && !exponent.trunc(0).unscaled.rem(&Int::Small(2)).is_zero();
     Ok(Numeric::Finite(if odd { result.negated() } else { result }))
 }
 
@@ -104,7 +113,11 @@ fn power_int(base: &Decimal, exponent: i32) -> Result<Decimal, SqlError> {
         // So many digits after the point that the whole keeps `work` significant ones.
         let extra = i32::try_from(-4 * value.weight()).unwrap_or(0).max(0);
         let keep = work.saturating_add(extra);
-        if i64::from(value.scale) > i64::from(keep) { value.round(keep) } else { value }
+        if i64::from(value.scale) > i64::from(keep) {
+            value.round(keep)
+        } else {
+            value
+        }
     };
     while left > 0 {
         if left % 2 == 1 {
@@ -126,14 +139,19 @@ fn power_int(base: &Decimal, exponent: i32) -> Result<Decimal, SqlError> {
 
 impl Decimal {
     fn magnitude(&self) -> Decimal {
-        Decimal { unscaled: self.unscaled.abs(), scale: self.scale }
+        Decimal {
+            unscaled: self.unscaled.abs(),
+            scale: self.scale,
+        }
     }
 
     /// log10 of its magnitude, roughly, without overflow.
     fn abs_log10(&self) -> f64 {
         let digits = self.unscaled.digits();
         let lead = &digits[..digits.len().min(17)];
-        let first = lead.iter().fold(0.0, |value, byte| value * 10.0 + f64::from(byte - b'0'));
+        let first = lead
+            .iter()
+            .fold(0.0, |value, byte| value * 10.0 + f64::from(byte - b'0'));
         let rest = digits.len() - lead.len();
         first.log10() + f64::from(u32::try_from(rest).unwrap_or(u32::MAX)) - f64::from(self.scale)
     }
@@ -142,7 +160,9 @@ impl Decimal {
 fn positive(value: Numeric) -> Result<Numeric, SqlError> {
     let refuse = |message: &str| Err(SqlError::new(ErrorCode::InvalidLogarithmArgument, message));
     match value {
-        Numeric::Finite(ref decimal) if decimal.is_zero() => refuse("cannot take logarithm of zero"),
+        Numeric::Finite(ref decimal) if decimal.is_zero() => {
+            refuse("cannot take logarithm of zero")
+        }
         Numeric::Finite(ref decimal) if decimal.unscaled.is_negative() => {
             refuse("cannot take logarithm of a negative number")
         }
@@ -152,10 +172,18 @@ fn positive(value: Numeric) -> Result<Numeric, SqlError> {
 }
 
 fn check_weight(weight: f64) -> Result<(), SqlError> {
-    if weight.is_nan() || weight > 20_000.0 { Err(overflow()) } else { Ok(()) }
+    if weight.is_nan() || weight > 20_000.0 {
+        Err(overflow())
+    } else {
+        Ok(())
+    }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped first")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped first"
+)]
 fn u32_of(value: f64) -> u32 {
     value.clamp(0.0, 30_000.0) as u32
 }
@@ -176,17 +204,24 @@ fn scale_from_weight(weight: i32, scales: &[u32]) -> u32 {
 /// Digits before the point of the logarithm (negative: zeros after it), as PostgreSQL estimates.
 fn ln_weight(value: &Decimal) -> i32 {
     let one = Decimal::from_int(1);
-    let near = value.compare(&Decimal::new(9, 1)) != Ordering::Less && value.compare(&Decimal::new(11, 1)) != Ordering::Greater;
+    let near = value.compare(&Decimal::new(9, 1)) != Ordering::Less
+        && value.compare(&Decimal::new(11, 1)) != Ordering::Greater;
     if near {
         let rest = value.minus(&one);
         if rest.is_zero() {
             return 0;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "a logarithm of a bounded number of digits")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a logarithm of a bounded number of digits"
+        )]
         return rest.abs_log10().floor() as i32;
     }
     let logarithm = value.abs_log10() * std::f64::consts::LN_10;
-    #[expect(clippy::cast_possible_truncation, reason = "a logarithm of a bounded number of digits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a logarithm of a bounded number of digits"
+    )]
     let weight = logarithm.abs().log10() as i32;
     weight
 }
@@ -196,7 +231,10 @@ fn exp_to(value: &Decimal, scale: u32) -> Result<Decimal, SqlError> {
     let weight = value.to_f64() * LOG10_E;
     check_weight(weight)?;
     if weight < -f64::from(scale) - 2.0 {
-        return Ok(Decimal { unscaled: Int::Small(0), scale });
+        return Ok(Decimal {
+            unscaled: Int::Small(0),
+            scale,
+        });
     }
     let digits = scale + u32_of(weight) + GUARD + 20;
     let unit = Int::pow10(digits);
@@ -220,18 +258,31 @@ fn exp_to(value: &Decimal, scale: u32) -> Result<Decimal, SqlError> {
     for _ in 0..halvings {
         sum = sum.mul(&sum).div(&unit);
     }
-    Ok(Decimal { unscaled: sum, scale: digits }.round(i32::try_from(scale).unwrap_or(1000)))
+    Ok(Decimal {
+        unscaled: sum,
+        scale: digits,
+    }
+    .round(i32::try_from(scale).unwrap_or(1000)))
 }
 
 /// The natural logarithm of what is positive, rounded to `scale` digits.
 fn ln_to(value: &Decimal, scale: u32) -> Decimal {
     let digits = scale + GUARD + 20 + u32_of(value.abs_log10().abs());
     let unit = Int::pow10(digits);
-    let one = Decimal { unscaled: unit.clone(), scale: digits };
+    let one = Decimal {
+        unscaled: unit.clone(),
+        scale: digits,
+    };
     // Roots until it is near one; the logarithm doubles with each.
-    let mut x = Decimal { unscaled: value.at_or_cut(digits), scale: digits };
+    let mut x = Decimal {
+        unscaled: value.at_or_cut(digits),
+        scale: digits,
+    };
     let mut doublings = 0;
-    let near = Decimal { unscaled: unit.div(&Int::Small(10)), scale: digits };
+    let near = Decimal {
+        unscaled: unit.div(&Int::Small(10)),
+        scale: digits,
+    };
     while x.minus(&one).magnitude().compare(&near) == Ordering::Greater {
         x = sqrt_to(&x, digits);
         doublings += 1;
@@ -252,5 +303,9 @@ fn ln_to(value: &Decimal, scale: u32) -> Decimal {
     for _ in 0..=doublings {
         sum = sum.add(&sum);
     }
-    Decimal { unscaled: sum, scale: digits }.round(i32::try_from(scale).unwrap_or(1000))
+    Decimal {
+        unscaled: sum,
+        scale: digits,
+    }
+    .round(i32::try_from(scale).unwrap_or(1000))
 }

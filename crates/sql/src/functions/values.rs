@@ -6,41 +6,62 @@ use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 
 use super::Scalar;
 use super::support::{
-    Args, Outcome, blob, bool_value, int, interval, invalid_parameter, lenient, mismatch, pg_type, strict, text,
+    Args, Outcome, blob, bool_value, int, interval, invalid_parameter, lenient, mismatch, pg_type,
+    strict, text,
 };
 use crate::types::json::{self, Json};
 use crate::types::numeric::{self, Numeric};
-use crate::types::{PgType, array, input_explicit, interval as span, output_json, output_text, text as texts};
+use crate::types::{
+    PgType, array, input_explicit, interval as span, output_json, output_text, text as texts,
+};
 
 pub(super) const SCALARS: &[Scalar] = &[
     // value, oid, typmod
     // The text cast, which prints booleans in full.
-    strict!("sh_text", 3, |args| Ok(Value::Text(match (pg_type(args, 1)?, args[0]) {
-        (PgType::Bool, ValueRef::Integer(value)) => if value == 0 { "false" } else { "true" }.to_owned(),
-        (ty, value) => printed(&ty, value),
-    }))),
+    strict!("sh_text", 3, |args| Ok(Value::Text(
+        match (pg_type(args, 1)?, args[0]) {
+            (PgType::Bool, ValueRef::Integer(value)) =>
+                if value == 0 { "false" } else { "true" }.to_owned(),
+            (ty, value) => printed(&ty, value),
+        }
+    ))),
     lenient!("sh_json", 3, |args| {
         let mut out = Vec::new();
         output_json(&pg_type(args, 1)?, args[0], &mut out);
         Ok(Value::Text(json::into_text(out)))
     }),
     // text, oid, typmod
-    strict!("sh_input", 3, |args| input_explicit(&pg_type(args, 1)?, text(args, 0)?)),
+    strict!("sh_input", 3, |args| input_explicit(
+        &pg_type(args, 1)?,
+        text(args, 0)?
+    )),
     // text, length
     strict!("sh_cut", 2, |args| fit(args, true)),
     strict!("sh_fit", 2, |args| fit(args, false)),
     strict!("sh_cut_char", 2, |args| fit_char(args, true)),
     strict!("sh_fit_char", 2, |args| fit_char(args, false)),
-    strict!("sh_name", 1, |args| Ok(Value::Text(texts::cut_name(text(args, 0)?).to_owned()))),
+    strict!("sh_name", 1, |args| Ok(Value::Text(
+        texts::cut_name(text(args, 0)?).to_owned()
+    ))),
     strict!("sh_num_key", 1, |args| match args[0] {
         ValueRef::Blob(bytes) => Ok(Value::Blob(numeric::key(bytes).to_vec())),
         ref other => Err(mismatch(Some(other), 0, "a numeric")),
     }),
     strict!("sh_interval_key", 1, |args| {
-        Ok(Value::Blob(blob(args, 0)?.get(..span::KEY_BYTES).unwrap_or_default().to_vec()))
+        Ok(Value::Blob(
+            blob(args, 0)?
+                .get(..span::KEY_BYTES)
+                .unwrap_or_default()
+                .to_vec(),
+        ))
     }),
-    strict!("sh_jsonb_key", 1, |args| Ok(Value::Blob(jsonb_key(text(args, 0)?)?))),
-    lenient!("sh_greatest", -1, |args| Ok(extreme(args, Ordering::Greater))),
+    strict!("sh_jsonb_key", 1, |args| Ok(Value::Blob(jsonb_key(text(
+        args, 0
+    )?)?))),
+    lenient!("sh_greatest", -1, |args| Ok(extreme(
+        args,
+        Ordering::Greater
+    ))),
     lenient!("sh_least", -1, |args| Ok(extreme(args, Ordering::Less))),
     // array, oid, typmod of its type, oid, typmod of the wanted one
     strict!("sh_array_cast", 5, array_cast),
@@ -60,7 +81,9 @@ pub(super) const SCALARS: &[Scalar] = &[
         let stored = json::parse(text(args, 0)?)?;
         Ok(dimension(&stored, int(args, 1)?).map_or(Value::Null, Value::Integer))
     }),
-    strict!("sh_cardinality", 1, |args| Ok(Value::Integer(cardinality(&json::parse(text(args, 0)?)?)))),
+    strict!("sh_cardinality", 1, |args| Ok(Value::Integer(cardinality(
+        &json::parse(text(args, 0)?)?
+    )))),
     // array, index from 1, oid, typmod of the element
     strict!("sh_array_get", 4, |args| {
         let stored = json::parse(text(args, 0)?)?;
@@ -94,8 +117,12 @@ pub(super) const SCALARS: &[Scalar] = &[
         }
         let ty = pg_type(args, 2)?;
         let elements = array::elements(&ty, text(args, 0)?)?;
-        let found = elements.iter().position(|element| same(element.as_ref(), args[1]));
-        Ok(found.map_or(Value::Null, |at| Value::Integer(i64::try_from(at + 1).unwrap_or(i64::MAX))))
+        let found = elements
+            .iter()
+            .position(|element| same(element.as_ref(), args[1]));
+        Ok(found.map_or(Value::Null, |at| {
+            Value::Integer(i64::try_from(at + 1).unwrap_or(i64::MAX))
+        }))
     }),
     lenient!("sh_array_remove", 4, |args| {
         if args[0].is_null() {
@@ -106,20 +133,33 @@ pub(super) const SCALARS: &[Scalar] = &[
             .into_iter()
             .filter(|element| !same(element.as_ref(), args[1]))
             .collect();
-        Ok(Value::Text(array::store(&ty, kept.iter().map(Value::as_ref))))
+        Ok(Value::Text(array::store(
+            &ty,
+            kept.iter().map(Value::as_ref),
+        )))
     }),
     strict!("sh_array_contains", 2, |args| {
         contains_all(args[0], args[1]).and_then(bool_value)
     }),
     strict!("sh_array_overlaps", 2, |args| {
-        let (Json::Array(a), Json::Array(b)) = (json::parse(text(args, 0)?)?, json::parse(text(args, 1)?)?) else {
+        let (Json::Array(a), Json::Array(b)) =
+            (json::parse(text(args, 0)?)?, json::parse(text(args, 1)?)?)
+        else {
             return Err(invalid_parameter("not an array"));
         };
-        bool_value(a.iter().any(|x| *x != Json::Null && b.iter().any(|y| x.equals(y))))
+        bool_value(
+            a.iter()
+                .any(|x| *x != Json::Null && b.iter().any(|y| x.equals(y))),
+        )
     }),
     // Always fails: the message of a refused case inside an expression.
-    lenient!("sh_error", 1, |args| Err(SqlError::new(ErrorCode::FeatureNotSupported, text(args, 0)?))),
-    strict!("sh_interval_neg", 1, |args| Ok(Value::Blob(interval(args, 0)?.negated()?.encode()))),
+    lenient!("sh_error", 1, |args| Err(SqlError::new(
+        ErrorCode::FeatureNotSupported,
+        text(args, 0)?
+    ))),
+    strict!("sh_interval_neg", 1, |args| Ok(Value::Blob(
+        interval(args, 0)?.negated()?.encode()
+    ))),
 ];
 
 /// A value's text.
@@ -142,7 +182,8 @@ fn fit(args: Args<'_, '_>, explicit: bool) -> Outcome {
 fn fit_char(args: Args<'_, '_>, explicit: bool) -> Outcome {
     let length = length_at(args)?;
     let ty = PgType::Char(length);
-    texts::fit(text(args, 0)?, length, &ty, explicit).map(|kept| Value::Text(texts::pad(kept, length)))
+    texts::fit(text(args, 0)?, length, &ty, explicit)
+        .map(|kept| Value::Text(texts::pad(kept, length)))
 }
 
 /// Bytes that are equal for equal jsonb, and that order as PostgreSQL orders jsonb: first by kind,
@@ -170,14 +211,22 @@ fn push_jsonb_key(value: &Json<'_>, key: &mut Vec<u8>, outermost: bool) -> Resul
         Json::Bool(value) => key.extend([4, u8::from(*value)]),
         Json::Array(elements) => {
             key.push(5);
-            key.extend(u32::try_from(elements.len()).unwrap_or(u32::MAX).to_be_bytes());
+            key.extend(
+                u32::try_from(elements.len())
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes(),
+            );
             for element in elements {
                 push_jsonb_key(element, key, false)?;
             }
         }
         Json::Object(members) => {
             key.push(6);
-            key.extend(u32::try_from(members.len()).unwrap_or(u32::MAX).to_be_bytes());
+            key.extend(
+                u32::try_from(members.len())
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes(),
+            );
             for (name, value) in members {
                 key.extend_from_slice(name.as_bytes());
                 key.push(0);
@@ -193,8 +242,13 @@ pub(super) fn storage_order(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
     match (a, b) {
         (ValueRef::Integer(a), ValueRef::Integer(b)) => a.cmp(&b),
         (ValueRef::Real(a), ValueRef::Real(b)) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
-        #[expect(clippy::cast_precision_loss, reason = "SQLite's own order differs only past 2^53")]
-        (ValueRef::Integer(a), ValueRef::Real(b)) => (a as f64).partial_cmp(&b).unwrap_or(Ordering::Equal),
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "SQLite's own order differs only past 2^53"
+        )]
+        (ValueRef::Integer(a), ValueRef::Real(b)) => {
+            (a as f64).partial_cmp(&b).unwrap_or(Ordering::Equal)
+        }
         (ValueRef::Real(_), ValueRef::Integer(_)) => storage_order(b, a).reverse(),
         (ValueRef::Text(a), ValueRef::Text(b)) => a.cmp(b),
         (ValueRef::Blob(a), ValueRef::Blob(b)) => a.cmp(b),
@@ -233,7 +287,9 @@ fn stored(value: &Json<'_>) -> Outcome {
 }
 
 fn dimension(value: &Json<'_>, dimension: i64) -> Option<i64> {
-    let Json::Array(elements) = value else { return None };
+    let Json::Array(elements) = value else {
+        return None;
+    };
     match dimension {
         ..=0 => None,
         1 if elements.is_empty() => None,
@@ -257,22 +313,32 @@ fn array_cast(args: Args<'_, '_>) -> Outcome {
     for element in array::elements(&from, text(args, 0)?)? {
         values.push(match element {
             Value::Null => Value::Null,
-            Value::Real(value) if to.is_integer() => input_explicit(&to, &format!("{:.0}", value.round_ties_even()))?,
+            Value::Real(value) if to.is_integer() => {
+                input_explicit(&to, &format!("{:.0}", value.round_ties_even()))?
+            }
             value if to.is_integer() && matches!(*from, PgType::Numeric(_)) => {
-                let whole = input_explicit(&PgType::Numeric(Some((1000, 0))), &printed(&from, value.as_ref()))?;
+                let whole = input_explicit(
+                    &PgType::Numeric(Some((1000, 0))),
+                    &printed(&from, value.as_ref()),
+                )?;
                 input_explicit(&to, &printed(&PgType::Numeric(None), whole.as_ref()))?
             }
             value => input_explicit(&to, &printed(&from, value.as_ref()))?,
         });
     }
-    Ok(Value::Text(array::store(&to, values.iter().map(Value::as_ref))))
+    Ok(Value::Text(array::store(
+        &to,
+        values.iter().map(Value::as_ref),
+    )))
 }
 
 fn array_to_string(args: Args<'_, '_>) -> Outcome {
     if args[0].is_null() || args[1].is_null() {
         return Ok(Value::Null);
     }
-    let PgType::Array(ty) = pg_type(args, 3)? else { return Err(invalid_parameter("not an array")) };
+    let PgType::Array(ty) = pg_type(args, 3)? else {
+        return Err(invalid_parameter("not an array"));
+    };
     let delimiter = text(args, 1)?;
     let mut out = String::new();
     let mut first = true;
@@ -298,13 +364,20 @@ fn spliced(args: Args<'_, '_>, front: bool) -> Outcome {
         _ => array::elements(&ty, text(args, 0)?)?,
     };
     elements.insert(if front { 0 } else { elements.len() }, args[1].to_owned());
-    Ok(Value::Text(array::store(&ty, elements.iter().map(Value::as_ref))))
+    Ok(Value::Text(array::store(
+        &ty,
+        elements.iter().map(Value::as_ref),
+    )))
 }
 
 fn contains_all(whole: ValueRef<'_>, part: ValueRef<'_>) -> Result<bool, SqlError> {
     let args = [whole, part];
-    let (Json::Array(whole), Json::Array(part)) = (json::parse(text(&args, 0)?)?, json::parse(text(&args, 1)?)?) else {
+    let (Json::Array(whole), Json::Array(part)) =
+        (json::parse(text(&args, 0)?)?, json::parse(text(&args, 1)?)?)
+    else {
         return Err(invalid_parameter("not an array"));
     };
-    Ok(part.iter().all(|x| *x != Json::Null && whole.iter().any(|y| y.equals(x))))
+    Ok(part
+        .iter()
+        .all(|x| *x != Json::Null && whole.iter().any(|y| y.equals(x))))
 }

@@ -10,10 +10,17 @@ const MAX_DIMENSIONS: usize = 6;
 
 /// Reads `{1,2,NULL,"quoted, text"}`, nested to any of PostgreSQL's six dimensions.
 pub(crate) fn read(element: &PgType, text: &str) -> Result<String, SqlError> {
-    let mut reader = Reader { text, at: 0, element, out: Vec::with_capacity(text.len()) };
+    let mut reader = Reader {
+        text,
+        at: 0,
+        element,
+        out: Vec::with_capacity(text.len()),
+    };
     reader.skip();
     if reader.peek() == Some(b'[') {
-        return Err(SqlError::unsupported("an array whose bounds do not start at 1"));
+        return Err(SqlError::unsupported(
+            "an array whose bounds do not start at 1",
+        ));
     }
     reader.array(1)?;
     reader.skip();
@@ -42,19 +49,26 @@ impl Reader<'_> {
     }
 
     fn malformed(&self, detail: &str) -> SqlError {
-        SqlError::new(ErrorCode::InvalidTextRepresentation, format!("malformed array literal: \"{}\"", self.text))
-            .with_detail(detail)
+        SqlError::new(
+            ErrorCode::InvalidTextRepresentation,
+            format!("malformed array literal: \"{}\"", self.text),
+        )
+        .with_detail(detail)
     }
 
     /// The array that starts here; gives its shape, outermost length first.
     fn array(&mut self, depth: usize) -> Result<Vec<usize>, SqlError> {
         if self.peek() != Some(b'{') {
-            return Err(self.malformed("Array value must start with \"{\" or dimension information."));
+            return Err(
+                self.malformed("Array value must start with \"{\" or dimension information.")
+            );
         }
         if depth > MAX_DIMENSIONS {
             return Err(SqlError::new(
                 ErrorCode::StatementTooLarge,
-                format!("number of array dimensions exceeds the maximum allowed ({MAX_DIMENSIONS})"),
+                format!(
+                    "number of array dimensions exceeds the maximum allowed ({MAX_DIMENSIONS})"
+                ),
             ));
         }
         self.at += 1;
@@ -202,7 +216,9 @@ fn write_element(element: &PgType, json: &Json<'_>, out: &mut Vec<u8>) {
     }
     let plain = !text.is_empty()
         && !text.eq_ignore_ascii_case(b"null")
-        && !text.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'{' | b'}' | b',' | b'"' | b'\\' | 0x0b));
+        && !text.iter().any(|byte| {
+            byte.is_ascii_whitespace() || matches!(byte, b'{' | b'}' | b',' | b'"' | b'\\' | 0x0b)
+        });
     if plain {
         return out.extend_from_slice(&text);
     }
@@ -228,7 +244,11 @@ pub fn decode_element(element: &PgType, json: &Json<'_>) -> Result<Value, SqlErr
         Json::String(text) if !is_json(element) => input(element, text)?,
         other => {
             let mut text = Vec::new();
-            if *element == PgType::Jsonb { other.write_jsonb(&mut text) } else { other.write_compact(&mut text) }
+            if *element == PgType::Jsonb {
+                other.write_jsonb(&mut text)
+            } else {
+                other.write_compact(&mut text)
+            }
             Value::Text(json::into_text(text))
         }
     })
@@ -240,14 +260,23 @@ pub fn decode_element(element: &PgType, json: &Json<'_>) -> Result<Value, SqlErr
 /// If an element is no value of the type.
 pub fn elements(element: &PgType, stored: &str) -> Result<Vec<Value>, SqlError> {
     match json::parse(stored)? {
-        Json::Array(elements) => elements.iter().map(|json| decode_element(element, json)).collect(),
-        _ => Err(SqlError::new(ErrorCode::Corrupted, "a stored array is no JSON array")),
+        Json::Array(elements) => elements
+            .iter()
+            .map(|json| decode_element(element, json))
+            .collect(),
+        _ => Err(SqlError::new(
+            ErrorCode::Corrupted,
+            "a stored array is no JSON array",
+        )),
     }
 }
 
 /// The stored form of an array of those values.
 #[must_use]
-pub fn store<'v>(element: &PgType, values: impl Iterator<Item = springhead_proto::ValueRef<'v>>) -> String {
+pub fn store<'v>(
+    element: &PgType,
+    values: impl Iterator<Item = springhead_proto::ValueRef<'v>>,
+) -> String {
     let mut out = vec![b'['];
     for (index, value) in values.enumerate() {
         if index > 0 {
@@ -260,7 +289,10 @@ pub fn store<'v>(element: &PgType, values: impl Iterator<Item = springhead_proto
 }
 
 /// Reads a JSON array.
-pub(crate) fn from_json(element: &PgType, elements: &[serde_json::Value]) -> Result<String, SqlError> {
+pub(crate) fn from_json(
+    element: &PgType,
+    elements: &[serde_json::Value],
+) -> Result<String, SqlError> {
     let mut out = vec![b'['];
     for (index, json) in elements.iter().enumerate() {
         if index > 0 {

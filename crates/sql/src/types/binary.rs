@@ -23,15 +23,37 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
     let wrong = || {
         SqlError::new(
             ErrorCode::InvalidBinaryRepresentation,
-            format!("incorrect binary data format of {} bytes for type {}", bytes.len(), ty.sql_name()),
+            format!(
+                "incorrect binary data format of {} bytes for type {}",
+                bytes.len(),
+                ty.sql_name()
+            ),
         )
     };
-    let int2 = || bytes.try_into().map(i16::from_be_bytes).map_err(|_| wrong());
-    let int4 = || bytes.try_into().map(i32::from_be_bytes).map_err(|_| wrong());
-    let int8 = || bytes.try_into().map(i64::from_be_bytes).map_err(|_| wrong());
+    let int2 = || {
+        bytes
+            .try_into()
+            .map(i16::from_be_bytes)
+            .map_err(|_| wrong())
+    };
+    let int4 = || {
+        bytes
+            .try_into()
+            .map(i32::from_be_bytes)
+            .map_err(|_| wrong())
+    };
+    let int8 = || {
+        bytes
+            .try_into()
+            .map(i64::from_be_bytes)
+            .map_err(|_| wrong())
+    };
     let text = || {
         let text = std::str::from_utf8(bytes).map_err(|_| {
-            SqlError::new(ErrorCode::InvalidByteSequence, "invalid byte sequence for encoding \"UTF8\"")
+            SqlError::new(
+                ErrorCode::InvalidByteSequence,
+                "invalid byte sequence for encoding \"UTF8\"",
+            )
         })?;
         text_without_nul(text)
     };
@@ -45,11 +67,17 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         PgType::Int8 => Value::Integer(int8()?),
         PgType::Oid => Value::Integer(int4()?.cast_unsigned().into()),
         PgType::Float4 => {
-            let value = bytes.try_into().map(f32::from_be_bytes).map_err(|_| wrong())?;
+            let value = bytes
+                .try_into()
+                .map(f32::from_be_bytes)
+                .map_err(|_| wrong())?;
             Value::Real(float::not_nan(value.into(), ty)?)
         }
         PgType::Float8 => {
-            let value = bytes.try_into().map(f64::from_be_bytes).map_err(|_| wrong())?;
+            let value = bytes
+                .try_into()
+                .map(f64::from_be_bytes)
+                .map_err(|_| wrong())?;
             Value::Real(float::not_nan(value, ty)?)
         }
         PgType::Numeric(modifier) => {
@@ -72,9 +100,18 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         PgType::Date => Value::Integer(match int4()? {
             i32::MAX => INFINITY,
             i32::MIN => MINUS_INFINITY,
-            days => checked(i64::from(days).checked_mul(DAY).and_then(|micros| micros.checked_add(EPOCH_2000)).ok_or_else(wrong)?)?,
+            days => checked(
+                i64::from(days)
+                    .checked_mul(DAY)
+                    .and_then(|micros| micros.checked_add(EPOCH_2000))
+                    .ok_or_else(wrong)?,
+            )?,
         }),
-        PgType::Time => Value::Integer(Some(int8()?).filter(|micros| (0..=DAY).contains(micros)).ok_or_else(wrong)?),
+        PgType::Time => Value::Integer(
+            Some(int8()?)
+                .filter(|micros| (0..=DAY).contains(micros))
+                .ok_or_else(wrong)?,
+        ),
         PgType::Timestamp | PgType::Timestamptz => Value::Integer(match int8()? {
             infinite @ (i64::MAX | i64::MIN) => infinite,
             micros => checked(micros.checked_add(EPOCH_2000).ok_or_else(wrong)?)?,
@@ -101,15 +138,25 @@ pub fn output_binary(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
         (PgType::Bool, ValueRef::Integer(value)) => out.push(u8::from(value != 0)),
         #[expect(clippy::cast_possible_truncation, reason = "a stored smallint is one")]
         (PgType::Int2, ValueRef::Integer(value)) => out.extend((value as i16).to_be_bytes()),
-        #[expect(clippy::cast_possible_truncation, reason = "a stored integer or oid has 32 bits")]
-        (PgType::Int4 | PgType::Oid, ValueRef::Integer(value)) => out.extend((value as i32).to_be_bytes()),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a stored integer or oid has 32 bits"
+        )]
+        (PgType::Int4 | PgType::Oid, ValueRef::Integer(value)) => {
+            out.extend((value as i32).to_be_bytes())
+        }
         (PgType::Int8 | PgType::Time, ValueRef::Integer(value)) => out.extend(value.to_be_bytes()),
-        #[expect(clippy::cast_possible_truncation, reason = "a stored real is a 32-bit float exactly")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a stored real is a 32-bit float exactly"
+        )]
         (PgType::Float4, ValueRef::Real(value)) => out.extend((value as f32).to_be_bytes()),
         (PgType::Float8, ValueRef::Real(value)) => out.extend(value.to_be_bytes()),
         (PgType::Numeric(_), _) => {
             let numeric = match (value, ty.scaled()) {
-                (ValueRef::Integer(value), Some(scale)) => Some(Numeric::from_scaled(value, scale.into())),
+                (ValueRef::Integer(value), Some(scale)) => {
+                    Some(Numeric::from_scaled(value, scale.into()))
+                }
                 (value, _) => Numeric::from_value(value),
             };
             if let Some(numeric) = numeric {
@@ -138,7 +185,9 @@ pub fn output_binary(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
                 out.extend(interval.months.to_be_bytes());
             }
         }
-        (PgType::Uuid, ValueRef::Text(text)) => out.extend(uuid::to_bytes(text).unwrap_or_default()),
+        (PgType::Uuid, ValueRef::Text(text)) => {
+            out.extend(uuid::to_bytes(text).unwrap_or_default())
+        }
         (PgType::Jsonb, ValueRef::Text(text)) => {
             out.push(1);
             out.extend_from_slice(text.as_bytes());
@@ -150,11 +199,17 @@ pub fn output_binary(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
 }
 
 fn checked(micros: i64) -> Result<i64, SqlError> {
-    if in_range(micros) { Ok(micros) } else { Err(super::datetime::out_of_range("timestamp")) }
+    if in_range(micros) {
+        Ok(micros)
+    } else {
+        Err(super::datetime::out_of_range("timestamp"))
+    }
 }
 
 fn read_numeric(bytes: &[u8]) -> Option<Numeric> {
-    let mut words = bytes.chunks_exact(2).map(|word| i16::from_be_bytes([word[0], word[1]]));
+    let mut words = bytes
+        .chunks_exact(2)
+        .map(|word| i16::from_be_bytes([word[0], word[1]]));
     let (count, weight, sign, scale) = (words.next()?, words.next()?, words.next()?, words.next()?);
     match sign.cast_unsigned() {
         0xc000 => return Some(Numeric::NaN),
@@ -163,7 +218,9 @@ fn read_numeric(bytes: &[u8]) -> Option<Numeric> {
         0 | 0x4000 => {}
         _ => return None,
     }
-    let count = usize::try_from(count).ok().filter(|count| bytes.len() == 8 + 2 * count)?;
+    let count = usize::try_from(count)
+        .ok()
+        .filter(|count| bytes.len() == 8 + 2 * count)?;
     let scale = u32::try_from(scale).ok()?;
     let mut digits = Vec::with_capacity(4 * count);
     for word in words {
@@ -174,11 +231,21 @@ fn read_numeric(bytes: &[u8]) -> Option<Numeric> {
     let natural = 4 * (i64::try_from(count).ok()? - 1 - i64::from(weight));
     let unscaled = Int::from_digits(&digits);
     let decimal = match u32::try_from(natural) {
-        Ok(natural) => Decimal { unscaled, scale: natural },
-        Err(_) => Decimal { unscaled: unscaled.mul(&Int::pow10(u32::try_from(-natural).ok()?)), scale: 0 },
+        Ok(natural) => Decimal {
+            unscaled,
+            scale: natural,
+        },
+        Err(_) => Decimal {
+            unscaled: unscaled.mul(&Int::pow10(u32::try_from(-natural).ok()?)),
+            scale: 0,
+        },
     };
     let decimal = decimal.trunc(i32::try_from(scale).ok()?);
-    Some(Numeric::Finite(if sign == 0 { decimal } else { decimal.negated() }))
+    Some(Numeric::Finite(if sign == 0 {
+        decimal
+    } else {
+        decimal.negated()
+    }))
 }
 
 fn write_numeric(numeric: &Numeric, out: &mut Vec<u8>) {
@@ -202,16 +269,38 @@ fn write_decimal(decimal: &Decimal, out: &mut Vec<u8>) {
     digits.splice(0..0, std::iter::repeat_n(b'0', missing));
     let groups: Vec<u16> = digits
         .chunks_exact(4)
-        .map(|group| group.iter().fold(0, |value, byte| value * 10 + u16::from(byte - b'0')))
+        .map(|group| {
+            group
+                .iter()
+                .fold(0, |value, byte| value * 10 + u16::from(byte - b'0'))
+        })
         .collect();
-    let first = groups.iter().position(|&group| group != 0).unwrap_or(groups.len());
-    let last = groups.iter().rposition(|&group| group != 0).map_or(first, |at| at + 1);
-    let whole = i64::try_from(groups.len()).unwrap_or(0) - i64::try_from(scale.div_ceil(4)).unwrap_or(0);
-    let weight = if first == last { 0 } else { whole - 1 - i64::try_from(first).unwrap_or(0) };
+    let first = groups
+        .iter()
+        .position(|&group| group != 0)
+        .unwrap_or(groups.len());
+    let last = groups
+        .iter()
+        .rposition(|&group| group != 0)
+        .map_or(first, |at| at + 1);
+    let whole =
+        i64::try_from(groups.len()).unwrap_or(0) - i64::try_from(scale.div_ceil(4)).unwrap_or(0);
+    let weight = if first == last {
+        0
+    } else {
+        whole - 1 - i64::try_from(first).unwrap_or(0)
+    };
     let word = |value: i64| i16::try_from(value).unwrap_or(i16::MAX).to_be_bytes();
     out.extend(word(i64::try_from(last - first).unwrap_or(0)));
     out.extend(word(weight));
-    out.extend(if decimal.unscaled.is_negative() { 0x4000u16 } else { 0 }.to_be_bytes());
+    out.extend(
+        if decimal.unscaled.is_negative() {
+            0x4000u16
+        } else {
+            0
+        }
+        .to_be_bytes(),
+    );
     out.extend(word(decimal.scale.into()));
     for group in &groups[first..last] {
         out.extend(group.to_be_bytes());
@@ -226,26 +315,36 @@ fn read_array(element: &PgType, bytes: &[u8]) -> Result<Option<String>, SqlError
         rest = after;
         Some(i32::from_be_bytes(*word))
     };
-    let (Some(dimensions), Some(_flags), Some(_oid)) = (word(), word(), word()) else { return Ok(None) };
+    let (Some(dimensions), Some(_flags), Some(_oid)) = (word(), word(), word()) else {
+        return Ok(None);
+    };
     if dimensions == 0 {
         return Ok(Some("[]".to_owned()));
     }
     if dimensions != 1 {
-        return Err(SqlError::unsupported("an array of several dimensions in binary form"));
+        return Err(SqlError::unsupported(
+            "an array of several dimensions in binary form",
+        ));
     }
-    let (Some(count), Some(_lower)) = (word(), word()) else { return Ok(None) };
+    let (Some(count), Some(_lower)) = (word(), word()) else {
+        return Ok(None);
+    };
     let mut out = vec![b'['];
     for index in 0..count {
         if index > 0 {
             out.push(b',');
         }
-        let Some((length, after)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let Some((length, after)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
         rest = after;
         match usize::try_from(i32::from_be_bytes(*length)) {
             // -1: NULL.
             Err(_) => out.extend_from_slice(b"null"),
             Ok(length) => {
-                let Some((value, after)) = rest.split_at_checked(length) else { return Ok(None) };
+                let Some((value, after)) = rest.split_at_checked(length) else {
+                    return Ok(None);
+                };
                 rest = after;
                 output_json(element, input_binary(element, value)?.as_ref(), &mut out);
             }
@@ -256,7 +355,9 @@ fn read_array(element: &PgType, bytes: &[u8]) -> Result<Option<String>, SqlError
 }
 
 fn write_array(element: &PgType, stored: &str, out: &mut Vec<u8>) {
-    let Ok(json) = json::parse(stored) else { return };
+    let Ok(json) = json::parse(stored) else {
+        return;
+    };
     let is_json = matches!(element, PgType::Json | PgType::Jsonb);
     let mut shape = Vec::new();
     let mut level = &json;
@@ -287,7 +388,9 @@ fn write_array(element: &PgType, stored: &str, out: &mut Vec<u8>) {
 /// Whether there is a NULL among them.
 fn write_elements(element: &PgType, json: &Json<'_>, depth: usize, out: &mut Vec<u8>) -> bool {
     if let (Json::Array(elements), 1..) = (json, depth) {
-        return elements.iter().fold(false, |nulls, json| write_elements(element, json, depth - 1, out) | nulls);
+        return elements.iter().fold(false, |nulls, json| {
+            write_elements(element, json, depth - 1, out) | nulls
+        });
     }
     match array::decode_element(element, json) {
         Ok(Value::Null) | Err(_) => {

@@ -21,7 +21,9 @@ pub(crate) fn read_hex(hex: &str) -> Result<Vec<u8>, SqlError> {
             continue;
         }
         let high = digit(high)?;
-        let low = chars.next().ok_or_else(|| invalid("invalid hexadecimal data: odd number of digits"))?;
+        let low = chars
+            .next()
+            .ok_or_else(|| invalid("invalid hexadecimal data: odd number of digits"))?;
         bytes.push(high << 4 | digit(low)?);
     }
     Ok(bytes)
@@ -48,7 +50,12 @@ pub(crate) fn read_escape(text: &str) -> Result<Vec<u8>, SqlError> {
                 bytes.push(b'\\');
                 rest = after;
             }
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ref after @ ..] => {
+            [
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                ref after @ ..,
+            ] => {
                 bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
                 rest = after;
             }

@@ -59,7 +59,11 @@ pub fn civil_from_days(days: i64) -> Date {
     let month = (5 * day_of_year + 2) / 153;
     let day = small(day_of_year - (153 * month + 2) / 5 + 1);
     let month = small(if month < 10 { month + 3 } else { month - 9 });
-    Date { year: year_of_era + era * 400 + i64::from(month <= 2), month, day }
+    Date {
+        year: year_of_era + era * 400 + i64::from(month <= 2),
+        month,
+        day,
+    }
 }
 
 fn small(value: i64) -> u32 {
@@ -80,7 +84,11 @@ pub fn days_in_month(year: i64, month: u32) -> u32 {
 /// Microseconds since 1970 of that day's midnight; `None` if there is no such day or it is outside
 /// PostgreSQL's range.
 pub fn date_micros(year: i64, month: u32, day: u32) -> Option<i64> {
-    if !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) || !(-4800..=300_000).contains(&year) {
+    if !(1..=12).contains(&month)
+        || day == 0
+        || day > days_in_month(year, month)
+        || !(-4800..=300_000).contains(&year)
+    {
         return None;
     }
     let days = days_from_civil(year, month, day);
@@ -93,7 +101,9 @@ pub fn date_micros(year: i64, month: u32, day: u32) -> Option<i64> {
 /// Whether a timestamp is one of PostgreSQL's (or infinite).
 #[must_use]
 pub fn in_range(micros: i64) -> bool {
-    micros == INFINITY || micros == MINUS_INFINITY || (FIRST_DAY..=END_DAY).contains(&micros.div_euclid(DAY))
+    micros == INFINITY
+        || micros == MINUS_INFINITY
+        || (FIRST_DAY..=END_DAY).contains(&micros.div_euclid(DAY))
 }
 
 /// Whether it is `infinity` or `-infinity`.
@@ -125,7 +135,11 @@ pub(crate) fn read_timestamptz(text: &str) -> Result<i64, SqlError> {
 fn read_moment(text: &str, ty: &PgType, zoned: bool) -> Result<i64, SqlError> {
     match parse(text, ty)? {
         Parsed::Infinite(micros) => Ok(micros),
-        Parsed::At { day: Some(day), time, offset } => {
+        Parsed::At {
+            day: Some(day),
+            time,
+            offset,
+        } => {
             let offset = if zoned { offset.unwrap_or(0) } else { 0 };
             day.checked_add(time.unwrap_or(0))
                 .and_then(|micros| micros.checked_sub(offset))
@@ -139,7 +153,9 @@ fn read_moment(text: &str, ty: &PgType, zoned: bool) -> Result<i64, SqlError> {
 /// Reads a time of day; a date and an offset are allowed and ignored.
 pub(crate) fn read_time(text: &str) -> Result<i64, SqlError> {
     match parse(text, &PgType::Time)? {
-        Parsed::At { time: Some(time), .. } => Ok(time),
+        Parsed::At {
+            time: Some(time), ..
+        } => Ok(time),
         _ => Err(invalid(&PgType::Time, text)),
     }
 }
@@ -149,7 +165,11 @@ pub(crate) fn read_time(text: &str) -> Result<i64, SqlError> {
 enum Parsed {
     Infinite(i64),
     /// Each in microseconds; `offset` is east of UTC.
-    At { day: Option<i64>, time: Option<i64>, offset: Option<i64> },
+    At {
+        day: Option<i64>,
+        time: Option<i64>,
+        offset: Option<i64>,
+    },
 }
 
 fn parse(text: &str, ty: &PgType) -> Result<Parsed, SqlError> {
@@ -157,13 +177,21 @@ fn parse(text: &str, ty: &PgType) -> Result<Parsed, SqlError> {
     if let Some(parsed) = parse_iso(text.as_bytes()) {
         return Ok(parsed);
     }
-    Parser { text, ty, rest: trim(text) }.parse()
+    Parser {
+        text,
+        ty,
+        rest: trim(text),
+    }
+    .parse()
 }
 
 /// The exact shapes `YYYY-MM-DD` and `YYYY-MM-DD[ T]HH:MM:SS`, fields in range; else `None`.
 fn parse_iso(bytes: &[u8]) -> Option<Parsed> {
     let two = |at: usize| {
-        let (high, low) = (bytes.get(at)?.wrapping_sub(b'0'), bytes.get(at + 1)?.wrapping_sub(b'0'));
+        let (high, low) = (
+            bytes.get(at)?.wrapping_sub(b'0'),
+            bytes.get(at + 1)?.wrapping_sub(b'0'),
+        );
         (high < 10 && low < 10).then(|| u32::from(high) * 10 + u32::from(low))
     };
     if !matches!(bytes.len(), 10 | 19) || bytes[4] != b'-' || bytes[7] != b'-' {
@@ -175,7 +203,11 @@ fn parse_iso(bytes: &[u8]) -> Option<Parsed> {
     }
     let day = date_micros(year.into(), two(5)?, two(8)?)?;
     if bytes.len() == 10 {
-        return Some(Parsed::At { day: Some(day), time: None, offset: None });
+        return Some(Parsed::At {
+            day: Some(day),
+            time: None,
+            offset: None,
+        });
     }
     if !matches!(bytes[10], b' ' | b'T') || bytes[13] != b':' || bytes[16] != b':' {
         return None;
@@ -185,7 +217,11 @@ fn parse_iso(bytes: &[u8]) -> Option<Parsed> {
         return None;
     }
     let time = i64::from(hour) * HOUR + i64::from(minute) * MINUTE + i64::from(second) * SECOND;
-    Some(Parsed::At { day: Some(day), time: Some(time), offset: None })
+    Some(Parsed::At {
+        day: Some(day),
+        time: Some(time),
+        offset: None,
+    })
 }
 
 /// Everything else, field by field.
@@ -196,11 +232,28 @@ struct Parser<'t> {
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
-    "november", "december",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
-const WEEKDAYS: [&str; 7] =
-    ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+const WEEKDAYS: [&str; 7] = [
+    "sunday",
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+];
 
 /// Full names of the months, from January, in lower case.
 #[must_use]
@@ -219,10 +272,19 @@ impl<'t> Parser<'t> {
         match self.rest.to_ascii_lowercase().as_str() {
             "infinity" | "+infinity" => return Ok(Parsed::Infinite(INFINITY)),
             "-infinity" => return Ok(Parsed::Infinite(MINUS_INFINITY)),
-            "epoch" => return Ok(Parsed::At { day: Some(0), time: Some(0), offset: Some(0) }),
+            "epoch" => {
+                return Ok(Parsed::At {
+                    day: Some(0),
+                    time: Some(0),
+                    offset: Some(0),
+                });
+            }
             word @ ("now" | "today" | "tomorrow" | "yesterday") => {
-                return Err(SqlError::unsupported(format_args!("the {} constant '{word}'", self.ty.sql_name()))
-                    .with_hint("Use now(), current_date or current_timestamp."));
+                return Err(SqlError::unsupported(format_args!(
+                    "the {} constant '{word}'",
+                    self.ty.sql_name()
+                ))
+                .with_hint("Use now(), current_date or current_timestamp."));
             }
             _ => {}
         }
@@ -369,10 +431,16 @@ impl<'t> Parser<'t> {
 
     /// One group of digits with its separators: a whole date, or one part of a date with a month's
     /// name. Says whether the date is complete.
-    fn date(&mut self, year: &mut Option<i64>, month: &mut Option<u32>, day: &mut Option<i64>) -> Result<bool, SqlError> {
+    fn date(
+        &mut self,
+        year: &mut Option<i64>,
+        month: &mut Option<u32>,
+        day: &mut Option<i64>,
+    ) -> Result<bool, SqlError> {
         let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
         let separator = self.rest.as_bytes().get(digits).copied();
-        if matches!(digits, 8) && !matches!(separator, Some(b'-' | b'/' | b'.')) && month.is_none() {
+        if matches!(digits, 8) && !matches!(separator, Some(b'-' | b'/' | b'.')) && month.is_none()
+        {
             *year = Some(self.number(4)?);
             *month = u32::try_from(self.number(2)?).ok();
             *day = Some(self.number(2)?);
@@ -384,7 +452,11 @@ impl<'t> Parser<'t> {
             if month.is_some() && day.is_none() && digits <= 2 && year.is_none() {
                 *day = Some(first);
             } else if year.is_none() {
-                *year = Some(if digits == 2 && day.is_some() { two_digit_year(first) } else { first });
+                *year = Some(if digits == 2 && day.is_some() {
+                    two_digit_year(first)
+                } else {
+                    first
+                });
             } else {
                 return Err(self.invalid());
             }
@@ -401,7 +473,14 @@ impl<'t> Parser<'t> {
             if digits > 2 {
                 (*year, *day) = (Some(first), Some(last));
             } else {
-                (*day, *year) = (Some(first), Some(if width == 2 { two_digit_year(last) } else { last }));
+                (*day, *year) = (
+                    Some(first),
+                    Some(if width == 2 {
+                        two_digit_year(last)
+                    } else {
+                        last
+                    }),
+                );
             }
             return Ok(true);
         }
@@ -420,12 +499,22 @@ impl<'t> Parser<'t> {
             // DateStyle ISO, MDY.
             *month = u32::try_from(first).ok();
             *day = Some(second);
-            *year = Some(if width == 2 { two_digit_year(third) } else { third });
+            *year = Some(if width == 2 {
+                two_digit_year(third)
+            } else {
+                third
+            });
         }
         Ok(true)
     }
 
-    fn day(&self, year: Option<i64>, month: Option<u32>, day: Option<i64>, bc: bool) -> Result<Option<i64>, SqlError> {
+    fn day(
+        &self,
+        year: Option<i64>,
+        month: Option<u32>,
+        day: Option<i64>,
+        bc: bool,
+    ) -> Result<Option<i64>, SqlError> {
         let (year, month, day) = match (year, month, day) {
             (None, None, None) => return Ok(None),
             (Some(year), Some(month), Some(day)) => (year, month, day),
@@ -439,15 +528,25 @@ impl<'t> Parser<'t> {
         if !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) {
             return Err(self.field_range());
         }
-        date_micros(year, month, day).map(Some).ok_or_else(|| match self.ty {
-            PgType::Date => SqlError::new(ErrorCode::DatetimeOverflow, format!("date out of range: \"{}\"", self.text)),
-            _ => timestamp_range(self.text),
-        })
+        date_micros(year, month, day)
+            .map(Some)
+            .ok_or_else(|| match self.ty {
+                PgType::Date => SqlError::new(
+                    ErrorCode::DatetimeOverflow,
+                    format!("date out of range: \"{}\"", self.text),
+                ),
+                _ => timestamp_range(self.text),
+            })
     }
 
     /// Up to `width` digits, at least one.
     fn number(&mut self, width: usize) -> Result<i64, SqlError> {
-        let digits = self.rest.bytes().take(width).take_while(u8::is_ascii_digit).count();
+        let digits = self
+            .rest
+            .bytes()
+            .take(width)
+            .take_while(u8::is_ascii_digit)
+            .count();
         let number = self.rest[..digits].parse().map_err(|_| self.invalid())?;
         self.rest = &self.rest[digits..];
         Ok(number)
@@ -462,7 +561,11 @@ impl<'t> Parser<'t> {
     }
 
     fn word(&mut self) -> String {
-        let length = self.rest.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let length = self
+            .rest
+            .bytes()
+            .take_while(u8::is_ascii_alphabetic)
+            .count();
         let word = self.rest[..length].to_ascii_lowercase();
         self.rest = &self.rest[length..];
         if self.rest.starts_with('.') {
@@ -480,7 +583,11 @@ impl<'t> Parser<'t> {
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), SqlError> {
-        if self.take(byte) { Ok(()) } else { Err(self.invalid()) }
+        if self.take(byte) {
+            Ok(())
+        } else {
+            Err(self.invalid())
+        }
     }
 
     fn invalid(&self) -> SqlError {
@@ -489,8 +596,11 @@ impl<'t> Parser<'t> {
 
     fn unknown_word(&self, word: &str) -> SqlError {
         if word.len() > 2 && !self.text.is_empty() && self.text.contains(':') {
-            return SqlError::unsupported(format_args!("the time zone \"{word}\" in \"{}\"", self.text))
-                .with_hint("Write an offset such as +01, or Z.");
+            return SqlError::unsupported(format_args!(
+                "the time zone \"{word}\" in \"{}\"",
+                self.text
+            ))
+            .with_hint("Write an offset such as +01, or Z.");
         }
         self.invalid()
     }
@@ -514,7 +624,11 @@ pub(crate) fn fraction_micros(digits: &[u8]) -> i64 {
 /// The place in `names` of a full name or its first three letters (`sept`, `tues`, `thurs` too).
 pub(crate) fn named(word: &str, names: &[&str]) -> Option<u32> {
     let at = names.iter().position(|name| {
-        *name == word || (word.len() >= 3 && name.starts_with(word) && (word.len() <= 3 || matches!(word, "sept" | "tues" | "wednes" | "thur" | "thurs")))
+        *name == word
+            || (word.len() >= 3
+                && name.starts_with(word)
+                && (word.len() <= 3
+                    || matches!(word, "sept" | "tues" | "wednes" | "thur" | "thurs")))
     })?;
     u32::try_from(at).ok()
 }
@@ -530,16 +644,25 @@ pub(crate) fn invalid(ty: &PgType, text: &str) -> SqlError {
         PgType::Time => "time".into(),
         _ => ty.sql_name(),
     };
-    SqlError::new(ErrorCode::InvalidDatetime, format!("invalid input syntax for type {name}: \"{text}\""))
+    SqlError::new(
+        ErrorCode::InvalidDatetime,
+        format!("invalid input syntax for type {name}: \"{text}\""),
+    )
 }
 
 /// 22008.
 pub(crate) fn field_range(text: &str) -> SqlError {
-    SqlError::new(ErrorCode::DatetimeOverflow, format!("date/time field value out of range: \"{text}\""))
+    SqlError::new(
+        ErrorCode::DatetimeOverflow,
+        format!("date/time field value out of range: \"{text}\""),
+    )
 }
 
 fn timestamp_range(text: &str) -> SqlError {
-    SqlError::new(ErrorCode::DatetimeOverflow, format!("timestamp out of range: \"{text}\""))
+    SqlError::new(
+        ErrorCode::DatetimeOverflow,
+        format!("timestamp out of range: \"{text}\""),
+    )
 }
 
 /// 22008 for the result of arithmetic.
@@ -597,7 +720,11 @@ fn write_infinite(micros: i64, out: &mut Vec<u8>) -> bool {
 }
 
 fn write_day(date: Date, out: &mut Vec<u8>) {
-    let year = if date.year > 0 { date.year } else { 1 - date.year };
+    let year = if date.year > 0 {
+        date.year
+    } else {
+        1 - date.year
+    };
     if year < 10_000 {
         two(year / 100, out);
         two(year % 100, out);

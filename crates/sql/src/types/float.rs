@@ -35,7 +35,11 @@ fn has_digit(text: &str) -> bool {
 fn out_of_range(text: &str, ty: &PgType) -> SqlError {
     SqlError::new(
         ErrorCode::NumericOutOfRange,
-        format!("\"{}\" is out of range for type {}", trim(text), ty.sql_name()),
+        format!(
+            "\"{}\" is out of range for type {}",
+            trim(text),
+            ty.sql_name()
+        ),
     )
 }
 
@@ -49,7 +53,10 @@ fn parse(text: &str, ty: &PgType) -> Result<(f64, bool), SqlError> {
     // Rust takes the same spellings (`inf`, `infinity`, digits, exponent).
     let value: f64 = trimmed.parse().map_err(|_| invalid_syntax(ty, text))?;
     let significand = unsigned.split(['e', 'E']).next().unwrap_or_default();
-    Ok((value, !significand.bytes().any(|byte| matches!(byte, b'1'..=b'9'))))
+    Ok((
+        value,
+        !significand.bytes().any(|byte| matches!(byte, b'1'..=b'9')),
+    ))
 }
 
 /// SQLite turns a float NaN into NULL, so it is refused rather than lost.
@@ -59,21 +66,32 @@ pub(crate) fn nan(ty: &PgType) -> SqlError {
 
 /// A float NaN is an error; all else is a value.
 pub(crate) fn not_nan(value: f64, ty: &PgType) -> Result<f64, SqlError> {
-    if value.is_nan() { Err(nan(ty)) } else { Ok(value) }
+    if value.is_nan() {
+        Err(nan(ty))
+    } else {
+        Ok(value)
+    }
 }
 
 /// The fewest digits that read back as the same double.
 pub(crate) fn write_float8(value: f64, out: &mut Vec<u8>) {
     let mut buffer = [0u8; 32];
-    write(value, &mut buffer, 15, out, |value, mut to| write!(to, "{value:e}").is_ok());
+    write(value, &mut buffer, 15, out, |value, mut to| {
+        write!(to, "{value:e}").is_ok()
+    });
 }
 
 /// The fewest digits that read back as the same 32-bit float.
 pub(crate) fn write_float4(value: f64, out: &mut Vec<u8>) {
-    #[expect(clippy::cast_possible_truncation, reason = "a stored real is a 32-bit float exactly")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a stored real is a 32-bit float exactly"
+    )]
     let narrow = value as f32;
     let mut buffer = [0u8; 32];
-    write(value, &mut buffer, 6, out, |_, mut to| write!(to, "{narrow:e}").is_ok());
+    write(value, &mut buffer, 6, out, |_, mut to| {
+        write!(to, "{narrow:e}").is_ok()
+    });
 }
 
 /// `scientific` writes `d.ddde±x`; numbers from 10^-4 to 10^`digits` are printed without exponent.
@@ -85,14 +103,26 @@ fn write(
     scientific: impl FnOnce(f64, &mut [u8]) -> bool,
 ) {
     if !value.is_finite() {
-        let name: &[u8] = if value.is_nan() { b"NaN" } else if value > 0.0 { b"Infinity" } else { b"-Infinity" };
+        let name: &[u8] = if value.is_nan() {
+            b"NaN"
+        } else if value > 0.0 {
+            b"Infinity"
+        } else {
+            b"-Infinity"
+        };
         return out.extend_from_slice(name);
     }
     let fits = scientific(value, buffer);
     debug_assert!(fits, "a shortest float takes at most 24 bytes");
-    let length = buffer.iter().position(|&byte| byte == 0).unwrap_or(buffer.len());
+    let length = buffer
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(buffer.len());
     let written = &buffer[..length];
-    let at = written.iter().position(|&byte| byte == b'e').unwrap_or(length);
+    let at = written
+        .iter()
+        .position(|&byte| byte == b'e')
+        .unwrap_or(length);
     let exponent = std::str::from_utf8(written.get(at + 1..).unwrap_or_default())
         .ok()
         .and_then(|text| text.parse::<i32>().ok())
@@ -117,7 +147,10 @@ fn write(
     match usize::try_from(exponent) {
         Err(_) => {
             out.extend_from_slice(b"0.");
-            out.extend(std::iter::repeat_n(b'0', usize::try_from(-exponent - 1).unwrap_or(0)));
+            out.extend(std::iter::repeat_n(
+                b'0',
+                usize::try_from(-exponent - 1).unwrap_or(0),
+            ));
             out.extend(significant);
         }
         Ok(whole) => {

@@ -55,7 +55,8 @@ impl Interval {
     /// Its length in microseconds, 30 days to a month: what order goes by.
     #[must_use]
     pub fn span(self) -> i128 {
-        (i128::from(self.months) * 30 + i128::from(self.days)) * i128::from(DAY) + i128::from(self.micros)
+        (i128::from(self.months) * 30 + i128::from(self.days)) * i128::from(DAY)
+            + i128::from(self.micros)
     }
 
     /// # Errors
@@ -96,14 +97,27 @@ impl Interval {
         // To the microsecond, so that products such as 0.1 * 30 do not leave dust.
         let month_days = tidy((months - months.trunc()) * 30.0);
         let day = tidy((days - days.trunc()) + month_days - month_days.trunc());
-        let mut result = Interval { months: whole_months, days: whole_days, micros: 0 };
+        let mut result = Interval {
+            months: whole_months,
+            days: whole_days,
+            micros: 0,
+        };
         let mut seconds = tidy(day * 86_400.0);
         if seconds.abs() >= 86_400.0 {
-            result.days = result.days.checked_add(int32((seconds / 86_400.0).trunc())?).ok_or_else(out_of_range)?;
+            result.days = result
+                .days
+                .checked_add(int32((seconds / 86_400.0).trunc())?)
+                .ok_or_else(out_of_range)?;
             seconds %= 86_400.0;
         }
-        result.days = result.days.checked_add(int32(month_days.trunc())?).ok_or_else(out_of_range)?;
-        #[expect(clippy::cast_precision_loss, reason = "PostgreSQL multiplies in double precision, too")]
+        result.days = result
+            .days
+            .checked_add(int32(month_days.trunc())?)
+            .ok_or_else(out_of_range)?;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "PostgreSQL multiplies in double precision, too"
+        )]
         let micros = (self.micros as f64 * factor + seconds * 1e6).round_ties_even();
         result.micros = int64(micros)?;
         Ok(result)
@@ -116,12 +130,20 @@ fn tidy(value: f64) -> f64 {
 
 #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
 fn int32(value: f64) -> Result<i32, SqlError> {
-    if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&value) { Ok(value as i32) } else { Err(out_of_range()) }
+    if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&value) {
+        Ok(value as i32)
+    } else {
+        Err(out_of_range())
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
 fn int64(value: f64) -> Result<i64, SqlError> {
-    if value.abs() < 9.2e18 { Ok(value as i64) } else { Err(out_of_range()) }
+    if value.abs() < 9.2e18 {
+        Ok(value as i64)
+    } else {
+        Err(out_of_range())
+    }
 }
 
 fn out_of_range() -> SqlError {
@@ -138,8 +160,10 @@ enum Unit {
 
 fn unit(word: &str) -> Option<Unit> {
     Some(match word {
-        "us" | "usec" | "usecs" | "microsecond" | "microseconds" | "microsec" | "microsecs" | "usecond" | "useconds" => Unit::Micros(1),
-        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "millisec" | "millisecs" | "mseconds" => Unit::Micros(1000),
+        "us" | "usec" | "usecs" | "microsecond" | "microseconds" | "microsec" | "microsecs"
+        | "usecond" | "useconds" => Unit::Micros(1),
+        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "millisec" | "millisecs"
+        | "mseconds" => Unit::Micros(1000),
         "s" | "sec" | "secs" | "second" | "seconds" => Unit::Micros(SECOND),
         "m" | "min" | "mins" | "minute" | "minutes" => Unit::Micros(MINUTE),
         "h" | "hr" | "hrs" | "hour" | "hours" => Unit::Micros(HOUR),
@@ -167,7 +191,9 @@ impl Total {
     fn add(&mut self, negative: bool, whole: i64, fraction: &[u8], unit: Unit) -> Option<()> {
         let sign = if negative { -1 } else { 1 };
         // Nine digits are exact in what follows; more cannot reach a microsecond of a month.
-        let nano = (0..9).fold(0i64, |value, at| value * 10 + fraction.get(at).map_or(0, |byte| i64::from(byte - b'0')));
+        let nano = (0..9).fold(0i64, |value, at| {
+            value * 10 + fraction.get(at).map_or(0, |byte| i64::from(byte - b'0'))
+        });
         match unit {
             Unit::Months(size) => {
                 self.months = self.months.checked_add(sign * whole.checked_mul(size)?)?;
@@ -196,7 +222,8 @@ impl Total {
     fn add_days(&mut self, sign: i64, nano: i64, size: i64) -> Option<()> {
         let days = nano * size;
         self.days = self.days.checked_add(sign * (days / 1_000_000_000))?;
-        let part = (i128::from(days % 1_000_000_000) * i128::from(DAY) + 500_000_000) / 1_000_000_000;
+        let part =
+            (i128::from(days % 1_000_000_000) * i128::from(DAY) + 500_000_000) / 1_000_000_000;
         self.micros = self.micros.checked_add(sign * i64::try_from(part).ok()?)?;
         Some(())
     }
@@ -205,7 +232,10 @@ impl Total {
 /// Reads PostgreSQL's verbose form, ISO 8601 and the SQL standard's forms.
 pub(crate) fn read(text: &str) -> Result<Interval, SqlError> {
     let trimmed = trim(text);
-    let total = if trimmed.starts_with('P') { read_iso(&trimmed[1..]) } else { read_words(trimmed) };
+    let total = match trimmed.strip_prefix('P') {
+        Some(iso) => read_iso(iso),
+        None => read_words(trimmed),
+    };
     let total = total.ok_or_else(|| super::datetime::invalid(&PgType::Interval, text))?;
     let interval = || {
         Some(Interval {
@@ -215,7 +245,10 @@ pub(crate) fn read(text: &str) -> Result<Interval, SqlError> {
         })
     };
     interval().ok_or_else(|| {
-        SqlError::new(ErrorCode::DatetimeOverflow, format!("interval field value out of range: \"{text}\""))
+        SqlError::new(
+            ErrorCode::DatetimeOverflow,
+            format!("interval field value out of range: \"{text}\""),
+        )
     })
 }
 
@@ -233,7 +266,11 @@ fn number(text: &str) -> Option<Number<'_>> {
     let (signed, negative) = (text.starts_with(['+', '-']), text.starts_with('-'));
     let text = if signed { &text[1..] } else { text };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let whole = if digits == 0 { 0 } else { text[..digits].parse().ok()? };
+    let whole = if digits == 0 {
+        0
+    } else {
+        text[..digits].parse().ok()?
+    };
     let mut rest = &text[digits..];
     let mut fraction: &[u8] = &[];
     if let Some(after) = rest.strip_prefix('.') {
@@ -241,7 +278,14 @@ fn number(text: &str) -> Option<Number<'_>> {
         fraction = &after.as_bytes()[..length];
         rest = &after[length..];
     }
-    (digits + fraction.len() > 0).then_some(Number { negative, signed, whole, digits, fraction, rest })
+    (digits + fraction.len() > 0).then_some(Number {
+        negative,
+        signed,
+        whole,
+        digits,
+        fraction,
+        rest,
+    })
 }
 
 fn read_words(text: &str) -> Option<Total> {
@@ -269,15 +313,26 @@ fn read_words(text: &str) -> Option<Total> {
         let after = amount.rest;
         if after.starts_with(':') && amount.fraction.is_empty() {
             let (micros, left) = clock(amount.whole, after)?;
-            total.micros = total.micros.checked_add(if amount.negative { -micros } else { micros })?;
+            total.micros =
+                total
+                    .micros
+                    .checked_add(if amount.negative { -micros } else { micros })?;
             rest = left.trim_start();
-        } else if after.starts_with('-') && amount.fraction.is_empty() && after[1..].starts_with(|c: char| c.is_ascii_digit()) {
+        } else if after.starts_with('-')
+            && amount.fraction.is_empty()
+            && after[1..].starts_with(|c: char| c.is_ascii_digit())
+        {
             // SQL's years-months.
             let months = number(&after[1..])?;
             if months.whole > 11 || !months.fraction.is_empty() {
                 return None;
             }
-            total.add(amount.negative, amount.whole.checked_mul(12)?.checked_add(months.whole)?, &[], Unit::Months(1))?;
+            total.add(
+                amount.negative,
+                amount.whole.checked_mul(12)?.checked_add(months.whole)?,
+                &[],
+                Unit::Months(1),
+            )?;
             rest = months.rest.trim_start();
         } else {
             let left = after.trim_start();
@@ -291,9 +346,18 @@ fn read_words(text: &str) -> Option<Total> {
                 // SQL's days before a time: `3 4:05:06`; the sign counts for both.
                 let next = number(left)?;
                 let negative = amount.negative && !next.signed;
-                total.add(amount.negative, amount.whole, amount.fraction, Unit::Days(1))?;
+                total.add(
+                    amount.negative,
+                    amount.whole,
+                    amount.fraction,
+                    Unit::Days(1),
+                )?;
                 let (micros, left) = clock(next.whole, next.rest)?;
-                total.micros = total.micros.checked_add(if negative || next.negative { -micros } else { micros })?;
+                total.micros = total.micros.checked_add(if negative || next.negative {
+                    -micros
+                } else {
+                    micros
+                })?;
                 rest = left.trim_start();
                 continue;
             } else {
@@ -307,7 +371,8 @@ fn read_words(text: &str) -> Option<Total> {
 }
 
 fn strip_word<'t>(text: &'t str, word: &str) -> Option<&'t str> {
-    text.get(..word.len()).filter(|head| head.eq_ignore_ascii_case(word))?;
+    text.get(..word.len())
+        .filter(|head| head.eq_ignore_ascii_case(word))?;
     Some(&text[word.len()..])
 }
 
@@ -321,10 +386,14 @@ fn clock(hours: i64, after: &str) -> Option<(i64, &str)> {
         return None;
     }
     if !minutes.fraction.is_empty() {
-        let micros = hours.checked_mul(MINUTE)?.checked_add(minutes.whole * SECOND + fraction_micros(minutes.fraction))?;
+        let micros = hours
+            .checked_mul(MINUTE)?
+            .checked_add(minutes.whole * SECOND + fraction_micros(minutes.fraction))?;
         return Some((micros, minutes.rest));
     }
-    let mut micros = hours.checked_mul(HOUR)?.checked_add(minutes.whole.checked_mul(MINUTE)?)?;
+    let mut micros = hours
+        .checked_mul(HOUR)?
+        .checked_add(minutes.whole.checked_mul(MINUTE)?)?;
     let mut rest = minutes.rest;
     if let Some(after) = rest.strip_prefix(':') {
         let seconds = number(after)?;
@@ -341,9 +410,14 @@ fn clock(hours: i64, after: &str) -> Option<(i64, &str)> {
 fn read_iso(text: &str) -> Option<Total> {
     let mut total = Total::default();
     let (mut rest, mut time, mut seen) = (text, false, false);
-    if let [Some(years), Some(months), Some(days)] =
-        [0, 1, 2].map(|at| text.split('T').next()?.split('-').nth(at)?.parse::<i64>().ok())
-    {
+    if let [Some(years), Some(months), Some(days)] = [0, 1, 2].map(|at| {
+        text.split('T')
+            .next()?
+            .split('-')
+            .nth(at)?
+            .parse::<i64>()
+            .ok()
+    }) {
         total.months = years.checked_mul(12)?.checked_add(months)?;
         total.days = days;
         if let Some((_, clock_text)) = text.split_once('T') {
@@ -419,7 +493,8 @@ pub(crate) fn write(blob: &[u8], out: &mut Vec<u8>) {
         out.push(b'+');
     }
     let micros = interval.micros.unsigned_abs();
-    let part = |unit: i64| i64::try_from(micros / unit.unsigned_abs()).expect("smaller than an i64");
+    let part =
+        |unit: i64| i64::try_from(micros / unit.unsigned_abs()).expect("smaller than an i64");
     let hours = part(HOUR);
     if hours < 100 {
         two(hours, out);

@@ -82,20 +82,33 @@ impl<'t> Parser<'t> {
 
     fn invalid(&self) -> SqlError {
         let rest = &self.text[self.text.floor_char_boundary(self.at)..];
-        let error = SqlError::new(ErrorCode::InvalidTextRepresentation, "invalid input syntax for type json");
-        let token = rest.split_inclusive([' ', ',', ':', '{', '}', '[', ']', '\n']).next().unwrap_or_default();
+        let error = SqlError::new(
+            ErrorCode::InvalidTextRepresentation,
+            "invalid input syntax for type json",
+        );
+        let token = rest
+            .split_inclusive([' ', ',', ':', '{', '}', '[', ']', '\n'])
+            .next()
+            .unwrap_or_default();
         if token.trim().is_empty() {
             error.with_detail("The input string ended unexpectedly.")
         } else {
             let shown = &token[..token.floor_char_boundary(64)];
-            let shown = if shown.len() > 1 { shown.trim_end_matches([' ', ',', ':', '{', '}', '[', ']', '\n']) } else { shown };
+            let shown = if shown.len() > 1 {
+                shown.trim_end_matches([' ', ',', ':', '{', '}', '[', ']', '\n'])
+            } else {
+                shown
+            };
             error.with_detail(format!("Token \"{shown}\" is invalid."))
         }
     }
 
     fn value(&mut self, depth: usize) -> Result<Json<'t>, SqlError> {
         if depth > MAX_DEPTH {
-            return Err(SqlError::new(ErrorCode::TooComplex, format!("json nests deeper than {MAX_DEPTH} levels")));
+            return Err(SqlError::new(
+                ErrorCode::TooComplex,
+                format!("json nests deeper than {MAX_DEPTH} levels"),
+            ));
         }
         self.skip();
         match self.peek() {
@@ -104,10 +117,16 @@ impl<'t> Parser<'t> {
             Some(b'[') => self.array(depth),
             Some(b'-' | b'0'..=b'9') => self.number(),
             _ => {
-                for (word, value) in [("true", Json::Bool(true)), ("false", Json::Bool(false)), ("null", Json::Null)] {
+                for (word, value) in [
+                    ("true", Json::Bool(true)),
+                    ("false", Json::Bool(false)),
+                    ("null", Json::Null),
+                ] {
                     if self.text[self.at..].starts_with(word) {
                         self.at += word.len();
-                        if self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte >= 0x80 || byte == b'_') {
+                        if self.peek().is_some_and(|byte| {
+                            byte.is_ascii_alphanumeric() || byte >= 0x80 || byte == b'_'
+                        }) {
                             return Err(self.invalid());
                         }
                         return Ok(value);
@@ -180,7 +199,10 @@ impl<'t> Parser<'t> {
                 return Err(self.invalid());
             }
         }
-        if self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        if self
+            .peek()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
             self.at = start;
             return Err(self.invalid());
         }
@@ -188,7 +210,10 @@ impl<'t> Parser<'t> {
     }
 
     fn digits(&mut self) -> usize {
-        let count = self.text.as_bytes()[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let count = self.text.as_bytes()[self.at..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         self.at += count;
         count
     }
@@ -253,8 +278,11 @@ impl<'t> Parser<'t> {
                     first
                 };
                 if code == 0 {
-                    return Err(SqlError::new(ErrorCode::UntranslatableCharacter, "unsupported Unicode escape sequence")
-                        .with_detail("\\u0000 cannot be converted to text."));
+                    return Err(SqlError::new(
+                        ErrorCode::UntranslatableCharacter,
+                        "unsupported Unicode escape sequence",
+                    )
+                    .with_detail("\\u0000 cannot be converted to text."));
                 }
                 char::from_u32(code).ok_or_else(|| self.invalid())?
             }
@@ -263,7 +291,11 @@ impl<'t> Parser<'t> {
     }
 
     fn hex4(&mut self) -> Result<u32, SqlError> {
-        let digits = self.text.as_bytes().get(self.at..self.at + 4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = self
+            .text
+            .as_bytes()
+            .get(self.at..self.at + 4)
+            .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
         let value = digits
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u32::from_str_radix(digits, 16).ok())
@@ -281,9 +313,12 @@ impl<'t> Json<'t> {
     pub fn into_jsonb(self) -> Result<Json<'t>, SqlError> {
         Ok(match self {
             Json::Number(text) => Json::Number(jsonb_number(text)?),
-            Json::Array(elements) => {
-                Json::Array(elements.into_iter().map(Json::into_jsonb).collect::<Result<_, _>>()?)
-            }
+            Json::Array(elements) => Json::Array(
+                elements
+                    .into_iter()
+                    .map(Json::into_jsonb)
+                    .collect::<Result<_, _>>()?,
+            ),
             Json::Object(members) => {
                 let members = members
                     .into_iter()
@@ -341,7 +376,11 @@ impl<'t> Json<'t> {
     #[must_use]
     pub fn member(&self, key: &str) -> Option<&Json<'t>> {
         match self {
-            Json::Object(members) => members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value),
+            Json::Object(members) => members
+                .iter()
+                .rev()
+                .find(|(name, _)| name == key)
+                .map(|(_, value)| value),
             _ => None,
         }
     }
@@ -361,13 +400,18 @@ impl<'t> Json<'t> {
         match (self, other) {
             (Json::Null, Json::Null) => true,
             (Json::Bool(a), Json::Bool(b)) => a == b,
-            (Json::Number(a), Json::Number(b)) => a == b || compare_numbers(a, b) == Ordering::Equal,
+            (Json::Number(a), Json::Number(b)) => {
+                a == b || compare_numbers(a, b) == Ordering::Equal
+            }
             (Json::String(a), Json::String(b)) => a == b,
             (Json::Array(a), Json::Array(b)) => {
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.equals(b))
             }
             (Json::Object(a), Json::Object(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|((k, a), (l, b))| k == l && a.equals(b))
+                a.len() == b.len()
+                    && a.iter()
+                        .zip(b)
+                        .all(|((k, a), (l, b))| k == l && a.equals(b))
             }
             _ => false,
         }
@@ -376,7 +420,11 @@ impl<'t> Json<'t> {
 
 /// An index from the end if negative; `None` past either end.
 pub(crate) fn place(index: i64, length: usize) -> Option<usize> {
-    let index = if index < 0 { index + i64::try_from(length).ok()? } else { index };
+    let index = if index < 0 {
+        index + i64::try_from(length).ok()?
+    } else {
+        index
+    };
     usize::try_from(index).ok().filter(|&index| index < length)
 }
 
@@ -393,7 +441,9 @@ pub(crate) fn key_order(a: &str, b: &str) -> Ordering {
 }
 
 /// In jsonb's order, of equal keys the last.
-pub(crate) fn unique_members<'t>(mut members: Vec<(Cow<'t, str>, Json<'t>)>) -> Vec<(Cow<'t, str>, Json<'t>)> {
+pub(crate) fn unique_members<'t>(
+    mut members: Vec<(Cow<'t, str>, Json<'t>)>,
+) -> Vec<(Cow<'t, str>, Json<'t>)> {
     // Stable, so that of equal keys the last stays last.
     members.sort_by(|(a, _), (b, _)| key_order(a, b));
     let mut unique: Vec<(Cow<'t, str>, Json<'t>)> = Vec::with_capacity(members.len());

@@ -1,7 +1,7 @@
 //! Values out of JSON: HTTP parameters and documents.
 
-use springhead_proto::{ErrorCode, SqlError, Value};
 use serde_json::Value as Json;
+use springhead_proto::{ErrorCode, SqlError, Value};
 
 use super::{PgType, array, input, json};
 
@@ -23,13 +23,19 @@ pub fn input_json(ty: &PgType, value: &Json) -> Result<Value, SqlError> {
         (PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid, Json::Number(number)) => {
             input_integer(ty, number)
         }
-        (_, Json::Number(number)) if ty.is_numeric() || is_text(ty) => input(ty, &number.to_string()),
+        (_, Json::Number(number)) if ty.is_numeric() || is_text(ty) => {
+            input(ty, &number.to_string())
+        }
         (PgType::Bool, Json::Bool(value)) => Ok(Value::Integer(i64::from(*value))),
         (_, Json::Bool(value)) if is_text(ty) => input(ty, if *value { "true" } else { "false" }),
         (_, Json::Object(_) | Json::Array(_)) if is_text(ty) => input(ty, &value.to_string()),
         _ => Err(SqlError::new(
             ErrorCode::InvalidTextRepresentation,
-            format!("a json {} is no value of type {}", kind(value), ty.sql_name()),
+            format!(
+                "a json {} is no value of type {}",
+                kind(value),
+                ty.sql_name()
+            ),
         )),
     }
 }

@@ -246,7 +246,10 @@ impl PgType {
             1186 => PgType::Interval,
             1700 => PgType::Numeric(length().map(|bits| {
                 let [high0, high1, low0, low1] = bits.to_be_bytes();
-                (u16::from_be_bytes([high0, high1]), u16::from_be_bytes([low0, low1]))
+                (
+                    u16::from_be_bytes([high0, high1]),
+                    u16::from_be_bytes([low0, low1]),
+                )
             })),
             2278 => PgType::Void,
             2950 => PgType::Uuid,
@@ -357,7 +360,9 @@ impl PgType {
                 return match modifiers {
                     [] | [25..=53] => Ok(PgType::Float8),
                     [1..=24] => Ok(PgType::Float4),
-                    _ => Err(bad_modifier("precision for type float must be between 1 and 53 bits")),
+                    _ => Err(bad_modifier(
+                        "precision for type float must be between 1 and 53 bits",
+                    )),
                 };
             }
             "numeric" | "decimal" | "dec" => return numeric_type(modifiers),
@@ -365,7 +370,9 @@ impl PgType {
             "varchar" | "character varying" => {
                 return match modifiers {
                     [] => Ok(PgType::Varchar(None)),
-                    &[length] => character_length("varchar", length).map(|n| PgType::Varchar(Some(n))),
+                    &[length] => {
+                        character_length("varchar", length).map(|n| PgType::Varchar(Some(n)))
+                    }
                     _ => Err(bad_modifier("invalid type modifier")),
                 };
             }
@@ -448,7 +455,9 @@ impl PgType {
     #[must_use]
     pub const fn scaled(&self) -> Option<u16> {
         match self {
-            PgType::Numeric(Some((precision, scale))) if *precision <= SCALED_PRECISION => Some(*scale),
+            PgType::Numeric(Some((precision, scale))) if *precision <= SCALED_PRECISION => {
+                Some(*scale)
+            }
             _ => None,
         }
     }
@@ -480,7 +489,9 @@ impl PgType {
             | PgType::Float8
             | PgType::Numeric(_) => Category::Numeric,
             PgType::Text | PgType::Varchar(_) | PgType::Char(_) | PgType::Name => Category::String,
-            PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz => Category::DateTime,
+            PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz => {
+                Category::DateTime
+            }
             PgType::Interval => Category::Timespan,
             PgType::Array(_) => Category::Array,
             PgType::Bytea | PgType::Uuid | PgType::Json | PgType::Jsonb => Category::User,
@@ -506,7 +517,10 @@ impl PgType {
     /// smallint, integer, bigint, oid.
     #[must_use]
     pub const fn is_integer(&self) -> bool {
-        matches!(self, PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid)
+        matches!(
+            self,
+            PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid
+        )
     }
 
     /// Integers, floats and numeric.
@@ -554,10 +568,14 @@ fn numeric_type(modifiers: &[i64]) -> Result<PgType, SqlError> {
         _ => return Err(bad_modifier("invalid NUMERIC type modifier")),
     };
     if !(1..=1000).contains(&precision) {
-        return Err(bad_modifier(&format!("NUMERIC precision {precision} must be between 1 and 1000")));
+        return Err(bad_modifier(&format!(
+            "NUMERIC precision {precision} must be between 1 and 1000"
+        )));
     }
     if !(-1000..=1000).contains(&scale) {
-        return Err(bad_modifier(&format!("NUMERIC scale {scale} must be between -1000 and 1000")));
+        return Err(bad_modifier(&format!(
+            "NUMERIC scale {scale} must be between -1000 and 1000"
+        )));
     }
     if scale < 0 || scale > precision {
         return Err(SqlError::unsupported(format_args!(
@@ -573,8 +591,12 @@ fn numeric_type(modifiers: &[i64]) -> Result<PgType, SqlError> {
 fn character_length(name: &str, length: i64) -> Result<u32, SqlError> {
     match u32::try_from(length) {
         Ok(1..=10_485_760) => Ok(u32::try_from(length).unwrap_or(1)),
-        Ok(0) | Err(_) => Err(bad_modifier(&format!("length for type {name} must be at least 1"))),
-        Ok(_) => Err(bad_modifier(&format!("length for type {name} cannot exceed 10485760"))),
+        Ok(0) | Err(_) => Err(bad_modifier(&format!(
+            "length for type {name} must be at least 1"
+        ))),
+        Ok(_) => Err(bad_modifier(&format!(
+            "length for type {name} cannot exceed 10485760"
+        ))),
     }
 }
 
@@ -582,10 +604,14 @@ fn character_length(name: &str, length: i64) -> Result<u32, SqlError> {
 fn precise(base: PgType, modifiers: &[i64]) -> Result<PgType, SqlError> {
     match modifiers {
         [] | [6] => Ok(base),
-        [digits @ 0..=5] => {
-            Err(SqlError::unsupported(format_args!("{}({digits})", base.sql_name())))
-        }
-        _ => Err(bad_modifier(&format!("{} precision must be between 0 and 6", base.sql_name()))),
+        [digits @ 0..=5] => Err(SqlError::unsupported(format_args!(
+            "{}({digits})",
+            base.sql_name()
+        ))),
+        _ => Err(bad_modifier(&format!(
+            "{} precision must be between 0 and 6",
+            base.sql_name()
+        ))),
     }
 }
 

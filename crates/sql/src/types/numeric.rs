@@ -165,7 +165,11 @@ impl Int {
     /// Without its sign.
     #[must_use]
     pub fn abs(&self) -> Int {
-        if self.is_negative() { self.neg() } else { self.clone() }
+        if self.is_negative() {
+            self.neg()
+        } else {
+            self.clone()
+        }
     }
 
     /// 10^`power`.
@@ -185,7 +189,11 @@ impl Int {
         if rest.add(&rest) < other.abs() {
             return quotient;
         }
-        let one = Int::Small(if self.is_negative() == other.is_negative() { 1 } else { -1 });
+        let one = Int::Small(if self.is_negative() == other.is_negative() {
+            1
+        } else {
+            -1
+        });
         quotient.add(&one)
     }
 
@@ -228,7 +236,11 @@ impl Int {
     #[must_use]
     pub fn from_digits(digits: &[u8]) -> Int {
         if digits.len() <= 38 {
-            return Int::Small(digits.iter().fold(0, |value, byte| value * 10 + i128::from(byte - b'0')));
+            return Int::Small(
+                digits
+                    .iter()
+                    .fold(0, |value, byte| value * 10 + i128::from(byte - b'0')),
+            );
         }
         Int::from_big(BigInt::parse_bytes(digits, 10).unwrap_or_default())
     }
@@ -250,25 +262,39 @@ impl Decimal {
     /// An integer.
     #[must_use]
     pub const fn from_int(value: i128) -> Decimal {
-        Decimal { unscaled: Int::Small(value), scale: 0 }
+        Decimal {
+            unscaled: Int::Small(value),
+            scale: 0,
+        }
     }
 
     /// `unscaled` / 10^`scale`.
     #[must_use]
     pub const fn new(unscaled: i128, scale: u32) -> Decimal {
-        Decimal { unscaled: Int::Small(unscaled), scale }
+        Decimal {
+            unscaled: Int::Small(unscaled),
+            scale,
+        }
     }
 
     /// The same number with at least that scale, as an integer of that scale.
     #[must_use]
     pub fn at_scale(&self, scale: u32) -> Int {
-        if scale <= self.scale { self.unscaled.clone() } else { self.unscaled.mul(&Int::pow10(scale - self.scale)) }
+        if scale <= self.scale {
+            self.unscaled.clone()
+        } else {
+            self.unscaled.mul(&Int::pow10(scale - self.scale))
+        }
     }
 
     /// The number in units of 10^-`scale`, cut toward zero where it has more digits.
     #[must_use]
     pub fn at_or_cut(&self, scale: u32) -> Int {
-        if scale >= self.scale { self.at_scale(scale) } else { self.unscaled.div(&Int::pow10(self.scale - scale)) }
+        if scale >= self.scale {
+            self.at_scale(scale)
+        } else {
+            self.unscaled.div(&Int::pow10(self.scale - scale))
+        }
     }
 
     /// Rounded half away from zero to `scale` digits after the point; negative: before it.
@@ -285,10 +311,14 @@ impl Decimal {
 
     fn rescale(&self, scale: i32, divide: fn(&Int, &Int) -> Int) -> Decimal {
         match u32::try_from(scale) {
-            Ok(scale) if scale >= self.scale => Decimal { unscaled: self.at_scale(scale), scale },
-            Ok(scale) => {
-                Decimal { unscaled: divide(&self.unscaled, &Int::pow10(self.scale - scale)), scale }
-            }
+            Ok(scale) if scale >= self.scale => Decimal {
+                unscaled: self.at_scale(scale),
+                scale,
+            },
+            Ok(scale) => Decimal {
+                unscaled: divide(&self.unscaled, &Int::pow10(self.scale - scale)),
+                scale,
+            },
             Err(_) => {
                 let before = scale.unsigned_abs();
                 let cut = u32::try_from(MAX_DIGITS).unwrap_or(u32::MAX);
@@ -297,7 +327,10 @@ impl Decimal {
                 }
                 let power = Int::pow10(before);
                 let whole = divide(&self.unscaled, &power.mul(&Int::pow10(self.scale)));
-                Decimal { unscaled: whole.mul(&power), scale: 0 }
+                Decimal {
+                    unscaled: whole.mul(&power),
+                    scale: 0,
+                }
             }
         }
     }
@@ -307,7 +340,10 @@ impl Decimal {
     pub fn floor(&self) -> Decimal {
         let whole = self.trunc(0);
         if self.unscaled.is_negative() && whole.compare(self) == Ordering::Greater {
-            return Decimal { unscaled: whole.unscaled.sub(&Int::Small(1)), scale: 0 };
+            return Decimal {
+                unscaled: whole.unscaled.sub(&Int::Small(1)),
+                scale: 0,
+            };
         }
         whole
     }
@@ -320,7 +356,10 @@ impl Decimal {
 
     #[must_use]
     pub fn negated(&self) -> Decimal {
-        Decimal { unscaled: self.unscaled.neg(), scale: self.scale }
+        Decimal {
+            unscaled: self.unscaled.neg(),
+            scale: self.scale,
+        }
     }
 
     /// By value: 1.5 and 1.50 are equal.
@@ -338,19 +377,32 @@ impl Decimal {
     #[must_use]
     pub fn plus(&self, other: &Decimal) -> Decimal {
         let scale = self.scale.max(other.scale);
-        Decimal { unscaled: self.at_scale(scale).add(&other.at_scale(scale)), scale }
+        Decimal {
+            unscaled: self.at_scale(scale).add(&other.at_scale(scale)),
+            scale,
+        }
     }
 
     #[must_use]
     pub fn minus(&self, other: &Decimal) -> Decimal {
         let scale = self.scale.max(other.scale);
-        Decimal { unscaled: self.at_scale(scale).sub(&other.at_scale(scale)), scale }
+        Decimal {
+            unscaled: self.at_scale(scale).sub(&other.at_scale(scale)),
+            scale,
+        }
     }
 
     #[must_use]
     pub fn times(&self, other: &Decimal) -> Decimal {
-        let product = Decimal { unscaled: self.unscaled.mul(&other.unscaled), scale: self.scale + other.scale };
-        if product.scale > MAX_SCALE { product.round(16_383) } else { product }
+        let product = Decimal {
+            unscaled: self.unscaled.mul(&other.unscaled),
+            scale: self.scale + other.scale,
+        };
+        if product.scale > MAX_SCALE {
+            product.round(16_383)
+        } else {
+            product
+        }
     }
 
     /// The quotient to the scale that PostgreSQL's `select_div_scale` chooses; `other` is not zero.
@@ -365,11 +417,20 @@ impl Decimal {
         // self/10^s ÷ other/10^o = self·10^(scale+o-s) ÷ other, in units of 10^-scale.
         let up = scale + other.scale;
         let (dividend, divisor) = if up >= self.scale {
-            (self.unscaled.mul(&Int::pow10(up - self.scale)), other.unscaled.clone())
+            (
+                self.unscaled.mul(&Int::pow10(up - self.scale)),
+                other.unscaled.clone(),
+            )
         } else {
-            (self.unscaled.clone(), other.unscaled.mul(&Int::pow10(self.scale - up)))
+            (
+                self.unscaled.clone(),
+                other.unscaled.mul(&Int::pow10(self.scale - up)),
+            )
         };
-        Decimal { unscaled: dividend.div_round(&divisor), scale }
+        Decimal {
+            unscaled: dividend.div_round(&divisor),
+            scale,
+        }
     }
 
     /// At least 16 significant digits, and no fewer after the point than either operand has.
@@ -411,7 +472,10 @@ impl Decimal {
     #[must_use]
     pub fn remainder(&self, other: &Decimal) -> Decimal {
         let scale = self.scale.max(other.scale);
-        Decimal { unscaled: self.at_scale(scale).rem(&other.at_scale(scale)), scale }
+        Decimal {
+            unscaled: self.at_scale(scale).rem(&other.at_scale(scale)),
+            scale,
+        }
     }
 
     /// Without trailing zeros after the point.
@@ -437,7 +501,10 @@ impl Decimal {
     pub fn to_f64(&self) -> f64 {
         let mut text = Vec::new();
         self.write(&mut text);
-        std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0)
+        std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0.0)
     }
 
     /// Digits, with a point if the scale is not zero.
@@ -513,7 +580,9 @@ impl Numeric {
         }
         let (significand, exponent) = match unsigned.find(['e', 'E']) {
             Some(at) => {
-                let exponent = unsigned[at + 1..].strip_prefix('+').unwrap_or(&unsigned[at + 1..]);
+                let exponent = unsigned[at + 1..]
+                    .strip_prefix('+')
+                    .unwrap_or(&unsigned[at + 1..]);
                 if exponent.is_empty() || exponent.starts_with('+') {
                     return Err(invalid_syntax(&ty, text));
                 }
@@ -529,13 +598,21 @@ impl Numeric {
             None => (unsigned, 0),
         };
         let (whole, fraction) = significand.split_once('.').unwrap_or((significand, ""));
-        if whole.is_empty() && fraction.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+        if whole.is_empty() && fraction.is_empty()
+            || !whole
+                .bytes()
+                .chain(fraction.bytes())
+                .all(|byte| byte.is_ascii_digit())
+        {
             return Err(invalid_syntax(&ty, text));
         }
         let mut digits = Vec::with_capacity(whole.len() + fraction.len());
         digits.extend_from_slice(whole.as_bytes());
         digits.extend_from_slice(fraction.as_bytes());
-        let start = digits.iter().position(|&byte| byte != b'0').unwrap_or(digits.len());
+        let start = digits
+            .iter()
+            .position(|&byte| byte != b'0')
+            .unwrap_or(digits.len());
         let significant = digits.len() - start;
         let scale = digit_count(fraction.as_bytes()).saturating_sub(exponent);
         if significant > MAX_DIGITS || exponent.unsigned_abs() > MAX_DIGITS as u64 {
@@ -550,7 +627,10 @@ impl Numeric {
             Ok(scale) => Decimal { unscaled, scale }.round(16_383),
             Err(_) => {
                 let up = u32::try_from(-scale).map_err(|_| overflow())?;
-                Decimal { unscaled: unscaled.mul(&Int::pow10(up)), scale: 0 }
+                Decimal {
+                    unscaled: unscaled.mul(&Int::pow10(up)),
+                    scale: 0,
+                }
             }
         };
         Ok(Numeric::Finite(decimal))
@@ -564,7 +644,11 @@ impl Numeric {
             return Numeric::NaN;
         }
         if value.is_infinite() {
-            return if value > 0.0 { Numeric::Infinity } else { Numeric::MinusInfinity };
+            return if value > 0.0 {
+                Numeric::Infinity
+            } else {
+                Numeric::MinusInfinity
+            };
         }
         let text = format!("{value:.*e}", digits - 1);
         match Numeric::parse(&text) {
@@ -577,7 +661,11 @@ impl Numeric {
     /// Reads a scaled INTEGER.
     #[must_use]
     pub fn from_scaled(value: i64, scale: u32) -> Numeric {
-        if value == SCALED_NAN { Numeric::NaN } else { Numeric::Finite(Decimal::new(value.into(), scale)) }
+        if value == SCALED_NAN {
+            Numeric::NaN
+        } else {
+            Numeric::Finite(Decimal::new(value.into(), scale))
+        }
     }
 
     /// Reads a value in its BLOB form; an INTEGER counts as itself.
@@ -600,7 +688,9 @@ impl Numeric {
             5 => return Some(Numeric::Infinity),
             6 => return Some(Numeric::NaN),
             ZERO => {
-                let scale = rest.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes));
+                let scale = rest
+                    .first_chunk()
+                    .map_or(0, |bytes| u16::from_be_bytes(*bytes));
                 return Some(Numeric::Finite(Decimal::new(0, scale.into())));
             }
             NEGATIVE | POSITIVE => {}
@@ -608,7 +698,8 @@ impl Numeric {
         }
         let flip = if negative { 0xff } else { 0 };
         let (exponent, rest) = rest.split_first_chunk::<2>()?;
-        let exponent = i64::from(u16::from_be_bytes([exponent[0] ^ flip, exponent[1] ^ flip])) - 0x8000;
+        let exponent =
+            i64::from(u16::from_be_bytes([exponent[0] ^ flip, exponent[1] ^ flip])) - 0x8000;
         let length = rest.iter().position(|&byte| byte == flip)?;
         let (pairs, tail) = rest.split_at(length);
         // The number is the pairs' integer × 100^(exponent - pairs).
@@ -637,7 +728,10 @@ impl Numeric {
         } else if shift < 0 {
             unscaled = unscaled.div(&Int::pow10(u32::try_from(-shift).ok()?));
         }
-        let mut decimal = Decimal { unscaled: if negative { unscaled.neg() } else { unscaled }, scale };
+        let mut decimal = Decimal {
+            unscaled: if negative { unscaled.neg() } else { unscaled },
+            scale,
+        };
         if tail.len() < 3 {
             decimal = decimal.trimmed();
         }
@@ -690,13 +784,21 @@ impl Numeric {
         };
         if decimal.unscaled.abs() >= Int::pow10(precision.into()) {
             let whole = precision - scale;
-            let bound = if whole == 0 { "1".to_owned() } else { format!("10^{whole}") };
+            let bound = if whole == 0 {
+                "1".to_owned()
+            } else {
+                format!("10^{whole}")
+            };
             return Err(field_overflow().with_detail(format!(
                 "A field with precision {precision}, scale {scale} must round to an absolute value less than {bound}."
             )));
         }
         if scaled {
-            return decimal.unscaled.to_i64().map(Value::Integer).ok_or_else(overflow);
+            return decimal
+                .unscaled
+                .to_i64()
+                .map(Value::Integer)
+                .ok_or_else(overflow);
         }
         Numeric::Finite(decimal).to_value()
     }
@@ -717,7 +819,10 @@ fn encode_digits(decimal: &Decimal, negative: bool, blob: &mut Vec<u8>) -> Resul
     if digits.len() > MAX_DIGITS {
         return Err(overflow());
     }
-    let digits = &digits[..digits.iter().rposition(|&byte| byte != b'0').map_or(0, |at| at + 1)];
+    let digits = &digits[..digits
+        .iter()
+        .rposition(|&byte| byte != b'0')
+        .map_or(0, |at| at + 1)];
     // The point stands this many digits after the first; pairs are aligned to it.
     let point = digit_count(&decimal.unscaled.digits()) - i64::from(decimal.scale);
     let exponent = (point + 1).div_euclid(2);
@@ -784,7 +889,10 @@ pub(crate) fn write(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
 /// 22003: more digits than a numeric may have.
 #[must_use]
 pub fn overflow() -> SqlError {
-    SqlError::new(ErrorCode::NumericOutOfRange, "value overflows numeric format")
+    SqlError::new(
+        ErrorCode::NumericOutOfRange,
+        "value overflows numeric format",
+    )
 }
 
 fn field_overflow() -> SqlError {

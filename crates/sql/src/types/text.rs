@@ -38,8 +38,13 @@ fn read(ty: &PgType, text: &str, explicit: bool) -> Result<Value, SqlError> {
         PgType::Numeric(modifier) => numeric::read(text, *modifier)?,
         PgType::Text | PgType::Unknown => Value::Text(text_without_nul(text)?.to_owned()),
         PgType::Varchar(None) => Value::Text(text_without_nul(text)?.to_owned()),
-        PgType::Varchar(Some(length)) => Value::Text(fit(text_without_nul(text)?, *length, ty, explicit)?.to_owned()),
-        PgType::Char(length) => Value::Text(pad(fit(text_without_nul(text)?, *length, ty, explicit)?, *length)),
+        PgType::Varchar(Some(length)) => {
+            Value::Text(fit(text_without_nul(text)?, *length, ty, explicit)?.to_owned())
+        }
+        PgType::Char(length) => Value::Text(pad(
+            fit(text_without_nul(text)?, *length, ty, explicit)?,
+            *length,
+        )),
         PgType::Name => Value::Text(cut_name(text_without_nul(text)?).to_owned()),
         PgType::Bytea => Value::Blob(bytea::read(text)?),
         PgType::Date => Value::Integer(datetime::read_date(text)?),
@@ -69,7 +74,9 @@ pub fn output_text(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
         (PgType::Bool, ValueRef::Integer(value)) => out.push(if value == 0 { b'f' } else { b't' }),
         (PgType::Date, ValueRef::Integer(value)) => datetime::write_date(value, out),
         (PgType::Time, ValueRef::Integer(value)) => datetime::write_time(value, out),
-        (PgType::Timestamp, ValueRef::Integer(value)) => datetime::write_timestamp(value, b' ', out),
+        (PgType::Timestamp, ValueRef::Integer(value)) => {
+            datetime::write_timestamp(value, b' ', out)
+        }
         (PgType::Timestamptz, ValueRef::Integer(value)) => {
             datetime::write_timestamptz(value, b' ', b"+00", out);
         }
@@ -91,11 +98,18 @@ pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
         (PgType::Bool, ValueRef::Integer(value)) => {
             out.extend_from_slice(if value == 0 { b"false" } else { b"true" });
         }
-        (PgType::Int2 | PgType::Int4 | PgType::Int8, ValueRef::Integer(value)) => write_int(value, out),
-        (PgType::Text | PgType::Varchar(_) | PgType::Char(_) | PgType::Name | PgType::Unknown, ValueRef::Text(value)) => {
+        (PgType::Int2 | PgType::Int4 | PgType::Int8, ValueRef::Integer(value)) => {
+            write_int(value, out)
+        }
+        (
+            PgType::Text | PgType::Varchar(_) | PgType::Char(_) | PgType::Name | PgType::Unknown,
+            ValueRef::Text(value),
+        ) => {
             json::write_string(value, out);
         }
-        (PgType::Uuid, ValueRef::Text(value)) => quoted(out, |out| out.extend_from_slice(value.as_bytes())),
+        (PgType::Uuid, ValueRef::Text(value)) => {
+            quoted(out, |out| out.extend_from_slice(value.as_bytes()))
+        }
         (PgType::Json | PgType::Jsonb, ValueRef::Text(value)) => {
             out.extend_from_slice(value.as_bytes());
         }
@@ -105,7 +119,9 @@ pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             quoted(out, |out| datetime::write_timestamp(value, b'T', out));
         }
         (PgType::Timestamptz, ValueRef::Integer(value)) => {
-            quoted(out, |out| datetime::write_timestamptz(value, b'T', b"+00:00", out));
+            quoted(out, |out| {
+                datetime::write_timestamptz(value, b'T', b"+00:00", out)
+            });
         }
         (PgType::Bytea, ValueRef::Blob(bytes)) => {
             out.extend_from_slice(b"\"\\");
@@ -116,7 +132,10 @@ pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             // What is no JSON number (Infinity, NaN) is a string, as in PostgreSQL.
             let start = out.len();
             output_text(ty, value, out);
-            if !out[start..].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e')) {
+            if !out[start..]
+                .iter()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e'))
+            {
                 out.insert(start, b'"');
                 out.push(b'"');
             }
@@ -161,14 +180,20 @@ pub fn trim(text: &str) -> &str {
 pub(crate) fn invalid_syntax(ty: &PgType, text: &str) -> SqlError {
     SqlError::new(
         ErrorCode::InvalidTextRepresentation,
-        format!("invalid input syntax for type {}: \"{text}\"", ty.base_name()),
+        format!(
+            "invalid input syntax for type {}: \"{text}\"",
+            ty.base_name()
+        ),
     )
 }
 
 fn out_of_range(ty: &PgType, text: &str) -> SqlError {
     SqlError::new(
         ErrorCode::NumericOutOfRange,
-        format!("value \"{text}\" is out of range for type {}", ty.base_name()),
+        format!(
+            "value \"{text}\" is out of range for type {}",
+            ty.base_name()
+        ),
     )
 }
 
@@ -191,7 +216,13 @@ fn read_int(text: &str, min: i64, max: i64, ty: &PgType) -> Result<i64, SqlError
         value = value.and_then(|value| value.checked_mul(10)?.checked_sub(i64::from(byte - b'0')));
     }
     value
-        .and_then(|value| if negative { Some(value) } else { value.checked_neg() })
+        .and_then(|value| {
+            if negative {
+                Some(value)
+            } else {
+                value.checked_neg()
+            }
+        })
         .filter(|value| (min..=max).contains(value))
         .ok_or_else(|| out_of_range(ty, text))
 }
@@ -212,7 +243,9 @@ fn read_bool(text: &str) -> Result<bool, SqlError> {
     }
     // Any beginning of a word that no other word begins with.
     let begins = |full: &str, least: usize| {
-        word.len() >= least && word.len() <= full.len() && full.as_bytes()[..word.len()].eq_ignore_ascii_case(word.as_bytes())
+        word.len() >= least
+            && word.len() <= full.len()
+            && full.as_bytes()[..word.len()].eq_ignore_ascii_case(word.as_bytes())
     };
     if begins("true", 1) || begins("yes", 1) || begins("on", 2) {
         Ok(true)
@@ -235,23 +268,35 @@ pub(crate) fn text_without_nul(text: &str) -> Result<&str, SqlError> {
 }
 
 /// The first `length` characters; refused, unless `explicit`, if more than blanks would be cut.
-pub(crate) fn fit<'t>(text: &'t str, length: u32, ty: &PgType, explicit: bool) -> Result<&'t str, SqlError> {
+pub(crate) fn fit<'t>(
+    text: &'t str,
+    length: u32,
+    ty: &PgType,
+    explicit: bool,
+) -> Result<&'t str, SqlError> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if text.len() <= length {
         return Ok(text);
     }
-    let Some((end, _)) = text.char_indices().nth(length) else { return Ok(text) };
+    let Some((end, _)) = text.char_indices().nth(length) else {
+        return Ok(text);
+    };
     let (kept, cut) = text.split_at(end);
     if explicit || cut.bytes().all(|byte| byte == b' ') {
         return Ok(kept);
     }
-    Err(SqlError::new(ErrorCode::StringTooLong, format!("value too long for type {}", ty.sql_name())))
+    Err(SqlError::new(
+        ErrorCode::StringTooLong,
+        format!("value too long for type {}", ty.sql_name()),
+    ))
 }
 
 /// Padded with blanks to `length` characters.
 pub(crate) fn pad(text: &str, length: u32) -> String {
     let have = text.chars().count();
-    let missing = usize::try_from(length).unwrap_or(usize::MAX).saturating_sub(have);
+    let missing = usize::try_from(length)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(have);
     let mut padded = String::with_capacity(text.len() + missing);
     padded.push_str(text);
     padded.extend(std::iter::repeat_n(' ', missing));

@@ -30,7 +30,11 @@ pub(crate) fn read(text: &str) -> Result<String, SqlError> {
             _ => return Err(invalid()),
         }
     }
-    if digits == 32 { Ok(out) } else { Err(invalid()) }
+    if digits == 32 {
+        Ok(out)
+    } else {
+        Err(invalid())
+    }
 }
 
 /// The stored form of 16 bytes.
