@@ -49,6 +49,7 @@ struct State {
     calls: u64,
     writes: u64,
     syncs: u64,
+    read_bytes: u64,
     powered: bool,
     capacity_bytes: u64,
     random: Random,
@@ -118,6 +119,7 @@ impl SimDisk {
                 calls: 0,
                 writes: 0,
                 syncs: 0,
+                read_bytes: 0,
                 powered: true,
                 capacity_bytes: u64::MAX,
                 random: Random::new(seed),
@@ -134,13 +136,19 @@ impl SimDisk {
     pub fn set_faults(&self, faults: Faults) {
         let mut state = self.lock();
         state.faults = faults;
-        (state.calls, state.writes, state.syncs) = (0, 0, 0);
+        (state.calls, state.writes, state.syncs, state.read_bytes) = (0, 0, 0, 0);
     }
 
     /// How many calls there have been since [`SimDisk::set_faults`].
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.lock().calls
+    }
+
+    /// How many bytes have been read since [`SimDisk::set_faults`].
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.lock().read_bytes
     }
 
     /// Whether the power has gone off.
@@ -384,13 +392,14 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.state()?;
+        let mut state = self.state()?;
         let Some(file) = state.files.get(&self.file) else {
             return Ok(0);
         };
         let bytes = file.current.get(Self::at(offset)?..).unwrap_or_default();
         let length = bytes.len().min(buffer.len());
         buffer[..length].copy_from_slice(&bytes[..length]);
+        state.read_bytes += length as u64;
         Ok(length)
     }
 

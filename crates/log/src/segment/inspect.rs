@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use springhead_proto::{Epoch, Lsn, TimestampMs};
 
+use super::directory::{Found, open_segment_file};
 use super::files::{EPOCHS_NAME, Epochs, read_file};
 use super::format::{FrameHeader, SegmentHeader, read_commit_head};
 use super::frames::{Fault, Frame, FrameCursor, read_header};
 use super::index::{End, Run, SegmentIndex};
 use super::large::LargeCommit;
-use super::recovery::{CutTail, Found, open_segment_file};
+use super::recovery::CutTail;
 use super::scan::{Before, scan, take_commit};
 use super::shared::{corrupt, index_name};
 use crate::clock::Progress;

@@ -18,6 +18,7 @@
 
 mod append;
 mod compress;
+mod directory;
 mod files;
 mod format;
 mod frames;

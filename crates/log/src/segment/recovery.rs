@@ -5,18 +5,19 @@
 //! LSN there. Then it is cut. Everything else is damage, named by file and offset and never
 //! skipped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use springhead_proto::{Lsn, TimestampMs};
 
 use super::compress::ChunkTable;
+use super::directory::{Found, open_segment_file, remove_if_there};
 use super::files::{EPOCHS_NAME, Epochs, load_running_ms, read_file};
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, SegmentHeader};
 use super::frames::{Fault, FrameCursor, SegmentFile, read_header};
 use super::index::{End, Run, SegmentIndex};
-use super::keeper::{lay_out, spare_number};
+use super::keeper::lay_out;
 use super::scan::{Before, scan};
 use super::shared::{
     Published, Sealed, Segment, corrupt, index_name, io_error, parse_segment_name,
@@ -81,85 +82,6 @@ pub fn recover(
     let mut recovered = recovery.run(epochs)?;
     recovered.spares = found.spares;
     Ok(recovered)
-}
-
-/// The files in a log's directory, by kind.
-#[derive(Default)]
-pub struct Found {
-    pub epochs: bool,
-    /// Name of each segment's file, by number.
-    pub segments: BTreeMap<u32, String>,
-    pub spares: Vec<String>,
-    leftovers: Vec<String>,
-}
-
-impl Found {
-    /// Looks, changes nothing.
-    pub fn list(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
-        let mut found = Found::default();
-        let mut indexes = Vec::new();
-        let mut names = disk
-            .list(dir)
-            .map_err(|error| io_error("list", dir, error))?;
-        names.sort_unstable();
-        for name in names {
-            if name == EPOCHS_NAME {
-                found.epochs = true;
-            } else if name.ends_with(".idx") {
-                indexes.push(name);
-            } else if name.ends_with(".tmp") {
-                found.leftovers.push(name);
-            } else if spare_number(&name).is_some() {
-                found.spares.push(name);
-            } else if let Some((_, number)) = parse_segment_name(&name) {
-                // Compressing ended between putting the new file in place and removing the old.
-                // "….seg" sorts before "….segz": the old one, which is complete, is kept.
-                match found.segments.get(&number) {
-                    Some(first) if name.strip_suffix('z') == Some(first.as_str()) => {
-                        found.leftovers.push(name);
-                    }
-                    Some(_) => {
-                        return Err(corrupt(&dir.join(&name), 0, "two segments have one number"));
-                    }
-                    None => _ = found.segments.insert(number, name),
-                }
-            }
-        }
-        let used: BTreeSet<String> = found
-            .segments
-            .values()
-            .map(|segment| index_name(segment))
-            .collect();
-        found
-            .leftovers
-            .extend(indexes.into_iter().filter(|index| !used.contains(index)));
-        Ok(found)
-    }
-
-    /// Removes what an interrupted run left, and spare files that are not as long as they should be.
-    fn sort_spares(&mut self, disk: &dyn Disk, dir: &Path, length: u64) -> Result<(), LogError> {
-        let mut removed = Vec::new();
-        removed.append(&mut self.leftovers);
-        let mut spares = Vec::new();
-        for name in self.spares.drain(..) {
-            let path = dir.join(&name);
-            let usable = disk
-                .open(&path, OpenFor::Reading)
-                .and_then(|file| file.length())
-                .is_ok_and(|found| found == length);
-            if usable {
-                spares.push(name)
-            } else {
-                removed.push(name)
-            }
-        }
-        self.spares = spares;
-        for name in removed {
-            // Some may have been renamed into place since the look.
-            remove_if_there(disk, &dir.join(name))?;
-        }
-        Ok(())
-    }
 }
 
 /// Writes down who this log is, before anything else.
@@ -571,42 +493,4 @@ fn open_cursor(disk: &dyn Disk, segment: &FoundSegment) -> Result<FrameCursor, L
         .map_err(|error| io_error("open", &segment.path, error))?;
     let file = SegmentFile::new(file, segment.chunks.clone());
     Ok(FrameCursor::new(file, &segment.header, segment.seed))
-}
-
-/// A segment's file, plain or compressed.
-pub struct OpenedSegment {
-    pub file: SegmentFile,
-    pub chunks: Option<Arc<ChunkTable>>,
-    /// Bytes before compression.
-    pub length: u64,
-}
-
-/// Opens a segment's file by its name's ending.
-pub fn open_segment_file(disk: &dyn Disk, path: &Path) -> Result<OpenedSegment, LogError> {
-    let file = disk
-        .open(path, OpenFor::Reading)
-        .map_err(|error| io_error("open", path, error))?;
-    let (chunks, length) = if path
-        .extension()
-        .is_some_and(|extension| extension == "segz")
-    {
-        let table =
-            ChunkTable::load(file.as_ref()).map_err(|error| Fault::Io(error).at(path, 0))?;
-        let length = table.raw_bytes();
-        (Some(Arc::new(table)), length)
-    } else {
-        let length = file
-            .length()
-            .map_err(|error| io_error("measure", path, error))?;
-        (None, length)
-    };
-    Ok(OpenedSegment {
-        file: SegmentFile::new(file, chunks.clone()),
-        chunks,
-        length,
-    })
-}
-
-fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
-    super::keeper::remove_if_there(disk, path).map_err(|error| io_error("remove", path, error))
 }
