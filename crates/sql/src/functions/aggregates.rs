@@ -473,14 +473,22 @@ impl AggregateState for NumericSum {
     }
 }
 
-/// Sums of floats. For a moving frame the values are kept and added anew: taking one back would
-/// leave its rounding errors behind.
+/// Values that a sum of floats keeps for a moving frame.
+const KEPT_FLOATS: usize = 1 << 20;
+
+/// Sums of floats. For a moving frame the values are kept and added anew, as taking one back would
+/// leave its rounding errors behind; of more than [`KEPT_FLOATS`] none is kept.
 struct FloatSum {
     values: VecDeque<f64>,
+    /// Of all values, unless `moved`.
     sum: f64,
     count: u64,
-    /// Whether a value has been taken back, so that `values` must be summed.
+    /// How many are infinite.
+    infinite: u64,
+    /// A value has been taken back, so that `values` must be summed.
     moved: bool,
+    /// There were too many to keep: `values` is empty and `sum` is kept up by subtraction.
+    too_many: bool,
     average: bool,
     single: bool,
 }
@@ -491,29 +499,53 @@ impl FloatSum {
             values: VecDeque::new(),
             sum: 0.0,
             count: 0,
+            infinite: 0,
             moved: false,
+            too_many: false,
             average: false,
             single: false,
+        }
+    }
+
+    fn total(&self) -> f64 {
+        if self.moved {
+            self.values.iter().sum()
+        } else {
+            self.sum
         }
     }
 }
 
 impl AggregateState for FloatSum {
     fn step(&mut self, args: &[ValueRef<'_>]) -> Result<(), SqlError> {
-        if !args[0].is_null() {
-            let value = real(args, 0)?;
-            self.sum += value;
-            self.count += 1;
+        if args[0].is_null() {
+            return Ok(());
+        }
+        let value = real(args, 0)?;
+        self.sum += value;
+        self.count += 1;
+        self.infinite += u64::from(value.is_infinite());
+        if !self.too_many {
             self.values.push_back(value);
-            if self.values.len() > MAX_RESULT_BYTES / 8 {
-                return Err(too_large());
+            if self.values.len() > KEPT_FLOATS {
+                self.sum = self.total();
+                (self.too_many, self.moved) = (true, false);
+                self.values = VecDeque::new();
             }
         }
         Ok(())
     }
 
     fn inverse(&mut self, args: &[ValueRef<'_>]) -> Result<(), SqlError> {
-        if !args[0].is_null() {
+        if args[0].is_null() {
+            return Ok(());
+        }
+        let value = real(args, 0)?;
+        self.count = self.count.saturating_sub(1);
+        self.infinite = self.infinite.saturating_sub(u64::from(value.is_infinite()));
+        if self.too_many {
+            self.sum -= value;
+        } else {
             self.values.pop_front();
             self.moved = true;
         }
@@ -521,21 +553,16 @@ impl AggregateState for FloatSum {
     }
 
     fn finish(&self) -> Outcome {
-        if self.values.is_empty() {
+        if self.count == 0 {
             return Ok(Value::Null);
         }
-        let sum = if self.moved {
-            self.values.iter().sum()
-        } else {
-            self.sum
-        };
-        let infinite = self.values.iter().any(|value| value.is_infinite());
-        if f64::is_infinite(sum) && !infinite {
-            return Err(super::support::out_of_range("value"));
+        let sum = self.total();
+        if sum.is_infinite() && self.infinite == 0 {
+            return Err(out_of_range("value"));
         }
         #[expect(clippy::cast_precision_loss, reason = "fewer rows than 2^53")]
         let result = if self.average {
-            sum / self.values.len() as f64
+            sum / self.count as f64
         } else {
             sum
         };
