@@ -74,3 +74,13 @@ mod segment_compressed {
 
     springhead_log::conformance_tests!(make);
 }
+
+mod segment_with_commit_delay {
+    use super::*;
+
+    fn make(setup: &Setup) -> Made {
+        segment_log(setup, |config| config.commit_delay_us = 300)
+    }
+
+    springhead_log::conformance_tests!(make);
+}

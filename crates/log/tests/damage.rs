@@ -513,3 +513,24 @@ fn a_segment_of_a_newer_format_is_refused_by_name() {
     };
     assert_eq!(Path::new(&file), segment);
 }
+
+#[test]
+fn progress_of_recovery_and_verify_reaches_its_total() {
+    let (disk, _) = written(300, 1_000);
+    let check = |run: &dyn Fn(&dyn springhead_log::Progress)| {
+        let reports = std::sync::Mutex::new(Vec::new());
+        run(&|done, total| reports.lock().expect("no panic").push((done, total)));
+        let reports = reports.into_inner().expect("no panic");
+        assert!(reports.len() > 5 && reports.windows(2).all(|pair| pair[0].0 <= pair[1].0));
+        let (done, total) = reports.last().copied().expect("reports");
+        assert!(done == total && total > 300_000, "{done} of {total}");
+    };
+    check(&|progress| {
+        verify(&disk, Path::new(DIR), progress).expect("looked at");
+    });
+    check(&|progress| {
+        let clock = Arc::new(ManualClock::at(1_000));
+        let disk = Arc::new(disk.clone());
+        SegmentLog::open_on(disk, Path::new(DIR), config(), clock, progress).expect("opened");
+    });
+}
