@@ -14,7 +14,7 @@ use super::expression;
 use super::names::{check_owner, choose, fold, join_columns, qualified};
 use super::storage::needs_key_function;
 use super::table::{parent_of, remove_hidden_key};
-use crate::catalog::{Check, Column, ForeignKey, QualifiedName, ReferentialAction, Table, Unique};
+use crate::catalog::{Check, Column, ForeignKey, QualifiedName, ReferentialAction, Relation, Table, Unique};
 use crate::types::PgType;
 
 /// The constraints that a column's definition carries.
@@ -153,11 +153,12 @@ fn add_check(
     if check.enforced == Some(false) {
         return Err(SqlError::unsupported("NOT ENFORCED"));
     }
+    let expression = expression::text_of(table, &check.expr, "check constraint")?;
     let name = match name {
         Some(name) => constraint_name(table, name)?,
         None => {
             // A check of one column is called after it, wherever it was written.
-            let columns = expression::columns_of(table, &check.expr);
+            let columns = expression::columns_in(table, &expression)?;
             let column = match columns.as_slice() {
                 &[id] => table.column_by_id(id).map_or("", |(_, column)| &column.name),
                 _ => "",
@@ -165,7 +166,6 @@ fn add_check(
             choose(&table.name.name, column, "check", |name| constraint_is_taken(change, table, name))
         }
     };
-    let expression = expression::text_of(table, &check.expr, "check constraint")?;
     table.checks.push(Check { id: change.next_id()?, name, expression });
     Ok(())
 }
@@ -465,7 +465,10 @@ pub(super) fn relation_is_taken(change: &Change<'_>, table: &Table, name: &str) 
     let schema = &table.name.schema;
     table.name.name == name
         || table.index_names().any(|other| other == name)
-        || change.catalog.relation(&QualifiedName::new(schema.clone(), name)).is_some()
+        // What the catalog still has of this very table is in the draft, or has gone from it.
+        || change.catalog.relation(&QualifiedName::new(schema.clone(), name)).is_some_and(|relation| {
+            !matches!(relation, Relation::Table(id) | Relation::Index(id) if id == table.collection())
+        })
 }
 
 /// Whether any constraint has this name: PostgreSQL gives no two of a schema the same by itself.

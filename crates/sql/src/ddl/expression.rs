@@ -91,15 +91,15 @@ pub(crate) fn storage_of(
     {
         return Ok(sqlite_literal(&input(to, text)?));
     }
-    let (text, from) = table_expression(catalog, table, expr, place)?;
+    let (text, from) = table_expression(catalog, table, expr, place).map_err(|error| in_clause(error, purpose))?;
     match purpose {
         Purpose::Check | Purpose::Predicate => {
             if !matches!(from, PgType::Bool | PgType::Unknown) {
-                let word = if matches!(purpose, Purpose::Check) { "CHECK" } else { "WHERE" };
-                return Err(SqlError::new(
+                let error = SqlError::new(
                     ErrorCode::DatatypeMismatch,
-                    format!("argument of {word} must be type boolean, not type {}", from.base_name()),
-                ));
+                    format!("argument must be type boolean, not type {}", from.base_name()),
+                );
+                return Err(in_clause(error, purpose));
             }
             Ok(text)
         }
@@ -110,6 +110,21 @@ pub(crate) fn storage_of(
                     format!("expression is of type {}, which cannot become {}", from.base_name(), to.base_name()),
                 )
             }),
+    }
+}
+
+/// PostgreSQL calls the place of a condition by its word.
+fn in_clause(error: SqlError, purpose: Purpose<'_>) -> SqlError {
+    let word = match purpose {
+        Purpose::Check => "CHECK",
+        Purpose::Predicate => "WHERE",
+        _ => return error,
+    };
+    match error.message.split_once(" must be type boolean") {
+        Some((_, rest)) if error.code == ErrorCode::DatatypeMismatch => {
+            SqlError::new(error.code, format!("argument of {word} must be type boolean{rest}"))
+        }
+        _ => error,
     }
 }
 

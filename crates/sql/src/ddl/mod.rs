@@ -32,6 +32,8 @@ mod text;
 mod types;
 mod view;
 
+#[cfg(test)]
+mod tests;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{CommentObject, ObjectName, ObjectType, SchemaName, Statement};
