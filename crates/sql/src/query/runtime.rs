@@ -12,6 +12,7 @@ pub const SCALARS: &[Scalar] = &[
     Scalar { name: "sh_not_null", args: 3, deterministic: true, call: not_null },
     Scalar { name: "sh_zero_step", args: 0, deterministic: false, call: zero_step },
     Scalar { name: "sh_second_row", args: 0, deterministic: false, call: second_row },
+    Scalar { name: "sh_no_setting", args: 2, deterministic: false, call: no_setting },
     Scalar { name: "sh_pad_char", args: 2, deterministic: true, call: pad_char },
 ];
 
@@ -60,6 +61,17 @@ fn second_row(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {
         ErrorCode::CardinalityViolation,
         "more than one row returned by a subquery used as an expression",
     ))
+}
+
+/// `sh_no_setting(name, missing_ok)`: current_setting() of what is not set.
+fn no_setting(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    match args {
+        [ValueRef::Text(name), ValueRef::Integer(0)] => Err(SqlError::new(
+            ErrorCode::UndefinedObject,
+            format!("unrecognized configuration parameter \"{name}\""),
+        )),
+        _ => Ok(Value::Null),
+    }
 }
 
 /// `sh_pad_char(text, length)`: what a char(n) column holds where the text equals it; a text that

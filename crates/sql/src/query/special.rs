@@ -2,12 +2,12 @@
 //! the clock or a sequence.
 //!
 //! What the engine must register beside [`crate::functions::scalars`]: `sh_now()` (microseconds,
-//! fixed for the transaction), `sh_statement_timestamp()`, `sh_clock_timestamp()`, `sh_random()`,
-//! `sh_gen_random_uuid()`, `sh_nextval(id)`, `sh_currval(id)`, `sh_lastval()`,
-//! `sh_setval(id, value, is_called)`, `sh_setting(name)` with the names `version`,
-//! `current_database`, `current_user`, `session_user`, `current_schema`;
-//! `sh_current_setting(name, missing_ok)`, `sh_set_config(name, value, is_local)`,
-//! `sh_backend_pid()`, `sh_notify(channel, payload)`.
+//! fixed for the transaction), `sh_clock_timestamp()`, `sh_random()`, `sh_gen_random_uuid()`,
+//! `sh_nextval(id)`, `sh_currval(id)`, `sh_lastval()`, `sh_setval(id, value, is_called)`,
+//! `sh_setting(name)` for every setting by its lower-case name (NULL for an unknown one) and for
+//! `version`, `current_database`, `current_user`, `session_user`, `current_schema` and
+//! `backend_pid`; `sh_set_config(name, value, is_local)`, which returns the new value, and
+//! `sh_notify(channel, payload)`.
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{self, DateTimeField, Expr, TrimWhereField};
@@ -65,8 +65,7 @@ impl Analyzer<'_> {
 
     fn session_value(&mut self, name: &str) -> Result<Option<Typed>, SqlError> {
         let (sql, ty) = match name {
-            "now" | "current_timestamp" | "transaction_timestamp" => ("sh_now()", PgType::Timestamptz),
-            "statement_timestamp" => ("sh_statement_timestamp()", PgType::Timestamptz),
+            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" => ("sh_now()", PgType::Timestamptz),
             "clock_timestamp" => ("sh_clock_timestamp()", PgType::Timestamptz),
             "localtimestamp" => ("sh_now()", PgType::Timestamp),
             "current_date" => ("sh_timestamp_to_date(sh_now())", PgType::Date),
@@ -79,7 +78,7 @@ impl Analyzer<'_> {
             "current_user" | "user" | "current_role" => ("sh_setting('current_user')", PgType::Name),
             "session_user" => ("sh_setting('session_user')", PgType::Name),
             "current_schema" => ("sh_setting('current_schema')", PgType::Name),
-            "pg_backend_pid" => ("sh_backend_pid()", PgType::Int4),
+            "pg_backend_pid" => ("CAST(sh_setting('backend_pid') AS INTEGER)", PgType::Int4),
             _ => return Ok(None),
         };
         if self.rules.immutable_only || self.rules.no_volatile && matches!(name, "random" | "gen_random_uuid" | "clock_timestamp") {
@@ -223,12 +222,15 @@ impl Analyzer<'_> {
         }
         let (name, ty) = match call.name.as_str() {
             "current_setting" => {
-                if texts.len() == 1 {
-                    texts.push("0".to_owned());
-                }
-                ("sh_current_setting", PgType::Text)
+                let name = &texts[0];
+                let missing_ok = texts.get(1).map_or("0", String::as_str);
+                let sql = format!("coalesce(sh_setting(lower({name})),sh_no_setting({name},{missing_ok}))");
+                return Ok(Typed::new(sql, PgType::Text));
             }
-            "set_config" => ("sh_set_config", PgType::Text),
+            "set_config" => {
+                self.has_effects = true;
+                ("sh_set_config", PgType::Text)
+            }
             _ => {
                 self.has_effects = true;
                 ("sh_notify", PgType::Void)
