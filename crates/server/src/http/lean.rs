@@ -2,19 +2,16 @@
 //! not two connection buffers, and a frame goes from the shared encoding to the socket in one
 //! vectored write.
 //!
-//! The first bytes of each connection are read here. Only a complete, plain `GET /cdc…` that is no
+//! The first bytes of each connection are read here, by [`look`]. Only a complete, plain `GET /cdc…` that is no
 //! poll is served here; everything else goes to hyper together with the bytes already read.
 
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::App;
@@ -71,14 +68,11 @@ pub async fn look(stream: &TcpStream) -> std::io::Result<Look> {
 
 /// `None`: more must be read first.
 fn decide(read: &mut Vec<u8>) -> Option<Look> {
-    let begins_as = |mark: &[u8]| {
-        let common = read.len().min(mark.len());
-        read[..common] == mark[..common]
-    };
-    if begins_as(HTTP2_PREFACE) {
+    if begins_as(read, HTTP2_PREFACE) {
         return (read.len() >= HTTP2_PREFACE.len()).then(|| Look::Http2(std::mem::take(read)));
     }
-    if !begins_as(FEED) || read.len() > MAX_HEAD_BYTES {
+    escape_target(read);
+    if !begins_as(read, FEED) || read.len() > MAX_HEAD_BYTES {
         return Some(Look::Other(std::mem::take(read)));
     }
     match parse(read) {
@@ -86,6 +80,29 @@ fn decide(read: &mut Vec<u8>) -> Option<Look> {
         Ok(Some(parts)) => Some(Look::EventStream(Box::new(parts))),
         Err(NotOurs) => Some(Look::Other(std::mem::take(read))),
     }
+}
+
+/// As far as both go.
+fn begins_as(read: &[u8], mark: &[u8]) -> bool {
+    let common = read.len().min(mark.len());
+    read[..common] == mark[..common]
+}
+
+/// People write `where=price>10` into a URL as it is. What RFC 3986 wants escaped there and nothing
+/// could be confused with is escaped for them.
+fn escape_target(read: &mut Vec<u8>) {
+    let Some(end) = read.iter().position(|&byte| byte == b'\r' || byte == b'\n') else {
+        return;
+    };
+    let is_bare = |byte: &u8| matches!(byte, b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    if !read.starts_with(b"GET /") || !read[..end].iter().any(is_bare) {
+        return;
+    }
+    let escaped: Vec<u8> = read[..end]
+        .iter()
+        .flat_map(|byte| if is_bare(byte) { format!("%{byte:02X}").into_bytes() } else { vec![*byte] })
+        .collect();
+    read.splice(..end, escaped);
 }
 
 /// A request that hyper must see.
@@ -242,58 +259,6 @@ fn try_write_from(stream: &TcpStream, parts: &[&[u8]], mut skip: usize) -> std::
     stream.try_write_vectored(&slices[..count])
 }
 
-/// A socket some of whose bytes have been read already.
-pub struct Unread {
-    stream: TcpStream,
-    read: Bytes,
-}
-
-impl Unread {
-    pub fn new(stream: TcpStream, read: Vec<u8>) -> Unread {
-        Unread { stream, read: read.into() }
-    }
-}
-
-impl AsyncRead for Unread {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, out);
-        }
-        let count = self.read.len().min(out.remaining());
-        out.put_slice(&self.read.split_to(count));
-        if self.read.is_empty() {
-            self.read = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Unread {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +296,7 @@ mod tests {
         ] {
             assert_eq!(verdict(other), "other", "{}", String::from_utf8_lossy(other));
         }
+        assert_eq!(verdict(b"GET /cdc/t?where=a>1 HTTP/1.1\r\n\r\n"), "stream");
         assert_eq!(verdict(HTTP2_PREFACE), "http2");
         assert_eq!(verdict(&HTTP2_PREFACE[..20]), "more");
         let endless = [FEED, &[b'x'; MAX_HEAD_BYTES]].concat();

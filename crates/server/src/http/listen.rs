@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::request::RequestBody;
+use super::unread::Unread;
 use super::{App, lean, routes};
 
 /// What a client gets when there are too many.
@@ -90,9 +91,9 @@ async fn serve(app: &Arc<App>, stream: TcpStream) {
         () = shutdown.requested() => return,
     };
     match first {
-        Ok(Ok(lean::Look::Http2(read))) => Box::pin(serve_http2(app, lean::Unread::new(stream, read))).await,
+        Ok(Ok(lean::Look::Http2(read))) => Box::pin(serve_http2(app, Unread::new(stream, read))).await,
         Ok(Ok(lean::Look::EventStream(head))) => lean::serve(app, stream, *head).await,
-        Ok(Ok(lean::Look::Other(read))) => Box::pin(serve_http1(app, lean::Unread::new(stream, read))).await,
+        Ok(Ok(lean::Look::Other(read))) => Box::pin(serve_http1(app, Unread::new(stream, read))).await,
         // Nothing came, or something that is no HTTP.
         Ok(Ok(lean::Look::Nothing) | Err(_)) => {}
         Err(_) => answer_timeout(stream).await,
@@ -106,7 +107,7 @@ async fn answer_timeout(mut stream: TcpStream) {
         .await;
 }
 
-async fn serve_http1(app: &Arc<App>, stream: lean::Unread) {
+async fn serve_http1(app: &Arc<App>, stream: Unread) {
     let service = service(app);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -127,7 +128,7 @@ async fn serve_http1(app: &Arc<App>, stream: lean::Unread) {
     note(ended);
 }
 
-async fn serve_http2(app: &Arc<App>, stream: lean::Unread) {
+async fn serve_http2(app: &Arc<App>, stream: Unread) {
     let service = service(app);
     let headers_bytes = u32::try_from(app.config.max_head_bytes).unwrap_or(u32::MAX);
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

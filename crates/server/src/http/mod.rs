@@ -26,7 +26,10 @@ mod request;
 mod routes;
 mod sql;
 mod status;
+mod unread;
 
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use serde_json::{Map, Value};
-use springhead_engine::{Session, Tenant};
+use springhead_engine::Session;
 use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
 
 use super::App;
@@ -52,15 +52,6 @@ impl Request {
         let unknown = || SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {number} does not exist"));
         let id = u32::try_from(number).ok().filter(|&id| id > 0).ok_or_else(unknown)?;
         Ok(TenantId(id))
-    }
-
-    /// As [`Request::tenant_id`], opened.
-    ///
-    /// # Errors
-    /// As there, or why it does not open.
-    pub async fn tenant(&mut self) -> Result<Arc<Tenant>, HttpError> {
-        let id = self.tenant_id()?;
-        Ok(self.app.node.engine.tenant(id).await?)
     }
 
     /// A session with a tenant.
