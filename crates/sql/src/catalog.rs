@@ -223,7 +223,10 @@ impl Table {
 
     /// The columns users see, with their place in a row image.
     pub fn visible_columns(&self) -> impl Iterator<Item = (usize, &Column)> {
-        self.columns.iter().enumerate().filter(|(_, column)| !column.hidden)
+        self.columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| !column.hidden)
     }
 }
 

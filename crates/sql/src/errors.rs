@@ -66,29 +66,48 @@ pub fn translate_with_row(
     }
     let error = |code, text: &str| SqlError::new(code, text);
     match extended_code & 0xff {
-        code::FULL => error(ErrorCode::DiskFull, "could not write: no space left on device")
-            .with_hint("Free some space and try again."),
+        code::FULL => error(
+            ErrorCode::DiskFull,
+            "could not write: no space left on device",
+        )
+        .with_hint("Free some space and try again."),
         code::NOMEM => error(ErrorCode::OutOfMemory, "out of memory"),
-        code::INTERRUPT | code::ABORT => {
-            error(ErrorCode::QueryCanceled, "canceling statement due to user request")
-        }
-        code::TOOBIG => error(ErrorCode::StatementTooLarge, "a value or statement is too large"),
-        code::RANGE => {
-            error(ErrorCode::ProtocolViolation, "bind message supplies another number of parameters than required")
-        }
-        code::BUSY | code::LOCKED => {
-            error(ErrorCode::LockNotAvailable, "canceling statement due to lock timeout")
-        }
-        code::READONLY => {
-            error(ErrorCode::ReadOnlyTransaction, "cannot execute a write in a read-only transaction")
-        }
+        code::INTERRUPT | code::ABORT => error(
+            ErrorCode::QueryCanceled,
+            "canceling statement due to user request",
+        ),
+        code::TOOBIG => error(
+            ErrorCode::StatementTooLarge,
+            "a value or statement is too large",
+        ),
+        code::RANGE => error(
+            ErrorCode::ProtocolViolation,
+            "bind message supplies another number of parameters than required",
+        ),
+        code::BUSY | code::LOCKED => error(
+            ErrorCode::LockNotAvailable,
+            "canceling statement due to lock timeout",
+        ),
+        code::READONLY => error(
+            ErrorCode::ReadOnlyTransaction,
+            "cannot execute a write in a read-only transaction",
+        ),
         code::AUTH | code::PERM => error(ErrorCode::InsufficientPrivilege, "permission denied"),
-        code::CORRUPT | code::NOTADB => {
-            SqlError::new(ErrorCode::Corrupted, format!("the state is damaged: {message}"))
+        code::CORRUPT | code::NOTADB => SqlError::new(
+            ErrorCode::Corrupted,
+            format!("the state is damaged: {message}"),
+        ),
+        code::IOERR => SqlError::new(
+            ErrorCode::Internal,
+            format!("could not read or write the state: {message}"),
+        ),
+        code::MISMATCH => SqlError::new(
+            ErrorCode::DatatypeMismatch,
+            format!("a value has another type than its column: {message}"),
+        ),
+        code::CONSTRAINT => {
+            SqlError::new(ErrorCode::IntegrityViolation, readable(catalog, message))
         }
-        code::IOERR => SqlError::new(ErrorCode::Internal, format!("could not read or write the state: {message}")),
-        code::MISMATCH => SqlError::new(ErrorCode::DatatypeMismatch, format!("a value has another type than its column: {message}")),
-        code::CONSTRAINT => SqlError::new(ErrorCode::IntegrityViolation, readable(catalog, message)),
         _ => generic(catalog, message),
     }
 }
@@ -98,7 +117,9 @@ pub fn translate_with_row(
 #[must_use]
 pub fn translate_ddl(catalog: &Catalog, extended_code: i32, message: &str) -> SqlError {
     // A table that is being rebuilt is `r104` for the time.
-    let message = message.replace("constraint failed: r", "constraint failed: t").replace(", r", ", t");
+    let message = message
+        .replace("constraint failed: r", "constraint failed: t")
+        .replace(", r", ", t");
     let error = translate(catalog, extended_code, &message);
     let table = error.table.clone().unwrap_or_default();
     let rephrased = match (error.code, &error.constraint, &error.column) {
@@ -156,13 +177,22 @@ pub fn foreign_key_violation(
     let error = SqlError::new(ErrorCode::ForeignKeyViolation, message)
         .with_table(child_name)
         .with_constraint(&key.name);
-    let (Some(named), Some(values)) = (named, values) else { return error };
-    let columns: Vec<_> = columns.iter().filter_map(|&id| named.column_by_id(id)).map(|(_, column)| column).collect();
+    let (Some(named), Some(values)) = (named, values) else {
+        return error;
+    };
+    let columns: Vec<_> = columns
+        .iter()
+        .filter_map(|&id| named.column_by_id(id))
+        .map(|(_, column)| column)
+        .collect();
     if columns.len() != values.len() {
         return error;
     }
     let text = values_text(
-        columns.iter().map(|column| (column.name.as_str(), &column.pg_type)).zip(values.iter().map(Value::as_ref)),
+        columns
+            .iter()
+            .map(|column| (column.name.as_str(), &column.pg_type))
+            .zip(values.iter().map(Value::as_ref)),
     );
     error.with_detail(if child_changed {
         format!("Key {text} is not present in table \"{parent_name}\".")
@@ -176,7 +206,10 @@ pub fn foreign_key_violation(
 pub fn not_null_violation(table: &Table, column: &str, row: FailedRow<'_>) -> SqlError {
     let error = SqlError::new(
         ErrorCode::NotNullViolation,
-        format!("null value in column \"{column}\" of relation \"{}\" violates not-null constraint", table.name.name),
+        format!(
+            "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
+            table.name.name
+        ),
     )
     .with_table(&table.name.name)
     .with_column(column);
@@ -185,14 +218,22 @@ pub fn not_null_violation(table: &Table, column: &str, row: FailedRow<'_>) -> Sq
 
 /// A second row with the key `name`, which is over these columns (by id).
 #[must_use]
-pub fn unique_violation(table: &Table, name: &str, columns: &[u32], row: FailedRow<'_>) -> SqlError {
+pub fn unique_violation(
+    table: &Table,
+    name: &str,
+    columns: &[u32],
+    row: FailedRow<'_>,
+) -> SqlError {
     let error = SqlError::new(
         ErrorCode::UniqueViolation,
         format!("duplicate key value violates unique constraint \"{name}\""),
     )
     .with_table(&table.name.name)
     .with_constraint(name);
-    match row.filter(|_| !columns.is_empty()).and_then(|row| key_text(table, columns, row)) {
+    match row
+        .filter(|_| !columns.is_empty())
+        .and_then(|row| key_text(table, columns, row))
+    {
         Some(text) => error.with_detail(format!("Key {text} already exists.")),
         None => error,
     }
@@ -200,7 +241,12 @@ pub fn unique_violation(table: &Table, name: &str, columns: &[u32], row: FailedR
 
 impl Validation {
     pub(crate) fn new(sql: String, error: SqlError) -> Validation {
-        Validation { sql, error, key: Vec::new(), key_is: String::new() }
+        Validation {
+            sql,
+            error,
+            key: Vec::new(),
+            key_is: String::new(),
+        }
     }
 
     /// With a detail that names the values of these columns (by id), which the query returns.
@@ -220,14 +266,26 @@ impl Validation {
         if self.key.is_empty() || row.len() < self.key.len() {
             return self.error.clone();
         }
-        let columns = self.key.iter().map(|(name, pg_type)| (name.as_str(), pg_type));
+        let columns = self
+            .key
+            .iter()
+            .map(|(name, pg_type)| (name.as_str(), pg_type));
         let text = values_text(columns.zip(row.iter().copied()));
-        self.error.clone().with_detail(format!("Key {text} {}", self.key_is))
+        self.error
+            .clone()
+            .with_detail(format!("Key {text} {}", self.key_is))
     }
 }
 
-fn constraint(catalog: &Catalog, extended_code: i32, message: &str, row: FailedRow<'_>) -> Option<SqlError> {
-    let named = message.split_once("constraint failed: ").map(|(_, named)| named.trim());
+fn constraint(
+    catalog: &Catalog,
+    extended_code: i32,
+    message: &str,
+    row: FailedRow<'_>,
+) -> Option<SqlError> {
+    let named = message
+        .split_once("constraint failed: ")
+        .map(|(_, named)| named.trim());
     match extended_code {
         code::CONSTRAINT_NOTNULL => {
             let (table, column) = storage_column(catalog, named?)?;
@@ -238,7 +296,10 @@ fn constraint(catalog: &Catalog, extended_code: i32, message: &str, row: FailedR
             let (table, check) = catalog.check_by_storage_name(named?)?;
             let error = SqlError::new(
                 ErrorCode::CheckViolation,
-                format!("new row for relation \"{}\" violates check constraint \"{}\"", table.name.name, check.name),
+                format!(
+                    "new row for relation \"{}\" violates check constraint \"{}\"",
+                    table.name.name, check.name
+                ),
             )
             .with_table(&table.name.name)
             .with_constraint(&check.name);
@@ -247,25 +308,37 @@ fn constraint(catalog: &Catalog, extended_code: i32, message: &str, row: FailedR
         code::CONSTRAINT_UNIQUE | code::CONSTRAINT_PRIMARYKEY | code::CONSTRAINT_ROWID => {
             unique(catalog, named?, row)
         }
-        code::CONSTRAINT_FOREIGNKEY => {
-            Some(SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated"))
-        }
-        code::CONSTRAINT_DATATYPE => {
-            Some(SqlError::new(ErrorCode::DatatypeMismatch, readable(catalog, message)))
-        }
+        code::CONSTRAINT_FOREIGNKEY => Some(SqlError::new(
+            ErrorCode::ForeignKeyViolation,
+            "a foreign key constraint is violated",
+        )),
+        code::CONSTRAINT_DATATYPE => Some(SqlError::new(
+            ErrorCode::DatatypeMismatch,
+            readable(catalog, message),
+        )),
         _ => None,
     }
 }
 
 /// `UNIQUE constraint failed: t104.c1, t104.c2` or `…: index 'i106'`.
 fn unique(catalog: &Catalog, named: &str, row: FailedRow<'_>) -> Option<SqlError> {
-    if let Some(index) = named.strip_prefix("index '").and_then(|rest| rest.strip_suffix('\'')) {
+    if let Some(index) = named
+        .strip_prefix("index '")
+        .and_then(|rest| rest.strip_suffix('\''))
+    {
         if let Some(id) = index.strip_prefix('p').and_then(|id| id.parse().ok()) {
             let table = catalog.table(CollectionId(id))?;
-            return Some(unique_violation(table, table.key_name.as_deref()?, &table.key_ids(), row));
+            return Some(unique_violation(
+                table,
+                table.key_name.as_deref()?,
+                &table.key_ids(),
+                row,
+            ));
         }
         let (table, name) = catalog.unique_by_storage_name(index)?;
-        let columns = table.unique_named(name).map_or(&[][..], |unique| unique.columns.as_slice());
+        let columns = table
+            .unique_named(name)
+            .map_or(&[][..], |unique| unique.columns.as_slice());
         return Some(unique_violation(table, name, columns, row));
     }
     let mut table = None;
@@ -286,7 +359,11 @@ fn index_over<'a>(table: &'a Table, columns: &[u32]) -> Option<&'a str> {
         // The hidden key is never given by a user, so it is never given twice.
         return table.key_name.as_deref();
     }
-    let unique = table.uniques.iter().find(|unique| unique.columns == columns).map(|unique| unique.name.as_str());
+    let unique = table
+        .uniques
+        .iter()
+        .find(|unique| unique.columns == columns)
+        .map(|unique| unique.name.as_str());
     unique.or_else(|| {
         table
             .indexes
@@ -335,7 +412,9 @@ fn value_text(pg_type: &PgType, value: ValueRef<'_>) -> String {
 const FAILING_VALUE_CHARS: usize = 64;
 
 fn with_failing_row(error: SqlError, table: &Table, row: FailedRow<'_>) -> SqlError {
-    let Some(row) = row.filter(|row| row.len() == table.columns.len()) else { return error };
+    let Some(row) = row.filter(|row| row.len() == table.columns.len()) else {
+        return error;
+    };
     let values: Vec<String> = table
         .visible_columns()
         .map(|(place, column)| {
@@ -352,13 +431,41 @@ fn with_failing_row(error: SqlError, table: &Table, row: FailedRow<'_>) -> SqlEr
 /// What SQLite says without a code of its own: mostly errors of functions.
 fn generic(catalog: &Catalog, message: &str) -> SqlError {
     let known = [
-        ("integer overflow", ErrorCode::NumericOutOfRange, "bigint out of range"),
-        ("string or blob too big", ErrorCode::StatementTooLarge, "a value is too large"),
-        ("too many terms in compound SELECT", ErrorCode::TooComplex, "the statement is too complex"),
-        ("Expression tree is too large", ErrorCode::TooComplex, "the statement is too complex"),
-        ("parser stack overflow", ErrorCode::TooComplex, "the statement is too complex"),
-        ("too many columns", ErrorCode::StatementTooLarge, "too many columns"),
-        ("at most 64 tables in a join", ErrorCode::TooComplex, "at most 64 tables can be joined"),
+        (
+            "integer overflow",
+            ErrorCode::NumericOutOfRange,
+            "bigint out of range",
+        ),
+        (
+            "string or blob too big",
+            ErrorCode::StatementTooLarge,
+            "a value is too large",
+        ),
+        (
+            "too many terms in compound SELECT",
+            ErrorCode::TooComplex,
+            "the statement is too complex",
+        ),
+        (
+            "Expression tree is too large",
+            ErrorCode::TooComplex,
+            "the statement is too complex",
+        ),
+        (
+            "parser stack overflow",
+            ErrorCode::TooComplex,
+            "the statement is too complex",
+        ),
+        (
+            "too many columns",
+            ErrorCode::StatementTooLarge,
+            "too many columns",
+        ),
+        (
+            "at most 64 tables in a join",
+            ErrorCode::TooComplex,
+            "at most 64 tables can be joined",
+        ),
     ];
     match known.into_iter().find(|(text, ..)| message.contains(text)) {
         Some((_, code, text)) => SqlError::new(code, text),
@@ -374,7 +481,9 @@ fn readable(catalog: &Catalog, message: &str) -> String {
             let bare = word.trim_end_matches([',', ':', ';']);
             match storage_column(catalog, bare) {
                 Some((table, column)) => {
-                    let column = table.column_by_storage_name(column).map_or(column, |(_, column)| &column.name);
+                    let column = table
+                        .column_by_storage_name(column)
+                        .map_or(column, |(_, column)| &column.name);
                     format!("{}.{column}{}", table.name.name, &word[bare.len()..])
                 }
                 None => word.to_owned(),

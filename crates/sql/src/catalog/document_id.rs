@@ -29,8 +29,12 @@ impl Table {
             let pg_type = &self.columns[place].pg_type;
             match (pg_type, value(place)) {
                 // Nearly all keys are one of these, whose storage form is their text.
-                (PgType::Int2 | PgType::Int4 | PgType::Int8, ValueRef::Integer(key)) => return key.to_string(),
-                (PgType::Text | PgType::Varchar(_) | PgType::Uuid, ValueRef::Text(key)) => return key.to_owned(),
+                (PgType::Int2 | PgType::Int4 | PgType::Int8, ValueRef::Integer(key)) => {
+                    return key.to_string();
+                }
+                (PgType::Text | PgType::Varchar(_) | PgType::Uuid, ValueRef::Text(key)) => {
+                    return key.to_owned();
+                }
                 (pg_type, key) => output_text(pg_type, key, &mut out),
             }
         } else {
@@ -43,7 +47,8 @@ impl Table {
             }
             out.push(b']');
         }
-        String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        String::from_utf8(out)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
     /// The key's values that a document id stands for, in the order of `key`, in storage form.
@@ -59,21 +64,30 @@ impl Table {
                 pg_type => input(pg_type, id)?,
             }]);
         }
-        let parts: Vec<serde_json::Value> = serde_json::from_str(id).map_err(|_| self.bad_document_id(id))?;
+        let parts: Vec<serde_json::Value> =
+            serde_json::from_str(id).map_err(|_| self.bad_document_id(id))?;
         if parts.len() != self.key.len() || parts.iter().any(serde_json::Value::is_null) {
             return Err(self.bad_document_id(id));
         }
-        self.key_columns().zip(&parts).map(|(column, part)| input_json(&column.pg_type, part)).collect()
+        self.key_columns()
+            .zip(&parts)
+            .map(|(column, part)| input_json(&column.pg_type, part))
+            .collect()
     }
 
     fn bad_document_id(&self, id: &str) -> SqlError {
-        SqlError::new(ErrorCode::InvalidTextRepresentation, format!("invalid document id: \"{id}\"")).with_detail(
-            format!(
-                "The key of \"{}\" is ({}), so its id is a JSON array of {} values.",
-                display_name(&self.name),
-                self.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
-                self.key.len()
-            ),
+        SqlError::new(
+            ErrorCode::InvalidTextRepresentation,
+            format!("invalid document id: \"{id}\""),
         )
+        .with_detail(format!(
+            "The key of \"{}\" is ({}), so its id is a JSON array of {} values.",
+            display_name(&self.name),
+            self.key_columns()
+                .map(|column| column.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+            self.key.len()
+        ))
     }
 }

@@ -6,7 +6,8 @@ use rustc_hash::FxHashMap;
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 
 use super::{
-    Catalog, Check, Column, Definition, ForeignKey, Index, QualifiedName, Relation, Sequence, Table, Unique, View,
+    Catalog, Check, Column, Definition, ForeignKey, Index, QualifiedName, Relation, Sequence,
+    Table, Unique, View,
 };
 use crate::plan::{DefinitionAction, DefinitionChange, display_name};
 
@@ -32,7 +33,12 @@ impl Catalog {
 
     /// This catalog after one DDL statement.
     #[must_use]
-    pub fn with_changes(&self, changes: &[DefinitionChange], version: u64, next_id: u32) -> Catalog {
+    pub fn with_changes(
+        &self,
+        changes: &[DefinitionChange],
+        version: u64,
+        next_id: u32,
+    ) -> Catalog {
         let mut catalog = self.clone();
         for change in changes {
             catalog.apply(change);
@@ -70,19 +76,26 @@ impl Catalog {
     pub(super) fn insert(&mut self, definition: Definition) {
         match definition {
             Definition::Table(table) => {
-                self.relations.insert(table.name.clone(), Relation::Table(table.collection()));
+                self.relations
+                    .insert(table.name.clone(), Relation::Table(table.collection()));
                 for name in table.index_names() {
-                    let name = QualifiedName { schema: table.name.schema.clone(), name: name.to_owned() };
-                    self.relations.insert(name, Relation::Index(table.collection()));
+                    let name = QualifiedName {
+                        schema: table.name.schema.clone(),
+                        name: name.to_owned(),
+                    };
+                    self.relations
+                        .insert(name, Relation::Index(table.collection()));
                 }
                 self.tables.insert(table.collection(), Arc::new(table));
             }
             Definition::Sequence(sequence) => {
-                self.relations.insert(sequence.name.clone(), Relation::Sequence(sequence.id));
+                self.relations
+                    .insert(sequence.name.clone(), Relation::Sequence(sequence.id));
                 self.sequences.insert(sequence.id, Arc::new(sequence));
             }
             Definition::View(view) => {
-                self.relations.insert(view.name.clone(), Relation::View(view.id));
+                self.relations
+                    .insert(view.name.clone(), Relation::View(view.id));
                 self.views.insert(view.id, Arc::new(view));
             }
         }
@@ -95,7 +108,10 @@ impl Catalog {
                 if let Some(old) = self.tables.remove(&table.collection()) {
                     self.forget(&old.name, Relation::Table(old.collection()));
                     for name in old.index_names() {
-                        let name = QualifiedName { schema: old.name.schema.clone(), name: name.to_owned() };
+                        let name = QualifiedName {
+                            schema: old.name.schema.clone(),
+                            name: name.to_owned(),
+                        };
                         self.forget(&name, Relation::Index(old.collection()));
                     }
                 }
@@ -124,7 +140,10 @@ impl Catalog {
         let mut children: FxHashMap<CollectionId, Vec<CollectionId>> = FxHashMap::default();
         for table in self.tables.values() {
             for key in &table.foreign_keys {
-                children.entry(CollectionId(key.parent)).or_default().push(table.collection());
+                children
+                    .entry(CollectionId(key.parent))
+                    .or_default()
+                    .push(table.collection());
             }
         }
         for list in children.values_mut() {
@@ -200,9 +219,10 @@ impl Catalog {
     pub fn expect_table(&self, name: &QualifiedName) -> Result<&Arc<Table>, SqlError> {
         match self.relation(name) {
             Some(Relation::Table(id)) => self.table(id).ok_or_else(|| undefined_table(name)),
-            Some(_) => {
-                Err(SqlError::new(ErrorCode::WrongObjectType, format!("\"{}\" is not a table", name.name)))
-            }
+            Some(_) => Err(SqlError::new(
+                ErrorCode::WrongObjectType,
+                format!("\"{}\" is not a table", name.name),
+            )),
             None => Err(undefined_table(name)),
         }
     }
@@ -232,8 +252,18 @@ impl Catalog {
     pub fn unique_by_storage_name(&self, name: &str) -> Option<(&Arc<Table>, &str)> {
         let id = storage_id(name, 'i')?;
         self.tables.values().find_map(|table| {
-            let unique = table.uniques.iter().find(|unique| unique.index_id == id).map(|unique| &unique.name);
-            let index = || table.indexes.iter().find(|index| index.id == id).map(|index| &index.name);
+            let unique = table
+                .uniques
+                .iter()
+                .find(|unique| unique.index_id == id)
+                .map(|unique| &unique.name);
+            let index = || {
+                table
+                    .indexes
+                    .iter()
+                    .find(|index| index.id == id)
+                    .map(|index| &index.name)
+            };
             unique.or_else(index).map(|name| (table, name.as_str()))
         })
     }
@@ -243,9 +273,13 @@ impl Catalog {
     #[must_use]
     pub fn check_by_storage_name(&self, name: &str) -> Option<(&Arc<Table>, &Check)> {
         let id = storage_id(name, 'k')?;
-        self.tables
-            .values()
-            .find_map(|table| table.checks.iter().find(|check| check.id == id).map(|check| (table, check)))
+        self.tables.values().find_map(|table| {
+            table
+                .checks
+                .iter()
+                .find(|check| check.id == id)
+                .map(|check| (table, check))
+        })
     }
 
     /// Tables in the order of their ids.
@@ -265,8 +299,16 @@ impl Catalog {
         self.tables_by_id()
             .into_iter()
             .map(|table| Definition::Table(Table::clone(table)))
-            .chain(sequences.into_iter().map(|sequence| Definition::Sequence(Sequence::clone(sequence))))
-            .chain(views.into_iter().map(|view| Definition::View(View::clone(view))))
+            .chain(
+                sequences
+                    .into_iter()
+                    .map(|sequence| Definition::Sequence(Sequence::clone(sequence))),
+            )
+            .chain(
+                views
+                    .into_iter()
+                    .map(|view| Definition::View(View::clone(view))),
+            )
     }
 
     /// A digest of all definitions, the same wherever the content is the same: 32 hexadecimal
@@ -286,7 +328,10 @@ fn storage_id(name: &str, prefix: char) -> Option<u32> {
 }
 
 fn undefined_table(name: &QualifiedName) -> SqlError {
-    SqlError::new(ErrorCode::UndefinedTable, format!("relation \"{}\" does not exist", display_name(name)))
+    SqlError::new(
+        ErrorCode::UndefinedTable,
+        format!("relation \"{}\" does not exist", display_name(name)),
+    )
 }
 
 impl QualifiedName {
@@ -297,7 +342,10 @@ impl QualifiedName {
 
     #[must_use]
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> QualifiedName {
-        QualifiedName { schema: schema.into(), name: name.into() }
+        QualifiedName {
+            schema: schema.into(),
+            name: name.into(),
+        }
     }
 
     /// A name in `public`.
@@ -311,13 +359,17 @@ impl Table {
     /// The column of this name and its place in a row image. Hidden columns are not found.
     #[must_use]
     pub fn column_named(&self, name: &str) -> Option<(usize, &Column)> {
-        self.visible_columns().find(|(_, column)| column.name == name)
+        self.visible_columns()
+            .find(|(_, column)| column.name == name)
     }
 
     /// The column with this id and its place in a row image.
     #[must_use]
     pub fn column_by_id(&self, id: u32) -> Option<(usize, &Column)> {
-        self.columns.iter().enumerate().find(|(_, column)| column.id == id)
+        self.columns
+            .iter()
+            .enumerate()
+            .find(|(_, column)| column.id == id)
     }
 
     /// The column behind an SQLite column's name `c<id>`.
@@ -334,7 +386,10 @@ impl Table {
         self.column_named(name).ok_or_else(|| {
             SqlError::new(
                 ErrorCode::UndefinedColumn,
-                format!("column \"{name}\" of relation \"{}\" does not exist", self.name.name),
+                format!(
+                    "column \"{name}\" of relation \"{}\" does not exist",
+                    self.name.name
+                ),
             )
         })
     }
@@ -404,7 +459,10 @@ impl Table {
     /// Names of the columns with these ids, for messages.
     #[must_use]
     pub fn column_names(&self, ids: &[u32]) -> Vec<&str> {
-        ids.iter().filter_map(|&id| self.column_by_id(id)).map(|(_, column)| column.name.as_str()).collect()
+        ids.iter()
+            .filter_map(|&id| self.column_by_id(id))
+            .map(|(_, column)| column.name.as_str())
+            .collect()
     }
 }
 
@@ -433,11 +491,15 @@ fn key_column(table: &Table, key: &str) -> Option<u32> {
             (quoted[..end].replace("\"\"", "\""), &quoted[end + 1..])
         }
         None => {
-            let end = key.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(key.len());
+            let end = key
+                .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
+                .unwrap_or(key.len());
             (key[..end].to_ascii_lowercase(), &key[end..])
         }
     };
-    let only_order = rest.split_whitespace().all(|word| matches!(word, "ASC" | "DESC" | "NULLS" | "FIRST" | "LAST"));
+    let only_order = rest
+        .split_whitespace()
+        .all(|word| matches!(word, "ASC" | "DESC" | "NULLS" | "FIRST" | "LAST"));
     if !only_order {
         return None;
     }

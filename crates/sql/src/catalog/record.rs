@@ -126,8 +126,8 @@ impl DefinitionRecord {
         else {
             return Err(damaged("its values have other types"));
         };
-        let payload: DefinitionPayload =
-            serde_json::from_str(payload).map_err(|error| damaged(&format!("its payload: {error}")))?;
+        let payload: DefinitionPayload = serde_json::from_str(payload)
+            .map_err(|error| damaged(&format!("its payload: {error}")))?;
         if payload.definition.hash() != hash {
             return Err(damaged("its digest does not match"));
         }
@@ -141,15 +141,20 @@ impl DefinitionRecord {
             },
             sql: sql.to_owned(),
             payload,
-            action: DefinitionAction::from_word(action).ok_or_else(|| damaged("its action is unknown"))?,
-            catalog_version: u64::try_from(catalog_version).map_err(|_| damaged("its version is negative"))?,
+            action: DefinitionAction::from_word(action)
+                .ok_or_else(|| damaged("its action is unknown"))?,
+            catalog_version: u64::try_from(catalog_version)
+                .map_err(|_| damaged("its version is negative"))?,
             hash: hash.to_owned(),
         })
     }
 }
 
 fn damaged(what: &str) -> SqlError {
-    SqlError::new(ErrorCode::Corrupted, format!("unreadable definition: {what}"))
+    SqlError::new(
+        ErrorCode::Corrupted,
+        format!("unreadable definition: {what}"),
+    )
 }
 
 impl DefinitionAction {
@@ -165,7 +170,9 @@ impl DefinitionAction {
     /// The action with this word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<DefinitionAction> {
-        [DefinitionAction::Put, DefinitionAction::Drop].into_iter().find(|action| action.word() == word)
+        [DefinitionAction::Put, DefinitionAction::Drop]
+            .into_iter()
+            .find(|action| action.word() == word)
     }
 }
 
@@ -234,7 +241,9 @@ impl Digest {
     pub(super) fn add(&mut self, text: &str) {
         for &byte in text.as_bytes().iter().chain(&[0xff]) {
             self.0 ^= u128::from(byte);
-            self.0 = self.0.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+            self.0 = self
+                .0
+                .wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
         }
     }
 

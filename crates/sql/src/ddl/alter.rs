@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DataType, DropBehavior, Expr, GeneratedAs, Ident,
-    RenameTableNameKind, TableConstraint,
+    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DataType, DropBehavior, Expr,
+    GeneratedAs, Ident, RenameTableNameKind, TableConstraint,
 };
 
 use super::change::Change;
-use super::constraint::{self, Guard, duplicate_constraint, relation_is_taken, unique_over};
+use super::constraint::{self, Guard, unique_over};
 use super::depend::{Dependent, Dependents};
 use super::draft::{Draft, widens};
 use super::drop::{add_users, owned_sequences, view_names};
 use super::expression::{self, Purpose};
-use super::names::{check_owner, duplicate_relation, fold, qualified};
-use super::{sequence, storage, table as tables, types, view};
-use crate::catalog::{QualifiedName, Relation, Table};
+use super::names::{fold, qualified};
+use super::{rename, sequence, storage, table as tables, types};
+use crate::catalog::{QualifiedName, Table};
 use crate::functions;
-use crate::plan::{PlanKind, display_name};
+use crate::plan::PlanKind;
 
 /// Plans ALTER TABLE.
 pub(super) fn plan(mut change: Change<'_>, statement: &AlterTable) -> Result<PlanKind, SqlError> {
@@ -28,23 +28,40 @@ pub(super) fn plan(mut change: Change<'_>, statement: &AlterTable) -> Result<Pla
         return Ok(PlanKind::NoEffect("ALTER TABLE"));
     }
     if change.catalog.relation(&name).is_none() && statement.if_exists {
-        change.notices.push(format!("relation \"{}\" does not exist, skipping", name.name));
+        change.notices.push(format!(
+            "relation \"{}\" does not exist, skipping",
+            name.name
+        ));
         return Ok(change.finish());
     }
     match statement.operations.as_slice() {
-        [Op::RenameTable { table_name: RenameTableNameKind::To(to) | RenameTableNameKind::As(to) }] => {
+        [
+            Op::RenameTable {
+                table_name: RenameTableNameKind::To(to) | RenameTableNameKind::As(to),
+            },
+        ] => {
             let to = qualified(to)?.name;
-            rename_relation(&mut change, &name, &to)?;
+            rename::relation(&mut change, &name, &to)?;
             return Ok(change.finish());
         }
-        [Op::RenameColumn { old_column_name, new_column_name }] => {
+        [
+            Op::RenameColumn {
+                old_column_name,
+                new_column_name,
+            },
+        ] => {
             let table = own(&change, &name)?;
-            rename_column(&mut change, &table, &fold(old_column_name), fold(new_column_name))?;
+            rename::column(
+                &mut change,
+                &table,
+                &fold(old_column_name),
+                fold(new_column_name),
+            )?;
             return Ok(change.finish());
         }
         [Op::RenameConstraint { old_name, new_name }] => {
             let table = own(&change, &name)?;
-            rename_constraint(&mut change, &table, &fold(old_name), &fold(new_name))?;
+            rename::constraint(&mut change, &table, &fold(old_name), &fold(new_name))?;
             return Ok(change.finish());
         }
         _ => {}
@@ -60,7 +77,7 @@ pub(super) fn plan(mut change: Change<'_>, statement: &AlterTable) -> Result<Pla
     Ok(change.finish())
 }
 
-fn own(change: &Change<'_>, name: &QualifiedName) -> Result<Arc<Table>, SqlError> {
+pub(super) fn own(change: &Change<'_>, name: &QualifiedName) -> Result<Arc<Table>, SqlError> {
     super::names::own_table(&change.catalog, name).cloned()
 }
 
@@ -68,7 +85,11 @@ fn has_no_effect(operation: &AlterTableOperation) -> bool {
     use AlterTableOperation as Op;
     matches!(
         operation,
-        Op::OwnerTo { .. } | Op::ReplicaIdentity { .. } | Op::SetOptionsParens { .. } | Op::SetLogged | Op::SetUnlogged
+        Op::OwnerTo { .. }
+            | Op::ReplicaIdentity { .. }
+            | Op::SetOptionsParens { .. }
+            | Op::SetLogged
+            | Op::SetUnlogged
     )
 }
 
@@ -77,28 +98,54 @@ fn pass(operation: &AlterTableOperation) -> u8 {
     use AlterTableOperation as Op;
     match operation {
         Op::DropColumn { .. } | Op::DropConstraint { .. } => 0,
-        Op::AlterColumn { op: AlterColumnOperation::SetDataType { .. }, .. } => 1,
+        Op::AlterColumn {
+            op: AlterColumnOperation::SetDataType { .. },
+            ..
+        } => 1,
         Op::AddColumn { .. } => 2,
         Op::AlterColumn { .. } => 3,
-        Op::AddConstraint { constraint: TableConstraint::ForeignKey(_), .. } => 5,
+        Op::AddConstraint {
+            constraint: TableConstraint::ForeignKey(_),
+            ..
+        } => 5,
         Op::AddConstraint { .. } => 4,
         _ => 6,
     }
 }
 
-fn apply(change: &mut Change<'_>, draft: &mut Draft, operation: &AlterTableOperation) -> Result<(), SqlError> {
+fn apply(
+    change: &mut Change<'_>,
+    draft: &mut Draft,
+    operation: &AlterTableOperation,
+) -> Result<(), SqlError> {
     use AlterTableOperation as Op;
     match operation {
         operation if has_no_effect(operation) => Ok(()),
-        Op::AddColumn { if_not_exists, column_def, column_position: None, .. } => {
-            add_column(change, draft, column_def, *if_not_exists)
-        }
-        Op::DropColumn { column_names, if_exists, drop_behavior, .. } => {
+        Op::AddColumn {
+            if_not_exists,
+            column_def,
+            column_position: None,
+            ..
+        } => add_column(change, draft, column_def, *if_not_exists),
+        Op::DropColumn {
+            column_names,
+            if_exists,
+            drop_behavior,
+            ..
+        } => {
             let cascade = matches!(drop_behavior, Some(DropBehavior::Cascade));
-            column_names.iter().try_for_each(|name| drop_column(change, draft, &fold(name), *if_exists, cascade))
+            column_names
+                .iter()
+                .try_for_each(|name| drop_column(change, draft, &fold(name), *if_exists, cascade))
         }
-        Op::AddConstraint { constraint, .. } => constraint::add(change, &mut draft.table, constraint),
-        Op::DropConstraint { if_exists, name, drop_behavior } => {
+        Op::AddConstraint { constraint, .. } => {
+            constraint::add(change, &mut draft.table, constraint)
+        }
+        Op::DropConstraint {
+            if_exists,
+            name,
+            drop_behavior,
+        } => {
             let cascade = matches!(drop_behavior, Some(DropBehavior::Cascade));
             drop_constraint(change, draft, &fold(name), *if_exists, cascade)
         }
@@ -112,9 +159,10 @@ fn apply(change: &mut Change<'_>, draft: &mut Draft, operation: &AlterTableOpera
             }
         }
         Op::AlterColumn { column_name, op } => alter_column(change, draft, column_name, op),
-        Op::EnableRowLevelSecurity | Op::DisableRowLevelSecurity | Op::ForceRowLevelSecurity | Op::NoForceRowLevelSecurity => {
-            Err(SqlError::unsupported("ROW LEVEL SECURITY"))
-        }
+        Op::EnableRowLevelSecurity
+        | Op::DisableRowLevelSecurity
+        | Op::ForceRowLevelSecurity
+        | Op::NoForceRowLevelSecurity => Err(SqlError::unsupported("ROW LEVEL SECURITY")),
         other => Err(SqlError::unsupported(format_args!("ALTER TABLE … {other}"))),
     }
 }
@@ -127,7 +175,10 @@ fn add_column(
 ) -> Result<(), SqlError> {
     let name = fold(&definition.name);
     if draft.table.column_named(&name).is_some() {
-        let message = format!("column \"{name}\" of relation \"{}\" already exists", draft.table.name.name);
+        let message = format!(
+            "column \"{name}\" of relation \"{}\" already exists",
+            draft.table.name.name
+        );
         if if_not_exists {
             change.notices.push(format!("{message}, skipping"));
             return Ok(());
@@ -159,7 +210,9 @@ fn drop_column(
     let table = draft.old.collection();
     let what = format!("column {name} of table {}", draft.table.name.name);
     let mut dependents = Dependents::default();
-    dependents.add_foreign_keys(change, &draft.old, &[table], &what, |key| key.parent_columns.contains(&id));
+    dependents.add_foreign_keys(change, &draft.old, &[table], &what, |key| {
+        key.parent_columns.contains(&id)
+    });
     dependents.add_views(change, draft.old.id, &what, &|view| view_names(view, name));
     let mut generated = Vec::new();
     for column in draft.table.columns.iter().filter(|column| column.id != id) {
@@ -167,16 +220,26 @@ fn drop_column(
             && expression::columns_in(&draft.table, text)?.contains(&id)
         {
             generated.push(column.id);
-            dependents.add(Dependent::GeneratedColumn { table, column: column.id }, &what);
+            dependents.add(
+                Dependent::GeneratedColumn {
+                    table,
+                    column: column.id,
+                },
+                &what,
+            );
         }
     }
     let owned = owned_sequences(change, draft.old.id, Some(id));
     for &sequence in &owned {
-        add_users(change, &mut dependents, sequence, |user, column| user == table && column == id);
+        add_users(change, &mut dependents, sequence, |user, column| {
+            user == table && column == id
+        });
     }
     // This table's own generated columns go in the draft: CASCADE must not write it by itself.
-    let mine: Vec<Dependent> =
-        generated.iter().map(|&column| Dependent::GeneratedColumn { table, column }).collect();
+    let mine: Vec<Dependent> = generated
+        .iter()
+        .map(|&column| Dependent::GeneratedColumn { table, column })
+        .collect();
     if cascade {
         dependents.without(&mine);
     }
@@ -187,7 +250,10 @@ fn drop_column(
     forget_column(&mut draft.table, id)?;
     // References of the table to itself.
     let own = draft.table.id;
-    draft.table.foreign_keys.retain(|key| key.parent != own || !key.parent_columns.contains(&id));
+    draft
+        .table
+        .foreign_keys
+        .retain(|key| key.parent != own || !key.parent_columns.contains(&id));
     for sequence in owned {
         sequence::remove(change, sequence);
     }
@@ -197,7 +263,8 @@ fn drop_column(
 /// Takes a column out of a definition, with the constraints and indexes that look at it.
 pub(super) fn forget_column(table: &mut Table, id: u32) -> Result<(), SqlError> {
     let before = table.clone();
-    let looks = |text: &str| Ok::<bool, SqlError>(expression::columns_in(&before, text)?.contains(&id));
+    let looks =
+        |text: &str| Ok::<bool, SqlError>(expression::columns_in(&before, text)?.contains(&id));
     let mut checks = Vec::with_capacity(table.checks.len());
     for check in table.checks.drain(..) {
         if !looks(&check.expression)? {
@@ -233,7 +300,10 @@ pub(super) fn forget_column(table: &mut Table, id: u32) -> Result<(), SqlError> 
 }
 
 fn places(table: &Table, ids: &[u32]) -> Vec<usize> {
-    ids.iter().filter_map(|&id| table.column_by_id(id)).map(|(place, _)| place).collect()
+    ids.iter()
+        .filter_map(|&id| table.column_by_id(id))
+        .map(|(place, _)| place)
+        .collect()
 }
 
 fn drop_constraint(
@@ -260,20 +330,36 @@ fn drop_constraint(
         }
         return Err(error);
     };
-    let relies = |key: &crate::catalog::ForeignKey| unique_over(&draft.old, &key.parent_columns).as_ref() == Some(&guard);
+    let relies = |key: &crate::catalog::ForeignKey| {
+        unique_over(&draft.old, &key.parent_columns).as_ref() == Some(&guard)
+    };
     let own = draft.old.collection();
     let mut dependents = Dependents::default();
     dependents.add_foreign_keys(change, &draft.old, &[own], &format!("index {name}"), relies);
     let mut mine = Vec::new();
-    for key in draft.table.foreign_keys.iter().filter(|key| key.parent == draft.table.id && relies(key)) {
+    for key in draft
+        .table
+        .foreign_keys
+        .iter()
+        .filter(|key| key.parent == draft.table.id && relies(key))
+    {
         mine.push(key.name.clone());
         if !cascade {
-            dependents.add(Dependent::ForeignKey { table: own, name: key.name.clone() }, &format!("index {name}"));
+            dependents.add(
+                Dependent::ForeignKey {
+                    table: own,
+                    name: key.name.clone(),
+                },
+                &format!("index {name}"),
+            );
         }
     }
     let what = format!("constraint {name} on table {}", draft.table.name.name);
     dependents.resolve(change, Some(&what), cascade)?;
-    draft.table.foreign_keys.retain(|key| !mine.contains(&key.name));
+    draft
+        .table
+        .foreign_keys
+        .retain(|key| !mine.contains(&key.name));
     draft.table.uniques.retain(|unique| unique.name != name);
     if guard == Guard::Key {
         draft.table.key.clear();
@@ -285,11 +371,14 @@ fn drop_constraint(
 fn undefined_constraint(table: &Table, name: &str) -> SqlError {
     SqlError::new(
         ErrorCode::UndefinedObject,
-        format!("constraint \"{name}\" of relation \"{}\" does not exist", table.name.name),
+        format!(
+            "constraint \"{name}\" of relation \"{}\" does not exist",
+            table.name.name
+        ),
     )
 }
 
-fn alter_column(
+pub(super) fn alter_column(
     change: &mut Change<'_>,
     draft: &mut Draft,
     name: &Ident,
@@ -299,7 +388,10 @@ fn alter_column(
     let (place, _) = draft.table.expect_column(&name)?;
     let table = draft.table.name.name.clone();
     let is = |what: &str| {
-        SqlError::new(ErrorCode::SyntaxError, format!("column \"{name}\" of relation \"{table}\" is {what}"))
+        SqlError::new(
+            ErrorCode::SyntaxError,
+            format!("column \"{name}\" of relation \"{table}\" is {what}"),
+        )
     };
     match operation {
         AlterColumnOperation::SetNotNull => draft.table.columns[place].not_null = true,
@@ -337,10 +429,15 @@ fn alter_column(
             column.default = None;
             column.sequence = None;
         }
-        AlterColumnOperation::SetDataType { data_type, using, .. } => {
+        AlterColumnOperation::SetDataType {
+            data_type, using, ..
+        } => {
             set_type(change, draft, place, data_type, using.as_ref())?;
         }
-        AlterColumnOperation::AddGenerated { generated_as, sequence_options } => {
+        AlterColumnOperation::AddGenerated {
+            generated_as,
+            sequence_options,
+        } => {
             let always = matches!(generated_as, Some(GeneratedAs::Always) | None);
             if !draft.table.columns[place].not_null {
                 return Err(SqlError::new(
@@ -369,7 +466,9 @@ fn set_type(
     let name = &column.name;
     let (to, _) = types::column_type(name, data_type)?;
     if column.generated.is_some() {
-        return Err(SqlError::unsupported(format_args!("changing the type of the generated column \"{name}\"")));
+        return Err(SqlError::unsupported(format_args!(
+            "changing the type of the generated column \"{name}\""
+        )));
     }
     if let Some(view) = change
         .catalog
@@ -381,7 +480,10 @@ fn set_type(
             ErrorCode::FeatureNotSupported,
             "cannot alter type of a column used by a view or rule",
         )
-        .with_detail(format!("view {} depends on column \"{name}\"", view.name.name)));
+        .with_detail(format!(
+            "view {} depends on column \"{name}\"",
+            view.name.name
+        )));
     }
     for other in &draft.table.columns {
         if let Some(text) = &other.generated
@@ -391,10 +493,18 @@ fn set_type(
                 ErrorCode::FeatureNotSupported,
                 "cannot alter type of a column used by a generated column",
             )
-            .with_detail(format!("Column \"{name}\" is used by generated column \"{}\".", other.name)));
+            .with_detail(format!(
+                "Column \"{name}\" is used by generated column \"{}\".",
+                other.name
+            )));
         }
     }
-    if column.identity && !matches!(to, crate::types::PgType::Int2 | crate::types::PgType::Int4 | crate::types::PgType::Int8) {
+    if column.identity
+        && !matches!(
+            to,
+            crate::types::PgType::Int2 | crate::types::PgType::Int4 | crate::types::PgType::Int8
+        )
+    {
         return Err(SqlError::new(
             ErrorCode::InvalidParameterValue,
             "identity column type must be smallint, integer, or bigint",
@@ -403,18 +513,31 @@ fn set_type(
     let converted = match using {
         Some(using) => {
             if !expression::is_immutable(using) {
-                return Err(SqlError::unsupported("USING with an expression that is not immutable"));
+                return Err(SqlError::unsupported(
+                    "USING with an expression that is not immutable",
+                ));
             }
-            Some(expression::storage_of(&change.catalog, &draft.old, using, Purpose::Using(&to))?)
+            Some(expression::storage_of(
+                &change.catalog,
+                &draft.old,
+                using,
+                Purpose::Using(&to),
+            )?)
         }
         None if widens(&column.pg_type, &to) => None,
         None => {
             let cast = functions::assign(&column.pg_type, &to).ok_or_else(|| {
                 SqlError::new(
                     ErrorCode::DatatypeMismatch,
-                    format!("column \"{name}\" cannot be cast automatically to type {}", to.sql_name()),
+                    format!(
+                        "column \"{name}\" cannot be cast automatically to type {}",
+                        to.sql_name()
+                    ),
                 )
-                .with_hint(format!("You might need to specify \"USING {name}::{}\".", to.sql_name()))
+                .with_hint(format!(
+                    "You might need to specify \"USING {name}::{}\".",
+                    to.sql_name()
+                ))
             })?;
             Some(cast.render(&column.storage_name()))
         }
@@ -426,197 +549,12 @@ fn set_type(
     Ok(())
 }
 
-/// RENAME TO, of a table, view, sequence or index.
-pub(super) fn rename_relation(change: &mut Change<'_>, name: &QualifiedName, to: &str) -> Result<(), SqlError> {
-    let to = QualifiedName::new(name.schema.clone(), to);
-    let Some(relation) = change.catalog.relation(name) else {
-        return Err(SqlError::new(
-            ErrorCode::UndefinedTable,
-            format!("relation \"{}\" does not exist", display_name(name)),
-        ));
-    };
-    if change.catalog.relation(&to).is_some() {
-        return Err(duplicate_relation(&to));
-    }
-    match relation {
-        Relation::Table(id) => {
-            let Some(table) = change.table(id) else { return Ok(()) };
-            check_owner(&table)?;
-            view::rename_relation(change, table.id, name, &to)?;
-            let mut draft = Draft::new(&table);
-            draft.table.name = to;
-            draft.write(change)
-        }
-        Relation::View(id) => {
-            let Some(renamed) = change.catalog.view(id) else { return Ok(()) };
-            let mut renamed = crate::catalog::View::clone(renamed);
-            view::rename_relation(change, renamed.id, name, &to)?;
-            renamed.name = to;
-            change.put_view(renamed);
-            Ok(())
-        }
-        Relation::Sequence(id) => {
-            let Some(sequence) = change.catalog.sequence(id) else { return Ok(()) };
-            let mut sequence = crate::catalog::Sequence::clone(sequence);
-            sequence.name = to;
-            change.put_sequence(sequence);
-            Ok(())
-        }
-        Relation::Index(id) => {
-            let Some(table) = change.table(id) else { return Ok(()) };
-            check_owner(&table)?;
-            let mut draft = Draft::new(&table);
-            rename_index(&mut draft.table, &name.name, &to.name);
-            draft.write(change)
-        }
-    }
-}
-
-fn rename_index(table: &mut Table, from: &str, to: &str) {
-    if table.key_name.as_deref() == Some(from) {
-        table.key_name = Some(to.to_owned());
-    }
-    for name in table.uniques.iter_mut().map(|unique| &mut unique.name).chain(table.indexes.iter_mut().map(|index| &mut index.name)) {
-        if name == from {
-            to.clone_into(name);
-        }
-    }
-}
-
-fn rename_column(change: &mut Change<'_>, table: &Arc<Table>, from: &str, to: String) -> Result<(), SqlError> {
-    let (place, _) = table.column_named(from).ok_or_else(|| {
-        SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{from}\" does not exist"))
-    })?;
-    if table.column_named(&to).is_some() {
-        return Err(SqlError::new(
-            ErrorCode::DuplicateColumn,
-            format!("column \"{to}\" of relation \"{}\" already exists", table.name.name),
-        ));
-    }
-    if let Some(view) = change
-        .catalog
-        .views
-        .values()
-        .find(|view| view.depends_on.contains(&table.id) && view_names(view, from))
-    {
-        return Err(SqlError::unsupported(format_args!(
-            "renaming the column \"{from}\", which the view \"{}\" names,",
-            view.name.name
-        )));
-    }
-    let mut draft = Draft::new(table);
-    for column in &mut draft.table.columns {
-        if let Some(text) = &mut column.generated {
-            *text = expression::rename_in(text, from, &to)?;
-        }
-    }
-    for check in &mut draft.table.checks {
-        check.expression = expression::rename_in(&check.expression, from, &to)?;
-    }
-    for index in &mut draft.table.indexes {
-        for key in &mut index.keys {
-            *key = expression::rename_in_key(key, from, &to)?;
-        }
-        if let Some(predicate) = &mut index.predicate {
-            *predicate = expression::rename_in(predicate, from, &to)?;
-        }
-    }
-    draft.table.columns[place].name = to;
-    draft.write(change)
-}
-
-fn rename_constraint(change: &mut Change<'_>, table: &Arc<Table>, from: &str, to: &str) -> Result<(), SqlError> {
-    if !table.constraint_names().any(|name| name == from) {
-        return Err(SqlError::new(
-            ErrorCode::UndefinedObject,
-            format!("constraint \"{from}\" for table \"{}\" does not exist", table.name.name),
-        ));
-    }
-    if table.constraint_names().any(|name| name == to) {
-        return Err(duplicate_constraint(table, to));
-    }
-    let is_index = table.key_name.as_deref() == Some(from) || table.unique_named(from).is_some();
-    if is_index && relation_is_taken(change, table, to) {
-        return Err(duplicate_relation(&QualifiedName::new(table.name.schema.clone(), to)));
-    }
-    let mut draft = Draft::new(table);
-    rename_index(&mut draft.table, from, to);
-    for name in draft
-        .table
-        .checks
-        .iter_mut()
-        .map(|check| &mut check.name)
-        .chain(draft.table.foreign_keys.iter_mut().map(|key| &mut key.name))
-    {
-        if name == from {
-            to.clone_into(name);
-        }
-    }
-    draft.write(change)
-}
-
-/// DROP IDENTITY [IF EXISTS], which sqlparser does not read.
-pub(super) fn drop_identity(
-    mut change: Change<'_>,
-    name: &QualifiedName,
-    column: &str,
-    if_exists: bool,
-) -> Result<PlanKind, SqlError> {
-    let table = own(&change, name)?;
-    let mut draft = Draft::new(&table);
-    let (place, found) = draft.table.expect_column(column)?;
-    if !found.identity {
-        let message = format!("column \"{column}\" of relation \"{}\" is not an identity column", name.name);
-        if if_exists {
-            change.notices.push(format!("{message}, skipping"));
-            return Ok(change.finish());
-        }
-        return Err(SqlError::new(ErrorCode::ObjectNotInState, message));
-    }
-    let sequence = found.sequence;
-    let column = &mut draft.table.columns[place];
-    (column.sequence, column.identity, column.identity_always) = (None, false, false);
-    draft.write(&mut change)?;
-    if let Some(sequence) = sequence {
-        sequence::remove(&mut change, sequence);
-    }
-    Ok(change.finish())
-}
-
-/// `ALTER COLUMN … ADD GENERATED … AS IDENTITY (SEQUENCE NAME …)`, as dumps have it.
-pub(super) fn add_identity(
-    mut change: Change<'_>,
-    name: &QualifiedName,
-    column: &str,
-    always: bool,
-    options: &sequence::Options,
-) -> Result<PlanKind, SqlError> {
-    let table = own(&change, name)?;
-    let mut draft = Draft::new(&table);
-    let (place, _) = draft.table.expect_column(column)?;
-    let operation = AlterColumnOperation::AddGenerated {
-        generated_as: Some(if always { GeneratedAs::Always } else { GeneratedAs::ByDefault }),
-        sequence_options: None,
-    };
-    alter_column(&mut change, &mut draft, &Ident::with_quote('"', column), &operation)?;
-    let made = draft.table.columns[place].sequence.and_then(|id| change.catalog.sequence(id).cloned());
-    if let Some(made) = made {
-        let mut made = crate::catalog::Sequence::clone(&made);
-        sequence::set_options(&mut made, options, true)?;
-        if let Some(name) = &options.name {
-            if change.catalog.relation(name).is_some() && *name != made.name {
-                return Err(duplicate_relation(name));
-            }
-            made.name = name.clone();
-        }
-        change.put_sequence(made);
-    }
-    draft.write(&mut change)?;
-    Ok(change.finish())
-}
-
 /// CREATE INDEX's table gets one index more.
-pub(super) fn add_index(change: &mut Change<'_>, table: &Arc<Table>, index: crate::catalog::Index) -> Result<(), SqlError> {
+pub(super) fn add_index(
+    change: &mut Change<'_>,
+    table: &Arc<Table>,
+    index: crate::catalog::Index,
+) -> Result<(), SqlError> {
     let mut draft = Draft::new(table);
     // Said before the draft compares: an index that cannot be made is refused even if SQLite has
     // no part in it.

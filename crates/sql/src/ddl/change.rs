@@ -57,7 +57,10 @@ impl<'a> Change<'a> {
     pub(crate) fn next_id(&mut self) -> Result<u32, SqlError> {
         let id = self.catalog.next_id;
         Arc::make_mut(&mut self.catalog).next_id = id.checked_add(1).ok_or_else(|| {
-            SqlError::new(springhead_proto::ErrorCode::StatementTooLarge, "all object ids are used up")
+            SqlError::new(
+                springhead_proto::ErrorCode::StatementTooLarge,
+                "all object ids are used up",
+            )
         })?;
         Ok(id)
     }
@@ -86,10 +89,18 @@ impl<'a> Change<'a> {
     /// Several changes of one object become its last, at the place of the first: a reader of the
     /// log sees each object once per statement.
     fn record(&mut self, action: DefinitionAction, definition: Definition) {
-        let change = DefinitionChange { action, collection: definition.collection(), definition };
+        let change = DefinitionChange {
+            action,
+            collection: definition.collection(),
+            definition,
+        };
         Arc::make_mut(&mut self.catalog).apply(&change);
         let id = change.definition.id();
-        match self.changes.iter_mut().find(|earlier| earlier.definition.id() == id) {
+        match self
+            .changes
+            .iter_mut()
+            .find(|earlier| earlier.definition.id() == id)
+        {
             Some(earlier) => *earlier = change,
             None => self.changes.push(change),
         }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast::{
-    CheckConstraint, ColumnDef, ColumnOption, ConstraintCharacteristics, ConstraintReferenceMatchKind,
-    DeferrableInitial, ForeignKeyConstraint, Ident, IndexColumn, NullsDistinctOption, ObjectName, PrimaryKeyConstraint,
-    ReferentialAction as Written, TableConstraint, UniqueConstraint,
+    CheckConstraint, ColumnDef, ColumnOption, ConstraintCharacteristics,
+    ConstraintReferenceMatchKind, DeferrableInitial, ForeignKeyConstraint, Ident, IndexColumn,
+    NullsDistinctOption, ObjectName, PrimaryKeyConstraint, ReferentialAction as Written,
+    TableConstraint, UniqueConstraint,
 };
 
 use super::change::Change;
@@ -14,22 +15,40 @@ use super::expression;
 use super::names::{check_owner, choose, fold, join_columns, qualified};
 use super::storage::needs_key_function;
 use super::table::{parent_of, remove_hidden_key};
-use crate::catalog::{Check, Column, ForeignKey, QualifiedName, ReferentialAction, Relation, Table, Unique};
+use crate::catalog::{
+    Check, Column, ForeignKey, QualifiedName, ReferentialAction, Relation, Table, Unique,
+};
 use crate::types::PgType;
 
 /// The constraints that a column's definition carries.
-pub(super) fn add_of_column(change: &mut Change<'_>, table: &mut Table, definition: &ColumnDef) -> Result<(), SqlError> {
+pub(super) fn add_of_column(
+    change: &mut Change<'_>,
+    table: &mut Table,
+    definition: &ColumnDef,
+) -> Result<(), SqlError> {
     let column = std::slice::from_ref(&definition.name);
-    let mut options = definition.options.iter().peekable();
-    while let Some(option) = options.next() {
+    for option in &definition.options {
         let name = option.name.as_ref();
         match &option.option {
             ColumnOption::PrimaryKey(key) => {
-                add_primary_key(change, table, name, &named(column), key.characteristics.as_ref())?;
+                add_primary_key(
+                    change,
+                    table,
+                    name,
+                    &named(column),
+                    key.characteristics.as_ref(),
+                )?;
             }
             ColumnOption::Unique(unique) => {
                 let nulls = unique.nulls_distinct;
-                add_unique(change, table, name, &named(column), nulls, unique.characteristics.as_ref())?;
+                add_unique(
+                    change,
+                    table,
+                    name,
+                    &named(column),
+                    nulls,
+                    unique.characteristics.as_ref(),
+                )?;
             }
             ColumnOption::ForeignKey(key) => add_foreign_key(change, table, name, column, key)?,
             ColumnOption::Check(check) => add_check(change, table, name, check)?,
@@ -40,15 +59,43 @@ pub(super) fn add_of_column(change: &mut Change<'_>, table: &mut Table, definiti
 }
 
 /// One constraint of a table.
-pub(super) fn add(change: &mut Change<'_>, table: &mut Table, constraint: &TableConstraint) -> Result<(), SqlError> {
+pub(super) fn add(
+    change: &mut Change<'_>,
+    table: &mut Table,
+    constraint: &TableConstraint,
+) -> Result<(), SqlError> {
     match constraint {
-        TableConstraint::PrimaryKey(PrimaryKeyConstraint { name, columns, characteristics, .. }) => {
+        TableConstraint::PrimaryKey(PrimaryKeyConstraint {
+            name,
+            columns,
+            characteristics,
+            ..
+        }) => {
             let columns = plain_columns(columns)?;
-            add_primary_key(change, table, name.as_ref(), &columns, characteristics.as_ref())
+            add_primary_key(
+                change,
+                table,
+                name.as_ref(),
+                &columns,
+                characteristics.as_ref(),
+            )
         }
-        TableConstraint::Unique(UniqueConstraint { name, columns, nulls_distinct, characteristics, .. }) => {
+        TableConstraint::Unique(UniqueConstraint {
+            name,
+            columns,
+            nulls_distinct,
+            characteristics,
+            ..
+        }) => {
             let columns = plain_columns(columns)?;
-            add_unique(change, table, name.as_ref(), &columns, *nulls_distinct, characteristics.as_ref())
+            add_unique(
+                change,
+                table,
+                name.as_ref(),
+                &columns,
+                *nulls_distinct,
+                characteristics.as_ref(),
+            )
         }
         TableConstraint::ForeignKey(key) => {
             add_foreign_key(change, table, key.name.as_ref(), &key.columns, key)
@@ -58,9 +105,10 @@ pub(super) fn add(change: &mut Change<'_>, table: &mut Table, constraint: &Table
             Err(SqlError::unsupported("ADD CONSTRAINT … USING INDEX"))
         }
         TableConstraint::Exclude(_) => Err(SqlError::unsupported("EXCLUDE")),
-        TableConstraint::Index(_) | TableConstraint::FulltextOrSpatial(_) => {
-            Err(SqlError::new(ErrorCode::SyntaxError, "syntax error: INDEX is no constraint"))
-        }
+        TableConstraint::Index(_) | TableConstraint::FulltextOrSpatial(_) => Err(SqlError::new(
+            ErrorCode::SyntaxError,
+            "syntax error: INDEX is no constraint",
+        )),
     }
 }
 
@@ -86,7 +134,10 @@ fn key_places(table: &Table, columns: &[String], constraint: &str) -> Result<Vec
     let mut places = Vec::with_capacity(columns.len());
     for name in columns {
         let (place, _) = table.column_named(name).ok_or_else(|| {
-            SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{name}\" named in key does not exist"))
+            SqlError::new(
+                ErrorCode::UndefinedColumn,
+                format!("column \"{name}\" named in key does not exist"),
+            )
         })?;
         if places.contains(&place) {
             return Err(SqlError::new(
@@ -110,7 +161,10 @@ fn add_primary_key(
     if table.has_declared_key() {
         return Err(SqlError::new(
             ErrorCode::InvalidTableDefinition,
-            format!("multiple primary keys for table \"{}\" are not allowed", table.name.name),
+            format!(
+                "multiple primary keys for table \"{}\" are not allowed",
+                table.name.name
+            ),
         ));
     }
     // Checked before the hidden key goes, whose going moves every place.
@@ -138,9 +192,17 @@ fn add_unique(
     let places = key_places(table, columns, "unique")?;
     let joined = join_columns(columns.iter().map(String::as_str));
     let name = index_name(change, table, name, &joined, "key")?;
-    let columns = places.into_iter().map(|place| table.columns[place].id).collect();
+    let columns = places
+        .into_iter()
+        .map(|place| table.columns[place].id)
+        .collect();
     let nulls_not_distinct = matches!(nulls, NullsDistinctOption::NotDistinct);
-    table.uniques.push(Unique { name, columns, nulls_not_distinct, index_id: change.next_id()? });
+    table.uniques.push(Unique {
+        name,
+        columns,
+        nulls_not_distinct,
+        index_id: change.next_id()?,
+    });
     Ok(())
 }
 
@@ -160,13 +222,21 @@ fn add_check(
             // A check of one column is called after it, wherever it was written.
             let columns = expression::columns_in(table, &expression)?;
             let column = match columns.as_slice() {
-                &[id] => table.column_by_id(id).map_or("", |(_, column)| &column.name),
+                &[id] => table
+                    .column_by_id(id)
+                    .map_or("", |(_, column)| &column.name),
                 _ => "",
             };
-            choose(&table.name.name, column, "check", |name| constraint_is_taken(change, table, name))
+            choose(&table.name.name, column, "check", |name| {
+                constraint_is_taken(change, table, name)
+            })
         }
     };
-    table.checks.push(Check { id: change.next_id()?, name, expression });
+    table.checks.push(Check {
+        id: change.next_id()?,
+        name,
+        expression,
+    });
     Ok(())
 }
 
@@ -185,13 +255,17 @@ fn add_foreign_key(
         Some(name) => constraint_name(table, name)?,
         None => {
             let joined = join_columns(names.iter().map(String::as_str));
-            choose(&table.name.name, &joined, "fkey", |name| constraint_is_taken(change, table, name))
+            choose(&table.name.name, &joined, "fkey", |name| {
+                constraint_is_taken(change, table, name)
+            })
         }
     };
     if written.match_kind == Some(ConstraintReferenceMatchKind::Partial)
         || (written.match_kind == Some(ConstraintReferenceMatchKind::Full) && ids.len() > 1)
     {
-        return Err(SqlError::unsupported("a foreign key with MATCH FULL over several columns, or MATCH PARTIAL,"));
+        return Err(SqlError::unsupported(
+            "a foreign key with MATCH FULL over several columns, or MATCH PARTIAL,",
+        ));
     }
     let (deferrable, initially_deferred) = deferral(written.characteristics.as_ref())?;
     let key = ForeignKey {
@@ -206,7 +280,10 @@ fn add_foreign_key(
     };
     check_types(table, &parent, &key)?;
     if [key.on_delete, key.on_update].iter().any(|action| {
-        matches!(action, ReferentialAction::SetNull | ReferentialAction::SetDefault)
+        matches!(
+            action,
+            ReferentialAction::SetNull | ReferentialAction::SetDefault
+        )
     }) && let Some(generated) = key
         .columns
         .iter()
@@ -215,7 +292,10 @@ fn add_foreign_key(
     {
         return Err(SqlError::new(
             ErrorCode::InvalidTableDefinition,
-            format!("invalid ON DELETE or ON UPDATE action for foreign key over generated column \"{}\"", generated.1.name),
+            format!(
+                "invalid ON DELETE or ON UPDATE action for foreign key over generated column \"{}\"",
+                generated.1.name
+            ),
         ));
     }
     table.foreign_keys.push(key);
@@ -226,17 +306,26 @@ fn referencing_columns(table: &Table, names: &[String]) -> Result<Vec<u32>, SqlE
     names
         .iter()
         .map(|name| {
-            table.column_named(name).map(|(_, column)| column.id).ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::UndefinedColumn,
-                    format!("column \"{name}\" referenced in foreign key constraint does not exist"),
-                )
-            })
+            table
+                .column_named(name)
+                .map(|(_, column)| column.id)
+                .ok_or_else(|| {
+                    SqlError::new(
+                        ErrorCode::UndefinedColumn,
+                        format!(
+                            "column \"{name}\" referenced in foreign key constraint does not exist"
+                        ),
+                    )
+                })
         })
         .collect()
 }
 
-fn referenced_table(change: &Change<'_>, table: &Table, name: &ObjectName) -> Result<Arc<Table>, SqlError> {
+fn referenced_table(
+    change: &Change<'_>,
+    table: &Table,
+    name: &ObjectName,
+) -> Result<Arc<Table>, SqlError> {
     let name = qualified(name)?;
     if name == table.name {
         return Ok(Arc::new(table.clone()));
@@ -261,7 +350,10 @@ fn parent_columns(parent: &Table, names: &[String], count: usize) -> Result<Vec<
         if !parent.has_declared_key() {
             return Err(SqlError::new(
                 ErrorCode::UndefinedObject,
-                format!("there is no primary key for referenced table \"{}\"", parent.name.name),
+                format!(
+                    "there is no primary key for referenced table \"{}\"",
+                    parent.name.name
+                ),
             ));
         }
         parent.key_ids()
@@ -281,7 +373,10 @@ fn parent_columns(parent: &Table, names: &[String], count: usize) -> Result<Vec<
         ))),
         None => Err(SqlError::new(
             ErrorCode::InvalidForeignKey,
-            format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.name.name),
+            format!(
+                "there is no unique constraint matching given keys for referenced table \"{}\"",
+                parent.name.name
+            ),
         )),
     }
 }
@@ -304,18 +399,28 @@ pub(super) fn unique_over(table: &Table, ids: &[u32]) -> Option<Guard> {
     if table.has_declared_key() && same(&table.key_ids()) {
         let plain = !table.key_columns().any(needs_key_function);
         let name = table.key_name.clone().unwrap_or_default();
-        return Some(if plain { Guard::Key } else { Guard::NotPlain(name) });
+        return Some(if plain {
+            Guard::Key
+        } else {
+            Guard::NotPlain(name)
+        });
     }
     let uniques = || table.uniques.iter().filter(|unique| same(&unique.columns));
     if let Some(unique) = uniques().find(|unique| unique.is_plain(table)) {
         return Some(Guard::Unique(unique.name.clone()));
     }
     let index = table.indexes.iter().find(|index| {
-        index.unique && index.predicate.is_none() && index.column_ids(table).is_some_and(|columns| same(&columns))
+        index.unique
+            && index.predicate.is_none()
+            && index
+                .column_ids(table)
+                .is_some_and(|columns| same(&columns))
     });
     match index {
         Some(index) => Some(Guard::Index(index.name.clone())),
-        None => uniques().next().map(|unique| Guard::NotPlain(unique.name.clone())),
+        None => uniques()
+            .next()
+            .map(|unique| Guard::NotPlain(unique.name.clone())),
     }
 }
 
@@ -328,7 +433,11 @@ pub(super) fn check_foreign_key_types(change: &Change<'_>, table: &Table) -> Res
     }
     for &child in change.catalog.children(table.collection()) {
         if let Some(child) = change.catalog.table(child) {
-            for key in child.foreign_keys.iter().filter(|key| key.parent == table.id) {
+            for key in child
+                .foreign_keys
+                .iter()
+                .filter(|key| key.parent == table.id)
+            {
                 check_types(child, table, key)?;
             }
         }
@@ -338,7 +447,8 @@ pub(super) fn check_foreign_key_types(change: &Change<'_>, table: &Table) -> Res
 
 fn check_types(table: &Table, parent: &Table, key: &ForeignKey) -> Result<(), SqlError> {
     for (&id, &parent_id) in key.columns.iter().zip(&key.parent_columns) {
-        let (Some((_, column)), Some((_, parent_column))) = (table.column_by_id(id), parent.column_by_id(parent_id))
+        let (Some((_, column)), Some((_, parent_column))) =
+            (table.column_by_id(id), parent.column_by_id(parent_id))
         else {
             continue;
         };
@@ -355,7 +465,10 @@ fn check_types(table: &Table, parent: &Table, key: &ForeignKey) -> Result<(), Sq
         }
         return Err(SqlError::new(
             ErrorCode::DatatypeMismatch,
-            format!("foreign key constraint \"{}\" cannot be implemented", key.name),
+            format!(
+                "foreign key constraint \"{}\" cannot be implemented",
+                key.name
+            ),
         )
         .with_detail(details));
     }
@@ -374,10 +487,15 @@ fn types_detail(column: &Column, parent: &Column) -> String {
 
 /// Whether equal values of the two types are stored alike.
 fn same_storage(a: &PgType, b: &PgType) -> bool {
-    let string = |pg_type: &PgType| matches!(pg_type, PgType::Text | PgType::Varchar(_) | PgType::Name);
+    let string =
+        |pg_type: &PgType| matches!(pg_type, PgType::Text | PgType::Varchar(_) | PgType::Name);
     match (a, b) {
         (PgType::Numeric(_), PgType::Numeric(_)) => a.scaled() == b.scaled(),
-        _ => a.same_base(b) && a == b || (a.is_integer() && b.is_integer()) || (string(a) && string(b)),
+        _ => {
+            a.same_base(b) && a == b
+                || (a.is_integer() && b.is_integer())
+                || (string(a) && string(b))
+        }
     }
 }
 
@@ -386,16 +504,23 @@ fn comparable(a: &PgType, b: &PgType) -> bool {
     a.category() == b.category()
 }
 
-fn refuse_deferrable(characteristics: Option<&ConstraintCharacteristics>, what: &str) -> Result<(), SqlError> {
+fn refuse_deferrable(
+    characteristics: Option<&ConstraintCharacteristics>,
+    what: &str,
+) -> Result<(), SqlError> {
     match deferral(characteristics)? {
         (false, _) => Ok(()),
-        (true, _) => Err(SqlError::unsupported(format_args!("a DEFERRABLE {what} constraint"))),
+        (true, _) => Err(SqlError::unsupported(format_args!(
+            "a DEFERRABLE {what} constraint"
+        ))),
     }
 }
 
 /// Whether it is deferrable, and initially deferred.
 fn deferral(characteristics: Option<&ConstraintCharacteristics>) -> Result<(bool, bool), SqlError> {
-    let Some(characteristics) = characteristics else { return Ok((false, false)) };
+    let Some(characteristics) = characteristics else {
+        return Ok((false, false));
+    };
     if characteristics.enforced == Some(false) {
         return Err(SqlError::unsupported("NOT ENFORCED"));
     }
@@ -456,7 +581,10 @@ fn constraint_name(table: &Table, name: &Ident) -> Result<String, SqlError> {
 pub(super) fn duplicate_constraint(table: &Table, name: &str) -> SqlError {
     SqlError::new(
         ErrorCode::DuplicateObject,
-        format!("constraint \"{name}\" for relation \"{}\" already exists", table.name.name),
+        format!(
+            "constraint \"{name}\" for relation \"{}\" already exists",
+            table.name.name
+        ),
     )
 }
 
@@ -474,9 +602,7 @@ pub(super) fn relation_is_taken(change: &Change<'_>, table: &Table, name: &str) 
 /// Whether any constraint has this name: PostgreSQL gives no two of a schema the same by itself.
 fn constraint_is_taken(change: &Change<'_>, table: &Table, name: &str) -> bool {
     table.constraint_names().any(|other| other == name)
-        || change
-            .catalog
-            .tables
-            .values()
-            .any(|other| other.id != table.id && other.constraint_names().any(|other| other == name))
+        || change.catalog.tables.values().any(|other| {
+            other.id != table.id && other.constraint_names().any(|other| other == name)
+        })
 }

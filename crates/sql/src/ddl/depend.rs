@@ -12,11 +12,20 @@ use crate::catalog::{Definition, Table, View};
 /// Something that cannot be without what it depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dependent {
-    ForeignKey { table: CollectionId, name: String },
+    ForeignKey {
+        table: CollectionId,
+        name: String,
+    },
     View(u32),
     /// A column's default that takes numbers from a sequence.
-    Default { table: CollectionId, column: u32 },
-    GeneratedColumn { table: CollectionId, column: u32 },
+    Default {
+        table: CollectionId,
+        column: u32,
+    },
+    GeneratedColumn {
+        table: CollectionId,
+        column: u32,
+    },
 }
 
 /// Dependents, each with what it depends on.
@@ -46,28 +55,53 @@ impl Dependents {
             if besides.contains(&child) {
                 continue;
             }
-            let Some(child) = change.catalog.table(child) else { continue };
-            for key in child.foreign_keys.iter().filter(|key| key.parent == parent.id && filter(key)) {
-                let dependent = Dependent::ForeignKey { table: child.collection(), name: key.name.clone() };
+            let Some(child) = change.catalog.table(child) else {
+                continue;
+            };
+            for key in child
+                .foreign_keys
+                .iter()
+                .filter(|key| key.parent == parent.id && filter(key))
+            {
+                let dependent = Dependent::ForeignKey {
+                    table: child.collection(),
+                    name: key.name.clone(),
+                };
                 self.add(dependent, on);
             }
         }
     }
 
     /// Views over the relation with this id, and the views over those.
-    pub(super) fn add_views(&mut self, change: &Change<'_>, relation: u32, on: &str, filter: &dyn Fn(&View) -> bool) {
-        let mut views: Vec<&Arc<View>> =
-            change.catalog.views.values().filter(|view| view.depends_on.contains(&relation) && filter(view)).collect();
+    pub(super) fn add_views(
+        &mut self,
+        change: &Change<'_>,
+        relation: u32,
+        on: &str,
+        filter: &dyn Fn(&View) -> bool,
+    ) {
+        let mut views: Vec<&Arc<View>> = change
+            .catalog
+            .views
+            .values()
+            .filter(|view| view.depends_on.contains(&relation) && filter(view))
+            .collect();
         views.sort_unstable_by_key(|view| view.id);
         for view in views {
             self.add(Dependent::View(view.id), on);
-            self.add_views(change, view.id, &format!("view {}", view.name.name), &|_| true);
+            self.add_views(
+                change,
+                view.id,
+                &format!("view {}", view.name.name),
+                &|_| true,
+            );
         }
     }
 
     /// Leaves out those that go anyway.
     pub(super) fn without(&mut self, gone: &[Dependent]) {
-        self.found.retain(|(dependent, _)| !gone.contains(dependent));
+        self.found
+            .retain(|(dependent, _)| !gone.contains(dependent));
     }
 
     /// With CASCADE drops them all, else refuses if there is one. `what` is to be dropped
@@ -75,11 +109,20 @@ impl Dependents {
     ///
     /// # Errors
     /// 2BP01, naming each.
-    pub(super) fn resolve(self, change: &mut Change<'_>, what: Option<&str>, cascade: bool) -> Result<(), SqlError> {
+    pub(super) fn resolve(
+        self,
+        change: &mut Change<'_>,
+        what: Option<&str>,
+        cascade: bool,
+    ) -> Result<(), SqlError> {
         if self.found.is_empty() {
             return Ok(());
         }
-        let described: Vec<String> = self.found.iter().map(|(dependent, _)| dependent.describe(change)).collect();
+        let described: Vec<String> = self
+            .found
+            .iter()
+            .map(|(dependent, _)| dependent.describe(change))
+            .collect();
         if !cascade {
             let lines: Vec<String> = described
                 .iter()
@@ -88,7 +131,9 @@ impl Dependents {
                 .collect();
             let message = match what {
                 Some(what) => format!("cannot drop {what} because other objects depend on it"),
-                None => "cannot drop desired object(s) because other objects depend on them".to_owned(),
+                None => {
+                    "cannot drop desired object(s) because other objects depend on them".to_owned()
+                }
             };
             return Err(SqlError::new(ErrorCode::DependentObjects, message)
                 .with_detail(lines.join("\n"))
@@ -96,7 +141,9 @@ impl Dependents {
         }
         match described.as_slice() {
             [one] => change.notices.push(format!("drop cascades to {one}")),
-            many => change.notices.push(format!("drop cascades to {} other objects", many.len())),
+            many => change
+                .notices
+                .push(format!("drop cascades to {} other objects", many.len())),
         }
         for (dependent, _) in self.found {
             dependent.remove(change)?;
@@ -107,7 +154,12 @@ impl Dependents {
 
 impl Dependent {
     fn describe(&self, change: &Change<'_>) -> String {
-        let table_name = |id: CollectionId| change.catalog.table(id).map_or("?", |table| table.name.name.as_str());
+        let table_name = |id: CollectionId| {
+            change
+                .catalog
+                .table(id)
+                .map_or("?", |table| table.name.name.as_str())
+        };
         let column_name = |table: CollectionId, column: u32| {
             change
                 .catalog
@@ -116,9 +168,17 @@ impl Dependent {
                 .map_or("?", |(_, column)| column.name.as_str())
         };
         match self {
-            Dependent::ForeignKey { table, name } => format!("constraint {name} on table {}", table_name(*table)),
+            Dependent::ForeignKey { table, name } => {
+                format!("constraint {name} on table {}", table_name(*table))
+            }
             Dependent::View(id) => {
-                format!("view {}", change.catalog.view(*id).map_or("?", |view| view.name.name.as_str()))
+                format!(
+                    "view {}",
+                    change
+                        .catalog
+                        .view(*id)
+                        .map_or("?", |view| view.name.name.as_str())
+                )
             }
             Dependent::Default { table, column } => format!(
                 "default value for column {} of table {}",
@@ -126,7 +186,11 @@ impl Dependent {
                 table_name(*table)
             ),
             Dependent::GeneratedColumn { table, column } => {
-                format!("column {} of table {}", column_name(*table, *column), table_name(*table))
+                format!(
+                    "column {} of table {}",
+                    column_name(*table, *column),
+                    table_name(*table)
+                )
             }
         }
     }
@@ -134,7 +198,9 @@ impl Dependent {
     fn remove(self, change: &mut Change<'_>) -> Result<(), SqlError> {
         match self {
             Dependent::ForeignKey { table, name } => {
-                let Some(table) = change.table(table) else { return Ok(()) };
+                let Some(table) = change.table(table) else {
+                    return Ok(());
+                };
                 let mut draft = Draft::new(&table);
                 draft.table.foreign_keys.retain(|key| key.name != name);
                 draft.write(change)
@@ -147,9 +213,16 @@ impl Dependent {
                 Ok(())
             }
             Dependent::Default { table, column } => {
-                let Some(table) = change.table(table) else { return Ok(()) };
+                let Some(table) = change.table(table) else {
+                    return Ok(());
+                };
                 let mut draft = Draft::new(&table);
-                for changed in draft.table.columns.iter_mut().filter(|changed| changed.id == column) {
+                for changed in draft
+                    .table
+                    .columns
+                    .iter_mut()
+                    .filter(|changed| changed.id == column)
+                {
                     changed.sequence = None;
                     changed.identity = false;
                     changed.identity_always = false;
@@ -157,7 +230,9 @@ impl Dependent {
                 draft.write(change)
             }
             Dependent::GeneratedColumn { table, column } => {
-                let Some(table) = change.table(table) else { return Ok(()) };
+                let Some(table) = change.table(table) else {
+                    return Ok(());
+                };
                 let mut draft = Draft::new(&table);
                 super::alter::forget_column(&mut draft.table, column)?;
                 draft.write(change)

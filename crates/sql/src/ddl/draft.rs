@@ -45,7 +45,11 @@ enum Source {
 
 impl Draft {
     pub(super) fn new(table: &Arc<Table>) -> Draft {
-        Draft { old: Arc::clone(table), table: Table::clone(table), sources: FxHashMap::default() }
+        Draft {
+            old: Arc::clone(table),
+            table: Table::clone(table),
+            sources: FxHashMap::default(),
+        }
     }
 
     /// The column gets the values of an expression over the old table's columns.
@@ -54,25 +58,48 @@ impl Draft {
     }
 
     /// Finds out where a new column's values come from: its default, for rows that are there.
-    pub(super) fn fill_new_column(&mut self, change: &Change<'_>, column: &Column) -> Result<(), SqlError> {
+    pub(super) fn fill_new_column(
+        &mut self,
+        change: &Change<'_>,
+        column: &Column,
+    ) -> Result<(), SqlError> {
         if column.generated.is_some() {
             return Ok(());
         }
         let purpose = Purpose::Default(&column.pg_type);
         let source = if let Some(id) = column.sequence {
             let sequence = change.catalog.sequence(id).ok_or_else(|| {
-                SqlError::new(ErrorCode::Internal, format!("sequence {id} of a new column is not there"))
+                SqlError::new(
+                    ErrorCode::Internal,
+                    format!("sequence {id} of a new column is not there"),
+                )
             })?;
-            let next = format!("nextval('{}')", display_name(&sequence.name).replace('\'', "''"));
+            let next = format!(
+                "nextval('{}')",
+                display_name(&sequence.name).replace('\'', "''")
+            );
             // A sequence's name may need quotes to be read back as it is.
             let quoted = format!(
                 "nextval('\"{}\".\"{}\"')",
-                sequence.name.schema.replace('"', "\"\"").replace('\'', "''"),
+                sequence
+                    .name
+                    .schema
+                    .replace('"', "\"\"")
+                    .replace('\'', "''"),
                 sequence.name.name.replace('"', "\"\"").replace('\'', "''")
             );
-            let plain = sequence.name.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            let plain = sequence
+                .name
+                .name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
             let text = if plain { next } else { quoted };
-            Source::Update(expression::storage(&change.catalog, &self.table, &text, purpose)?)
+            Source::Update(expression::storage(
+                &change.catalog,
+                &self.table,
+                &text,
+                purpose,
+            )?)
         } else if let Some(default) = &column.default {
             let text = expression::storage(&change.catalog, &self.table, default, purpose)?;
             if expression::is_immutable(&expression::parse(default)?) {
@@ -122,7 +149,9 @@ impl Draft {
 
     /// Whether a column that was there gets other values.
     fn converts_kept_columns(&self) -> bool {
-        self.sources.keys().any(|&id| self.old.column_by_id(id).is_some())
+        self.sources
+            .keys()
+            .any(|&id| self.old.column_by_id(id).is_some())
     }
 
     /// ALTER TABLE … ADD COLUMN, if all that is new are columns at the end that may be NULL and are
@@ -135,7 +164,10 @@ impl Draft {
         let (kept, added) = self.table.columns.split_at(count);
         let mut without = self.table.clone();
         without.columns.truncate(count);
-        let same_ids = kept.iter().zip(&self.old.columns).all(|(a, b)| a.id == b.id);
+        let same_ids = kept
+            .iter()
+            .zip(&self.old.columns)
+            .all(|(a, b)| a.id == b.id);
         let nullable = added.iter().all(|column| {
             let null = match self.sources.get(&column.id) {
                 Some(Source::Expression(text)) => text == "NULL",
@@ -157,7 +189,11 @@ impl Draft {
             added
                 .iter()
                 .map(|column| {
-                    format!("ALTER TABLE {name} ADD COLUMN {} {}", column.storage_name(), column.pg_type.sqlite_type())
+                    format!(
+                        "ALTER TABLE {name} ADD COLUMN {} {}",
+                        column.storage_name(),
+                        column.pg_type.sqlite_type()
+                    )
                 })
                 .collect()
         }))
@@ -168,23 +204,41 @@ impl Draft {
         let name = self.table.storage_name();
         let temporary = storage::rebuild_name(collection);
         change.rebuilds = true;
-        change.statements.push(storage::create_table(&change.catalog, &self.table, &temporary)?);
-        let stored: Vec<&Column> = self.table.columns.iter().filter(|column| column.generated.is_none()).collect();
+        change.statements.push(storage::create_table(
+            &change.catalog,
+            &self.table,
+            &temporary,
+        )?);
+        let stored: Vec<&Column> = self
+            .table
+            .columns
+            .iter()
+            .filter(|column| column.generated.is_none())
+            .collect();
         let into: Vec<String> = stored.iter().map(|column| column.storage_name()).collect();
-        let from = stored.iter().map(|column| self.value(column)).collect::<Result<Vec<_>, _>>()?;
+        let from = stored
+            .iter()
+            .map(|column| self.value(column))
+            .collect::<Result<Vec<_>, _>>()?;
         change.statements.push(format!(
             "INSERT INTO {temporary} ({}) SELECT {} FROM {name}",
             into.join(", "),
             from.join(", ")
         ));
         change.statements.push(format!("DROP TABLE {name}"));
-        change.statements.push(format!("ALTER TABLE {temporary} RENAME TO {name}"));
-        change.statements.extend(indexes.into_iter().map(|index| index.statement));
+        change
+            .statements
+            .push(format!("ALTER TABLE {temporary} RENAME TO {name}"));
+        change
+            .statements
+            .extend(indexes.into_iter().map(|index| index.statement));
         if !self.table.foreign_keys.is_empty() {
             push_once(&mut change.check_foreign_keys, collection);
         }
-        for &child in change.catalog.children(collection) {
-            push_once(&mut change.check_foreign_keys, child);
+        if self.converts_kept_columns() {
+            for &child in change.catalog.children(collection) {
+                push_once(&mut change.check_foreign_keys, child);
+            }
         }
         Ok(())
     }
@@ -235,14 +289,22 @@ impl Draft {
             })
             .collect();
         if !assignments.is_empty() {
-            change.updates.push(format!("UPDATE {} SET {}", self.table.storage_name(), assignments.join(", ")));
+            change.updates.push(format!(
+                "UPDATE {} SET {}",
+                self.table.storage_name(),
+                assignments.join(", ")
+            ));
         }
         Ok(())
     }
 
     /// What existing rows must be like, said in PostgreSQL's words before a statement fails with
     /// SQLite's.
-    fn require(&self, change: &mut Change<'_>, before: &crate::catalog::Catalog) -> Result<(), SqlError> {
+    fn require(
+        &self,
+        change: &mut Change<'_>,
+        before: &crate::catalog::Catalog,
+    ) -> Result<(), SqlError> {
         for column in &self.table.columns {
             let newly = match self.old.column_by_id(column.id) {
                 Some((_, old)) => column.not_null && !old.not_null,
@@ -263,7 +325,12 @@ impl Draft {
             self.require_unique(change, &key);
         }
         for unique in &self.table.uniques {
-            if !self.old.uniques.iter().any(|old| old.index_id == unique.index_id) {
+            if !self
+                .old
+                .uniques
+                .iter()
+                .any(|old| old.index_id == unique.index_id)
+            {
                 self.require_unique(change, unique);
             }
         }
@@ -295,17 +362,27 @@ impl Draft {
         };
         let error = SqlError::new(
             ErrorCode::NotNullViolation,
-            format!("column \"{}\" of relation \"{}\" contains null values", column.name, self.table.name.name),
+            format!(
+                "column \"{}\" of relation \"{}\" contains null values",
+                column.name, self.table.name.name
+            ),
         )
         .with_table(&self.table.name.name)
         .with_column(&column.name);
-        Validation::new(format!("SELECT 1 FROM {}{condition} LIMIT 1", self.table.storage_name()), error)
+        Validation::new(
+            format!(
+                "SELECT 1 FROM {}{condition} LIMIT 1",
+                self.table.storage_name()
+            ),
+            error,
+        )
     }
 
     /// Only what is kept can be looked at before the statements run; what is converted fails in
     /// them, with less detail.
     fn all_kept(&self, ids: &[u32]) -> bool {
-        ids.iter().all(|id| self.old.column_by_id(*id).is_some() && !self.sources.contains_key(id))
+        ids.iter()
+            .all(|id| self.old.column_by_id(*id).is_some() && !self.sources.contains_key(id))
     }
 
     fn require_unique(&self, change: &mut Change<'_>, unique: &Unique) {
@@ -322,30 +399,48 @@ impl Draft {
     ) -> Result<(), SqlError> {
         let columns = expression::columns_in(&self.table, &check.expression)?;
         let generated = columns.iter().any(|id| {
-            self.old.column_by_id(*id).is_none_or(|(_, column)| column.generated.is_some())
+            self.old
+                .column_by_id(*id)
+                .is_none_or(|(_, column)| column.generated.is_some())
         });
         if !self.all_kept(&columns) || generated {
             return Ok(());
         }
-        let condition = expression::storage(before, &self.table, &check.expression, Purpose::Check)?;
+        let condition =
+            expression::storage(before, &self.table, &check.expression, Purpose::Check)?;
         let error = SqlError::new(
             ErrorCode::CheckViolation,
-            format!("check constraint \"{}\" of relation \"{}\" is violated by some row", check.name, self.table.name.name),
+            format!(
+                "check constraint \"{}\" of relation \"{}\" is violated by some row",
+                check.name, self.table.name.name
+            ),
         )
         .with_table(&self.table.name.name)
         .with_constraint(&check.name);
         change.preconditions.push(Validation::new(
-            format!("SELECT 1 FROM {} WHERE NOT ({condition}) LIMIT 1", self.table.storage_name()),
+            format!(
+                "SELECT 1 FROM {} WHERE NOT ({condition}) LIMIT 1",
+                self.table.storage_name()
+            ),
             error,
         ));
         Ok(())
     }
 
     fn require_foreign_key(&self, change: &mut Change<'_>, key: &ForeignKey) {
-        let Some(parent) = tables::parent_of(change, &self.table, CollectionId(key.parent)) else { return };
+        let Some(parent) = tables::parent_of(change, &self.table, CollectionId(key.parent)) else {
+            return;
+        };
         let child = self.table.storage_name();
-        let columns: Vec<String> = key.columns.iter().map(|id| format!("{child}.c{id}")).collect();
-        let present: Vec<String> = columns.iter().map(|column| format!("{column} IS NOT NULL")).collect();
+        let columns: Vec<String> = key
+            .columns
+            .iter()
+            .map(|id| format!("{child}.c{id}"))
+            .collect();
+        let present: Vec<String> = columns
+            .iter()
+            .map(|column| format!("{column} IS NOT NULL"))
+            .collect();
         let same: Vec<String> = columns
             .iter()
             .zip(&key.parent_columns)
@@ -368,7 +463,9 @@ impl Draft {
         .with_table(&self.table.name.name)
         .with_constraint(&key.name);
         let key_is = format!("is not present in table \"{}\".", parent.name.name);
-        change.validations.push(Validation::new(sql, error).with_key(&self.table, &key.columns, key_is));
+        change
+            .validations
+            .push(Validation::new(sql, error).with_key(&self.table, &key.columns, key_is));
     }
 }
 
@@ -379,19 +476,31 @@ pub(super) fn duplicates(table: &Table, unique: &Unique) -> Validation {
     let present = if unique.nulls_not_distinct {
         String::new()
     } else {
-        let present: Vec<String> = unique.columns.iter().map(|id| format!("c{id} IS NOT NULL")).collect();
+        let present: Vec<String> = unique
+            .columns
+            .iter()
+            .map(|id| format!("c{id} IS NOT NULL"))
+            .collect();
         format!(" WHERE {}", present.join(" AND "))
     };
     let keys = unique.storage_keys(table).join(", ");
-    let sql = format!("SELECT {columns} FROM {name}{present} GROUP BY {keys} HAVING count(*) > 1 LIMIT 1");
-    Validation::new(sql, cannot_create(table, &unique.name))
-        .with_key(table, &unique.columns, "is duplicated.".to_owned())
+    let sql = format!(
+        "SELECT {columns} FROM {name}{present} GROUP BY {keys} HAVING count(*) > 1 LIMIT 1"
+    );
+    Validation::new(sql, cannot_create(table, &unique.name)).with_key(
+        table,
+        &unique.columns,
+        "is duplicated.".to_owned(),
+    )
 }
 
 pub(super) fn cannot_create(table: &Table, index: &str) -> SqlError {
-    SqlError::new(ErrorCode::UniqueViolation, format!("could not create unique index \"{index}\""))
-        .with_table(&table.name.name)
-        .with_constraint(index)
+    SqlError::new(
+        ErrorCode::UniqueViolation,
+        format!("could not create unique index \"{index}\""),
+    )
+    .with_table(&table.name.name)
+    .with_constraint(index)
 }
 
 /// Drops the SQLite indexes that are no longer, or otherwise, wanted, and makes the new ones.

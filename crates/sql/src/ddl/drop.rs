@@ -34,7 +34,11 @@ pub(super) fn relations(
                 }
             }
             None if if_exists => {
-                change.notices.push(format!("{} \"{}\" does not exist, skipping", word(kind), name.name));
+                change.notices.push(format!(
+                    "{} \"{}\" does not exist, skipping",
+                    word(kind),
+                    name.name
+                ));
             }
             None => {
                 let code = match kind {
@@ -71,17 +75,28 @@ fn word(kind: &ObjectType) -> &'static str {
     }
 }
 
-fn expect_kind(kind: &ObjectType, name: &QualifiedName, relation: Relation) -> Result<(), SqlError> {
+fn expect_kind(
+    kind: &ObjectType,
+    name: &QualifiedName,
+    relation: Relation,
+) -> Result<(), SqlError> {
     let (is, hint) = match relation {
         Relation::Table(_) => (ObjectType::Table, "Use DROP TABLE to remove a table."),
         Relation::View(_) => (ObjectType::View, "Use DROP VIEW to remove a view."),
-        Relation::Sequence(_) => (ObjectType::Sequence, "Use DROP SEQUENCE to remove a sequence."),
+        Relation::Sequence(_) => (
+            ObjectType::Sequence,
+            "Use DROP SEQUENCE to remove a sequence.",
+        ),
         Relation::Index(_) => (ObjectType::Index, "Use DROP INDEX to remove an index."),
     };
     if is == *kind {
         return Ok(());
     }
-    let article = if matches!(kind, ObjectType::Index) { "an" } else { "a" };
+    let article = if matches!(kind, ObjectType::Index) {
+        "an"
+    } else {
+        "a"
+    };
     Err(SqlError::new(
         ErrorCode::WrongObjectType,
         format!("\"{}\" is not {article} {}", name.name, word(kind)),
@@ -97,7 +112,11 @@ fn subject(found: &[(QualifiedName, Relation)], kind: &str) -> Option<String> {
     }
 }
 
-fn tables(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade: bool) -> Result<(), SqlError> {
+fn tables(
+    change: &mut Change<'_>,
+    found: &[(QualifiedName, Relation)],
+    cascade: bool,
+) -> Result<(), SqlError> {
     let going: Vec<Arc<Table>> = found
         .iter()
         .filter_map(|(_, relation)| match relation {
@@ -113,7 +132,9 @@ fn tables(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade:
         dependents.add_foreign_keys(change, table, &ids, &on, |_| true);
         dependents.add_views(change, table.id, &on, &|_| true);
         for sequence in owned_sequences(change, table.id, None) {
-            add_users(change, &mut dependents, sequence, |table, _| ids.contains(&table));
+            add_users(change, &mut dependents, sequence, |table, _| {
+                ids.contains(&table)
+            });
         }
     }
     dependents.resolve(change, subject(found, "table").as_deref(), cascade)?;
@@ -123,7 +144,9 @@ fn tables(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade:
         }
         // As it is now: a cascade may have changed it.
         if let Some(table) = change.table(table.collection()) {
-            change.statements.push(format!("DROP TABLE {}", table.storage_name()));
+            change
+                .statements
+                .push(format!("DROP TABLE {}", table.storage_name()));
             change.drop(Definition::Table(Table::clone(&table)));
             // SQLite would delete the rows one by one to see to foreign keys.
             change.rebuilds = true;
@@ -139,7 +162,9 @@ pub(super) fn owned_sequences(change: &Change<'_>, table: u32, column: Option<u3
         .sequences
         .values()
         .filter(|sequence| {
-            sequence.owned_by.is_some_and(|(owner, of)| owner == table && column.is_none_or(|column| column == of))
+            sequence.owned_by.is_some_and(|(owner, of)| {
+                owner == table && column.is_none_or(|column| column == of)
+            })
         })
         .map(|sequence| sequence.id)
         .collect();
@@ -154,7 +179,12 @@ pub(super) fn add_users(
     sequence: u32,
     goes: impl Fn(CollectionId, u32) -> bool,
 ) {
-    let on = change.catalog.sequence(sequence).map_or_else(String::new, |sequence| format!("sequence {}", sequence.name.name));
+    let on = change
+        .catalog
+        .sequence(sequence)
+        .map_or_else(String::new, |sequence| {
+            format!("sequence {}", sequence.name.name)
+        });
     for (table, column) in sequence::users(change, sequence) {
         if !goes(table, column) {
             dependents.add(Dependent::Default { table, column }, &on);
@@ -162,7 +192,11 @@ pub(super) fn add_users(
     }
 }
 
-fn views(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade: bool) -> Result<(), SqlError> {
+fn views(
+    change: &mut Change<'_>,
+    found: &[(QualifiedName, Relation)],
+    cascade: bool,
+) -> Result<(), SqlError> {
     let going: Vec<Arc<View>> = found
         .iter()
         .filter_map(|(_, relation)| match relation {
@@ -172,7 +206,12 @@ fn views(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade: 
         .collect();
     let mut dependents = Dependents::default();
     for view in &going {
-        dependents.add_views(change, view.id, &format!("view {}", view.name.name), &|_| true);
+        dependents.add_views(
+            change,
+            view.id,
+            &format!("view {}", view.name.name),
+            &|_| true,
+        );
     }
     let themselves: Vec<Dependent> = going.iter().map(|view| Dependent::View(view.id)).collect();
     dependents.without(&themselves);
@@ -183,15 +222,28 @@ fn views(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade: 
     Ok(())
 }
 
-fn sequences(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], cascade: bool) -> Result<(), SqlError> {
+fn sequences(
+    change: &mut Change<'_>,
+    found: &[(QualifiedName, Relation)],
+    cascade: bool,
+) -> Result<(), SqlError> {
     let mut dependents = Dependents::default();
     let mut going = Vec::new();
     for (name, relation) in found {
-        let Relation::Sequence(id) = relation else { continue };
+        let Relation::Sequence(id) = relation else {
+            continue;
+        };
         going.push(*id);
         for (table, column) in sequence::users(change, *id) {
-            let Some(table) = change.catalog.table(table) else { continue };
-            let Some((_, column)) = table.column_by_id(column).filter(|(_, column)| column.identity) else { continue };
+            let Some(table) = change.catalog.table(table) else {
+                continue;
+            };
+            let Some((_, column)) = table
+                .column_by_id(column)
+                .filter(|(_, column)| column.identity)
+            else {
+                continue;
+            };
             return Err(SqlError::new(
                 ErrorCode::DependentObjects,
                 format!(
@@ -199,7 +251,10 @@ fn sequences(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], casca
                     name.name, column.name, table.name.name
                 ),
             )
-            .with_hint(format!("You can drop column {} of table {} instead.", column.name, table.name.name)));
+            .with_hint(format!(
+                "You can drop column {} of table {} instead.",
+                column.name, table.name.name
+            )));
         }
         add_users(change, &mut dependents, *id, |_, _| false);
     }
@@ -210,9 +265,18 @@ fn sequences(change: &mut Change<'_>, found: &[(QualifiedName, Relation)], casca
     Ok(())
 }
 
-fn index(change: &mut Change<'_>, name: &QualifiedName, relation: Relation, cascade: bool) -> Result<(), SqlError> {
-    let Relation::Index(table) = relation else { return Ok(()) };
-    let Some(table) = change.table(table) else { return Ok(()) };
+fn index(
+    change: &mut Change<'_>,
+    name: &QualifiedName,
+    relation: Relation,
+    cascade: bool,
+) -> Result<(), SqlError> {
+    let Relation::Index(table) = relation else {
+        return Ok(());
+    };
+    let Some(table) = change.table(table) else {
+        return Ok(());
+    };
     check_owner(&table)?;
     let Some(index) = table.index_named(&name.name) else {
         return Err(SqlError::new(
@@ -222,7 +286,10 @@ fn index(change: &mut Change<'_>, name: &QualifiedName, relation: Relation, casc
                 name.name, table.name.name
             ),
         )
-        .with_hint(format!("You can drop constraint {} on table {} instead.", name.name, table.name.name)));
+        .with_hint(format!(
+            "You can drop constraint {} on table {} instead.",
+            name.name, table.name.name
+        )));
     };
     let mut dependents = Dependents::default();
     if index.unique {

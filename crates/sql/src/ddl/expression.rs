@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use springhead_proto::{ErrorCode, SqlError, Value};
 use sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, OrderByExpr, visit_expressions, visit_expressions_mut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, OrderByExpr, visit_expressions,
+    visit_expressions_mut,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -52,11 +53,19 @@ fn parse_key(text: &str) -> Result<OrderByExpr, SqlError> {
 }
 
 fn unreadable(text: &str, error: &sqlparser::parser::ParserError) -> SqlError {
-    SqlError::new(ErrorCode::Internal, format!("a definition's expression cannot be read back: {text}: {error}"))
+    SqlError::new(
+        ErrorCode::Internal,
+        format!("a definition's expression cannot be read back: {text}: {error}"),
+    )
 }
 
 /// The SQLite text of a definition's expression.
-pub(crate) fn storage(catalog: &Catalog, table: &Table, text: &str, purpose: Purpose<'_>) -> Result<String, SqlError> {
+pub(crate) fn storage(
+    catalog: &Catalog,
+    table: &Table,
+    text: &str,
+    purpose: Purpose<'_>,
+) -> Result<String, SqlError> {
     storage_of(catalog, table, &parse(text)?, purpose)
 }
 
@@ -80,7 +89,10 @@ pub(crate) fn storage_of(
     };
     match purpose {
         Purpose::Generated(_) if !is_immutable(expr) => {
-            return Err(SqlError::new(ErrorCode::InvalidObjectDefinition, "generation expression is not immutable"));
+            return Err(SqlError::new(
+                ErrorCode::InvalidObjectDefinition,
+                "generation expression is not immutable",
+            ));
         }
         Purpose::Predicate if !is_immutable(expr) => return Err(not_immutable("predicate")),
         _ => {}
@@ -91,25 +103,34 @@ pub(crate) fn storage_of(
     {
         return Ok(sqlite_literal(&input(to, text)?));
     }
-    let (text, from) = table_expression(catalog, table, expr, place).map_err(|error| in_clause(error, purpose))?;
+    let (text, from) =
+        table_expression(catalog, table, expr, place).map_err(|error| in_clause(error, purpose))?;
     match purpose {
         Purpose::Check | Purpose::Predicate => {
             if !matches!(from, PgType::Bool | PgType::Unknown) {
                 let error = SqlError::new(
                     ErrorCode::DatatypeMismatch,
-                    format!("argument must be type boolean, not type {}", from.base_name()),
+                    format!(
+                        "argument must be type boolean, not type {}",
+                        from.base_name()
+                    ),
                 );
                 return Err(in_clause(error, purpose));
             }
             Ok(text)
         }
-        Purpose::Default(to) | Purpose::Generated(to) | Purpose::Using(to) => assign(&text, &from, to)
-            .ok_or_else(|| {
+        Purpose::Default(to) | Purpose::Generated(to) | Purpose::Using(to) => {
+            assign(&text, &from, to).ok_or_else(|| {
                 SqlError::new(
                     ErrorCode::DatatypeMismatch,
-                    format!("expression is of type {}, which cannot become {}", from.base_name(), to.base_name()),
+                    format!(
+                        "expression is of type {}, which cannot become {}",
+                        from.base_name(),
+                        to.base_name()
+                    ),
                 )
-            }),
+            })
+        }
     }
 }
 
@@ -121,9 +142,10 @@ fn in_clause(error: SqlError, purpose: Purpose<'_>) -> SqlError {
         _ => return error,
     };
     match error.message.split_once(" must be type boolean") {
-        Some((_, rest)) if error.code == ErrorCode::DatatypeMismatch => {
-            SqlError::new(error.code, format!("argument of {word} must be type boolean{rest}"))
-        }
+        Some((_, rest)) if error.code == ErrorCode::DatatypeMismatch => SqlError::new(
+            error.code,
+            format!("argument of {word} must be type boolean{rest}"),
+        ),
         _ => error,
     }
 }
@@ -138,7 +160,11 @@ pub(crate) fn assign(text: &str, from: &PgType, to: &PgType) -> Option<String> {
 
 /// The SQLite text of an index's key, in the form that comparisons look for, and whether it is
 /// descending. NULLS FIRST and LAST only say how an index may be read, which SQLite does not need.
-pub(crate) fn index_key(catalog: &Catalog, table: &Table, key: &str) -> Result<(String, bool), SqlError> {
+pub(crate) fn index_key(
+    catalog: &Catalog,
+    table: &Table,
+    key: &str,
+) -> Result<(String, bool), SqlError> {
     let key = parse_key(key)?;
     if !is_immutable(&key.expr) {
         return Err(not_immutable("expression"));
@@ -148,7 +174,10 @@ pub(crate) fn index_key(catalog: &Catalog, table: &Table, key: &str) -> Result<(
         Some(function) => format!("{function}({text})"),
         None => text,
     };
-    Ok((text, key.options.sort == Some(sqlparser::ast::OrderBySort::Desc)))
+    Ok((
+        text,
+        key.options.sort == Some(sqlparser::ast::OrderBySort::Desc),
+    ))
 }
 
 fn not_immutable(what: &str) -> SqlError {
@@ -171,7 +200,9 @@ pub(crate) fn index_key_columns(table: &Table, key: &str) -> Result<Vec<u32>, Sq
 /// The column that an expression is, if it is one alone.
 pub(crate) fn column_of(table: &Table, expr: &Expr) -> Option<u32> {
     match expr {
-        Expr::Identifier(ident) => table.column_named(&fold(ident)).map(|(_, column)| column.id),
+        Expr::Identifier(ident) => table
+            .column_named(&fold(ident))
+            .map(|(_, column)| column.id),
         Expr::Nested(inner) => column_of(table, inner),
         _ => None,
     }
@@ -220,7 +251,10 @@ pub(crate) fn text_of(table: &Table, expr: &Expr, what: &str) -> Result<String, 
         ControlFlow::Continue(())
     });
     if subquery {
-        return Err(SqlError::new(ErrorCode::FeatureNotSupported, format!("cannot use subquery in {what}")));
+        return Err(SqlError::new(
+            ErrorCode::FeatureNotSupported,
+            format!("cannot use subquery in {what}"),
+        ));
     }
     Ok(expr.to_string())
 }
@@ -258,7 +292,9 @@ fn rename(expr: &mut Expr, from: &str, to: &str) {
 
 /// Whether a text names something so: a word of it, unquoted or quoted.
 pub(crate) fn mentions(text: &str, name: &str) -> bool {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize().unwrap_or_default();
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
+        .tokenize()
+        .unwrap_or_default();
     tokens.iter().any(|token| match token {
         Token::Word(word) => fold(&word.to_ident(sqlparser::tokenizer::Span::empty())) == name,
         _ => false,
@@ -282,7 +318,11 @@ pub(crate) fn is_immutable(expr: &Expr) -> bool {
             },
             _ => true,
         };
-        if fine { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if fine {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     })
     .is_continue()
 }
@@ -298,7 +338,10 @@ fn functions_are_immutable(name: &str) -> bool {
 }
 
 fn is_moment(text: &str) -> bool {
-    matches!(text.trim().to_ascii_lowercase().as_str(), "now" | "today" | "tomorrow" | "yesterday")
+    matches!(
+        text.trim().to_ascii_lowercase().as_str(),
+        "now" | "today" | "tomorrow" | "yesterday"
+    )
 }
 
 /// A literal's text, whether or not in parentheses.
@@ -317,17 +360,27 @@ pub(crate) fn string_literal(expr: &Expr) -> Option<&str> {
 
 /// The sequence of a `nextval('name')` or `nextval('name'::regclass)` that is a whole DEFAULT.
 pub(crate) fn nextval_of(catalog: &Catalog, expr: &Expr) -> Option<u32> {
-    let Expr::Function(function) = expr else { return None };
+    let Expr::Function(function) = expr else {
+        return None;
+    };
     if function.name.0.last()?.as_ident().map(fold)? != "nextval" {
         return None;
     }
-    let FunctionArguments::List(list) = &function.args else { return None };
-    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] = list.args.as_slice() else { return None };
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] = list.args.as_slice() else {
+        return None;
+    };
     let text = match argument {
         Expr::Cast { expr, .. } => string_literal(expr)?,
         other => string_literal(other)?,
     };
-    let name = Parser::new(&PostgreSqlDialect {}).try_with_sql(text).ok()?.parse_object_name(false).ok()?;
+    let name = Parser::new(&PostgreSqlDialect {})
+        .try_with_sql(text)
+        .ok()?
+        .parse_object_name(false)
+        .ok()?;
     let name: QualifiedName = super::names::qualified(&name).ok()?;
     catalog.sequence_named(&name).map(|sequence| sequence.id)
 }
@@ -340,7 +393,11 @@ pub(crate) fn sqlite_literal(value: &Value) -> String {
         Value::Integer(i64::MIN) => "(-9223372036854775807 - 1)".to_owned(),
         Value::Integer(value) => value.to_string(),
         Value::Real(value) if value.is_infinite() => {
-            if *value > 0.0 { "9e999".to_owned() } else { "-9e999".to_owned() }
+            if *value > 0.0 {
+                "9e999".to_owned()
+            } else {
+                "-9e999".to_owned()
+            }
         }
         Value::Real(value) => format!("{value:e}"),
         Value::Text(text) => format!("'{}'", text.replace('\'', "''")),

@@ -17,8 +17,14 @@ use crate::plan::{PlanKind, Validation};
 const METHODS: [&str; 6] = ["btree", "hash", "gin", "gist", "spgist", "brin"];
 
 /// Plans CREATE INDEX. CONCURRENTLY is taken: an index is always made within its transaction.
-pub(super) fn create(mut change: Change<'_>, statement: &CreateIndex) -> Result<PlanKind, SqlError> {
-    let table = Arc::clone(own_table(&change.catalog, &qualified(&statement.table_name)?)?);
+pub(super) fn create(
+    mut change: Change<'_>,
+    statement: &CreateIndex,
+) -> Result<PlanKind, SqlError> {
+    let table = Arc::clone(own_table(
+        &change.catalog,
+        &qualified(&statement.table_name)?,
+    )?);
     let name = match &statement.name {
         Some(name) => {
             let name = qualified(name)?;
@@ -35,7 +41,10 @@ pub(super) fn create(mut change: Change<'_>, statement: &CreateIndex) -> Result<
     let name = QualifiedName::new(table.name.schema.clone(), name);
     if change.catalog.relation(&name).is_some() {
         if statement.if_not_exists {
-            change.notices.push(format!("relation \"{}\" already exists, skipping", name.name));
+            change.notices.push(format!(
+                "relation \"{}\" already exists, skipping",
+                name.name
+            ));
             return Ok(change.finish());
         }
         return Err(duplicate_relation(&name));
@@ -87,7 +96,10 @@ fn key_text(table: &Table, key: &OrderByExpr) -> Result<String, SqlError> {
     if let Expr::Identifier(ident) = &key.expr {
         let name = fold(ident);
         if table.column_named(&name).is_none() {
-            return Err(SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                ErrorCode::UndefinedColumn,
+                format!("column \"{name}\" does not exist"),
+            ));
         }
     }
     expression::key_text(table, key)
@@ -109,7 +121,10 @@ fn default_name(change: &Change<'_>, table: &Table, statement: &CreateIndex) -> 
     names.extend(statement.include.iter().map(fold));
     let joined = join_columns(names.iter().map(String::as_str));
     choose(&table.name.name, &joined, "idx", |name| {
-        change.catalog.relation(&QualifiedName::new(table.name.schema.clone(), name)).is_some()
+        change
+            .catalog
+            .relation(&QualifiedName::new(table.name.schema.clone(), name))
+            .is_some()
     })
 }
 
@@ -118,23 +133,36 @@ fn column_name(expr: &Expr) -> String {
     match expr {
         Expr::Identifier(ident) => fold(ident),
         Expr::Nested(inner) => column_name(inner),
-        Expr::Function(function) => {
-            function.name.0.last().and_then(|part| part.as_ident()).map_or_else(|| "expr".to_owned(), fold)
-        }
+        Expr::Function(function) => function
+            .name
+            .0
+            .last()
+            .and_then(|part| part.as_ident())
+            .map_or_else(|| "expr".to_owned(), fold),
         Expr::Cast { expr, .. } => column_name(expr),
         _ => "expr".to_owned(),
     }
 }
 
 /// Existing rows must differ.
-fn require_unique(change: &mut Change<'_>, table: &Arc<Table>, index: &Index) -> Result<(), SqlError> {
+fn require_unique(
+    change: &mut Change<'_>,
+    table: &Arc<Table>,
+    index: &Index,
+) -> Result<(), SqlError> {
     let mut keys = Vec::with_capacity(index.keys.len());
     for key in &index.keys {
         keys.push(expression::index_key(&change.catalog, table, key)?.0);
     }
-    let mut conditions: Vec<String> = keys.iter().map(|key| format!("{key} IS NOT NULL")).collect();
+    let mut conditions: Vec<String> = keys
+        .iter()
+        .map(|key| format!("{key} IS NOT NULL"))
+        .collect();
     if let Some(predicate) = &index.predicate {
-        conditions.push(format!("({})", expression::storage(&change.catalog, table, predicate, Purpose::Predicate)?));
+        conditions.push(format!(
+            "({})",
+            expression::storage(&change.catalog, table, predicate, Purpose::Predicate)?
+        ));
     }
     let columns = index.column_ids(table);
     let selected = match &columns {

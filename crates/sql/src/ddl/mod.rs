@@ -10,6 +10,7 @@
 //! | `change` | what one statement has changed so far |
 //! | `table`, `constraint` | CREATE TABLE; columns and constraints wherever they are added |
 //! | `alter`, `draft` | ALTER TABLE: a draft of the new definition, compared with the old |
+//! | `rename`, `identity` | the other actions of ALTER |
 //! | `drop`, `depend` | DROP, what stands in its way, what CASCADE takes along |
 //! | `index`, `sequence`, `view` | the other relations |
 //! | `text` | forms that sqlparser does not read |
@@ -23,8 +24,10 @@ mod depend;
 mod draft;
 mod drop;
 mod expression;
+mod identity;
 mod index;
 mod names;
+mod rename;
 mod sequence;
 pub(crate) mod storage;
 mod table;
@@ -78,25 +81,41 @@ pub fn plan(
         Statement::AlterIndex { name, operation } => {
             let sqlparser::ast::AlterIndexOperation::RenameIndex { index_name } = operation;
             let mut change = change("ALTER INDEX");
-            alter::rename_relation(&mut change, &qualified(name)?, &qualified(index_name)?.name)?;
+            rename::relation(&mut change, &qualified(name)?, &qualified(index_name)?.name)?;
             change.finish()
         }
         Statement::CreateView(create) => view::create(change("CREATE VIEW"), create, context)?,
         Statement::CreateSequence { .. } => {
-            return Err(SqlError::new(ErrorCode::SyntaxError, "this form of CREATE SEQUENCE cannot be read"));
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "this form of CREATE SEQUENCE cannot be read",
+            ));
         }
-        Statement::Drop { object_type, if_exists, names, cascade, .. } => {
-            drop(change, object_type, *if_exists, names, *cascade)?
-        }
-        Statement::CreateSchema { schema_name, if_not_exists, .. } => {
-            create_schema(change("CREATE SCHEMA"), schema_name, *if_not_exists)?
-        }
-        Statement::Comment { object_type, object_name, if_exists, .. } => {
-            comment(catalog, *object_type, object_name, *if_exists)?
-        }
+        Statement::Drop {
+            object_type,
+            if_exists,
+            names,
+            cascade,
+            ..
+        } => drop(change, object_type, *if_exists, names, *cascade)?,
+        Statement::CreateSchema {
+            schema_name,
+            if_not_exists,
+            ..
+        } => create_schema(change("CREATE SCHEMA"), schema_name, *if_not_exists)?,
+        Statement::Comment {
+            object_type,
+            object_name,
+            if_exists,
+            ..
+        } => comment(catalog, *object_type, object_name, *if_exists)?,
         Statement::CreateExtension(create) => extension(&fold(&create.name))?,
         Statement::DropExtension(_) => PlanKind::NoEffect("DROP EXTENSION"),
-        other => return Err(SqlError::unsupported(refused(other).unwrap_or("this statement"))),
+        other => {
+            return Err(SqlError::unsupported(
+                refused(other).unwrap_or("this statement"),
+            ));
+        }
     };
     Ok(kind)
 }
@@ -126,8 +145,10 @@ fn drop<'a>(
 fn drop_schema(names: &[ObjectName], if_exists: bool) -> Result<PlanKind, SqlError> {
     for name in names {
         let name = qualified(name)?.name;
-        if matches!(name.as_str(), QualifiedName::PUBLIC | QualifiedName::SPRINGHEAD | "pg_catalog" | "information_schema")
-        {
+        if matches!(
+            name.as_str(),
+            QualifiedName::PUBLIC | QualifiedName::SPRINGHEAD | "pg_catalog" | "information_schema"
+        ) {
             return Err(SqlError::unsupported(format_args!("DROP SCHEMA {name}")));
         }
         if !if_exists {
@@ -138,13 +159,19 @@ fn drop_schema(names: &[ObjectName], if_exists: bool) -> Result<PlanKind, SqlErr
 }
 
 /// `public` is the one schema that there is.
-fn create_schema(mut change: Change<'_>, name: &SchemaName, if_not_exists: bool) -> Result<PlanKind, SqlError> {
+fn create_schema(
+    mut change: Change<'_>,
+    name: &SchemaName,
+    if_not_exists: bool,
+) -> Result<PlanKind, SqlError> {
     let name = match name {
         SchemaName::Simple(name) | SchemaName::NamedAuthorization(name, _) => qualified(name)?.name,
         SchemaName::UnnamedAuthorization(role) => fold(role),
     };
     if name != QualifiedName::PUBLIC {
-        return Err(SqlError::unsupported(format_args!("the schema \"{name}\", or any but public,")));
+        return Err(SqlError::unsupported(format_args!(
+            "the schema \"{name}\", or any but public,"
+        )));
     }
     let message = format!("schema \"{name}\" already exists");
     if if_not_exists {
@@ -163,7 +190,10 @@ fn comment(
 ) -> Result<PlanKind, SqlError> {
     let done = PlanKind::NoEffect("COMMENT");
     let undefined = |name: &QualifiedName| {
-        SqlError::new(ErrorCode::UndefinedTable, format!("relation \"{}\" does not exist", display_name(name)))
+        SqlError::new(
+            ErrorCode::UndefinedTable,
+            format!("relation \"{}\" does not exist", display_name(name)),
+        )
     };
     match kind {
         CommentObject::Column => {
@@ -177,7 +207,10 @@ fn comment(
                 None => return Err(undefined(&name)),
             }
         }
-        CommentObject::Table | CommentObject::View | CommentObject::Index | CommentObject::Sequence => {
+        CommentObject::Table
+        | CommentObject::View
+        | CommentObject::Index
+        | CommentObject::Sequence => {
             let name = qualified(name)?;
             if catalog.relation(&name).is_none() && !if_exists {
                 return Err(undefined(&name));
@@ -192,7 +225,9 @@ fn comment(
 fn extension(name: &str) -> Result<PlanKind, SqlError> {
     match name {
         "plpgsql" | "pgcrypto" | "uuid-ossp" => Ok(PlanKind::NoEffect("CREATE EXTENSION")),
-        other => Err(SqlError::unsupported(format_args!("the extension \"{other}\""))),
+        other => Err(SqlError::unsupported(format_args!(
+            "the extension \"{other}\""
+        ))),
     }
 }
 

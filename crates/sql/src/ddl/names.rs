@@ -34,7 +34,9 @@ fn parts(name: &ObjectName) -> Result<Vec<String>, SqlError> {
 pub(crate) fn qualified(name: &ObjectName) -> Result<QualifiedName, SqlError> {
     let mut parts = parts(name)?;
     let object = parts.pop().expect("parts gives at least one");
-    let schema = parts.pop().unwrap_or_else(|| QualifiedName::PUBLIC.to_owned());
+    let schema = parts
+        .pop()
+        .unwrap_or_else(|| QualifiedName::PUBLIC.to_owned());
     Ok(QualifiedName::new(schema, object))
 }
 
@@ -43,9 +45,14 @@ pub(crate) fn qualified_column(name: &ObjectName) -> Result<(QualifiedName, Stri
     let mut parts = parts(name)?;
     let column = parts.pop().expect("parts gives at least one");
     let table = parts.pop().ok_or_else(|| {
-        SqlError::new(ErrorCode::SyntaxError, format!("\"{column}\" must be a table's column: table.column"))
+        SqlError::new(
+            ErrorCode::SyntaxError,
+            format!("\"{column}\" must be a table's column: table.column"),
+        )
     })?;
-    let schema = parts.pop().unwrap_or_else(|| QualifiedName::PUBLIC.to_owned());
+    let schema = parts
+        .pop()
+        .unwrap_or_else(|| QualifiedName::PUBLIC.to_owned());
     Ok((QualifiedName::new(schema, table), column))
 }
 
@@ -65,7 +72,10 @@ pub(crate) fn check_schema(name: &QualifiedName) -> Result<(), SqlError> {
 }
 
 pub(crate) fn unknown_schema(name: &str) -> SqlError {
-    SqlError::new(ErrorCode::UnknownSchema, format!("schema \"{name}\" does not exist"))
+    SqlError::new(
+        ErrorCode::UnknownSchema,
+        format!("schema \"{name}\" does not exist"),
+    )
 }
 
 /// Refuses to change Springhead's own tables.
@@ -73,26 +83,40 @@ pub(crate) fn check_owner(table: &Table) -> Result<(), SqlError> {
     if table.collection().is_system() {
         return Err(SqlError::new(
             ErrorCode::InsufficientPrivilege,
-            format!("permission denied: \"{}\" is Springhead's own", display_name(&table.name)),
+            format!(
+                "permission denied: \"{}\" is Springhead's own",
+                display_name(&table.name)
+            ),
         ));
     }
     Ok(())
 }
 
 /// The table of this name, if a user may change it.
-pub(crate) fn own_table<'a>(catalog: &'a Catalog, name: &QualifiedName) -> Result<&'a Arc<Table>, SqlError> {
+pub(crate) fn own_table<'a>(
+    catalog: &'a Catalog,
+    name: &QualifiedName,
+) -> Result<&'a Arc<Table>, SqlError> {
     let table = catalog.expect_table(name)?;
     check_owner(table)?;
     Ok(table)
 }
 
 pub(crate) fn duplicate_relation(name: &QualifiedName) -> SqlError {
-    SqlError::new(ErrorCode::DuplicateTable, format!("relation \"{}\" already exists", name.name))
+    SqlError::new(
+        ErrorCode::DuplicateTable,
+        format!("relation \"{}\" already exists", name.name),
+    )
 }
 
 /// PostgreSQL's `ChooseRelationName`/`ChooseConstraintName`: `first_second_label`, shortened to
 /// fit, with a number after it while `taken` says so.
-pub(crate) fn choose(first: &str, second: &str, label: &str, taken: impl Fn(&str) -> bool) -> String {
+pub(crate) fn choose(
+    first: &str,
+    second: &str,
+    label: &str,
+    taken: impl Fn(&str) -> bool,
+) -> String {
     let mut numbered = label.to_owned();
     let mut number = 0u32;
     loop {
@@ -151,9 +175,16 @@ mod tests {
 
     #[test]
     fn a_constraint_gets_postgresql_s_name() {
-        assert_eq!(object_name("album", "artist_id", "fkey"), "album_artist_id_fkey");
+        assert_eq!(
+            object_name("album", "artist_id", "fkey"),
+            "album_artist_id_fkey"
+        );
         assert_eq!(object_name("album", "", "pkey"), "album_pkey");
-        assert_eq!(choose("t", "a", "key", |name| name == "t_a_key" || name == "t_a_key1"), "t_a_key2");
+        assert_eq!(
+            choose("t", "a", "key", |name| name == "t_a_key"
+                || name == "t_a_key1"),
+            "t_a_key2"
+        );
     }
 
     #[test]
@@ -162,6 +193,9 @@ mod tests {
         assert_eq!(name.len(), 63);
         assert_eq!(name, format!("{}_{}_fkey", "a".repeat(37), "b".repeat(20)));
         // Characters of several bytes are not cut in two.
-        assert_eq!(object_name(&"ä".repeat(40), "", "pkey"), format!("{}_pkey", "ä".repeat(29)));
+        assert_eq!(
+            object_name(&"ä".repeat(40), "", "pkey"),
+            format!("{}_pkey", "ä".repeat(29))
+        );
     }
 }

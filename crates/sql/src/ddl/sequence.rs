@@ -32,7 +32,17 @@ pub(super) struct Options {
 /// A sequence with the bounds of its type, counting up from 1.
 pub(super) fn new(id: u32, name: QualifiedName, pg_type: PgType) -> Sequence {
     let max = upper(&pg_type);
-    Sequence { id, name, pg_type, start: 1, increment: 1, min: 1, max, cycle: false, owned_by: None }
+    Sequence {
+        id,
+        name,
+        pg_type,
+        start: 1,
+        increment: 1,
+        min: 1,
+        max,
+        cycle: false,
+        owned_by: None,
+    }
 }
 
 fn upper(pg_type: &PgType) -> i64 {
@@ -57,8 +67,12 @@ pub(super) fn options(written: &[SequenceOptions]) -> Result<Options, SqlError> 
     for option in written {
         match option {
             SequenceOptions::IncrementBy(value, _) => options.increment = Some(number(value)?),
-            SequenceOptions::MinValue(value) => options.min = Some(value.as_ref().map(number).transpose()?),
-            SequenceOptions::MaxValue(value) => options.max = Some(value.as_ref().map(number).transpose()?),
+            SequenceOptions::MinValue(value) => {
+                options.min = Some(value.as_ref().map(number).transpose()?)
+            }
+            SequenceOptions::MaxValue(value) => {
+                options.max = Some(value.as_ref().map(number).transpose()?)
+            }
             SequenceOptions::StartWith(value, _) => options.start = Some(number(value)?),
             SequenceOptions::Cache(value) => options.cache = Some(number(value)?),
             // sqlparser keeps here whether there was a NO.
@@ -70,7 +84,10 @@ pub(super) fn options(written: &[SequenceOptions]) -> Result<Options, SqlError> 
 
 fn number(value: &Expr) -> Result<i64, SqlError> {
     let text = match value {
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => format!("-{expr}"),
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => format!("-{expr}"),
         other => other.to_string(),
     };
     text.parse().map_err(|_| {
@@ -85,7 +102,11 @@ fn number(value: &Expr) -> Result<i64, SqlError> {
 ///
 /// # Errors
 /// 22023 for bounds that do not fit together.
-pub(super) fn set_options(sequence: &mut Sequence, options: &Options, is_new: bool) -> Result<(), SqlError> {
+pub(super) fn set_options(
+    sequence: &mut Sequence,
+    options: &Options,
+    is_new: bool,
+) -> Result<(), SqlError> {
     let bad = |message: String| Err(SqlError::new(ErrorCode::InvalidParameterValue, message));
     let mut reset_max = is_new;
     let mut reset_min = is_new;
@@ -119,24 +140,45 @@ pub(super) fn set_options(sequence: &mut Sequence, options: &Options, is_new: bo
     }
     let type_name = sequence.pg_type.sql_name();
     if sequence.max < low || sequence.max > high {
-        return bad(format!("MAXVALUE ({}) is out of range for sequence data type {type_name}", sequence.max));
+        return bad(format!(
+            "MAXVALUE ({}) is out of range for sequence data type {type_name}",
+            sequence.max
+        ));
     }
     if sequence.min < low || sequence.min > high {
-        return bad(format!("MINVALUE ({}) is out of range for sequence data type {type_name}", sequence.min));
+        return bad(format!(
+            "MINVALUE ({}) is out of range for sequence data type {type_name}",
+            sequence.min
+        ));
     }
     if sequence.min >= sequence.max {
-        return bad(format!("MINVALUE ({}) must be less than MAXVALUE ({})", sequence.min, sequence.max));
+        return bad(format!(
+            "MINVALUE ({}) must be less than MAXVALUE ({})",
+            sequence.min, sequence.max
+        ));
     }
     match options.start {
         Some(start) => sequence.start = start,
-        None if is_new => sequence.start = if sequence.increment > 0 { sequence.min } else { sequence.max },
+        None if is_new => {
+            sequence.start = if sequence.increment > 0 {
+                sequence.min
+            } else {
+                sequence.max
+            }
+        }
         None => {}
     }
     if sequence.start < sequence.min {
-        return bad(format!("START value ({}) cannot be less than MINVALUE ({})", sequence.start, sequence.min));
+        return bad(format!(
+            "START value ({}) cannot be less than MINVALUE ({})",
+            sequence.start, sequence.min
+        ));
     }
     if sequence.start > sequence.max {
-        return bad(format!("START value ({}) cannot be greater than MAXVALUE ({})", sequence.start, sequence.max));
+        return bad(format!(
+            "START value ({}) cannot be greater than MAXVALUE ({})",
+            sequence.start, sequence.max
+        ));
     }
     if let Some(cache) = options.cache
         && cache <= 0
@@ -159,7 +201,10 @@ pub(super) fn create(
     check_schema(&name)?;
     if change.catalog.relation(&name).is_some() {
         if if_not_exists {
-            change.notices.push(format!("relation \"{}\" already exists, skipping", name.name));
+            change.notices.push(format!(
+                "relation \"{}\" already exists, skipping",
+                name.name
+            ));
             return Ok(change.finish());
         }
         return Err(duplicate_relation(&name));
@@ -190,8 +235,11 @@ pub(super) fn alter(
     if let Some(at) = options.restart {
         let at = at.unwrap_or(sequence.start);
         if at < sequence.min || at > sequence.max {
-            let (word, bound) =
-                if at < sequence.min { ("less than MINVALUE", sequence.min) } else { ("greater than MAXVALUE", sequence.max) };
+            let (word, bound) = if at < sequence.min {
+                ("less than MINVALUE", sequence.min)
+            } else {
+                ("greater than MAXVALUE", sequence.max)
+            };
             return Err(SqlError::new(
                 ErrorCode::InvalidParameterValue,
                 format!("RESTART value ({at}) cannot be {word} ({bound})"),
@@ -223,7 +271,11 @@ pub(super) fn rename(
     Ok(change.finish())
 }
 
-fn missing(mut change: Change<'_>, name: &QualifiedName, if_exists: bool) -> Result<PlanKind, SqlError> {
+fn missing(
+    mut change: Change<'_>,
+    name: &QualifiedName,
+    if_exists: bool,
+) -> Result<PlanKind, SqlError> {
     if change.catalog.relation(name).is_some() {
         return Err(SqlError::new(
             ErrorCode::WrongObjectType,
@@ -231,7 +283,10 @@ fn missing(mut change: Change<'_>, name: &QualifiedName, if_exists: bool) -> Res
         ));
     }
     if if_exists {
-        change.notices.push(format!("relation \"{}\" does not exist, skipping", name.name));
+        change.notices.push(format!(
+            "relation \"{}\" does not exist, skipping",
+            name.name
+        ));
         return Ok(change.finish());
     }
     Err(SqlError::new(
@@ -240,7 +295,11 @@ fn missing(mut change: Change<'_>, name: &QualifiedName, if_exists: bool) -> Res
     ))
 }
 
-fn set_owner(change: &Change<'_>, sequence: &mut Sequence, options: &Options) -> Result<(), SqlError> {
+fn set_owner(
+    change: &Change<'_>,
+    sequence: &mut Sequence,
+    options: &Options,
+) -> Result<(), SqlError> {
     match &options.owned_by {
         None => {}
         Some(None) => sequence.owned_by = None,

@@ -25,12 +25,20 @@ use crate::catalog::{Catalog, Column, ForeignKey, Index, ReferentialAction, Tabl
 /// An expression in the definition that cannot be rewritten.
 pub(crate) fn create(catalog: &Catalog, table: &Table) -> Result<Vec<String>, SqlError> {
     let mut statements = vec![create_table(catalog, table, &table.storage_name())?];
-    statements.extend(create_indexes(catalog, table)?.into_iter().map(|index| index.statement));
+    statements.extend(
+        create_indexes(catalog, table)?
+            .into_iter()
+            .map(|index| index.statement),
+    );
     Ok(statements)
 }
 
 /// CREATE TABLE, under another name than the table's own while it is rebuilt.
-pub(crate) fn create_table(catalog: &Catalog, table: &Table, storage_name: &str) -> Result<String, SqlError> {
+pub(crate) fn create_table(
+    catalog: &Catalog,
+    table: &Table,
+    storage_name: &str,
+) -> Result<String, SqlError> {
     let mut out = format!("CREATE TABLE {storage_name} (");
     let rowid_key = table.key_is_rowid();
     for (place, column) in table.columns.iter().enumerate() {
@@ -69,7 +77,12 @@ fn write_column(
     column: &Column,
     rowid_key: bool,
 ) -> Result<(), SqlError> {
-    let _ = write!(out, "{} {}", column.storage_name(), column.pg_type.sqlite_type());
+    let _ = write!(
+        out,
+        "{} {}",
+        column.storage_name(),
+        column.pg_type.sqlite_type()
+    );
     if rowid_key {
         out.push_str(" PRIMARY KEY");
         return Ok(());
@@ -78,11 +91,23 @@ fn write_column(
         out.push_str(" NOT NULL");
     }
     if let Some(generated) = &column.generated {
-        let value = expression::storage(catalog, table, generated, Purpose::Generated(&column.pg_type))?;
+        let value = expression::storage(
+            catalog,
+            table,
+            generated,
+            Purpose::Generated(&column.pg_type),
+        )?;
         let _ = write!(out, " GENERATED ALWAYS AS ({value}) STORED");
     }
-    if let (Some(default), true) = (&column.default, table.foreign_keys.iter().any(|key| sets_default(key, column))) {
-        let value = expression::storage(catalog, table, default, Purpose::Default(&column.pg_type))?;
+    if let (Some(default), true) = (
+        &column.default,
+        table
+            .foreign_keys
+            .iter()
+            .any(|key| sets_default(key, column)),
+    ) {
+        let value =
+            expression::storage(catalog, table, default, Purpose::Default(&column.pg_type))?;
         let _ = write!(out, " DEFAULT ({value})");
     }
     Ok(())
@@ -113,15 +138,21 @@ pub(crate) struct StorageIndex {
 }
 
 /// The indexes that the definition says, in the order of their making.
-pub(crate) fn create_indexes(catalog: &Catalog, table: &Table) -> Result<Vec<StorageIndex>, SqlError> {
+pub(crate) fn create_indexes(
+    catalog: &Catalog,
+    table: &Table,
+) -> Result<Vec<StorageIndex>, SqlError> {
     let mut indexes = Vec::new();
     let storage = table.storage_name();
-    if table.key_columns().any(|column| needs_key_function(column)) {
+    if table.key_columns().any(needs_key_function) {
         // Two keys can be equal without being the same bytes (1.5, 1.50): the PRIMARY KEY sees only
         // bytes, so an index over the comparable form guards it.
         let keys: Vec<String> = table.key_columns().map(comparable).collect();
         let name = format!("p{}", table.id);
-        let statement = format!("CREATE UNIQUE INDEX {name} ON {storage} ({})", keys.join(", "));
+        let statement = format!(
+            "CREATE UNIQUE INDEX {name} ON {storage} ({})",
+            keys.join(", ")
+        );
         indexes.push(StorageIndex { name, statement });
     }
     for unique in &table.uniques {
@@ -134,14 +165,21 @@ pub(crate) fn create_indexes(catalog: &Catalog, table: &Table) -> Result<Vec<Sto
     }
     for index in &table.indexes {
         if let Some(statement) = create_index(catalog, table, index)? {
-            indexes.push(StorageIndex { name: format!("i{}", index.id), statement });
+            indexes.push(StorageIndex {
+                name: format!("i{}", index.id),
+                statement,
+            });
         }
     }
     Ok(indexes)
 }
 
 /// CREATE INDEX, or `None` for an index whose method has no counterpart in SQLite.
-pub(crate) fn create_index(catalog: &Catalog, table: &Table, index: &Index) -> Result<Option<String>, SqlError> {
+pub(crate) fn create_index(
+    catalog: &Catalog,
+    table: &Table,
+    index: &Index,
+) -> Result<Option<String>, SqlError> {
     if !index.is_ordered() {
         return Ok(None);
     }
@@ -176,7 +214,10 @@ impl Unique {
                 let key = comparable(column);
                 if self.nulls_not_distinct && !column.not_null {
                     // SQLite takes every NULL of a key as different from every other.
-                    vec![format!("{} IS NULL", column.storage_name()), format!("ifnull({key}, 0)")]
+                    vec![
+                        format!("{} IS NULL", column.storage_name()),
+                        format!("ifnull({key}, 0)"),
+                    ]
                 } else {
                     vec![key]
                 }
@@ -187,9 +228,12 @@ impl Unique {
     /// Whether it is an index over plain columns: then a foreign key can refer to it.
     #[must_use]
     pub fn is_plain(&self, table: &Table) -> bool {
-        self.columns.iter().filter_map(|&id| table.column_by_id(id)).all(|(_, column)| {
-            !needs_key_function(column) && (!self.nulls_not_distinct || column.not_null)
-        })
+        self.columns
+            .iter()
+            .filter_map(|&id| table.column_by_id(id))
+            .all(|(_, column)| {
+                !needs_key_function(column) && (!self.nulls_not_distinct || column.not_null)
+            })
     }
 }
 
@@ -204,7 +248,8 @@ impl Index {
 /// Whether equal values of the column may differ in their bytes. (char(n) is padded to n, so within
 /// one column it does not.)
 pub(crate) fn needs_key_function(column: &Column) -> bool {
-    !matches!(column.pg_type, crate::types::PgType::Char(_)) && column.pg_type.key_function().is_some()
+    !matches!(column.pg_type, crate::types::PgType::Char(_))
+        && column.pg_type.key_function().is_some()
 }
 
 fn comparable(column: &Column) -> String {
@@ -217,7 +262,10 @@ fn comparable(column: &Column) -> String {
 
 /// `c1, c2`.
 pub(crate) fn columns(ids: &[u32]) -> String {
-    ids.iter().map(|id| format!("c{id}")).collect::<Vec<_>>().join(", ")
+    ids.iter()
+        .map(|id| format!("c{id}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The name of a table while it is rebuilt.

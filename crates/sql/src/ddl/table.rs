@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast::{
-    ColumnDef, ColumnOption, CreateTable, CreateTableLikeKind, CreateTableLikeDefaults, Expr, GeneratedAs, HiveDistributionStyle,
-    SequenceOptions,
+    ColumnDef, ColumnOption, CreateTable, CreateTableLikeDefaults, CreateTableLikeKind, Expr,
+    GeneratedAs, HiveDistributionStyle, SequenceOptions,
 };
 
 use super::change::Change;
@@ -24,21 +24,37 @@ const HIDDEN_ID: u32 = 0;
 const MAX_COLUMNS: usize = 1600;
 
 /// Plans CREATE TABLE … (…).
-pub(super) fn create(mut change: Change<'_>, statement: &CreateTable) -> Result<PlanKind, SqlError> {
+pub(super) fn create(
+    mut change: Change<'_>,
+    statement: &CreateTable,
+) -> Result<PlanKind, SqlError> {
     refuse_options(statement)?;
     let name = qualified(&statement.name)?;
     check_schema(&name)?;
     if change.catalog.relation(&name).is_some() {
         if statement.if_not_exists {
-            change.notices.push(format!("relation \"{}\" already exists, skipping", name.name));
+            change.notices.push(format!(
+                "relation \"{}\" already exists, skipping",
+                name.name
+            ));
             return Ok(change.finish());
         }
         return Err(duplicate_relation(&name));
     }
     let mut table = empty(change.next_id()?, name);
-    if let Some(CreateTableLikeKind::Parenthesized(like) | CreateTableLikeKind::Plain(like)) = &statement.like {
+    if let Some(CreateTableLikeKind::Parenthesized(like) | CreateTableLikeKind::Plain(like)) =
+        &statement.like
+    {
         let defaults = matches!(like.defaults, Some(CreateTableLikeDefaults::Including));
-        copy(&mut change, &mut table, &qualified(&like.name)?, Like { defaults, ..Like::default() })?;
+        copy(
+            &mut change,
+            &mut table,
+            &qualified(&like.name)?,
+            Like {
+                defaults,
+                ..Like::default()
+            },
+        )?;
     }
     add_columns(&mut change, &mut table, &statement.columns)?;
     for column in &statement.columns {
@@ -129,8 +145,18 @@ fn refuse_options(statement: &CreateTable) -> Result<(), SqlError> {
         (statement.on_commit.is_some(), "ON COMMIT"),
         (statement.clone.is_some(), "CLONE"),
         (statement.without_rowid, "WITHOUT ROWID"),
-        (statement.transient || statement.volatile || statement.dynamic || statement.iceberg || statement.snapshot, "this kind of table"),
-        (!matches!(statement.hive_distribution, HiveDistributionStyle::NONE), "PARTITIONED BY"),
+        (
+            statement.transient
+                || statement.volatile
+                || statement.dynamic
+                || statement.iceberg
+                || statement.snapshot,
+            "this kind of table",
+        ),
+        (
+            !matches!(statement.hive_distribution, HiveDistributionStyle::NONE),
+            "PARTITIONED BY",
+        ),
         (statement.query.is_some(), "CREATE TABLE AS"),
     ];
     match refused.into_iter().find(|(is_there, _)| *is_there) {
@@ -185,7 +211,10 @@ pub(super) fn create_like(
     check_schema(&name)?;
     if change.catalog.relation(&name).is_some() {
         if if_not_exists {
-            change.notices.push(format!("relation \"{}\" already exists, skipping", name.name));
+            change.notices.push(format!(
+                "relation \"{}\" already exists, skipping",
+                name.name
+            ));
             return Ok(change.finish());
         }
         return Err(duplicate_relation(&name));
@@ -198,11 +227,20 @@ pub(super) fn create_like(
 
 /// LIKE: the columns with their types and NOT NULL, and what else is asked for. Foreign keys never
 /// come along.
-fn copy(change: &mut Change<'_>, table: &mut Table, from: &QualifiedName, like: Like) -> Result<(), SqlError> {
+fn copy(
+    change: &mut Change<'_>,
+    table: &mut Table,
+    from: &QualifiedName,
+    like: Like,
+) -> Result<(), SqlError> {
     let source = Arc::clone(change.catalog.expect_table(from)?);
     let mut ids = rustc_hash::FxHashMap::default();
     for (_, column) in source.visible_columns() {
-        let mut copy = plain_column(table.next_column_id, column.name.clone(), column.pg_type.clone());
+        let mut copy = plain_column(
+            table.next_column_id,
+            column.name.clone(),
+            column.pg_type.clone(),
+        );
         copy.not_null = column.not_null;
         if like.defaults {
             copy.default.clone_from(&column.default);
@@ -222,7 +260,10 @@ fn copy(change: &mut Change<'_>, table: &mut Table, from: &QualifiedName, like: 
     }
     if like.constraints {
         for check in &source.checks {
-            let check = Check { id: change.next_id()?, ..check.clone() };
+            let check = Check {
+                id: change.next_id()?,
+                ..check.clone()
+            };
             table.checks.push(check);
         }
     }
@@ -238,9 +279,12 @@ fn copy_indexes(
     source: &Table,
     ids: &rustc_hash::FxHashMap<u32, u32>,
 ) -> Result<(), SqlError> {
-    let columns = |old: &[u32]| -> Vec<u32> { old.iter().filter_map(|id| ids.get(id).copied()).collect() };
+    let columns =
+        |old: &[u32]| -> Vec<u32> { old.iter().filter_map(|id| ids.get(id).copied()).collect() };
     let pick = |change: &Change<'_>, table: &Table, second: &str, label: &str| {
-        choose(&table.name.name, second, label, |name| constraint::relation_is_taken(change, table, name))
+        choose(&table.name.name, second, label, |name| {
+            constraint::relation_is_taken(change, table, name)
+        })
     };
     if source.has_declared_key() {
         table.key = source
@@ -271,8 +315,17 @@ fn copy_indexes(
                     .map_or_else(|| "expr".to_owned(), |(_, column)| column.name.clone())
             })
             .collect();
-        let name = pick(change, table, &join_columns(names.iter().map(String::as_str)), "idx");
-        let index = crate::catalog::Index { id: change.next_id()?, name, ..index.clone() };
+        let name = pick(
+            change,
+            table,
+            &join_columns(names.iter().map(String::as_str)),
+            "idx",
+        );
+        let index = crate::catalog::Index {
+            id: change.next_id()?,
+            name,
+            ..index.clone()
+        };
         table.indexes.push(index);
     }
     Ok(())
@@ -329,12 +382,27 @@ fn set_options(
                 }
                 set_default(change, table, place, value)?;
             }
-            ColumnOption::Generated { generated_as: GeneratedAs::Always | GeneratedAs::ExpStored, generation_expr: Some(value), .. } => {
+            ColumnOption::Generated {
+                generated_as: GeneratedAs::Always | GeneratedAs::ExpStored,
+                generation_expr: Some(value),
+                ..
+            } => {
                 set_generated(table, place, value)?;
             }
-            ColumnOption::Generated { generated_as, sequence_options, generation_expr: None, .. } => {
+            ColumnOption::Generated {
+                generated_as,
+                sequence_options,
+                generation_expr: None,
+                ..
+            } => {
                 let always = matches!(generated_as, GeneratedAs::Always);
-                make_identity(change, table, place, always, sequence_options.as_deref().unwrap_or(&[]))?;
+                make_identity(
+                    change,
+                    table,
+                    place,
+                    always,
+                    sequence_options.as_deref().unwrap_or(&[]),
+                )?;
             }
             // Constraints come once all columns are there.
             ColumnOption::PrimaryKey(_)
@@ -342,18 +410,30 @@ fn set_options(
             | ColumnOption::ForeignKey(_)
             | ColumnOption::Check(_) => {}
             ColumnOption::Collation(name) => refuse_collation(name)?,
-            other => return Err(SqlError::unsupported(format_args!("the column option {other}"))),
+            other => {
+                return Err(SqlError::unsupported(format_args!(
+                    "the column option {other}"
+                )));
+            }
         }
     }
     if nullable && table.columns[place].not_null {
-        return Err(conflict(table, place, "conflicting NULL/NOT NULL declarations"));
+        return Err(conflict(
+            table,
+            place,
+            "conflicting NULL/NOT NULL declarations",
+        ));
     }
     Ok(())
 }
 
 /// Texts are compared byte by byte, which is what these say.
 fn refuse_collation(name: &sqlparser::ast::ObjectName) -> Result<(), SqlError> {
-    let last = name.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.clone());
+    let last = name
+        .0
+        .last()
+        .and_then(|part| part.as_ident())
+        .map(|ident| ident.value.clone());
     match last.as_deref() {
         Some("C" | "POSIX" | "default" | "ucs_basic") => Ok(()),
         _ => Err(SqlError::unsupported(format_args!("COLLATE {name}"))),
@@ -363,7 +443,10 @@ fn refuse_collation(name: &sqlparser::ast::ObjectName) -> Result<(), SqlError> {
 fn conflict(table: &Table, place: usize, what: &str) -> SqlError {
     SqlError::new(
         ErrorCode::SyntaxError,
-        format!("{what} for column \"{}\" of table \"{}\"", table.columns[place].name, table.name.name),
+        format!(
+            "{what} for column \"{}\" of table \"{}\"",
+            table.columns[place].name, table.name.name
+        ),
     )
 }
 
@@ -376,10 +459,18 @@ pub(super) fn set_default(
 ) -> Result<(), SqlError> {
     let column = &table.columns[place];
     if column.generated.is_some() {
-        return Err(conflict(table, place, "both default and generation expression specified"));
+        return Err(conflict(
+            table,
+            place,
+            "both default and generation expression specified",
+        ));
     }
     if column.identity {
-        return Err(conflict(table, place, "both default and identity specified"));
+        return Err(conflict(
+            table,
+            place,
+            "both default and identity specified",
+        ));
     }
     if !expression::columns_of(table, value).is_empty() {
         return Err(SqlError::new(
@@ -403,9 +494,17 @@ pub(super) fn set_default(
 fn set_generated(table: &mut Table, place: usize, value: &Expr) -> Result<(), SqlError> {
     let column = &table.columns[place];
     if column.default.is_some() || column.sequence.is_some() {
-        return Err(conflict(table, place, "both default and generation expression specified"));
+        return Err(conflict(
+            table,
+            place,
+            "both default and generation expression specified",
+        ));
     }
-    table.columns[place].generated = Some(expression::text_of(table, value, "column generation expression")?);
+    table.columns[place].generated = Some(expression::text_of(
+        table,
+        value,
+        "column generation expression",
+    )?);
     Ok(())
 }
 
@@ -422,7 +521,11 @@ pub(super) fn make_identity(
         return Err(conflict(table, place, "multiple identity specifications"));
     }
     if column.default.is_some() || column.sequence.is_some() {
-        return Err(conflict(table, place, "both default and identity specified"));
+        return Err(conflict(
+            table,
+            place,
+            "both default and identity specified",
+        ));
     }
     if !column.is_integer() {
         return Err(SqlError::new(
@@ -448,7 +551,10 @@ fn own_sequence(
     let column = &table.columns[place];
     let schema = &table.name.schema;
     let name = choose(&table.name.name, &column.name, "seq", |name| {
-        change.catalog.relation(&QualifiedName::new(schema.clone(), name)).is_some()
+        change
+            .catalog
+            .relation(&QualifiedName::new(schema.clone(), name))
+            .is_some()
     });
     let name = QualifiedName::new(schema.clone(), name);
     let mut made = sequence::new(change.next_id()?, name, column.pg_type.clone());
@@ -475,7 +581,10 @@ pub(super) fn check_expressions(change: &Change<'_>, table: &Table) -> Result<()
                 {
                     return Err(SqlError::new(
                         ErrorCode::InvalidObjectDefinition,
-                        format!("cannot use generated column \"{}\" in column generation expression", used.name),
+                        format!(
+                            "cannot use generated column \"{}\" in column generation expression",
+                            used.name
+                        ),
                     )
                     .with_detail("A generated column cannot reference another generated column."));
                 }
@@ -488,7 +597,10 @@ pub(super) fn check_expressions(change: &Change<'_>, table: &Table) -> Result<()
     for check in &table.checks {
         expression::storage(&change.catalog, table, &check.expression, Purpose::Check)?;
     }
-    if let Some(generated) = table.key_columns().find(|column| column.generated.is_some()) {
+    if let Some(generated) = table
+        .key_columns()
+        .find(|column| column.generated.is_some())
+    {
         return Err(SqlError::unsupported(format_args!(
             "the generated column \"{}\" as a part of the primary key",
             generated.name
@@ -499,8 +611,11 @@ pub(super) fn check_expressions(change: &Change<'_>, table: &Table) -> Result<()
 
 /// PostgreSQL's words for a DEFAULT or generation expression of a type that does not fit.
 fn name_column(error: SqlError, column: &Column, what: &str) -> SqlError {
-    
-    match error.message.strip_prefix("expression is of type ").and_then(|rest| rest.split_once(", which")) {
+    match error
+        .message
+        .strip_prefix("expression is of type ")
+        .and_then(|rest| rest.split_once(", which"))
+    {
         Some((from, _)) if error.code == ErrorCode::DatatypeMismatch => SqlError::new(
             ErrorCode::DatatypeMismatch,
             format!(
@@ -515,6 +630,14 @@ fn name_column(error: SqlError, column: &Column, what: &str) -> SqlError {
 }
 
 /// The table as the foreign keys of `table` see it: itself while it is being made.
-pub(super) fn parent_of(change: &Change<'_>, table: &Table, id: CollectionId) -> Option<Arc<Table>> {
-    if id == table.collection() { Some(Arc::new(table.clone())) } else { change.table(id) }
+pub(super) fn parent_of(
+    change: &Change<'_>,
+    table: &Table,
+    id: CollectionId,
+) -> Option<Arc<Table>> {
+    if id == table.collection() {
+        Some(Arc::new(table.clone()))
+    } else {
+        change.table(id)
+    }
 }

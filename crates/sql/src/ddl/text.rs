@@ -2,7 +2,6 @@
 //! and what dumps hold besides tables. Tried before sqlparser, on statements that begin with one of
 //! a few words; what is not recognised here is left to it.
 
-
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -11,7 +10,7 @@ use sqlparser::tokenizer::Token;
 use super::change::Change;
 use super::names::{fold, qualified, qualified_column};
 use super::sequence::{self, Options};
-use super::{alter, table, types};
+use super::{identity, rename, table, types};
 use crate::catalog::{Catalog, QualifiedName};
 use crate::plan::PlanKind;
 
@@ -21,12 +20,24 @@ use crate::plan::PlanKind;
 /// What is wrong with a statement of a form that is read here.
 pub(super) fn plan(catalog: &Catalog, source: &str) -> Result<Option<PlanKind>, SqlError> {
     let first = source.trim_start().get(..6).map(str::to_ascii_lowercase);
-    if !first.is_some_and(|first| first.starts_with("create") || first.starts_with("alter") || first.starts_with("commen") || first.starts_with("drop")) {
+    if !first.is_some_and(|first| {
+        first.starts_with("create")
+            || first.starts_with("alter")
+            || first.starts_with("commen")
+            || first.starts_with("drop")
+    }) {
         return Ok(None);
     }
     // A text that does not even split into tokens gets its error from sqlparser too.
-    let Ok(parser) = Parser::new(&PostgreSqlDialect {}).try_with_sql(source) else { return Ok(None) };
-    Reader { parser, catalog, source }.statement()
+    let Ok(parser) = Parser::new(&PostgreSqlDialect {}).try_with_sql(source) else {
+        return Ok(None);
+    };
+    Reader {
+        parser,
+        catalog,
+        source,
+    }
+    .statement()
 }
 
 struct Reader<'a> {
@@ -53,9 +64,19 @@ impl Reader<'_> {
     /// the others are checked by it.
     fn is_comment(&mut self) -> bool {
         self.word("ON")
-            && ["CONSTRAINT", "FUNCTION", "TRIGGER", "RULE", "POLICY", "CAST", "AGGREGATE", "OPERATOR", "SERVER"]
-                .iter()
-                .any(|kind| self.word(kind))
+            && [
+                "CONSTRAINT",
+                "FUNCTION",
+                "TRIGGER",
+                "RULE",
+                "POLICY",
+                "CAST",
+                "AGGREGATE",
+                "OPERATOR",
+                "SERVER",
+            ]
+            .iter()
+            .any(|kind| self.word(kind))
     }
 
     fn create(&mut self) -> Result<Option<PlanKind>, SqlError> {
@@ -75,8 +96,22 @@ impl Reader<'_> {
             return self.create_table_like();
         }
         let refused = [
-            "RULE", "AGGREGATE", "CAST", "CONVERSION", "LANGUAGE", "OPERATOR", "STATISTICS", "SUBSCRIPTION",
-            "PUBLICATION", "TRANSFORM", "TABLESPACE", "EVENT", "ACCESS", "FOREIGN", "GROUP", "TEXT",
+            "RULE",
+            "AGGREGATE",
+            "CAST",
+            "CONVERSION",
+            "LANGUAGE",
+            "OPERATOR",
+            "STATISTICS",
+            "SUBSCRIPTION",
+            "PUBLICATION",
+            "TRANSFORM",
+            "TABLESPACE",
+            "EVENT",
+            "ACCESS",
+            "FOREIGN",
+            "GROUP",
+            "TEXT",
         ];
         for word in refused {
             if self.word(word) {
@@ -89,7 +124,9 @@ impl Reader<'_> {
     /// `CREATE TABLE a (LIKE b INCLUDING ALL)`.
     fn create_table_like(&mut self) -> Result<Option<PlanKind>, SqlError> {
         let if_not_exists = self.words(&["IF", "NOT", "EXISTS"]);
-        let Ok(name) = self.name() else { return Ok(None) };
+        let Ok(name) = self.name() else {
+            return Ok(None);
+        };
         if !self.parser.consume_token(&Token::LParen) || !self.word("LIKE") {
             return Ok(None);
         }
@@ -104,7 +141,9 @@ impl Reader<'_> {
                 break;
             };
             let what = self.parser.next_token().token.to_string().to_uppercase();
-            including.set(&what, include).map_err(|()| self.syntax_error(&what))?;
+            including
+                .set(&what, include)
+                .map_err(|()| self.syntax_error(&what))?;
         }
         if !self.parser.consume_token(&Token::RParen) {
             return Err(SqlError::unsupported("LIKE together with other columns"));
@@ -145,7 +184,11 @@ impl Reader<'_> {
                 };
             }
         }
-        for (word, tag) in [("FUNCTION", "ALTER FUNCTION"), ("PROCEDURE", "ALTER PROCEDURE"), ("AGGREGATE", "ALTER AGGREGATE")] {
+        for (word, tag) in [
+            ("FUNCTION", "ALTER FUNCTION"),
+            ("PROCEDURE", "ALTER PROCEDURE"),
+            ("AGGREGATE", "ALTER AGGREGATE"),
+        ] {
             if self.word(word) {
                 return Err(SqlError::unsupported(tag));
             }
@@ -156,8 +199,11 @@ impl Reader<'_> {
     fn alter_sequence(&mut self) -> Result<PlanKind, SqlError> {
         let if_exists = self.words(&["IF", "EXISTS"]);
         let name = self.name()?;
-        if self.words(&["OWNER", "TO"]) || self.words(&["SET", "SCHEMA"]) {
-            return self.no_effect_but_schema("ALTER SEQUENCE");
+        if self.words(&["OWNER", "TO"]) {
+            return self.no_effect("ALTER SEQUENCE");
+        }
+        if self.words(&["SET", "SCHEMA"]) {
+            return self.set_schema("ALTER SEQUENCE");
         }
         let change = Change::new(self.catalog, "ALTER SEQUENCE", self.source);
         if self.words(&["RENAME", "TO"]) {
@@ -174,12 +220,17 @@ impl Reader<'_> {
     fn alter_table(&mut self) -> Result<Option<PlanKind>, SqlError> {
         let if_exists = self.words(&["IF", "EXISTS"]);
         self.word("ONLY");
-        let Ok(name) = self.name() else { return Ok(None) };
+        let Ok(name) = self.name() else {
+            return Ok(None);
+        };
         let _ = self.parser.consume_token(&Token::Mul);
         if self.words(&["SET", "SCHEMA"]) {
-            return self.no_effect_but_schema("ALTER TABLE").map(Some);
+            return self.set_schema("ALTER TABLE").map(Some);
         }
-        if self.words(&["SET", "TABLESPACE"]) || self.words(&["CLUSTER", "ON"]) || self.words(&["SET", "WITHOUT", "CLUSTER"]) {
+        if self.words(&["SET", "TABLESPACE"])
+            || self.words(&["CLUSTER", "ON"])
+            || self.words(&["SET", "WITHOUT", "CLUSTER"])
+        {
             return Ok(Some(PlanKind::NoEffect("ALTER TABLE")));
         }
         if self.word("INHERIT") || self.words(&["NO", "INHERIT"]) {
@@ -189,8 +240,13 @@ impl Reader<'_> {
             return Ok(None);
         }
         self.word("COLUMN");
-        let Ok(column) = self.ident() else { return Ok(None) };
-        if self.words(&["SET", "STATISTICS"]) || self.words(&["SET", "STORAGE"]) || self.words(&["SET", "COMPRESSION"]) {
+        let Ok(column) = self.ident() else {
+            return Ok(None);
+        };
+        if self.words(&["SET", "STATISTICS"])
+            || self.words(&["SET", "STORAGE"])
+            || self.words(&["SET", "COMPRESSION"])
+        {
             self.parser.next_token();
             // More actions after it would be lost.
             return self.end().map(|()| Some(PlanKind::NoEffect("ALTER TABLE")));
@@ -202,7 +258,7 @@ impl Reader<'_> {
         if self.words(&["DROP", "IDENTITY"]) {
             let missing_is_fine = self.words(&["IF", "EXISTS"]);
             self.end()?;
-            return alter::drop_identity(change, &name, &column, missing_is_fine || if_exists).map(Some);
+            return identity::drop(change, &name, &column, missing_is_fine || if_exists).map(Some);
         }
         if self.words(&["ADD", "GENERATED"]) {
             let always = self.word("ALWAYS");
@@ -222,16 +278,25 @@ impl Reader<'_> {
                 Options::default()
             };
             self.end()?;
-            return alter::add_identity(change, &name, &column, always, &options).map(Some);
+            return identity::add(change, &name, &column, always, &options).map(Some);
         }
         Ok(None)
     }
 
-    fn alter_named(&mut self, tag: &'static str, can_rename: bool) -> Result<Option<PlanKind>, SqlError> {
+    fn alter_named(
+        &mut self,
+        tag: &'static str,
+        can_rename: bool,
+    ) -> Result<Option<PlanKind>, SqlError> {
         let if_exists = self.words(&["IF", "EXISTS"]);
-        let Ok(name) = self.name() else { return Ok(None) };
-        if self.words(&["OWNER", "TO"]) || self.words(&["SET", "SCHEMA"]) {
-            return self.no_effect_but_schema(tag).map(Some);
+        let Ok(name) = self.name() else {
+            return Ok(None);
+        };
+        if self.words(&["OWNER", "TO"]) {
+            return self.no_effect(tag).map(Some);
+        }
+        if self.words(&["SET", "SCHEMA"]) {
+            return self.set_schema(tag).map(Some);
         }
         if self.words(&["SET", "TABLESPACE"]) || self.words(&["ATTACH", "PARTITION"]) {
             return Err(SqlError::unsupported(format_args!("{tag} of this form")));
@@ -241,21 +306,32 @@ impl Reader<'_> {
             self.end()?;
             let mut change = Change::new(self.catalog, tag, self.source);
             if if_exists && change.catalog.relation(&name).is_none() {
-                change.notices.push(format!("relation \"{}\" does not exist, skipping", name.name));
+                change.notices.push(format!(
+                    "relation \"{}\" does not exist, skipping",
+                    name.name
+                ));
                 return Ok(Some(change.finish()));
             }
-            alter::rename_relation(&mut change, &name, &to)?;
+            rename::relation(&mut change, &name, &to)?;
             return Ok(Some(change.finish()));
         }
         Ok(None)
     }
 
-    /// After OWNER TO or SET SCHEMA: owners mean nothing yet, and `public` is the one schema.
-    fn no_effect_but_schema(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
-        let target = self.ident()?;
-        let is_schema = self.source.to_ascii_lowercase().contains("set schema");
-        if is_schema && target != QualifiedName::PUBLIC {
-            return Err(SqlError::unsupported(format_args!("moving to the schema \"{target}\"")));
+    /// After OWNER TO: owners mean nothing yet.
+    fn no_effect(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
+        self.ident()?;
+        self.end()?;
+        Ok(PlanKind::NoEffect(tag))
+    }
+
+    /// After SET SCHEMA: `public` is the one schema.
+    fn set_schema(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
+        let schema = self.ident()?;
+        if schema != QualifiedName::PUBLIC {
+            return Err(SqlError::unsupported(format_args!(
+                "moving to the schema \"{schema}\""
+            )));
         }
         self.end()?;
         Ok(PlanKind::NoEffect(tag))
@@ -277,7 +353,10 @@ impl Reader<'_> {
         let mut options = Options::default();
         loop {
             if self.word("AS") {
-                let data_type = self.parser.parse_data_type().map_err(|_| self.unexpected())?;
+                let data_type = self
+                    .parser
+                    .parse_data_type()
+                    .map_err(|_| self.unexpected())?;
                 options.pg_type = Some(types::column_type("", &data_type)?.0);
             } else if self.word("INCREMENT") {
                 self.word("BY");
@@ -299,13 +378,21 @@ impl Reader<'_> {
                 options.start = Some(self.number()?);
             } else if self.word("RESTART") {
                 let with = self.word("WITH");
-                options.restart = Some(if with || self.at_number() { Some(self.number()?) } else { None });
+                options.restart = Some(if with || self.at_number() {
+                    Some(self.number()?)
+                } else {
+                    None
+                });
             } else if self.word("CACHE") {
                 options.cache = Some(self.number()?);
             } else if self.words(&["SEQUENCE", "NAME"]) {
                 options.name = Some(self.name()?);
             } else if self.words(&["OWNED", "BY"]) {
-                options.owned_by = Some(if self.word("NONE") { None } else { Some(self.column_name()?) });
+                options.owned_by = Some(if self.word("NONE") {
+                    None
+                } else {
+                    Some(self.column_name()?)
+                });
             } else {
                 return Ok(options);
             }
@@ -313,7 +400,10 @@ impl Reader<'_> {
     }
 
     fn at_number(&self) -> bool {
-        matches!(self.parser.peek_token().token, Token::Number(..) | Token::Minus | Token::Plus)
+        matches!(
+            self.parser.peek_token().token,
+            Token::Number(..) | Token::Minus | Token::Plus
+        )
     }
 
     fn number(&mut self) -> Result<i64, SqlError> {
@@ -335,22 +425,35 @@ impl Reader<'_> {
     }
 
     fn ident(&mut self) -> Result<String, SqlError> {
-        self.parser.parse_identifier().map(|ident| fold(&ident)).map_err(|_| self.unexpected())
+        self.parser
+            .parse_identifier()
+            .map(|ident| fold(&ident))
+            .map_err(|_| self.unexpected())
     }
 
     fn name(&mut self) -> Result<QualifiedName, SqlError> {
-        let name = self.parser.parse_object_name(false).map_err(|_| self.unexpected())?;
+        let name = self
+            .parser
+            .parse_object_name(false)
+            .map_err(|_| self.unexpected())?;
         qualified(&name)
     }
 
     fn column_name(&mut self) -> Result<(QualifiedName, String), SqlError> {
-        let name = self.parser.parse_object_name(false).map_err(|_| self.unexpected())?;
+        let name = self
+            .parser
+            .parse_object_name(false)
+            .map_err(|_| self.unexpected())?;
         qualified_column(&name)
     }
 
     fn end(&mut self) -> Result<(), SqlError> {
         while self.parser.consume_token(&Token::SemiColon) {}
-        if self.parser.peek_token().token == Token::EOF { Ok(()) } else { Err(self.unexpected()) }
+        if self.parser.peek_token().token == Token::EOF {
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
     }
 
     fn unexpected(&self) -> SqlError {
@@ -374,7 +477,9 @@ impl Reader<'_> {
     fn words(&mut self, words: &[&str]) -> bool {
         for (index, word) in words.iter().enumerate() {
             let is_there = match &self.parser.peek_nth_token(index).token {
-                Token::Word(next) => next.quote_style.is_none() && next.value.eq_ignore_ascii_case(word),
+                Token::Word(next) => {
+                    next.quote_style.is_none() && next.value.eq_ignore_ascii_case(word)
+                }
                 _ => false,
             };
             if !is_there {

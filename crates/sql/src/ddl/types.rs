@@ -16,16 +16,24 @@ pub(crate) fn column_type(column: &str, data_type: &DataType) -> Result<(PgType,
     if matches!(pg_type, PgType::Unknown | PgType::Void) {
         return Err(SqlError::new(
             ErrorCode::InvalidTableDefinition,
-            format!("column \"{column}\" has pseudo-type {}", pg_type.base_name()),
+            format!(
+                "column \"{column}\" has pseudo-type {}",
+                pg_type.base_name()
+            ),
         ));
     }
     let serial = match data_type {
-        DataType::Custom(name, _) => name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| {
-            matches!(
-                fold(name).as_str(),
-                "serial" | "serial2" | "serial4" | "serial8" | "bigserial" | "smallserial"
-            )
-        }),
+        DataType::Custom(name, _) => {
+            name.0
+                .last()
+                .and_then(|part| part.as_ident())
+                .is_some_and(|name| {
+                    matches!(
+                        fold(name).as_str(),
+                        "serial" | "serial2" | "serial4" | "serial8" | "bigserial" | "smallserial"
+                    )
+                })
+        }
         _ => false,
     };
     Ok((pg_type, serial))

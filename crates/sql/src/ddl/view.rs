@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    CreateTable, CreateTableOptions, CreateView, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, TableAlias,
-    TableFactor, VisitMut, VisitorMut, visit_relations,
+    CreateTable, CreateTableOptions, CreateView, Ident, ObjectName, Query, SelectItem, SetExpr,
+    Statement, TableAlias, TableFactor, VisitMut, VisitorMut, visit_relations,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -33,17 +33,31 @@ pub(super) fn create(
         None => None,
         Some(Relation::View(id)) if statement.or_replace => change.catalog.view(id).cloned(),
         Some(_) if statement.if_not_exists => {
-            change.notices.push(format!("relation \"{}\" already exists, skipping", name.name));
+            change.notices.push(format!(
+                "relation \"{}\" already exists, skipping",
+                name.name
+            ));
             return Ok(change.finish());
         }
         Some(_) if statement.or_replace => {
-            return Err(SqlError::new(ErrorCode::WrongObjectType, format!("\"{}\" is not a view", name.name)));
+            return Err(SqlError::new(
+                ErrorCode::WrongObjectType,
+                format!("\"{}\" is not a view", name.name),
+            ));
         }
         Some(_) => return Err(duplicate_relation(&name)),
     };
     let (_, output) = analyze(&change, &statement.query, context)?;
-    let names: Vec<String> = statement.columns.iter().map(|column| fold(&column.name)).collect();
-    let columns = columns(&output, &names, "CREATE VIEW specifies more column names than columns")?;
+    let names: Vec<String> = statement
+        .columns
+        .iter()
+        .map(|column| fold(&column.name))
+        .collect();
+    let columns = columns(
+        &output,
+        &names,
+        "CREATE VIEW specifies more column names than columns",
+    )?;
     let id = match &replaced {
         Some(old) => old.id,
         None => change.next_id()?,
@@ -52,14 +66,23 @@ pub(super) fn create(
     if depends_on.contains(&id) {
         return Err(SqlError::new(
             ErrorCode::InvalidObjectDefinition,
-            format!("infinite recursion detected in rules for relation \"{}\"", name.name),
+            format!(
+                "infinite recursion detected in rules for relation \"{}\"",
+                name.name
+            ),
         ));
     }
     if let Some(old) = &replaced {
         check_replacement(old, &columns)?;
     }
     let query = frozen(&statement.query, &output)?;
-    change.put_view(View { id, name, columns, query, depends_on });
+    change.put_view(View {
+        id,
+        name,
+        columns,
+        query,
+        depends_on,
+    });
     Ok(change.finish())
 }
 
@@ -67,7 +90,10 @@ fn refuse_options(statement: &CreateView) -> Result<(), SqlError> {
     let refused = [
         (statement.materialized, "CREATE MATERIALIZED VIEW"),
         (statement.temporary, "CREATE TEMPORARY VIEW"),
-        (statement.to.is_some() || statement.params.is_some() || statement.or_alter, "this form of CREATE VIEW"),
+        (
+            statement.to.is_some() || statement.params.is_some() || statement.or_alter,
+            "this form of CREATE VIEW",
+        ),
     ];
     if let Some((_, what)) = refused.into_iter().find(|(is_there, _)| *is_there) {
         return Err(SqlError::unsupported(what));
@@ -76,11 +102,15 @@ fn refuse_options(statement: &CreateView) -> Result<(), SqlError> {
         CreateTableOptions::None => Ok(()),
         // Policies and leakproofness come with roles; until then these change nothing.
         CreateTableOptions::With(options)
-            if options.iter().all(|option| option.to_string().to_lowercase().contains("security_")) =>
+            if options
+                .iter()
+                .all(|option| option.to_string().to_lowercase().contains("security_")) =>
         {
             Ok(())
         }
-        other => Err(SqlError::unsupported(format_args!("CREATE VIEW with {other}"))),
+        other => Err(SqlError::unsupported(format_args!(
+            "CREATE VIEW with {other}"
+        ))),
     }
 }
 
@@ -94,13 +124,19 @@ fn analyze(
     analyzer.rules.no_parameters = true;
     let (sql, output) = analyzer.query(query)?.into_top_level(&mut analyzer)?;
     if analyzer.has_effects || !analyzer.sequences.is_empty() {
-        return Err(SqlError::unsupported("a function called for its effect in a definition's query"));
+        return Err(SqlError::unsupported(
+            "a function called for its effect in a definition's query",
+        ));
     }
     Ok((sql, output))
 }
 
 /// Names and types of the columns: those given, then the query's own.
-fn columns(output: &[OutputColumn], names: &[String], too_many: &str) -> Result<Vec<(String, PgType)>, SqlError> {
+fn columns(
+    output: &[OutputColumn],
+    names: &[String],
+    too_many: &str,
+) -> Result<Vec<(String, PgType)>, SqlError> {
     if names.len() > output.len() {
         return Err(SqlError::new(ErrorCode::SyntaxError, too_many));
     }
@@ -129,7 +165,9 @@ fn check_replacement(old: &View, new: &[(String, PgType)]) -> Result<(), SqlErro
     }
     for ((old_name, old_type), (new_name, new_type)) in old.columns.iter().zip(new) {
         if old_name != new_name {
-            return refuse(format!("cannot change name of view column \"{old_name}\" to \"{new_name}\""));
+            return refuse(format!(
+                "cannot change name of view column \"{old_name}\" to \"{new_name}\""
+            ));
         }
         if old_type != new_type {
             return refuse(format!(
@@ -172,22 +210,29 @@ fn frozen(query: &Query, output: &[OutputColumn]) -> Result<String, SqlError> {
     if !has_wildcard(&query.body) {
         return Ok(query.to_string());
     }
-    let mut names: Vec<String> = output.iter().map(|column| Ident::with_quote('"', &column.name).to_string()).collect();
+    let mut names: Vec<String> = output
+        .iter()
+        .map(|column| Ident::with_quote('"', &column.name).to_string())
+        .collect();
     let list = names.join(", ");
     names.sort_unstable();
     names.dedup();
     if names.len() < output.len() {
-        return Err(SqlError::unsupported("a view over * with two columns of the same name"));
+        return Err(SqlError::unsupported(
+            "a view over * with two columns of the same name",
+        ));
     }
     Ok(format!("SELECT {list} FROM ({query}) AS \"all\""))
 }
 
 fn has_wildcard(body: &SetExpr) -> bool {
     match body {
-        SetExpr::Select(select) => select
-            .projection
-            .iter()
-            .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))),
+        SetExpr::Select(select) => select.projection.iter().any(|item| {
+            matches!(
+                item,
+                SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+            )
+        }),
         SetExpr::Query(query) => has_wildcard(&query.body),
         SetExpr::SetOperation { left, right, .. } => has_wildcard(left) || has_wildcard(right),
         SetExpr::Table(_) => true,
@@ -202,20 +247,35 @@ pub(super) fn rename_relation(
     from: &QualifiedName,
     to: &QualifiedName,
 ) -> Result<(), SqlError> {
-    let views: Vec<Arc<View>> =
-        change.catalog.views.values().filter(|view| view.depends_on.contains(&id)).cloned().collect();
+    let views: Vec<Arc<View>> = change
+        .catalog
+        .views
+        .values()
+        .filter(|view| view.depends_on.contains(&id))
+        .cloned()
+        .collect();
     for view in views {
         let mut query = parse(&view.query)?;
         let _: ControlFlow<()> = query.visit(&mut Rename { from, to });
-        change.put_view(View { query: query.to_string(), ..View::clone(&view) });
+        change.put_view(View {
+            query: query.to_string(),
+            ..View::clone(&view)
+        });
     }
     Ok(())
 }
 
 fn parse(text: &str) -> Result<Box<Query>, SqlError> {
-    let unreadable =
-        || SqlError::new(ErrorCode::Internal, format!("a view's query cannot be read back: {text}"));
-    match Parser::parse_sql(&PostgreSqlDialect {}, text).map_err(|_| unreadable())?.pop() {
+    let unreadable = || {
+        SqlError::new(
+            ErrorCode::Internal,
+            format!("a view's query cannot be read back: {text}"),
+        )
+    };
+    match Parser::parse_sql(&PostgreSqlDialect {}, text)
+        .map_err(|_| unreadable())?
+        .pop()
+    {
         Some(Statement::Query(query)) => Ok(query),
         _ => Err(unreadable()),
     }
@@ -261,21 +321,37 @@ pub(super) fn create_table_as(
     check_schema(&name)?;
     if change.catalog.relation(&name).is_some() {
         if statement.if_not_exists {
-            change.notices.push(format!("relation \"{}\" already exists, skipping", name.name));
+            change.notices.push(format!(
+                "relation \"{}\" already exists, skipping",
+                name.name
+            ));
             return Ok(change.finish());
         }
         return Err(duplicate_relation(&name));
     }
     let (sql, output) = analyze(&change, query, context)?;
-    let names: Vec<String> = statement.columns.iter().map(|column| fold(&column.name)).collect();
+    let names: Vec<String> = statement
+        .columns
+        .iter()
+        .map(|column| fold(&column.name))
+        .collect();
     let columns = columns(&output, &names, "too many column names were specified")?;
     let mut made = table::empty(change.next_id()?, name);
     for (name, pg_type) in columns {
-        made.columns.push(table::plain_column(made.next_column_id, name, pg_type));
+        made.columns
+            .push(table::plain_column(made.next_column_id, name, pg_type));
         made.next_column_id += 1;
     }
-    let into: Vec<String> = made.columns.iter().map(|column| column.storage_name()).collect();
-    change.updates.push(format!("INSERT INTO {} ({}) {sql}", made.storage_name(), into.join(", ")));
+    let into: Vec<String> = made
+        .columns
+        .iter()
+        .map(|column| column.storage_name())
+        .collect();
+    change.updates.push(format!(
+        "INSERT INTO {} ({}) {sql}",
+        made.storage_name(),
+        into.join(", ")
+    ));
     table::put_new(&mut change, made)?;
     Ok(change.finish())
 }

@@ -9,8 +9,14 @@ fn shop() -> Database {
         "CREATE TABLE purchase (id bigserial PRIMARY KEY, customer_id int REFERENCES customer ON DELETE CASCADE, price numeric(8,2), note varchar(20))",
         "CREATE INDEX ON purchase (customer_id)",
     ]);
-    database.sqlite("INSERT INTO {customer} VALUES (1, 'ann', 7), (2, 'bob', NULL)").unwrap();
-    database.sqlite("INSERT INTO {purchase} VALUES (1, 1, 150, 'x'), (2, 1, 275, NULL), (3, 2, NULL, '12')").unwrap();
+    database
+        .sqlite("INSERT INTO {customer} VALUES (1, 'ann', 7), (2, 'bob', NULL)")
+        .unwrap();
+    database
+        .sqlite(
+            "INSERT INTO {purchase} VALUES (1, 1, 150, 'x'), (2, 1, 275, NULL), (3, 2, NULL, '12')",
+        )
+        .unwrap();
     database
 }
 
@@ -20,10 +26,18 @@ const PURCHASES: &str = "SELECT {purchase.id}, {purchase.customer_id}, {purchase
 fn a_rebuild_keeps_rows_and_what_refers_to_them() {
     let mut database = shop();
     database.run(&["ALTER TABLE customer ADD CONSTRAINT positive CHECK (score > 0), ALTER COLUMN score SET DEFAULT 1"]);
-    assert_eq!(database.rows("SELECT * FROM {customer}"), "1|ann|7 2|bob|null");
+    assert_eq!(
+        database.rows("SELECT * FROM {customer}"),
+        "1|ann|7 2|bob|null"
+    );
     // The children neither went with the old table nor lost sight of the new one.
-    assert_eq!(database.rows(PURCHASES), "1|1|150|x 2|1|275|null 3|2|null|12");
-    database.sqlite("DELETE FROM {customer} WHERE {customer.id} = 2").unwrap();
+    assert_eq!(
+        database.rows(PURCHASES),
+        "1|1|150|x 2|1|275|null 3|2|null|12"
+    );
+    database
+        .sqlite("DELETE FROM {customer} WHERE {customer.id} = 2")
+        .unwrap();
     assert_eq!(database.rows(PURCHASES), "1|1|150|x 2|1|275|null");
     database.check_replay();
 }
@@ -31,11 +45,22 @@ fn a_rebuild_keeps_rows_and_what_refers_to_them() {
 #[test]
 fn columns_come_in_place_where_nothing_else_changes() {
     let mut database = shop();
-    database.run(&["ALTER TABLE purchase ADD COLUMN extra text, ADD IF NOT EXISTS note int, ADD more int"]);
-    assert_eq!(database.notices, ["column \"note\" of relation \"purchase\" already exists, skipping"]);
+    database.run(&[
+        "ALTER TABLE purchase ADD COLUMN extra text, ADD IF NOT EXISTS note int, ADD more int",
+    ]);
+    assert_eq!(
+        database.notices,
+        ["column \"note\" of relation \"purchase\" already exists, skipping"]
+    );
     assert_eq!(database.table("purchase").schema_version, 2);
     let statements = &database.records.last().unwrap().payload.statements;
-    assert_eq!(statements, &["ALTER TABLE t101 ADD COLUMN c5 TEXT", "ALTER TABLE t101 ADD COLUMN c6 INTEGER"]);
+    assert_eq!(
+        statements,
+        &[
+            "ALTER TABLE t101 ADD COLUMN c5 TEXT",
+            "ALTER TABLE t101 ADD COLUMN c6 INTEGER"
+        ]
+    );
     database.check_replay();
 }
 
@@ -54,7 +79,13 @@ fn a_new_column_s_default_fills_the_rows_that_are_there() {
         "3|new|1|uuid-0|1700000000000000 3|new|2|uuid-1|1700000000000000"
     );
     let (state, message, _) = database.fails("ALTER TABLE customer ADD COLUMN must int NOT NULL");
-    assert_eq!((state.as_str(), message.as_str()), ("23502", "column \"must\" of relation \"customer\" contains null values"));
+    assert_eq!(
+        (state.as_str(), message.as_str()),
+        (
+            "23502",
+            "column \"must\" of relation \"customer\" contains null values"
+        )
+    );
     database.check_replay();
 }
 
@@ -66,14 +97,33 @@ fn types_change_with_their_values() {
         "ALTER TABLE purchase ALTER COLUMN note TYPE text",
         "ALTER TABLE purchase ALTER COLUMN id TYPE int, ALTER customer_id SET DATA TYPE bigint",
     ]);
-    assert_eq!(database.rows(PURCHASES), "1|1|1500|x 2|1|2750|null 3|2|null|12");
+    assert_eq!(
+        database.rows(PURCHASES),
+        "1|1|1500|x 2|1|2750|null 3|2|null|12"
+    );
     let (state, message, _) = database.fails("ALTER TABLE purchase ALTER COLUMN note TYPE int");
     assert_eq!(state, "42804");
-    assert_eq!(message, "column \"note\" cannot be cast automatically to type integer");
-    assert_eq!(database.fails("ALTER TABLE purchase ALTER COLUMN note TYPE int USING note::int").0, "22P02");
+    assert_eq!(
+        message,
+        "column \"note\" cannot be cast automatically to type integer"
+    );
+    assert_eq!(
+        database
+            .fails("ALTER TABLE purchase ALTER COLUMN note TYPE int USING note::int")
+            .0,
+        "22P02"
+    );
     database.run(&["ALTER TABLE purchase ALTER COLUMN note TYPE int USING length(note)"]);
-    assert_eq!(database.rows(PURCHASES), "1|1|1500|1 2|1|2750|null 3|2|null|2");
-    assert_eq!(database.fails("ALTER TABLE customer ALTER COLUMN id TYPE text").0, "42804");
+    assert_eq!(
+        database.rows(PURCHASES),
+        "1|1|1500|1 2|1|2750|null 3|2|null|2"
+    );
+    assert_eq!(
+        database
+            .fails("ALTER TABLE customer ALTER COLUMN id TYPE text")
+            .0,
+        "42804"
+    );
     database.check_replay();
 }
 
@@ -81,16 +131,42 @@ fn types_change_with_their_values() {
 fn constraints_are_checked_against_the_rows_that_are_there() {
     let mut database = shop();
     let cases = [
-        ("ALTER TABLE customer ALTER COLUMN score SET NOT NULL", "23502", "column \"score\" of relation \"customer\" contains null values", None),
-        ("ALTER TABLE purchase ADD UNIQUE (customer_id)", "23505", "could not create unique index \"purchase_customer_id_key\"", Some("Key (customer_id)=(1) is duplicated.")),
-        ("ALTER TABLE purchase ADD CHECK (price < 2)", "23514", "check constraint \"purchase_price_check\" of relation \"purchase\" is violated by some row", None),
-        ("ALTER TABLE customer ADD FOREIGN KEY (score) REFERENCES customer", "23503", "insert or update on table \"customer\" violates foreign key constraint \"customer_score_fkey\"", Some("Key (score)=(7) is not present in table \"customer\".")),
+        (
+            "ALTER TABLE customer ALTER COLUMN score SET NOT NULL",
+            "23502",
+            "column \"score\" of relation \"customer\" contains null values",
+            None,
+        ),
+        (
+            "ALTER TABLE purchase ADD UNIQUE (customer_id)",
+            "23505",
+            "could not create unique index \"purchase_customer_id_key\"",
+            Some("Key (customer_id)=(1) is duplicated."),
+        ),
+        (
+            "ALTER TABLE purchase ADD CHECK (price < 2)",
+            "23514",
+            "check constraint \"purchase_price_check\" of relation \"purchase\" is violated by some row",
+            None,
+        ),
+        (
+            "ALTER TABLE customer ADD FOREIGN KEY (score) REFERENCES customer",
+            "23503",
+            "insert or update on table \"customer\" violates foreign key constraint \"customer_score_fkey\"",
+            Some("Key (score)=(7) is not present in table \"customer\"."),
+        ),
     ];
     for (statement, state, message, detail) in cases {
         let (found, text, found_detail) = database.fails(statement);
-        assert_eq!((found.as_str(), text.as_str(), found_detail.as_deref()), (state, message, detail), "{statement}");
+        assert_eq!(
+            (found.as_str(), text.as_str(), found_detail.as_deref()),
+            (state, message, detail),
+            "{statement}"
+        );
     }
-    database.sqlite("UPDATE {customer} SET {customer.score} = 2").unwrap();
+    database
+        .sqlite("UPDATE {customer} SET {customer.score} = 2")
+        .unwrap();
     database.run(&[
         "ALTER TABLE customer ALTER COLUMN score SET NOT NULL",
         "ALTER TABLE customer ADD FOREIGN KEY (score) REFERENCES customer (id)",
@@ -104,11 +180,14 @@ fn constraints_are_checked_against_the_rows_that_are_there() {
 fn keys_come_and_go() {
     let mut database = Database::new();
     database.run(&["CREATE TABLE t (a int, b text)"]);
-    database.sqlite("INSERT INTO {t} ({t.a}, {t.b}) VALUES (5, 'x'), (6, 'y')").unwrap();
+    database
+        .sqlite("INSERT INTO {t} ({t.a}, {t.b}) VALUES (5, 'x'), (6, 'y')")
+        .unwrap();
     database.run(&["ALTER TABLE ONLY t ADD CONSTRAINT t_pkey PRIMARY KEY (a)"]);
     assert!(database.table("t").key_is_rowid() && database.table("t").columns.len() == 2);
     assert_eq!(database.rows("SELECT * FROM {t}"), "5|x 6|y");
-    database.run(&["ALTER TABLE t DROP CONSTRAINT t_pkey, ADD CONSTRAINT t_pkey PRIMARY KEY (b, a)"]);
+    database
+        .run(&["ALTER TABLE t DROP CONSTRAINT t_pkey, ADD CONSTRAINT t_pkey PRIMARY KEY (b, a)"]);
     assert_eq!(database.table("t").key, [1, 0]);
     database.run(&["ALTER TABLE t DROP CONSTRAINT t_pkey"]);
     assert_eq!(database.rows("SELECT * FROM {t}"), "1|5|x 2|6|y");
@@ -121,16 +200,35 @@ fn keys_come_and_go() {
 #[test]
 fn a_key_that_is_referred_to_stays_or_goes_with_the_references() {
     let mut database = shop();
-    let (state, message, detail) = database.fails("ALTER TABLE customer DROP CONSTRAINT customer_pkey");
+    let (state, message, detail) =
+        database.fails("ALTER TABLE customer DROP CONSTRAINT customer_pkey");
     assert_eq!(state, "2BP01");
-    assert_eq!(message, "cannot drop constraint customer_pkey on table customer because other objects depend on it");
-    assert_eq!(detail.unwrap(), "constraint purchase_customer_id_fkey on table purchase depends on index customer_pkey");
+    assert_eq!(
+        message,
+        "cannot drop constraint customer_pkey on table customer because other objects depend on it"
+    );
+    assert_eq!(
+        detail.unwrap(),
+        "constraint purchase_customer_id_fkey on table purchase depends on index customer_pkey"
+    );
     let (_, message, detail) = database.fails("DROP TABLE customer");
-    assert_eq!(message, "cannot drop table customer because other objects depend on it");
-    assert_eq!(detail.unwrap(), "constraint purchase_customer_id_fkey on table purchase depends on table customer");
+    assert_eq!(
+        message,
+        "cannot drop table customer because other objects depend on it"
+    );
+    assert_eq!(
+        detail.unwrap(),
+        "constraint purchase_customer_id_fkey on table purchase depends on table customer"
+    );
     database.run(&["DROP TABLE customer CASCADE"]);
-    assert_eq!(database.notices, ["drop cascades to constraint purchase_customer_id_fkey on table purchase"]);
-    assert_eq!(database.rows(PURCHASES), "1|1|150|x 2|1|275|null 3|2|null|12");
+    assert_eq!(
+        database.notices,
+        ["drop cascades to constraint purchase_customer_id_fkey on table purchase"]
+    );
+    assert_eq!(
+        database.rows(PURCHASES),
+        "1|1|150|x 2|1|275|null 3|2|null|12"
+    );
     database.run(&["DROP TABLE IF EXISTS customer, purchase"]);
     assert!(database.catalog.sequences.is_empty());
     database.check_replay();
@@ -152,11 +250,22 @@ fn a_dropped_column_takes_what_looks_at_it() {
         "CREATE INDEX ON t (d) WHERE b > 0",
         "CREATE INDEX kept ON t (d)",
     ]);
-    database.sqlite("INSERT INTO {t} ({t.a}, {t.b}, {t.d}) VALUES (1, 2, 3)").unwrap();
+    database
+        .sqlite("INSERT INTO {t} ({t.a}, {t.b}, {t.d}) VALUES (1, 2, 3)")
+        .unwrap();
     let (_, message, detail) = database.fails("ALTER TABLE t DROP COLUMN b");
-    assert_eq!(message, "cannot drop column b of table t because other objects depend on it");
-    assert_eq!(detail.unwrap(), "column c of table t depends on column b of table t");
-    database.run(&["ALTER TABLE t DROP COLUMN b CASCADE", "ALTER TABLE t DROP COLUMN IF EXISTS b"]);
+    assert_eq!(
+        message,
+        "cannot drop column b of table t because other objects depend on it"
+    );
+    assert_eq!(
+        detail.unwrap(),
+        "column c of table t depends on column b of table t"
+    );
+    database.run(&[
+        "ALTER TABLE t DROP COLUMN b CASCADE",
+        "ALTER TABLE t DROP COLUMN IF EXISTS b",
+    ]);
     let table = database.table("t");
     assert!(table.uniques.is_empty() && table.checks.is_empty());
     assert_eq!(table.indexes.len(), 1);
@@ -185,23 +294,42 @@ fn names_change_in_the_catalog_alone() {
     assert_eq!(database.schema(), before);
     // What was written about the column follows it, through a rebuild too.
     database.run(&["ALTER TABLE u ALTER COLUMN \"New Name\" SET NOT NULL"]);
-    database.sqlite("INSERT INTO {u} ({u.a}, {u.New Name}) VALUES (1, 4)").unwrap();
+    database
+        .sqlite("INSERT INTO {u} ({u.a}, {u.New Name}) VALUES (1, 4)")
+        .unwrap();
     assert_eq!(database.rows("SELECT * FROM {u}"), "1|4|8");
-    let error = database.sqlite("INSERT INTO {u} ({u.a}, {u.New Name}) VALUES (2, 0)").unwrap_err();
-    assert_eq!(error.message, "new row for relation \"u\" violates check constraint \"positive\"");
+    let error = database
+        .sqlite("INSERT INTO {u} ({u.a}, {u.New Name}) VALUES (2, 0)")
+        .unwrap_err();
+    assert_eq!(
+        error.message,
+        "new row for relation \"u\" violates check constraint \"positive\""
+    );
     assert_eq!(database.fails("ALTER TABLE u RENAME a TO c").0, "42701");
-    assert_eq!(database.fails("ALTER TABLE t RENAME TO x").1, "relation \"t\" does not exist");
+    assert_eq!(
+        database.fails("ALTER TABLE t RENAME TO x").1,
+        "relation \"t\" does not exist"
+    );
     database.check_replay();
 }
 
 #[test]
 fn self_references_survive_a_rebuild() {
     let mut database = Database::new();
-    database.run(&["CREATE TABLE node (id int PRIMARY KEY, parent int REFERENCES node ON DELETE CASCADE)"]);
-    database.sqlite("INSERT INTO {node} VALUES (1, NULL), (2, 1), (3, 2)").unwrap();
+    database.run(&[
+        "CREATE TABLE node (id int PRIMARY KEY, parent int REFERENCES node ON DELETE CASCADE)",
+    ]);
+    database
+        .sqlite("INSERT INTO {node} VALUES (1, NULL), (2, 1), (3, 2)")
+        .unwrap();
     database.run(&["ALTER TABLE node ADD COLUMN depth int NOT NULL DEFAULT 0"]);
-    assert_eq!(database.rows("SELECT * FROM {node}"), "1|null|0 2|1|0 3|2|0");
-    database.sqlite("DELETE FROM {node} WHERE {node.id} = 1").unwrap();
+    assert_eq!(
+        database.rows("SELECT * FROM {node}"),
+        "1|null|0 2|1|0 3|2|0"
+    );
+    database
+        .sqlite("DELETE FROM {node} WHERE {node.id} = 1")
+        .unwrap();
     assert_eq!(database.rows("SELECT * FROM {node}"), "");
     database.check_replay();
 }
@@ -217,8 +345,24 @@ fn actions_that_are_not_there_are_named() {
     ] {
         assert_eq!(database.fails(statement).0, "0A000", "{statement}");
     }
-    assert_eq!(database.fails("ALTER TABLE springhead.consumers ADD COLUMN x int").0, "42501");
-    assert_eq!(database.fails("DROP TABLE springhead.definitions").0, "42501");
-    assert_eq!(database.fails("ALTER TABLE purchase DROP CONSTRAINT nope").1, "constraint \"nope\" of relation \"purchase\" does not exist");
-    database.run(&["ALTER TABLE nope OWNER TO me", "ALTER TABLE IF EXISTS nope ADD COLUMN a int"]);
+    assert_eq!(
+        database
+            .fails("ALTER TABLE springhead.consumers ADD COLUMN x int")
+            .0,
+        "42501"
+    );
+    assert_eq!(
+        database.fails("DROP TABLE springhead.definitions").0,
+        "42501"
+    );
+    assert_eq!(
+        database
+            .fails("ALTER TABLE purchase DROP CONSTRAINT nope")
+            .1,
+        "constraint \"nope\" of relation \"purchase\" does not exist"
+    );
+    database.run(&[
+        "ALTER TABLE nope OWNER TO me",
+        "ALTER TABLE IF EXISTS nope ADD COLUMN a int",
+    ]);
 }

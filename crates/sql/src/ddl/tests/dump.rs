@@ -27,7 +27,16 @@ fn a_dump_s_schema_loads() {
     ]);
     let item = database.table("item");
     assert!(item.key_is_rowid());
-    assert_eq!(item.columns[0].sequence, Some(database.catalog.sequence_named(&crate::catalog::QualifiedName::public("item_id_seq")).unwrap().id));
+    assert_eq!(
+        item.columns[0].sequence,
+        Some(
+            database
+                .catalog
+                .sequence_named(&crate::catalog::QualifiedName::public("item_id_seq"))
+                .unwrap()
+                .id
+        )
+    );
     database.check_replay();
 }
 
@@ -35,17 +44,32 @@ fn a_dump_s_schema_loads() {
 /// is nothing to load.
 #[test]
 fn chinook_s_schema_loads() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/chinook_postgresql.sql");
-    let Ok(script) = std::fs::read_to_string(path) else { return };
-    let script: String =
-        script.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../../shared/data/chinook_postgresql.sql"
+    );
+    let Ok(script) = std::fs::read_to_string(path) else {
+        return;
+    };
+    let script: String = script
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .collect::<Vec<_>>()
+        .join("\n");
     let mut database = Database::new();
     let mut count = 0;
     for statement in crate::split::statements(&script) {
         let statement = statement.unwrap();
         let start = statement.trim_start();
-        let is = |word: &str| start.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-        if ["CREATE TABLE", "CREATE INDEX", "ALTER TABLE"].iter().any(|word| is(word)) {
+        let is = |word: &str| {
+            start
+                .get(..word.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(word))
+        };
+        if ["CREATE TABLE", "CREATE INDEX", "ALTER TABLE"]
+            .iter()
+            .any(|word| is(word))
+        {
             database.run(&[statement]);
             count += 1;
         }

@@ -37,14 +37,23 @@ impl Database {
         for statement in Catalog::bootstrap_statements() {
             connection.execute_batch(&statement).unwrap();
         }
-        Database { connection, catalog: Arc::new(Catalog::bootstrap()), records: Vec::new(), notices: Vec::new() }
+        Database {
+            connection,
+            catalog: Arc::new(Catalog::bootstrap()),
+            records: Vec::new(),
+            notices: Vec::new(),
+        }
     }
 
     /// Runs statements that must succeed.
     fn run(&mut self, statements: &[&str]) {
         for statement in statements {
             if let Err(error) = self.try_run(statement) {
-                panic!("{statement}\n  {}: {error} {:?}", error.code.sqlstate(), error.detail);
+                panic!(
+                    "{statement}\n  {}: {error} {:?}",
+                    error.code.sqlstate(),
+                    error.detail
+                );
             }
         }
     }
@@ -54,7 +63,11 @@ impl Database {
         let before = self.schema();
         let error = self.try_run(statement).expect_err(statement);
         assert_eq!(self.schema(), before, "a failed statement changes nothing");
-        (error.code.sqlstate().to_string(), error.message.clone(), error.detail.clone())
+        (
+            error.code.sqlstate().to_string(),
+            error.message.clone(),
+            error.detail.clone(),
+        )
     }
 
     fn try_run(&mut self, statement: &str) -> Result<(), SqlError> {
@@ -65,11 +78,15 @@ impl Database {
                 other => panic!("{statement} is no DDL but {other:?}"),
             };
         };
-        self.connection.execute_batch("SAVEPOINT statement").unwrap();
+        self.connection
+            .execute_batch("SAVEPOINT statement")
+            .unwrap();
         match self.execute(&ddl) {
             Ok(()) => self.connection.execute_batch("RELEASE statement").unwrap(),
             Err(error) => {
-                self.connection.execute_batch("ROLLBACK TO statement; RELEASE statement").unwrap();
+                self.connection
+                    .execute_batch("ROLLBACK TO statement; RELEASE statement")
+                    .unwrap();
                 return Err(error);
             }
         }
@@ -86,11 +103,19 @@ impl Database {
             .map_err(|error| describe(&ddl.catalog, &error))?;
         self.validate(&ddl.validations)?;
         for id in &ddl.check_foreign_keys {
-            let violated = rows(&self.connection, &format!("PRAGMA foreign_key_check(t{id})"));
-            assert!(violated.is_empty(), "validations name what foreign_key_check finds: {violated:?}");
+            let violated = rows(
+                &self.connection,
+                &format!("PRAGMA foreign_key_check(t{id})"),
+            );
+            assert!(
+                violated.is_empty(),
+                "validations name what foreign_key_check finds: {violated:?}"
+            );
         }
         for update in &ddl.updates {
-            self.connection.execute_batch(update).map_err(|error| describe(&ddl.catalog, &error))?;
+            self.connection
+                .execute_batch(update)
+                .map_err(|error| describe(&ddl.catalog, &error))?;
         }
         Ok(())
     }
@@ -116,13 +141,22 @@ impl Database {
         }
         assert_eq!(normal(&schema(&self.connection)), normal(&schema(&fresh)));
 
-        let again =
-            Catalog::from_definitions(self.catalog.definitions(), self.catalog.version, self.catalog.next_id);
+        let again = Catalog::from_definitions(
+            self.catalog.definitions(),
+            self.catalog.version,
+            self.catalog.next_id,
+        );
         assert_eq!(again.hash(), self.catalog.hash());
         assert_eq!(again.relations, self.catalog.relations);
         for table in self.catalog.tables.values() {
-            assert_eq!(again.children(table.collection()), self.catalog.children(table.collection()));
-            assert_eq!(table.columns.iter().filter(|column| column.hidden).count(), usize::from(!table.has_declared_key()));
+            assert_eq!(
+                again.children(table.collection()),
+                self.catalog.children(table.collection())
+            );
+            assert_eq!(
+                table.columns.iter().filter(|column| column.hidden).count(),
+                usize::from(!table.has_declared_key())
+            );
         }
     }
 
@@ -141,22 +175,35 @@ impl Database {
             assert_eq!(read, *record);
             run_statements(&replayed, &read.payload.statements, read.payload.rebuilds).unwrap();
             (version, next_id) = (read.catalog_version, read.payload.next_id);
-            let definition = (read.action == crate::plan::DefinitionAction::Put).then_some(read.payload.definition);
+            let definition = (read.action == crate::plan::DefinitionAction::Put)
+                .then_some(read.payload.definition);
             definitions.insert(read.id, definition);
         }
-        assert_eq!(schema(&replayed), schema(&self.connection), "replay runs exactly what ran");
-        let catalog = Catalog::from_definitions(definitions.into_values().flatten(), version, next_id);
+        assert_eq!(
+            schema(&replayed),
+            schema(&self.connection),
+            "replay runs exactly what ran"
+        );
+        let catalog =
+            Catalog::from_definitions(definitions.into_values().flatten(), version, next_id);
         assert_eq!(catalog.hash(), self.catalog.hash());
-        assert_eq!((catalog.version, catalog.next_id), (self.catalog.version, self.catalog.next_id));
+        assert_eq!(
+            (catalog.version, catalog.next_id),
+            (self.catalog.version, self.catalog.next_id)
+        );
     }
 
     fn table(&self, name: &str) -> &Arc<Table> {
-        self.catalog.expect_table(&crate::catalog::QualifiedName::public(name)).unwrap()
+        self.catalog
+            .expect_table(&crate::catalog::QualifiedName::public(name))
+            .unwrap()
     }
 
     /// Runs SQLite text in which `{table}` and `{table.column}` stand for storage names.
     fn sqlite(&self, text: &str) -> Result<(), SqlError> {
-        self.connection.execute_batch(&self.stored(text)).map_err(|error| describe_row(&self.catalog, &error))
+        self.connection
+            .execute_batch(&self.stored(text))
+            .map_err(|error| describe_row(&self.catalog, &error))
     }
 
     fn rows(&self, text: &str) -> String {
@@ -173,7 +220,14 @@ impl Database {
             out.push_str(before);
             match name.split_once('.') {
                 Some((table, column)) => {
-                    out.push_str(&self.table(table).expect_column(column).unwrap().1.storage_name());
+                    out.push_str(
+                        &self
+                            .table(table)
+                            .expect_column(column)
+                            .unwrap()
+                            .1
+                            .storage_name(),
+                    );
                 }
                 None => out.push_str(&self.table(name).storage_name()),
             }
@@ -189,28 +243,46 @@ impl Database {
 }
 
 /// As the engine does it.
-fn run_statements(connection: &Connection, statements: &[String], rebuilds: bool) -> rusqlite::Result<()> {
+fn run_statements(
+    connection: &Connection,
+    statements: &[String],
+    rebuilds: bool,
+) -> rusqlite::Result<()> {
     let guard = |on: bool| {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, !on).unwrap();
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, on).unwrap();
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, !on)
+            .unwrap();
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, on)
+            .unwrap();
     };
     guard(rebuilds);
-    let ran = statements.iter().try_for_each(|statement| connection.execute_batch(statement));
+    let ran = statements
+        .iter()
+        .try_for_each(|statement| connection.execute_batch(statement));
     guard(false);
     ran
 }
 
 fn open() -> Connection {
     let connection = Connection::open_in_memory().unwrap();
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true).unwrap();
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false).unwrap();
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false).unwrap();
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)
+        .unwrap();
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)
+        .unwrap();
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)
+        .unwrap();
     for scalar in crate::functions::scalars() {
         let mut flags = FunctionFlags::SQLITE_UTF8;
         flags.set(FunctionFlags::SQLITE_DETERMINISTIC, scalar.deterministic);
         connection
             .create_scalar_function(scalar.name, scalar.args, flags, move |context| {
-                let values: Vec<Value> = (0..context.len()).map(|index| from_raw(context.get_raw(index))).collect();
+                let values: Vec<Value> = (0..context.len())
+                    .map(|index| from_raw(context.get_raw(index)))
+                    .collect();
                 let values: Vec<ValueRef<'_>> = values.iter().map(Value::as_ref).collect();
                 (scalar.call)(&values)
                     .map(|value| to_sqlite(&value))
@@ -226,11 +298,18 @@ fn open() -> Connection {
         .unwrap();
     let uuids = AtomicI64::new(0);
     connection
-        .create_scalar_function("sh_gen_random_uuid", 0, FunctionFlags::SQLITE_UTF8, move |_| {
-            Ok(format!("uuid-{}", uuids.fetch_add(1, Ordering::Relaxed)))
+        .create_scalar_function(
+            "sh_gen_random_uuid",
+            0,
+            FunctionFlags::SQLITE_UTF8,
+            move |_| Ok(format!("uuid-{}", uuids.fetch_add(1, Ordering::Relaxed))),
+        )
+        .unwrap();
+    connection
+        .create_scalar_function("sh_now", 0, FunctionFlags::SQLITE_UTF8, |_| {
+            Ok(1_700_000_000_000_000_i64)
         })
         .unwrap();
-    connection.create_scalar_function("sh_now", 0, FunctionFlags::SQLITE_UTF8, |_| Ok(1_700_000_000_000_000_i64)).unwrap();
     connection
 }
 
@@ -269,33 +348,52 @@ fn show(value: &Sqlite) -> String {
 }
 
 fn rows(connection: &Connection, sql: &str) -> Vec<Vec<Sqlite>> {
-    let mut statement = connection.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let mut statement = connection
+        .prepare(sql)
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
     let count = statement.column_count();
-    let rows = statement.query_map([], |row| (0..count).map(|index| row.get(index)).collect()).unwrap();
+    let rows = statement
+        .query_map([], |row| (0..count).map(|index| row.get(index)).collect())
+        .unwrap();
     rows.map(|row| row.unwrap()).collect()
 }
 
 fn schema(connection: &Connection) -> Vec<String> {
     let sql = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
-    rows(connection, sql).iter().map(|row| show(&row[0])).collect()
+    rows(connection, sql)
+        .iter()
+        .map(|row| show(&row[0]))
+        .collect()
 }
 
 /// ALTER TABLE … RENAME quotes the name, and ADD COLUMN appends to the text.
 fn normal(schema: &[String]) -> Vec<String> {
-    schema.iter().map(|sql| sql.replacen("CREATE TABLE \"", "CREATE TABLE ", 1).replacen("\" (", " (", 1)).collect()
+    schema
+        .iter()
+        .map(|sql| {
+            sql.replacen("CREATE TABLE \"", "CREATE TABLE ", 1)
+                .replacen("\" (", " (", 1)
+        })
+        .collect()
 }
 
 fn describe(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
     match error {
         rusqlite::Error::SqliteFailure(failure, message) => {
             assert!(
-                matches!(failure.code, SqliteCode::ConstraintViolation | SqliteCode::Unknown),
+                matches!(
+                    failure.code,
+                    SqliteCode::ConstraintViolation | SqliteCode::Unknown
+                ),
                 "SQLite refuses what was planned: {error}"
             );
             let message = message.as_deref().unwrap_or("");
             // A function's error travels beside SQLite's; here its text is enough.
             if failure.code == SqliteCode::Unknown {
-                assert!(!message.contains("syntax error") && !message.contains("no such"), "{message}");
+                assert!(
+                    !message.contains("syntax error") && !message.contains("no such"),
+                    "{message}"
+                );
                 return SqlError::new(ErrorCode::InvalidTextRepresentation, message);
             }
             translate_ddl(catalog, failure.extended_code, message)

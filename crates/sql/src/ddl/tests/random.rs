@@ -8,7 +8,15 @@ use super::Database;
 
 const TABLES: [&str; 3] = ["a", "b", "c"];
 const COLUMNS: [&str; 5] = ["id", "x", "y", "z", "w"];
-const TYPES: [&str; 7] = ["int", "bigint", "text", "varchar(9)", "numeric(9,2)", "numeric", "boolean"];
+const TYPES: [&str; 7] = [
+    "int",
+    "bigint",
+    "text",
+    "varchar(9)",
+    "numeric(9,2)",
+    "numeric",
+    "boolean",
+];
 
 fn table() -> impl Strategy<Value = &'static str> {
     prop::sample::select(&TABLES[..])
@@ -63,9 +71,18 @@ fn statement() -> impl Strategy<Value = String> {
 
 /// One row more in every table: NULL where it may be.
 fn insert_rows(database: &Database, number: usize) {
-    for table in database.catalog.tables.values().filter(|table| !table.collection().is_system()) {
+    for table in database
+        .catalog
+        .tables
+        .values()
+        .filter(|table| !table.collection().is_system())
+    {
         let (mut columns, mut values) = (Vec::new(), Vec::new());
-        for column in table.columns.iter().filter(|column| column.not_null && !column.hidden) {
+        for column in table
+            .columns
+            .iter()
+            .filter(|column| column.not_null && !column.hidden)
+        {
             columns.push(column.storage_name());
             values.push(match column.pg_type.sqlite_type() {
                 "TEXT" => format!("'{number}'"),
@@ -74,9 +91,17 @@ fn insert_rows(database: &Database, number: usize) {
             });
         }
         let sql = if columns.is_empty() {
-            format!("INSERT OR IGNORE INTO {} DEFAULT VALUES", table.storage_name())
+            format!(
+                "INSERT OR IGNORE INTO {} DEFAULT VALUES",
+                table.storage_name()
+            )
         } else {
-            format!("INSERT OR IGNORE INTO {} ({}) VALUES ({})", table.storage_name(), columns.join(", "), values.join(", "))
+            format!(
+                "INSERT OR IGNORE INTO {} ({}) VALUES ({})",
+                table.storage_name(),
+                columns.join(", "),
+                values.join(", ")
+            )
         };
         // A row whose parent is not there is refused, which is as good as any.
         let _refused = database.connection.execute_batch(&sql);
@@ -85,7 +110,15 @@ fn insert_rows(database: &Database, number: usize) {
 
 fn counts(database: &Database) -> Vec<(u32, String)> {
     let tables = database.catalog.tables_by_id();
-    tables.iter().map(|table| (table.id, database.rows(&format!("SELECT count(*) FROM {}", table.storage_name())))).collect()
+    tables
+        .iter()
+        .map(|table| {
+            (
+                table.id,
+                database.rows(&format!("SELECT count(*) FROM {}", table.storage_name())),
+            )
+        })
+        .collect()
 }
 
 proptest! {

@@ -1,0 +1,86 @@
+//! Identity columns in the forms of ALTER TABLE that sqlparser does not read.
+
+use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::{AlterColumnOperation, GeneratedAs, Ident};
+
+use super::alter::{alter_column, own};
+use super::change::Change;
+use super::draft::Draft;
+use super::names::duplicate_relation;
+use super::sequence;
+use crate::catalog::{QualifiedName, Sequence};
+use crate::plan::PlanKind;
+
+/// DROP IDENTITY [IF EXISTS], which sqlparser does not read.
+pub(super) fn drop(
+    mut change: Change<'_>,
+    name: &QualifiedName,
+    column: &str,
+    if_exists: bool,
+) -> Result<PlanKind, SqlError> {
+    let table = own(&change, name)?;
+    let mut draft = Draft::new(&table);
+    let (place, found) = draft.table.expect_column(column)?;
+    if !found.identity {
+        let message = format!(
+            "column \"{column}\" of relation \"{}\" is not an identity column",
+            name.name
+        );
+        if if_exists {
+            change.notices.push(format!("{message}, skipping"));
+            return Ok(change.finish());
+        }
+        return Err(SqlError::new(ErrorCode::ObjectNotInState, message));
+    }
+    let sequence = found.sequence;
+    let column = &mut draft.table.columns[place];
+    (column.sequence, column.identity, column.identity_always) = (None, false, false);
+    draft.write(&mut change)?;
+    if let Some(sequence) = sequence {
+        sequence::remove(&mut change, sequence);
+    }
+    Ok(change.finish())
+}
+
+/// `ALTER COLUMN … ADD GENERATED … AS IDENTITY (SEQUENCE NAME …)`, as dumps have it.
+pub(super) fn add(
+    mut change: Change<'_>,
+    name: &QualifiedName,
+    column: &str,
+    always: bool,
+    options: &sequence::Options,
+) -> Result<PlanKind, SqlError> {
+    let table = own(&change, name)?;
+    let mut draft = Draft::new(&table);
+    let (place, _) = draft.table.expect_column(column)?;
+    let operation = AlterColumnOperation::AddGenerated {
+        generated_as: Some(if always {
+            GeneratedAs::Always
+        } else {
+            GeneratedAs::ByDefault
+        }),
+        sequence_options: None,
+    };
+    alter_column(
+        &mut change,
+        &mut draft,
+        &Ident::with_quote('"', column),
+        &operation,
+    )?;
+    let made = draft.table.columns[place]
+        .sequence
+        .and_then(|id| change.catalog.sequence(id).cloned());
+    if let Some(made) = made {
+        let mut made = Sequence::clone(&made);
+        sequence::set_options(&mut made, options, true)?;
+        if let Some(name) = &options.name {
+            if change.catalog.relation(name).is_some() && *name != made.name {
+                return Err(duplicate_relation(name));
+            }
+            made.name = name.clone();
+        }
+        change.put_sequence(made);
+    }
+    draft.write(&mut change)?;
+    Ok(change.finish())
+}
