@@ -481,7 +481,7 @@ fn set_type(
             "cannot alter type of a column used by a view or rule",
         )
         .with_detail(format!(
-            "view {} depends on column \"{name}\"",
+            "rule _RETURN on view {} depends on column \"{name}\"",
             view.name.name
         )));
     }

@@ -190,16 +190,26 @@ fn add_unique(
 ) -> Result<(), SqlError> {
     refuse_deferrable(characteristics, "UNIQUE")?;
     let places = key_places(table, columns, "unique")?;
-    let joined = join_columns(columns.iter().map(String::as_str));
-    let name = index_name(change, table, name, &joined, "key")?;
-    let columns = places
-        .into_iter()
-        .map(|place| table.columns[place].id)
+    let ids: Vec<u32> = places
+        .iter()
+        .map(|&place| table.columns[place].id)
         .collect();
     let nulls_not_distinct = matches!(nulls, NullsDistinctOption::NotDistinct);
+    // CREATE TABLE takes a constraint that is said twice as one.
+    let is_new = change.catalog.table(table.collection()).is_none();
+    let is_there = (table.has_declared_key() && table.key_ids() == ids)
+        || table
+            .uniques
+            .iter()
+            .any(|other| other.columns == ids && other.nulls_not_distinct == nulls_not_distinct);
+    if is_new && is_there && name.is_none() {
+        return Ok(());
+    }
+    let joined = join_columns(columns.iter().map(String::as_str));
+    let name = index_name(change, table, name, &joined, "key")?;
     table.uniques.push(Unique {
         name,
-        columns,
+        columns: ids,
         nulls_not_distinct,
         index_id: change.next_id()?,
     });

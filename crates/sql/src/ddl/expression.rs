@@ -223,6 +223,15 @@ pub(crate) fn columns_of(table: &Table, expr: &Expr) -> Vec<u32> {
     ids
 }
 
+/// Whether an expression names any column, there or not.
+pub(crate) fn has_column(expr: &Expr) -> bool {
+    visit_expressions(expr, |expr| match expr {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .is_break()
+}
+
 /// The ids of the columns that a definition's expression looks at.
 pub(crate) fn columns_in(table: &Table, text: &str) -> Result<Vec<u32>, SqlError> {
     Ok(columns_of(table, &parse(text)?))

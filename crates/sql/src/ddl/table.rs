@@ -472,7 +472,7 @@ pub(super) fn set_default(
             "both default and identity specified",
         ));
     }
-    if !expression::columns_of(table, value).is_empty() {
+    if expression::has_column(value) {
         return Err(SqlError::new(
             ErrorCode::FeatureNotSupported,
             "cannot use column reference in DEFAULT expression",

@@ -4,6 +4,7 @@ mod alter;
 mod create;
 mod dump;
 mod errors;
+mod postgres;
 mod random;
 
 use std::collections::BTreeMap;
