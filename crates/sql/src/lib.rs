@@ -11,6 +11,7 @@ pub mod dml;
 pub mod errors;
 pub mod filter;
 pub mod functions;
+mod grammar;
 pub mod lift;
 pub mod plan;
 pub mod planner;

@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use sqlparser::ast::Statement;
+use sqlparser::ast::{Query, SetExpr, Statement};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use springhead_proto::{ErrorCode, SqlError};
 
 use crate::catalog::Catalog;
+use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
 use crate::plan::{Parameter, Plan, PlanKind};
 use crate::query::Analyzer;
+use crate::query::scope::Scope;
 use crate::types::PgType;
 use crate::{control, ddl, dml, query};
 
@@ -62,8 +64,9 @@ pub fn plan(
     if let Some(kind) = ddl::plan_text(catalog, sql)? {
         return Ok(Plan { catalog_version: catalog.version, parameters: Vec::new(), kind });
     }
-    let statement = parse(sql, context)?;
-    let analyzer = Analyzer::new(catalog, sql, context, param_types, usize::MAX);
+    let (statement, marks) = parse_marked(sql, context)?;
+    let mut analyzer = Analyzer::new(catalog, sql, context, param_types, usize::MAX);
+    analyzer.marks = marks;
     let (kind, parameters) = dispatch(catalog, analyzer, &statement)?;
     Ok(Plan { catalog_version: catalog.version, parameters, kind })
 }
@@ -81,8 +84,9 @@ pub fn plan_template(
     let mut types: Vec<Option<PgType>> = param_types.to_vec();
     types.resize(template.parameters, None);
     types.extend(template.literals.iter().map(|literal| Some(literal.class.pg_type())));
-    let statement = parse(&template.template, context).ok()?;
-    let analyzer = Analyzer::new(catalog, &template.template, context, &types, template.parameters);
+    let (statement, marks) = parse_marked(&template.template, context).ok()?;
+    let mut analyzer = Analyzer::new(catalog, &template.template, context, &types, template.parameters);
+    analyzer.marks = marks;
     let (kind, parameters) = dispatch(catalog, analyzer, &statement).ok()?;
     matches!(kind, PlanKind::Query(_) | PlanKind::Write(_))
         .then_some(Plan { catalog_version: catalog.version, parameters, kind })
@@ -90,11 +94,17 @@ pub fn plan_template(
 
 /// Parses exactly one statement.
 pub(crate) fn parse(sql: &str, context: &PlanContext) -> Result<Statement, SqlError> {
+    parse_marked(sql, context).map(|(statement, _)| statement)
+}
+
+fn parse_marked(sql: &str, context: &PlanContext) -> Result<(Statement, Marks), SqlError> {
     check_size(sql, context.max_statement_bytes)?;
+    let prepared = prepare(sql)?;
+    let sql = &*prepared.sql;
     let mut parser = parser(sql, context.max_depth)?;
     let statement = parser.parse_statement().map_err(|error| parse_error(sql, &error))?;
     expect_end(&mut parser, sql)?;
-    Ok(statement)
+    Ok((statement, prepared.marks))
 }
 
 /// Parses exactly one expression.
@@ -184,7 +194,12 @@ fn dispatch(
     statement: &Statement,
 ) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
     let kind = match statement {
-        Statement::Query(query) => query::plan_query(&mut analyzer, query)?,
+        Statement::Query(query) => match &*query.body {
+            SetExpr::Insert(statement) | SetExpr::Update(statement) | SetExpr::Delete(statement) => {
+                with_write(&mut analyzer, query, statement)?
+            }
+            _ => query::plan_query(&mut analyzer, query)?,
+        },
         Statement::Insert(insert) => dml::insert::plan(&mut analyzer, insert)?,
         Statement::Update(update) => dml::update::plan(&mut analyzer, update)?,
         Statement::Delete(delete) => dml::delete::plan(&mut analyzer, delete)?,
@@ -198,6 +213,25 @@ fn dispatch(
         },
     };
     Ok((kind, analyzer.finish_parameters()?))
+}
+
+/// `WITH … INSERT`, UPDATE or DELETE.
+fn with_write(analyzer: &mut Analyzer<'_>, query: &Query, statement: &Statement) -> Result<PlanKind, SqlError> {
+    analyzer.in_scope(Scope::default(), |analyzer| {
+        let with = match &query.with {
+            Some(with) => analyzer.with(with)?,
+            None => String::new(),
+        };
+        let kind = match statement {
+            Statement::Insert(insert) => dml::insert::plan(analyzer, insert)?,
+            Statement::Update(update) => dml::update::plan(analyzer, update)?,
+            Statement::Delete(delete) => dml::delete::plan(analyzer, delete)?,
+            _ => return Err(SqlError::unsupported("this statement after WITH")),
+        };
+        let PlanKind::Write(mut write) = kind else { return Ok(kind) };
+        write.sql.insert_str(0, &with);
+        Ok(PlanKind::Write(write))
+    })
 }
 
 fn explain(

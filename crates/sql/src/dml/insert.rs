@@ -9,6 +9,7 @@ use sqlparser::ast::{
 
 use crate::catalog::{Column, Table};
 use crate::functions::CastContext;
+use crate::grammar::Overriding;
 use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
 use crate::query::expression::table_relation;
@@ -185,7 +186,11 @@ impl Rows<'_> {
             }
             return default_text(analyzer, self.table, column).map(Some);
         }
-        check_assignable(column, false, "insert")?;
+        if analyzer.marks.overriding == Some(Overriding::User) && column.sequence.is_some() {
+            return default_text(analyzer, self.table, column).map(Some);
+        }
+        let overriding = analyzer.marks.overriding == Some(Overriding::System);
+        check_assignable(column, overriding, "insert")?;
         let value = analyzer.expression(value)?;
         stored(analyzer, self.table, column, &value).map(Some)
     }
@@ -195,8 +200,11 @@ impl Rows<'_> {
         let width = analyzed.names.len();
         let given = self.columns_for(width)?;
         let columns: Vec<&Column> = given.iter().map(|&place| &self.table.columns[place]).collect();
+        if analyzer.marks.overriding == Some(Overriding::User) {
+            return Err(SqlError::unsupported("OVERRIDING USER VALUE with a query"));
+        }
         for column in &columns {
-            check_assignable(column, false, "insert")?;
+            check_assignable(column, analyzer.marks.overriding == Some(Overriding::System), "insert")?;
         }
         // Constants still open take the columns' types; the rest is converted outside, row by row.
         let types: Vec<_> = analyzed.types();

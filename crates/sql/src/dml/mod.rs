@@ -164,7 +164,7 @@ pub(crate) fn guarded(
     format!("sh_not_null({text},{},{})", quote_text(&table.name.name), quote_text(&column.name))
 }
 
-/// Where an expression is, for errors about it.
-pub(crate) fn misplaced(analyzer: &Analyzer<'_>, expr: &Expr, message: &str) -> SqlError {
-    analyzer.at(SqlError::new(ErrorCode::SyntaxError, message), place_of(expr))
+/// 0A000 in PostgreSQL's own words, at an expression.
+pub(crate) fn refused(analyzer: &Analyzer<'_>, expr: &Expr, message: &str) -> SqlError {
+    analyzer.at(SqlError::new(ErrorCode::FeatureNotSupported, message), place_of(expr))
 }

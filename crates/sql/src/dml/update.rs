@@ -200,7 +200,7 @@ fn several(
         other => {
             let value = analyzer.expression(other)?;
             let crate::query::typed::Node::Row(values) = &value.node else {
-                return Err(super::misplaced(
+                return Err(super::refused(
                     analyzer,
                     other,
                     "source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression",

@@ -299,10 +299,7 @@ fn set_operation(
     let types = left.types();
     let keyed = types.iter().any(|ty| ty.key_function().is_some());
     if keyed && !(operator == SetOperator::Union && all) {
-        return Err(SqlError::unsupported(format_args!(
-            "{word} of values that can be equal without being the same ({})",
-            types.iter().find(|ty| ty.key_function().is_some()).map_or("numeric".into(), |ty| ty.base_name())
-        )));
+        return keyed_operation(analyzer, operator, all, left, right, names);
     }
     let list = |side: &Analyzed| (0..names.len()).map(|i| side.column_name(i)).collect::<Vec<_>>().join(",");
     if all && operator != SetOperator::Union {
@@ -326,6 +323,58 @@ fn set_operation(
     let renamed: Vec<String> =
         left_names.split(',').zip(names).map(|(old, new)| format!("{old} AS {new}")).collect();
     Ok(format!("SELECT {} FROM ({compound})", renamed.join(",")))
+}
+
+/// A set operation over values that can be equal without being the same bytes: by their keys.
+fn keyed_operation(
+    analyzer: &mut Analyzer<'_>,
+    operator: SetOperator,
+    all: bool,
+    left: Analyzed,
+    right: Analyzed,
+    names: &[String],
+) -> Result<String, SqlError> {
+    let types = left.types();
+    let columns = |side: &Analyzed| (0..names.len()).map(|i| side.column_name(i)).collect::<Vec<_>>();
+    let keys = |columns: &[String], id: &str| {
+        types.iter().zip(columns).map(|(ty, name)| key_of(ty, &format!("{id}.{name}"))).collect::<Vec<_>>()
+    };
+    let (left_names, right_names) = (columns(&left), columns(&right));
+    let (left, right) = (left.into_sql(analyzer)?, right.into_sql(analyzer)?);
+    let renamed: Vec<String> = left_names.iter().zip(names).map(|(old, new)| format!("l.{old} AS {new}")).collect();
+    let numbered = |sql: &str, columns: &[String]| {
+        format!(
+            "SELECT {list},row_number() OVER (PARTITION BY {keys}) AS n FROM ({sql}) AS s",
+            list = columns.join(","),
+            keys = keys(columns, "s").join(",")
+        )
+    };
+    if operator == SetOperator::Union {
+        let both = format!(
+            "SELECT {} FROM ({left}) UNION ALL SELECT {} FROM ({right})",
+            left_names.join(","),
+            right_names.join(",")
+        );
+        return Ok(format!("SELECT {} FROM ({}) AS l WHERE l.n=1", renamed.join(","), numbered(&both, &left_names)));
+    }
+    let mut tests: Vec<String> = keys(&left_names, "l")
+        .iter()
+        .zip(keys(&right_names, "r"))
+        .map(|(left, right)| format!("{left} IS {right}"))
+        .collect();
+    if all {
+        // Each copy of a row is told apart by its number, so that copies pair up one by one.
+        tests.push("l.n=r.n".to_owned());
+    }
+    let not = if operator == SetOperator::Intersect { "" } else { "NOT " };
+    let first = if all { "" } else { "l.n=1 AND " };
+    Ok(format!(
+        "SELECT {} FROM ({}) AS l WHERE {first}{not}EXISTS (SELECT 1 FROM ({}) AS r WHERE {})",
+        renamed.join(","),
+        numbered(&left, &left_names),
+        numbered(&right, &right_names),
+        tests.join(" AND ")
+    ))
 }
 
 impl Analyzer<'_> {
@@ -583,7 +632,7 @@ impl Analyzer<'_> {
         analyzed.order.push(term);
     }
 
-    fn with(&mut self, with: &ast::With) -> Result<String, SqlError> {
+    pub(crate) fn with(&mut self, with: &ast::With) -> Result<String, SqlError> {
         let mut texts = Vec::with_capacity(with.cte_tables.len());
         for cte in &with.cte_tables {
             let name = fold(&cte.alias.name);

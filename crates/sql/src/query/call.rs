@@ -25,7 +25,11 @@ pub(crate) struct Call<'a> {
     pub(crate) star: bool,
     /// Without parentheses, as CURRENT_DATE.
     pub(crate) bare: bool,
+    /// `ARRAY(SELECT …)`.
+    pub(crate) subquery: Option<&'a ast::Query>,
     pub(crate) distinct: bool,
+    /// `WITHIN GROUP (ORDER BY …)`.
+    pub(crate) within_group: &'a [OrderByExpr],
     pub(crate) order_by: &'a [OrderByExpr],
     pub(crate) filter: Option<&'a Expr>,
     pub(crate) over: Option<&'a ast::WindowType>,
@@ -40,9 +44,6 @@ impl<'a> Call<'a> {
                 format!("function {} does not exist", function.name),
             ));
         }
-        if !function.within_group.is_empty() {
-            return Err(SqlError::unsupported(format_args!("{name} WITHIN GROUP")));
-        }
         if function.null_treatment.is_some() {
             return Err(SqlError::unsupported("IGNORE NULLS"));
         }
@@ -52,7 +53,9 @@ impl<'a> Call<'a> {
             args: Vec::new(),
             star: false,
             bare: false,
+            subquery: None,
             distinct: false,
+            within_group: &function.within_group,
             order_by: &[],
             filter: function.filter.as_deref(),
             over: function.over.as_ref(),
@@ -60,6 +63,10 @@ impl<'a> Call<'a> {
         let list = match &function.args {
             FunctionArguments::None => {
                 call.bare = true;
+                return Ok(call);
+            }
+            FunctionArguments::Subquery(query) if call.name == "array" => {
+                call.subquery = Some(query);
                 return Ok(call);
             }
             FunctionArguments::Subquery(_) => {
@@ -86,14 +93,20 @@ impl<'a> Call<'a> {
     }
 
     fn is_plain(&self) -> bool {
-        !self.star && !self.distinct && self.order_by.is_empty() && self.filter.is_none() && self.over.is_none()
+        !self.star && !self.distinct && self.within_group.is_empty() && self.order_by.is_empty() && self.filter.is_none() && self.over.is_none()
     }
 }
 
 impl Analyzer<'_> {
     /// A call of any kind.
     pub(crate) fn function(&mut self, function: &Function) -> Result<Typed, SqlError> {
+        if let Some((_, column)) = self.scope().sets.iter().find(|(set, _)| set == function) {
+            return Ok(column.typed().placed(name_place(&function.name)));
+        }
         let call = Call::new(function)?;
+        if let Some(query) = call.subquery {
+            return self.array_subquery(query);
+        }
         if call.is_plain()
             && let Some(value) = self.special_call(&call)?
         {
@@ -267,7 +280,13 @@ impl Analyzer<'_> {
             }
             return Ok(Typed::new(format!("count(*){tail}"), PgType::Int8).not_null());
         }
-        let args = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+        let mut args = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+        if let [term] = call.within_group {
+            if term.options.sort.is_some() || term.options.nulls_first.is_some() {
+                return Err(self.at(SqlError::unsupported("WITHIN GROUP in descending order"), call.place));
+            }
+            args.insert(0, self.expression(&term.expr)?);
+        }
         if call.name == "count" {
             return self.count(call, &args, &tail);
         }
@@ -276,6 +295,9 @@ impl Analyzer<'_> {
             return Err(self.no_function(&call.name, &args, call.place));
         };
         let texts = self.chosen_args(&choice, &args)?;
+        if call.distinct && matches!(call.name.as_str(), "array_agg" | "string_agg") {
+            return self.distinct_list(call, &texts, &tail);
+        }
         if call.distinct && texts.len() > 1 {
             let error = SqlError::unsupported(format_args!("DISTINCT in {} with several arguments", call.name));
             return Err(self.at(error, call.place));
@@ -304,6 +326,72 @@ impl Analyzer<'_> {
         let sql = insert_modifiers(&call_text, call.distinct, &order_by, &tail)
             .ok_or_else(|| SqlError::unsupported(format_args!("the aggregate {} in this form", call.name)))?;
         Ok(Typed::new(sql, ty))
+    }
+
+    /// `array_agg(DISTINCT x)` and `string_agg(DISTINCT x, s)`: SQLite has no DISTINCT for calls with
+    /// several arguments, so the values are collected, then sorted and thinned out.
+    fn distinct_list(
+        &mut self,
+        call: &Call<'_>,
+        texts: &[(String, PgType)],
+        tail: &str,
+    ) -> Result<Typed, SqlError> {
+        let (value, ty) = &texts[0];
+        let refuse = |what: &str| Err(SqlError::unsupported(format_args!("{}(DISTINCT …) {what}", call.name)));
+        if ty.key_function().is_some() {
+            return refuse(&format!("of {}", ty.base_name()));
+        }
+        let descending = match call.order_by {
+            [] => false,
+            [term] => {
+                let by = self.expression(&term.expr)?;
+                if self.coerce(&by, ty, CastContext::Implicit)? != *value || term.options.nulls_first.is_some() {
+                    let error = SqlError::new(
+                        ErrorCode::InvalidColumnReference,
+                        "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
+                    );
+                    return Err(self.at(error, call.place));
+                }
+                matches!(term.options.sort, Some(ast::OrderBySort::Desc))
+            }
+            _ => return refuse("with several ORDER BY terms"),
+        };
+        let (oid, typmod) = (ty.oid(), ty.typmod());
+        let is_list = call.name == "array_agg";
+        let flags = i32::from(descending) + if is_list { 0 } else { 2 };
+        let array = format!("sh_array_distinct(sh_array_agg({value},{oid},{typmod}){tail},{oid},{typmod},{flags})");
+        if is_list {
+            return Ok(Typed::new(array, ty.clone().array()));
+        }
+        let separator = &texts[1].0;
+        if !separator.starts_with(['\'', '?']) {
+            return refuse("with a separator that is no constant");
+        }
+        // Without a value other than NULL the answer is NULL, not the empty text.
+        Ok(Typed::new(
+            format!("sh_array_to_string(nullif({array},'[]'),{separator},NULL,{oid},{typmod})"),
+            PgType::Text,
+        ))
+    }
+
+    /// `ARRAY(SELECT …)`.
+    fn array_subquery(&mut self, query: &ast::Query) -> Result<Typed, SqlError> {
+        let mut analyzed = self.subquery(query)?;
+        analyzed.settle(self)?;
+        let [element] = analyzed.types().try_into().map_err(|_| {
+            SqlError::new(ErrorCode::SyntaxError, "subquery must return only one column")
+        })?;
+        let (id, name) = (self.fresh('r'), analyzed.column_name(0));
+        let sql = analyzed.into_sql(self)?;
+        Ok(Typed::new(
+            format!(
+                "(SELECT coalesce(sh_array_agg({id}.{name},{},{}),'[]') FROM ({sql}) AS {id})",
+                element.oid(),
+                element.typmod()
+            ),
+            element.array(),
+        )
+        .not_null())
     }
 
     fn count(&mut self, call: &Call<'_>, args: &[Typed], tail: &str) -> Result<Typed, SqlError> {

@@ -1,7 +1,7 @@
 //! Comparisons: = and its kin, rows, BETWEEN, IN, ANY, ALL, IS DISTINCT FROM, LIKE.
 
 use springhead_proto::{ErrorCode, SqlError};
-use sqlparser::ast::{self, BinaryOperator, Expr};
+use sqlparser::ast::{self, BinaryOperator, Expr, Spanned};
 
 use crate::functions::CastContext;
 use crate::types::{Category, PgType};
@@ -191,6 +191,7 @@ impl Analyzer<'_> {
         high: &Expr,
     ) -> Result<Typed, SqlError> {
         let value = self.expression(expr)?;
+        let symmetric = self.is_symmetric(low);
         let low = self.expression(low)?;
         let high = self.expression(high)?;
         let (above, below, word) = if negated {
@@ -198,11 +199,29 @@ impl Analyzer<'_> {
         } else {
             (BinaryOperator::GtEq, BinaryOperator::LtEq, "AND")
         };
-        let above = self.compare(&above, &value, &low)?;
-        let below = self.compare(&below, &value, &high)?;
-        let sql = format!("({} {word} {})", self.text(&above)?, self.text(&below)?);
+        let mut test = |low: &Typed, high: &Typed| -> Result<String, SqlError> {
+            let above = self.compare(&above, &value, low)?;
+            let below = self.compare(&below, &value, high)?;
+            Ok(format!("({} {word} {})", self.text(&above)?, self.text(&below)?))
+        };
+        let mut sql = test(&low, &high)?;
+        if symmetric {
+            let swapped = test(&high, &low)?;
+            sql = format!("({sql} {} {swapped})", if negated { "AND" } else { "OR" });
+        }
         let nullable = value.nullable || low.nullable || high.nullable;
         Ok(Typed { nullable, ..Typed::bool(sql) })
+    }
+
+    /// Whether the lower bound follows a SYMMETRIC that the grammar took out.
+    fn is_symmetric(&self, low: &Expr) -> bool {
+        if self.marks.symmetric.is_empty() || !self.expanding.is_empty() {
+            return false;
+        }
+        let start = super::offset(self.sql, low.span().start);
+        self.marks.symmetric.iter().any(|&end| {
+            self.sql.get(end..start).is_some_and(|between| between.chars().all(|c| c.is_whitespace() || c == '('))
+        })
     }
 
     pub(crate) fn in_list(&mut self, expr: &Expr, list: &[Expr], negated: bool) -> Result<Typed, SqlError> {

@@ -70,6 +70,25 @@ impl Analyzer<'_> {
         Ok((!texts.is_empty()).then(|| texts.join(",")))
     }
 
+    /// Adds a set-returning function of the select list to FROM; what it becomes.
+    pub(crate) fn set_in_outputs(&mut self, function: &ast::Function) -> Result<(String, ScopeColumn), SqlError> {
+        let (_, name) = names::schema_and_name(&function.name)?;
+        let place = name_place(&function.name);
+        let ast::FunctionArguments::List(list) = &function.args else {
+            return Err(self.at(SqlError::unsupported(format_args!("this call of {name}")), place));
+        };
+        let item = TableFactor::Function {
+            lateral: true,
+            name: function.name.clone(),
+            args: list.args.clone(),
+            with_ordinality: false,
+            alias: None,
+        };
+        let item = self.factor(&item)?;
+        let column = item.columns.first().cloned().ok_or_else(|| SqlError::unsupported(name))?;
+        Ok((item.sql, column))
+    }
+
     fn check_alias(&mut self, relation: &Relation) -> Result<(), SqlError> {
         let taken = self
             .scope()
@@ -228,7 +247,11 @@ impl Analyzer<'_> {
             }
             TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_ordinality, .. } => {
                 match array_exprs.as_slice() {
-                    [array] => self.unnest(array, *with_ordinality, alias.as_ref()),
+                    [array] => {
+                        let value = self.expression(array)?;
+                        let place = value.place;
+                        self.set_function("unnest", &[value], *with_ordinality, alias.as_ref(), place)
+                    }
                     _ => Err(SqlError::unsupported("unnest() of several arrays")),
                 }
             }
@@ -361,19 +384,92 @@ impl Analyzer<'_> {
                 other => return Err(SqlError::unsupported(format_args!("the argument {other} of {function}"))),
             }
         }
-        match (function.as_str(), exprs.as_slice()) {
-            ("generate_series", [_, _] | [_, _, _]) if !ordinality => {
-                let hidden = self.hide_siblings();
-                let values = exprs.iter().map(|expr| self.expression(expr)).collect::<Result<Vec<_>, _>>();
-                self.show_siblings(hidden);
-                self.generate_series(&values?, alias, place)
+        let values = exprs.iter().map(|expr| self.expression(expr)).collect::<Result<Vec<_>, _>>()?;
+        self.set_function(&function, &values, ordinality, alias, place)
+    }
+
+    /// A set-returning function, its arguments analyzed; these may name items before it.
+    pub(crate) fn set_function(
+        &mut self,
+        function: &str,
+        values: &[Typed],
+        ordinality: bool,
+        alias: Option<&TableAlias>,
+        place: Location,
+    ) -> Result<FromItem, SqlError> {
+        if function == "generate_series" && matches!(values.len(), 2 | 3) {
+            let fixed = values.iter().all(|value| self.is_free_of_siblings(value));
+            if fixed && !ordinality {
+                return self.generate_series(values, alias, place);
             }
-            ("unnest", [array]) => self.unnest(array, ordinality, alias),
-            _ => {
-                let error = SqlError::unsupported(format_args!("function {function} in FROM"));
-                Err(self.at(error, place))
-            }
+            return self.integer_series(values, ordinality, alias, place);
         }
+        let types: Vec<PgType> = values.iter().map(|value| value.ty.clone()).collect();
+        let overloads = crate::functions::signatures(function);
+        if !overloads.iter().any(|signature| signature.class == crate::functions::Class::SetReturning) {
+            if overloads.is_empty() {
+                return Err(self.no_function(function, values, place));
+            }
+            return Err(self.at(SqlError::unsupported(format_args!("function {function} in FROM")), place));
+        }
+        let Some(choice) = super::operators::choose(overloads, &types) else {
+            return Err(self.no_function(function, values, place));
+        };
+        let set = self.apply(&choice, values, place)?;
+        let array = self.text(&set)?;
+        let id = self.fresh('r');
+        let column = ScopeColumn {
+            name: function.to_owned(),
+            sql: self.element_of(&set.ty, &id, &array),
+            ty: set.ty,
+            nullable: true,
+            origin: None,
+        };
+        rows_of(&array, id, column, ordinality, alias)
+    }
+
+    /// Whether an expression names nothing of this FROM, so that it can stand in a query of its own.
+    fn is_free_of_siblings(&self, value: &Typed) -> bool {
+        let super::typed::Node::Sql(sql) = &value.node else { return true };
+        let scope = self.scopes.last();
+        !scope.is_some_and(|scope| {
+            scope.relations.iter().any(|relation| sql.contains(&format!("{}.", relation.id)))
+        })
+    }
+
+    /// A series between integers that other items give: as the elements of one array.
+    fn integer_series(
+        &mut self,
+        values: &[Typed],
+        ordinality: bool,
+        alias: Option<&TableAlias>,
+        place: Location,
+    ) -> Result<FromItem, SqlError> {
+        let types: Vec<&PgType> = values.iter().map(|value| &value.ty).collect();
+        let ty = match super::operators::common_type(&types) {
+            Some(PgType::Int2 | PgType::Int4) => PgType::Int4,
+            Some(PgType::Int8) => PgType::Int8,
+            _ => {
+                let error = SqlError::unsupported("generate_series of anything but integers that depends on other items");
+                return Err(self.at(error, place));
+            }
+        };
+        let mut texts = Vec::with_capacity(3);
+        for value in values {
+            texts.push(self.coerce(value, &ty, CastContext::Implicit)?);
+        }
+        if texts.len() == 2 {
+            texts.push("1".to_owned());
+        }
+        let id = self.fresh('r');
+        let column = ScopeColumn {
+            name: "generate_series".to_owned(),
+            sql: format!("{id}.value"),
+            ty,
+            nullable: false,
+            origin: None,
+        };
+        rows_of(&format!("sh_series({})", texts.join(",")), id, column, ordinality, alias)
     }
 
     /// A series as a recursive query: integers, numerics, timestamps.
@@ -445,14 +541,14 @@ impl Analyzer<'_> {
             let test = self.compare(&ast::BinaryOperator::Gt, &by, &zero)?;
             self.text(&test)?
         };
-        let nonzero = {
+        let zero_step = {
             let by = Typed::new("x.s".to_owned(), step_type.clone());
             let test = self.compare(&ast::BinaryOperator::Eq, &by, &zero)?;
             self.text(&test)?
         };
         let sql = format!(
-            "(WITH RECURSIVE {series}(v,b,s) AS (SELECT x.v,x.b,CASE WHEN {nonzero} THEN sh_zero_step() ELSE x.s END \
-             FROM (SELECT {start} AS v,{stop} AS b,{step} AS s) AS x WHERE CASE WHEN {forward} THEN {up} ELSE {down} END \
+            "(WITH RECURSIVE {series}(v,b,s) AS (SELECT x.v,x.b,x.s \
+             FROM (SELECT {start} AS v,{stop} AS b,{step} AS s) AS x WHERE CASE WHEN {zero_step} THEN sh_zero_step() WHEN {forward} THEN {up} ELSE {down} END \
              UNION ALL SELECT {next_text},{series}.b,{series}.s FROM {series} WHERE {room}CASE WHEN {} THEN {} ELSE {} END) \
              SELECT v FROM {series}) AS {id}",
             tests[0], tests[1], tests[2]
@@ -466,38 +562,28 @@ impl Analyzer<'_> {
         };
         aliased_function(sql, id, "generate_series", vec![column], alias)
     }
+}
 
-    /// The elements of an array as rows.
-    fn unnest(
-        &mut self,
-        array: &ast::Expr,
-        ordinality: bool,
-        alias: Option<&TableAlias>,
-    ) -> Result<FromItem, SqlError> {
-        let value = self.expression(array)?;
-        let Some(element) = value.ty.element().cloned() else {
-            return Err(self.no_function("unnest", &[value.clone()], value.place));
-        };
-        let text = self.text(&value)?;
-        let id = self.fresh('r');
-        let mut columns = vec![ScopeColumn {
-            name: "unnest".to_owned(),
-            sql: self.element_of(&element, &id, &text),
-            ty: element,
-            nullable: true,
+/// The elements of an array as rows.
+fn rows_of(
+    array: &str,
+    id: String,
+    column: ScopeColumn,
+    ordinality: bool,
+    alias: Option<&TableAlias>,
+) -> Result<FromItem, SqlError> {
+    let function = column.name.clone();
+    let mut columns = vec![column];
+    if ordinality {
+        columns.push(ScopeColumn {
+            name: "ordinality".to_owned(),
+            sql: format!("({id}.key+1)"),
+            ty: PgType::Int8,
+            nullable: false,
             origin: None,
-        }];
-        if ordinality {
-            columns.push(ScopeColumn {
-                name: "ordinality".to_owned(),
-                sql: format!("({id}.key+1)"),
-                ty: PgType::Int8,
-                nullable: false,
-                origin: None,
-            });
-        }
-        aliased_function(format!("json_each({text}) AS {id}"), id, "unnest", columns, alias)
+        });
     }
+    aliased_function(format!("json_each({array}) AS {id}"), id, &function, columns, alias)
 }
 
 fn take_column(columns: &mut Vec<ScopeColumn>, name: &str, side: &str) -> Result<ScopeColumn, SqlError> {

@@ -34,6 +34,7 @@ use sqlparser::ast;
 use sqlparser::tokenizer::Location;
 
 use crate::catalog::Catalog;
+use crate::grammar::Marks;
 use crate::plan::{PlanKind, Query, Write, WriteVerb};
 use crate::planner::PlanContext;
 use crate::types::PgType;
@@ -64,6 +65,8 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) locks: bool,
     /// What may not be used here.
     pub(crate) rules: Rules,
+    /// What the grammar took out of the text.
+    pub(crate) marks: Marks,
     next_alias: u32,
     depth: usize,
     /// Views being expanded, so that one that names itself is refused.
@@ -102,6 +105,7 @@ impl<'a> Analyzer<'a> {
             has_effects: false,
             locks: false,
             rules: Rules::default(),
+            marks: Marks::default(),
             next_alias: 1,
             depth: 0,
             expanding: Vec::new(),

@@ -1,9 +1,12 @@
 //! Functions that planned statements call and no PostgreSQL function maps to: the engine registers
 //! them with the others ([`crate::functions::scalars`] lists them too).
 
+use std::cmp::Ordering;
+
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 
-use crate::functions::Scalar;
+use crate::functions::{MAX_RESULT_BYTES, Scalar};
+use crate::types::{self, PgType};
 
 /// See the module.
 pub const SCALARS: &[Scalar] = &[
@@ -11,6 +14,8 @@ pub const SCALARS: &[Scalar] = &[
     Scalar { name: "sh_offset", args: 1, deterministic: true, call: offset },
     Scalar { name: "sh_not_null", args: 3, deterministic: true, call: not_null },
     Scalar { name: "sh_zero_step", args: 0, deterministic: false, call: zero_step },
+    Scalar { name: "sh_series", args: 3, deterministic: true, call: series },
+    Scalar { name: "sh_array_distinct", args: 4, deterministic: true, call: array_distinct },
     Scalar { name: "sh_second_row", args: 0, deterministic: false, call: second_row },
     Scalar { name: "sh_no_setting", args: 2, deterministic: false, call: no_setting },
     Scalar { name: "sh_pad_char", args: 2, deterministic: true, call: pad_char },
@@ -54,6 +59,67 @@ fn not_null(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
 
 fn zero_step(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {
     Err(SqlError::new(ErrorCode::InvalidParameterValue, "step size cannot equal zero"))
+}
+
+/// `sh_series(first, last, step)`: integers as a JSON array.
+fn series(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    let [ValueRef::Integer(first), ValueRef::Integer(last), ValueRef::Integer(step)] = args else {
+        return Ok(Value::Null);
+    };
+    if *step == 0 {
+        return zero_step(args);
+    }
+    let mut out = String::from("[");
+    let mut next = Some(*first);
+    while let Some(value) = next.filter(|value| if *step > 0 { value <= last } else { value >= last }) {
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(&value.to_string());
+        if out.len() > MAX_RESULT_BYTES {
+            return Err(SqlError::new(ErrorCode::StatementTooLarge, "the series is too long"));
+        }
+        next = value.checked_add(*step);
+    }
+    out.push(']');
+    Ok(Value::Text(out))
+}
+
+/// `sh_array_distinct(array, oid, typmod, flags)`: its elements sorted, each once; flags 1:
+/// descending, 2: without NULL. NULL is the greatest, as PostgreSQL sorts it.
+fn array_distinct(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    let [ValueRef::Text(array), ValueRef::Integer(oid), ValueRef::Integer(typmod), ValueRef::Integer(flags)] = args
+    else {
+        return Ok(Value::Null);
+    };
+    let element = u32::try_from(*oid)
+        .ok()
+        .zip(i32::try_from(*typmod).ok())
+        .and_then(|(oid, typmod)| PgType::from_oid(oid, typmod))
+        .ok_or_else(|| SqlError::new(ErrorCode::Internal, "an array of an unknown type"))?;
+    let mut elements = types::array::elements(&element, array)?;
+    elements.sort_by(|a, b| order(a.as_ref(), b.as_ref()));
+    elements.dedup_by(|a, b| order(a.as_ref(), b.as_ref()).is_eq());
+    if flags & 2 != 0 {
+        elements.retain(|element| *element != Value::Null);
+    }
+    if flags & 1 != 0 {
+        elements.reverse();
+    }
+    Ok(Value::Text(types::array::store(&element, elements.iter().map(Value::as_ref))))
+}
+
+fn order(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
+    match (a, b) {
+        (ValueRef::Null, ValueRef::Null) => Ordering::Equal,
+        (ValueRef::Null, _) => Ordering::Greater,
+        (_, ValueRef::Null) => Ordering::Less,
+        (ValueRef::Integer(a), ValueRef::Integer(b)) => a.cmp(&b),
+        (ValueRef::Real(a), ValueRef::Real(b)) => a.total_cmp(&b),
+        (ValueRef::Text(a), ValueRef::Text(b)) => a.cmp(b),
+        (ValueRef::Blob(a), ValueRef::Blob(b)) => a.cmp(b),
+        _ => Ordering::Equal,
+    }
 }
 
 fn second_row(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {

@@ -33,6 +33,8 @@ pub(crate) struct Scope {
     pub(crate) aggregates_refused: Option<&'static str>,
     pub(crate) windows_refused: Option<&'static str>,
     pub(crate) windows: Vec<sqlparser::ast::NamedWindowDefinition>,
+    /// Set-returning calls of the select list, and what they became.
+    pub(crate) sets: Vec<(sqlparser::ast::Function, ScopeColumn)>,
     /// Names inside are not to be looked for in the queries around it.
     pub(crate) closed: bool,
 }

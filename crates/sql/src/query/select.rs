@@ -1,10 +1,13 @@
 //! SELECT: outputs, WHERE, GROUP BY, HAVING, DISTINCT, and what ORDER BY can name.
 
+use std::ops::ControlFlow;
+
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
     self, Distinct, Expr, GroupByExpr, OrderByExpr, SelectItem, SelectItemQualifiedWildcardKind,
 };
 
+use crate::functions::{Class, signatures};
 use crate::types::PgType;
 
 use super::Analyzer;
@@ -155,6 +158,7 @@ impl Analyzer<'_> {
         if let Some(condition) = &select.selection {
             result.condition = Some(self.without_aggregates("WHERE", |a| a.condition(condition, "WHERE"))?);
         }
+        self.sets_of_outputs(select, &mut result)?;
         let output_names = self.preliminary_names(&select.projection);
         let group = self.group_by(select, &output_names)?;
         let is_grouped = group.is_some() || select.having.is_some();
@@ -182,6 +186,30 @@ impl Analyzer<'_> {
             Self::push_order_term(&mut analyzed, term);
         }
         Ok(analyzed)
+    }
+
+    /// A set-returning function among the outputs multiplies the rows, as one in FROM does.
+    fn sets_of_outputs(&mut self, select: &ast::Select, result: &mut Select) -> Result<(), SqlError> {
+        let mut found: Vec<ast::Function> = Vec::new();
+        for item in &select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+                let mut finder = FunctionFinder { wanted: &is_set_returning, found: &mut found, inside: 0 };
+                let _ = ast::Visit::visit(expr, &mut finder);
+            }
+        }
+        found.dedup();
+        if found.len() > 1 {
+            return Err(SqlError::unsupported("several set-returning functions in one select list"));
+        }
+        for function in found {
+            let (sql, column) = self.set_in_outputs(&function)?;
+            result.from = Some(match result.from.take() {
+                Some(from) => format!("{from},{sql}"),
+                None => sql,
+            });
+            self.scope().sets.push((function, column));
+        }
+        Ok(())
     }
 
     fn without_aggregates<T>(
@@ -293,6 +321,13 @@ impl Analyzer<'_> {
                 SelectItem::UnnamedExpr(expr) => {
                     result.items.push(self.output(expr)?);
                     out.push(output_name(expr));
+                }
+                SelectItem::ExprWithAlias { alias, .. } if alias.quote_style == Some('\'') => {
+                    let error = SqlError::new(
+                        ErrorCode::SyntaxError,
+                        format!("syntax error at or near \"'{}'\"", alias.value),
+                    );
+                    return Err(self.at(error, alias.span.start));
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {
                     result.items.push(self.output(expr)?);
@@ -469,46 +504,54 @@ impl Analyzer<'_> {
 
 /// Whether an aggregate is called, not counting subqueries.
 fn has_aggregate(expr: &Expr) -> bool {
-    use crate::functions::{Class, signatures};
-    let is_aggregate = |function: &ast::Function| {
-        let name = names::parts(&function.name).ok().and_then(|mut parts| parts.pop()).unwrap_or_default();
-        function.over.is_none()
-            && (name == "count" || signatures(&name).first().is_some_and(|s| s.class == Class::Aggregate))
-    };
-    let mut finder = AggregateFinder { is_aggregate: &is_aggregate, found: false, inside: 0 };
+    let mut found = Vec::new();
+    let mut finder = FunctionFinder { wanted: &is_aggregate, found: &mut found, inside: 0 };
     let _ = ast::Visit::visit(expr, &mut finder);
-    finder.found
+    !found.is_empty()
 }
 
-struct AggregateFinder<'f> {
-    is_aggregate: &'f dyn Fn(&ast::Function) -> bool,
-    found: bool,
+fn is_aggregate(function: &ast::Function) -> bool {
+    function.over.is_none() && class_of(function) == Some(Class::Aggregate)
+}
+
+fn is_set_returning(function: &ast::Function) -> bool {
+    class_of(function) == Some(Class::SetReturning)
+}
+
+fn class_of(function: &ast::Function) -> Option<Class> {
+    let name = names::parts(&function.name).ok()?.pop()?;
+    signatures(&name).first().map(|signature| signature.class)
+}
+
+/// Finds calls in an expression, not counting subqueries.
+struct FunctionFinder<'f> {
+    wanted: &'f dyn Fn(&ast::Function) -> bool,
+    found: &'f mut Vec<ast::Function>,
     /// How many subqueries deep the walk is.
     inside: usize,
 }
 
-impl ast::Visitor for AggregateFinder<'_> {
+impl ast::Visitor for FunctionFinder<'_> {
     type Break = ();
 
-    fn pre_visit_query(&mut self, _: &ast::Query) -> std::ops::ControlFlow<()> {
+    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
         self.inside += 1;
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
-    fn post_visit_query(&mut self, _: &ast::Query) -> std::ops::ControlFlow<()> {
+    fn post_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
         self.inside -= 1;
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> std::ops::ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         if let Expr::Function(function) = expr
             && self.inside == 0
-            && (self.is_aggregate)(function)
+            && (self.wanted)(function)
         {
-            self.found = true;
-            return std::ops::ControlFlow::Break(());
+            self.found.push(function.clone());
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 }
 

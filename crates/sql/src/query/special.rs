@@ -45,6 +45,26 @@ impl Analyzer<'_> {
                 let values = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
                 return Ok(Some(super::expression::row(values)));
             }
+            "pg_typeof" => {
+                let [arg] = call.args.as_slice() else {
+                    return Err(self.no_function(&call.name, &[], call.place));
+                };
+                let value = self.expression(arg)?;
+                let name = super::names::quote_text(&value.ty.base_name());
+                return Ok(Some(Typed::new(name, PgType::Text).not_null()));
+            }
+            "num_nulls" | "num_nonnulls" => {
+                let test = if call.name == "num_nulls" { "IS NULL" } else { "IS NOT NULL" };
+                let mut texts = Vec::with_capacity(call.args.len());
+                for arg in &call.args {
+                    let value = self.expression(arg)?;
+                    texts.push(format!("({} {test})", self.text(&value)?));
+                }
+                if texts.is_empty() {
+                    return Err(self.no_function(&call.name, &[], call.place));
+                }
+                return Ok(Some(Typed::new(format!("({})", texts.join("+")), PgType::Int4).not_null()));
+            }
             "nextval" | "currval" | "setval" | "lastval" => return self.sequence_call(call).map(Some),
             "pg_get_serial_sequence" => return self.serial_sequence(call).map(Some),
             "current_setting" | "set_config" | "pg_notify" => return self.setting_call(call).map(Some),
@@ -257,7 +277,7 @@ impl Analyzer<'_> {
             }
             Expr::Position { expr, r#in } => {
                 let sought = self.expression(expr)?;
-                ("position", vec![self.expression(r#in)?, sought])
+                ("position", vec![sought, self.expression(r#in)?])
             }
             Expr::Substring { expr, substring_from, substring_for, .. } => {
                 let mut args = vec![self.expression(expr)?];
