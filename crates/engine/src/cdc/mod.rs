@@ -19,6 +19,11 @@ mod snapshot;
 mod spec;
 mod start;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod model;
+
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
