@@ -14,6 +14,8 @@ use std::time::Duration;
 use springhead_engine::EngineConfig;
 use springhead_log::segment::SegmentConfig;
 
+use crate::http::HttpConfig;
+
 pub use reference::markdown;
 pub use value::{SettingValue, Size};
 
@@ -107,6 +109,10 @@ fn engine() -> EngineConfig {
     EngineConfig::new("")
 }
 
+fn http() -> HttpConfig {
+    HttpConfig::default()
+}
+
 fn log() -> SegmentConfig {
     SegmentConfig::default()
 }
@@ -149,13 +155,55 @@ settings! {
     }
     section "HTTP" {
         /// Connections at a time; more are refused with 503.
-        http_max_connections: usize = 20_000;
+        http_max_connections: usize = http().max_connections;
         /// Longest body of a request; a longer one is refused with 413.
-        http_max_body_bytes: Size = Size(16 << 20);
+        http_max_body_bytes: Size = Size::of(http().max_body_bytes);
+        /// Longest path and query; a longer one is refused with 414.
+        http_max_uri_bytes: Size = Size::of(http().max_uri_bytes);
+        /// Longest head of a request, request line and all headers.
+        http_max_head_bytes: Size = Size::of(http().max_head_bytes);
+        /// Headers of a request, at most.
+        http_max_headers: usize = http().max_headers;
+        /// How long a client may take for the head of its first or next request.
+        http_head_timeout: Duration = http().head_timeout;
+        /// How long a client may take for the body of a request.
+        http_body_timeout: Duration = http().body_timeout;
+        /// Requests of one HTTP/2 connection at a time.
+        http_max_streams: u32 = http().max_streams;
+        /// Bytes of answers that wait for one client's socket.
+        http_write_buffer_bytes: Size = Size::of(http().write_buffer_bytes);
+        /// Statements of one transaction request, at most.
+        http_max_statements: usize = http().max_statements;
         /// Host names beside the loopback ones that requests may name (against DNS rebinding).
-        allowed_hosts: Vec<String> = Vec::new();
+        allowed_hosts: Vec<String> = http().allowed_hosts;
         /// Origins beside its own from which browsers may call, such as `https://app.example.org`.
-        cors_origins: Vec<String> = Vec::new();
+        cors_origins: Vec<String> = http().cors_origins;
+    }
+    section "Change feeds" {
+        /// A stream that has sent nothing for this long sends a comment or its progress; under 15 s.
+        sse_heartbeat: Duration = http().heartbeat;
+        /// After how long a browser should connect again.
+        sse_retry: Duration = http().retry;
+        /// Changes of a polled page, if the client does not say.
+        poll_changes: u64 = http().page_changes;
+        /// Changes of a polled page, at most.
+        poll_max_changes: u64 = http().max_page_changes;
+        /// How long a poll may wait, at most.
+        poll_max_wait: Duration = http().max_wait;
+        /// How long one polled page scans the log, at most.
+        poll_scan_time: Duration = Duration::from_millis(http().cdc.page_scan_ms);
+        /// Documents of a list, if the client does not say.
+        list_documents: u64 = http().list_documents;
+        /// Documents of a list, at most.
+        list_max_documents: u64 = http().max_list_documents;
+        /// Longest condition of a feed (`where=`).
+        filter_max_bytes: Size = Size::of(http().cdc.filter.max_bytes);
+        /// SQLite instructions that a condition may take for one row.
+        filter_max_instructions: u32 = http().cdc.filter.max_instructions;
+        /// How long a condition may take for one row, functions included.
+        filter_max_time: Duration = Duration::from_millis(http().cdc.filter.max_ms);
+        /// Longest value that a condition may make.
+        filter_max_value_bytes: Size = Size::of(http().cdc.filter.max_value_bytes);
     }
     section "Log" {
         /// Length of a segment's file; at least 64 KiB, at most 2 GiB.
@@ -392,6 +440,7 @@ impl Config {
             ("worker_threads", self.worker_threads),
             ("readers_per_tenant", self.readers_per_tenant),
             ("open_tenants", self.open_tenants),
+            ("http_max_headers", self.http_max_headers),
             ("max_group", self.max_group),
         ];
         for (name, value) in at_least_one {
@@ -599,6 +648,19 @@ mod tests {
             Config::load(&[], &[], Some(printed.path())).unwrap(),
             config
         );
+    }
+
+    #[test]
+    fn every_http_setting_reaches_http() {
+        let found = HttpConfig::from(&Config::default());
+        assert_eq!(format!("{found:?}"), format!("{:?}", HttpConfig::default()));
+        let other = Config {
+            filter_max_time: Duration::from_millis(7),
+            poll_changes: 7,
+            ..Config::default()
+        };
+        let found = HttpConfig::from(&other);
+        assert_eq!((found.cdc.filter.max_ms, found.page_changes), (7, 7));
     }
 
     #[test]

@@ -12,7 +12,5 @@ pub mod lock;
 pub mod node;
 pub mod pgwire;
 
-mod poison;
-
 pub use config::Config;
 pub use node::{NodeState, Shutdown};

@@ -18,9 +18,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::cli::Progress;
 use crate::config::Config;
 use crate::lock::{DataDir, DataDirError};
-use crate::poison::WatchedLog;
 use crate::{http, pgwire};
 
 /// How long the clients of a poisoned log get to be told "outcome unknown".
@@ -95,10 +95,8 @@ pub enum NodeError {
         what: &'static str,
         error: std::io::Error,
     },
-    #[error(
-        "the log is poisoned, the outcome of the last commits is unknown until the next start: {0}"
-    )]
-    Poisoned(Arc<str>),
+    #[error("{0}; the outcome of the last commits is unknown until the next start")]
+    Poisoned(String),
 }
 
 /// Unpredictable bytes from the operating system.
@@ -132,8 +130,7 @@ where
     let opening = config.clone();
     let log_dir = data_dir.log_dir();
     let opened = tokio::task::spawn_blocking(move || open(&opening, &log_dir, open_log)).await;
-    let (engine, log, poisoned) =
-        opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let engine = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
     let addresses = (local(&pg_listener)?, local(&http_listener)?);
     let state = Arc::new(NodeState {
@@ -153,7 +150,7 @@ where
     let maintenance = tokio::spawn(maintain(Arc::clone(&state)));
     announce(&state, addresses);
 
-    let ended = wait_for_the_end(&mut signals, poisoned).await;
+    let ended = wait_for_the_end(&mut signals, &state.engine).await;
     // Whoever still listens is told; a node without listeners has nobody to tell.
     let _ = switch.send(true);
     let grace = if ended.is_err() {
@@ -162,26 +159,26 @@ where
         state.config.shutdown_grace
     };
     drain(&mut servers, &mut signals, grace).await;
-    stop(state, log, maintenance, ended.is_ok()).await;
+    stop(state, maintenance, ended.is_ok()).await;
     drop(data_dir);
     ended
 }
 
-type Opened = (Engine, Arc<dyn Log>, watch::Receiver<Option<Arc<str>>>);
-
-fn open<L>(config: &Config, log_dir: &Path, open_log: L) -> Result<Opened, NodeError>
+fn open<L>(config: &Config, log_dir: &Path, open_log: L) -> Result<Engine, NodeError>
 where
     L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError>,
 {
     let begun = Instant::now();
-    let (log, poisoned) = WatchedLog::new(open_log(log_dir, config)?);
-    let log: Arc<dyn Log> = log;
-    let engine = Engine::open(
+    let log = open_log(log_dir, config)?;
+    let progress = Progress::new("replaying the log");
+    let engine = Engine::open_with_progress(
         config.engine(),
         Arc::clone(&log),
         Arc::new(SystemClock),
         Arc::new(SystemEntropy),
+        &progress,
     )?;
+    drop(progress);
     let tail = log.tail();
     tracing::info!(
         durable_lsn = tail.durable.0,
@@ -189,7 +186,7 @@ where
         recovery_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         "recovered"
     );
-    Ok((engine, log, poisoned))
+    Ok(engine)
 }
 
 /// Programs read this line to learn the ports when they asked for port 0.
@@ -201,19 +198,15 @@ fn announce(state: &NodeState, (pg, http): (SocketAddr, SocketAddr)) {
     );
 }
 
-/// Until a signal, or until the log is poisoned.
-async fn wait_for_the_end(
-    signals: &mut Signals,
-    mut poisoned: watch::Receiver<Option<Arc<str>>>,
-) -> Result<(), NodeError> {
+/// Until a signal, or until the node cannot go on.
+async fn wait_for_the_end(signals: &mut Signals, engine: &Engine) -> Result<(), NodeError> {
     tokio::select! {
         () = signals.next() => {
             tracing::info!("stopping: no new connections, running statements finish");
             Ok(())
         }
-        reason = poisoned.wait_for(Option::is_some) => {
-            let reason = reason.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "the log is gone".into());
-            tracing::error!(%reason, "the log is poisoned: the process ends, recovery decides what was written");
+        reason = engine.poisoned() => {
+            tracing::error!(%reason, "the process ends, recovery decides what was written");
             Err(NodeError::Poisoned(reason))
         }
     }
@@ -230,27 +223,18 @@ async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals, grace: Duration
     servers.shutdown().await;
 }
 
-async fn stop(
-    state: Arc<NodeState>,
-    log: Arc<dyn Log>,
-    maintenance: JoinHandle<()>,
-    in_order: bool,
-) {
+async fn stop(state: Arc<NodeState>, maintenance: JoinHandle<()>, in_order: bool) {
     maintenance.abort();
     if !in_order {
         // Recovery decides; nothing more is to be written.
         return;
     }
     let engine = state.engine.clone();
-    let stopped = tokio::task::spawn_blocking(move || {
-        engine.shutdown();
-        log.close();
-    })
-    .await;
-    if let Err(error) = stopped {
-        tracing::error!(%error, "the engine did not stop in order; the next start recovers");
-    } else {
-        tracing::info!("stopped");
+    match tokio::task::spawn_blocking(move || engine.shutdown()).await {
+        Ok(()) => tracing::info!("stopped"),
+        Err(error) => {
+            tracing::error!(%error, "the engine did not stop in order; the next start recovers")
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! `status`.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -62,11 +63,24 @@ enum Framing {
     Ended,
 }
 
-/// Sends a GET and reads the answer's head. `target_path` is already encoded.
+/// How long a server may take for the head of its answer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends a GET and reads the answer's head. `path` is already encoded.
 ///
 /// # Errors
-/// The socket's, or an answer that is no HTTP.
+/// The socket's, `TimedOut`, or an answer that is no HTTP.
 pub async fn get(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
+    let answered = tokio::time::timeout(HEAD_TIMEOUT, begin(target, path, headers)).await;
+    answered.unwrap_or_else(|_| {
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "no answer within 30 s",
+        ))
+    })
+}
+
+async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
     let mut stream = BufReader::new(TcpStream::connect(&target.host_port).await?);
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: springhead\r\n",

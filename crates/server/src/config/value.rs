@@ -164,22 +164,27 @@ impl SettingValue for Option<i32> {
     }
 }
 
-impl SettingValue for usize {
-    const KIND: &'static str = "NUMBER";
+macro_rules! whole_numbers {
+    ($($type:ty)+) => {$(
+        impl SettingValue for $type {
+            const KIND: &'static str = "NUMBER";
 
-    fn read(text: &str) -> Result<usize, String> {
-        text.parse()
-            .map_err(|_| format!("expected a whole number, not \"{text}\""))
-    }
+            fn read(text: &str) -> Result<$type, String> {
+                text.parse().map_err(|_| format!("expected a whole number, not \"{text}\""))
+            }
 
-    fn text(&self) -> String {
-        self.to_string()
-    }
+            fn text(&self) -> String {
+                self.to_string()
+            }
 
-    fn toml(&self) -> String {
-        self.to_string()
-    }
+            fn toml(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+};
 }
+
+whole_numbers!(u32 u64 usize);
 
 impl SettingValue for bool {
     const KIND: &'static str = "on|off";

@@ -256,11 +256,15 @@ impl Connection<'_> {
             Ok(message) => message,
             Err(Mistake::Fatal(error)) => return Err(Ended::Fatal(error)),
             Err(Mistake::Error(error)) => {
+                if self.extended.is_skipping() {
+                    return Ok(());
+                }
                 self.wire.error(&error);
                 if frame.kind == b'Q' {
+                    self.session.fail();
                     return ready(self.wire, &self.session).await;
                 }
-                self.extended.skip_until_sync();
+                self.extended.skip_until_sync(&mut self.session);
                 return Ok(());
             }
         };
@@ -293,9 +297,27 @@ impl Connection<'_> {
                 ErrorCode::ProtocolViolation,
                 "a password was sent, but none was asked for",
             ))),
-            message => Ok(extended.handle(wire, session, message).await?),
+            message => {
+                let ends_with_it = sync_follows(&self.input.bytes()[frame.length..]);
+                Ok(extended
+                    .handle(wire, session, message, ends_with_it)
+                    .await?)
+            }
         }
     }
+}
+
+/// Whether a Sync has arrived and nothing is before it that could join its transaction.
+fn sync_follows(mut input: &[u8]) -> bool {
+    while let Ok(Some(frame)) = Frame::find(input, usize::MAX) {
+        match frame.kind {
+            b'S' => return true,
+            // Close and Flush.
+            b'C' | b'H' => input = &input[frame.length..],
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Runs the statements of a simple query, up to the first that fails.
@@ -370,6 +392,19 @@ fn shutting_down() -> SqlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sync_is_seen_behind_what_cannot_matter() {
+        let sync = b"S\0\0\0\x04";
+        let close = b"C\0\0\0\x06S\0";
+        let execute = b"E\0\0\0\x09\0\0\0\0\0";
+        assert!(sync_follows(sync));
+        assert!(sync_follows(&[&close[..], &sync[..]].concat()));
+        assert!(!sync_follows(&[&execute[..], &sync[..]].concat()));
+        assert!(!sync_follows(b""));
+        assert!(!sync_follows(close));
+        assert!(!sync_follows(&sync[..4]));
+    }
 
     #[test]
     fn durations_of_settings() {

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use springhead_engine::settings;
 use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
 use springhead_sql::plan::{OutputColumn, Setting};
@@ -72,8 +73,9 @@ impl Extended {
         self.skipping
     }
 
-    /// An error has been told.
-    pub fn skip_until_sync(&mut self) {
+    /// An error has been told: an open transaction has failed, and what follows is not done.
+    pub fn skip_until_sync(&mut self, session: &mut Session) {
+        session.fail();
         self.skipping = true;
     }
 
@@ -105,6 +107,7 @@ impl Extended {
     }
 
     /// Parse, Bind, Describe, Execute or Close. A failure is told, and what follows skipped.
+    /// `ends_with_it`: a Sync has arrived already and nothing to execute is before it.
     ///
     /// # Errors
     /// The socket's.
@@ -113,6 +116,7 @@ impl Extended {
         wire: &mut Wire,
         session: &mut Session,
         message: FrontendMessage<'_>,
+        ends_with_it: bool,
     ) -> io::Result<()> {
         let done = match message {
             FrontendMessage::Parse {
@@ -127,7 +131,10 @@ impl Extended {
                 .map(|()| backend::bind_complete(&mut wire.out)),
             FrontendMessage::Describe(target) => self.describe(wire, target),
             FrontendMessage::Execute { portal, max_rows } => {
-                match self.execute(wire, session, portal, max_rows).await {
+                match self
+                    .execute(wire, session, portal, max_rows, ends_with_it)
+                    .await
+                {
                     Ok(()) => Ok(()),
                     Err(SendError::Statement(error)) => Err(error),
                     Err(SendError::Socket(error)) => return Err(error),
@@ -145,7 +152,7 @@ impl Extended {
         };
         if let Err(error) = done {
             wire.error(&error);
-            self.skip_until_sync();
+            self.skip_until_sync(session);
         }
         Ok(())
     }
@@ -263,6 +270,7 @@ impl Extended {
         session: &mut Session,
         name: &str,
         max_rows: usize,
+        ends_with_it: bool,
     ) -> Result<(), SendError> {
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         let (outcome, mut unsent) = match std::mem::replace(&mut portal.run, Run::Done) {
@@ -275,7 +283,7 @@ impl Extended {
                 .into());
             }
             Run::NotYet => {
-                if !self.block && session.transaction_status() == TransactionStatus::Idle {
+                if !self.block && !ends_with_it {
                     session.begin_block();
                     self.block = true;
                 }
@@ -406,9 +414,11 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
         PlanKind::Query(query) => Some(Arc::clone(&query.columns)),
         PlanKind::Write(write) if !write.returning.is_empty() => Some(Arc::clone(&write.returning)),
         PlanKind::Explain(_) => Some([text("QUERY PLAN")].into()),
-        PlanKind::Setting(Setting::Show { name: Some(name) }) => Some([text(name)].into()),
+        PlanKind::Setting(Setting::Show { name: Some(name) }) => {
+            Some([text(settings::reported_as(name).unwrap_or(name))].into())
+        }
         PlanKind::Setting(Setting::Show { name: None }) => {
-            Some([text("name"), text("setting"), text("description")].into())
+            Some([text("name"), text("setting")].into())
         }
         _ => None,
     }

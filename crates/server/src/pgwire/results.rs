@@ -185,3 +185,117 @@ impl Unsent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use springhead_engine::rows::RowsWriter;
+    use springhead_proto::ValueRef;
+    use springhead_sql::PgType;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn wire(stall: Duration) -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let wire = Wire {
+            stream,
+            out: Vec::new(),
+            buffer_bytes: 64,
+            stall: Some(stall),
+            stall_in_transaction: None,
+            in_transaction: false,
+        };
+        (wire, client)
+    }
+
+    fn numbers(count: i64) -> Rows {
+        let mut rows = RowsWriter::new(1 << 20, 1 << 20);
+        for number in 0..count {
+            rows.push([ValueRef::Integer(number)].into_iter()).unwrap();
+        }
+        rows.finish().unwrap()
+    }
+
+    fn columns() -> [OutputColumn; 1] {
+        [OutputColumn {
+            name: "n".to_owned(),
+            pg_type: PgType::Int8,
+            origin: None,
+        }]
+    }
+
+    /// The numbers in the DataRows that the client has received.
+    async fn received(mut wire: Wire, mut client: TcpStream) -> Vec<i64> {
+        wire.flush().await.unwrap();
+        drop(wire);
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).await.unwrap();
+        let mut rest = &bytes[..];
+        let mut found = Vec::new();
+        while let Some(kind) = rest.first() {
+            assert_eq!(*kind, b'D');
+            let length =
+                usize::try_from(u32::from_be_bytes(rest[1..5].try_into().unwrap())).unwrap();
+            found.push(
+                std::str::from_utf8(&rest[11..=length])
+                    .unwrap()
+                    .parse()
+                    .unwrap(),
+            );
+            rest = &rest[length + 1..];
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn a_result_taken_in_parts_is_the_whole_result_once() {
+        for limit in [1, 2, 3, 7, 100] {
+            let (mut wire, client) = wire(Duration::from_secs(10)).await;
+            let mut unsent = Unsent::new(numbers(7));
+            let mut rounds = 0;
+            loop {
+                let sent = wire
+                    .rows(&mut unsent, &columns(), &Formats::AllText, limit)
+                    .await
+                    .unwrap();
+                assert!(sent <= limit);
+                rounds += 1;
+                if !unsent.sent(sent) {
+                    break;
+                }
+            }
+            assert_eq!(rounds, 7_u64.div_ceil(limit), "limit {limit}");
+            assert_eq!(
+                received(wire, client).await,
+                (0..7).collect::<Vec<_>>(),
+                "limit {limit}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn g7_a_client_that_takes_nothing_is_given_up_and_costs_its_buffer_alone() {
+        let (mut wire, _client) = wire(Duration::from_millis(50)).await;
+        let mut sent = 0;
+        let error = loop {
+            // Far more than the kernel's buffers take.
+            let mut unsent = Unsent::new(numbers(10_000));
+            match wire
+                .rows(&mut unsent, &columns(), &Formats::AllText, u64::MAX)
+                .await
+            {
+                Ok(count) => sent += count,
+                Err(SendError::Socket(error)) => break error,
+                Err(SendError::Statement(error)) => panic!("{error}"),
+            }
+            assert!(sent < 10_000_000, "the client took everything");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(wire.out.capacity() < 1024, "{}", wire.out.capacity());
+    }
+}
