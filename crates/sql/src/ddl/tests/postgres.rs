@@ -3,8 +3,10 @@
 
 use super::Database;
 
-/// A statement, and what PostgreSQL says: `None` if it takes it.
-const SCRIPT: &[(&str, Option<(&str, &str, Option<&str>)>)] = &[
+/// Code, message and detail; `None` if it takes the statement.
+type Answer = Option<(&'static str, &'static str, Option<&'static str>)>;
+
+const SCRIPT: &[(&str, Answer)] = &[
     (
         "CREATE TABLE t (a int UNIQUE, b int, UNIQUE (a), CHECK (b > 0), CHECK (b < 9))",
         None,
