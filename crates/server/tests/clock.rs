@@ -28,7 +28,7 @@ fn g2_times_never_fall_and_nothing_is_trimmed_when_the_clock_jumps() {
         .setup
         .clone()
         .with_env("SPRINGHEAD_SEGMENT_BYTES", "1MiB")
-        .with_env("SPRINGHEAD_RETENTION_TIME", "1h")
+        .with_env("SPRINGHEAD_RETAIN_TIME", "1h")
         .with_env("SPRINGHEAD_MAINTENANCE_INTERVAL", "50ms");
     let note = "n".repeat(100_000);
     for (life, shift) in ["+0d", "+3d", "-3d", "+0d"].into_iter().enumerate() {

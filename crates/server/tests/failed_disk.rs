@@ -143,7 +143,8 @@ fn g12_a_full_disk_refuses_writes_serves_reads_and_recovers() {
     fixture.setup = fixture
         .setup
         .clone()
-        .with_env("SPRINGHEAD_SEGMENT_BYTES", "4MiB");
+        .with_env("SPRINGHEAD_SEGMENT_BYTES", "4MiB")
+        .with_env("SPRINGHEAD_RESERVE_BYTES", "24MiB");
     let ballast = directory.join("ballast");
     fixture.start();
     fixture.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, note TEXT)");

@@ -21,8 +21,31 @@ pub mod rng;
 pub mod scenario;
 pub mod world;
 
-/// Every failpoint of the server: each must be in the crash matrix.
+/// Every failpoint of the server, each once: read from the sources, so that none is forgotten.
+///
+/// # Panics
+/// If the sources are not where this was built.
 #[must_use]
-pub fn failpoints() -> Vec<&'static str> {
-    springhead_log::failpoint::LOG_FAILPOINTS.to_vec()
+pub fn failpoints() -> Vec<String> {
+    let crates = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("crates/");
+    let mut found = std::collections::BTreeSet::new();
+    let mut directories = vec![crates.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory)
+            .expect("a directory of sources")
+            .flatten()
+        {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("tests") && !path.ends_with("sim") {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let names = text.split("failpoint::hit(\"").skip(1);
+                found.extend(names.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+    found.into_iter().collect()
 }

@@ -10,13 +10,19 @@ use crate::load::Style;
 use crate::rng::Rng;
 use crate::scenario::{End, Plan};
 
-/// Small segments, so that a short run fills, seals, compresses and recycles many.
+/// Small segments, so that a short run fills and seals many.
 pub const SMALL_SEGMENTS: &[(&str, &str)] = &[("SPRINGHEAD_SEGMENT_BYTES", "1048576")];
+
+/// The same, and sealed ones are compressed.
+pub const COMPRESSED_SEGMENTS: &[(&str, &str)] = &[
+    ("SPRINGHEAD_SEGMENT_BYTES", "1048576"),
+    ("SPRINGHEAD_COMPRESS_LEVEL", "3"),
+];
 
 /// Small segments of which retention keeps few, looked after often.
 pub const SHORT_RETENTION: &[(&str, &str)] = &[
     ("SPRINGHEAD_SEGMENT_BYTES", "1048576"),
-    ("SPRINGHEAD_RETENTION_BYTES", "16777216"),
+    ("SPRINGHEAD_RETAIN_BYTES", "16777216"),
     ("SPRINGHEAD_MAINTENANCE_INTERVAL", "50ms"),
 ];
 
@@ -94,7 +100,7 @@ pub fn at_random(seed: u64, lives: usize) -> Plan {
         ends,
         trims: false,
         env: if rng.chance(50) {
-            environment(SMALL_SEGMENTS)
+            environment(COMPRESSED_SEGMENTS)
         } else {
             Vec::new()
         },

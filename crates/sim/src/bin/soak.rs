@@ -62,7 +62,7 @@ fn choose(seed: u64, scenario: Option<&str>) -> (String, Plan) {
     let point = match scenario {
         Some("random") => None,
         Some(name) => Some(name),
-        None => points.get(turn).copied(),
+        None => points.get(turn).map(String::as_str),
     };
     match point {
         Some(point) => {
