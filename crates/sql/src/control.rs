@@ -3,8 +3,8 @@
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    self, ContextModifier, DiscardObject, Expr, ObjectType, Reset, Set, Statement, TransactionAccessMode,
-    TransactionIsolationLevel, TransactionMode,
+    self, ContextModifier, DiscardObject, Expr, ObjectType, Reset, Set, Statement,
+    TransactionAccessMode, TransactionIsolationLevel, TransactionMode,
 };
 
 use crate::plan::{Database, Isolation, PlanKind, Setting, TransactionControl};
@@ -13,22 +13,35 @@ use crate::query::names;
 /// The plan of a statement of this kind; `None` if it is of another.
 pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> {
     Ok(Some(match statement {
-        Statement::StartTransaction { modes, statements, modifier, exception, .. } => {
+        Statement::StartTransaction {
+            modes,
+            statements,
+            modifier,
+            exception,
+            ..
+        } => {
             if !statements.is_empty() || modifier.is_some() || exception.is_some() {
                 return Err(SqlError::unsupported("a block of statements"));
             }
             let (isolation, read_only) = transaction_modes(modes)?;
-            PlanKind::Transaction(TransactionControl::Begin { isolation, read_only })
+            PlanKind::Transaction(TransactionControl::Begin {
+                isolation,
+                read_only,
+            })
         }
-        Statement::Commit { chain, modifier: None, .. } => {
-            PlanKind::Transaction(TransactionControl::Commit { chain: *chain })
-        }
-        Statement::Rollback { chain, savepoint: None } => {
-            PlanKind::Transaction(TransactionControl::Rollback { chain: *chain })
-        }
-        Statement::Rollback { savepoint: Some(name), .. } => {
-            PlanKind::Transaction(TransactionControl::RollbackTo(names::fold(name)))
-        }
+        Statement::Commit {
+            chain,
+            modifier: None,
+            ..
+        } => PlanKind::Transaction(TransactionControl::Commit { chain: *chain }),
+        Statement::Rollback {
+            chain,
+            savepoint: None,
+        } => PlanKind::Transaction(TransactionControl::Rollback { chain: *chain }),
+        Statement::Rollback {
+            savepoint: Some(name),
+            ..
+        } => PlanKind::Transaction(TransactionControl::RollbackTo(names::fold(name))),
         Statement::Savepoint { name } => {
             PlanKind::Transaction(TransactionControl::Savepoint(names::fold(name)))
         }
@@ -50,12 +63,30 @@ pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> 
             DiscardObject::SEQUENCES => PlanKind::NoEffect("DISCARD SEQUENCES"),
             DiscardObject::TEMP => PlanKind::NoEffect("DISCARD TEMP"),
         },
-        Statement::CreateDatabase { db_name, if_not_exists, .. } => {
-            PlanKind::Database(Database::Create { name: database_name(db_name)?, if_not_exists: *if_not_exists })
-        }
-        Statement::Drop { object_type: ObjectType::Database, if_exists, names, .. } => match names.as_slice() {
-            [name] => PlanKind::Database(Database::Drop { name: database_name(name)?, if_exists: *if_exists }),
-            _ => return Err(SqlError::new(ErrorCode::SyntaxError, "DROP DATABASE takes one name")),
+        Statement::CreateDatabase {
+            db_name,
+            if_not_exists,
+            ..
+        } => PlanKind::Database(Database::Create {
+            name: database_name(db_name)?,
+            if_not_exists: *if_not_exists,
+        }),
+        Statement::Drop {
+            object_type: ObjectType::Database,
+            if_exists,
+            names,
+            ..
+        } => match names.as_slice() {
+            [name] => PlanKind::Database(Database::Drop {
+                name: database_name(name)?,
+                if_exists: *if_exists,
+            }),
+            _ => {
+                return Err(SqlError::new(
+                    ErrorCode::SyntaxError,
+                    "DROP DATABASE takes one name",
+                ));
+            }
         },
         Statement::Analyze(_) => PlanKind::NoEffect("ANALYZE"),
         Statement::Vacuum(_) => PlanKind::NoEffect("VACUUM"),
@@ -64,7 +95,10 @@ pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> 
 }
 
 fn show(variable: &[ast::Ident]) -> Setting {
-    let words: Vec<String> = variable.iter().map(|word| word.value.to_ascii_lowercase()).collect();
+    let words: Vec<String> = variable
+        .iter()
+        .map(|word| word.value.to_ascii_lowercase())
+        .collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Setting::Show {
         name: match words.as_slice() {
@@ -79,13 +113,24 @@ fn show(variable: &[ast::Ident]) -> Setting {
 
 fn set_statement(set: &Set) -> Result<PlanKind, SqlError> {
     Ok(match set {
-        Set::SingleAssignment { scope, variable, values, hivevar: false } => {
+        Set::SingleAssignment {
+            scope,
+            variable,
+            values,
+            hivevar: false,
+        } => {
             let name = setting_name(variable);
             let local = matches!(scope, Some(ContextModifier::Local));
             if name == "session characteristics" {
-                return Err(SqlError::unsupported("SET SESSION CHARACTERISTICS in this form"));
+                return Err(SqlError::unsupported(
+                    "SET SESSION CHARACTERISTICS in this form",
+                ));
             }
-            PlanKind::Setting(Setting::Set { name, value: setting_value(values)?, local })
+            PlanKind::Setting(Setting::Set {
+                name,
+                value: setting_value(values)?,
+                local,
+            })
         }
         Set::SetTimeZone { local, value } => PlanKind::Setting(Setting::Set {
             name: "timezone".to_owned(),
@@ -98,13 +143,23 @@ fn set_statement(set: &Set) -> Result<PlanKind, SqlError> {
             value: Some(charset_name.value.clone()),
             local: false,
         }),
-        Set::SetNamesDefault {} => PlanKind::Setting(Setting::Reset { name: Some("client_encoding".to_owned()) }),
-        Set::SetTransaction { modes, snapshot, session } => {
+        Set::SetNamesDefault {} => PlanKind::Setting(Setting::Reset {
+            name: Some("client_encoding".to_owned()),
+        }),
+        Set::SetTransaction {
+            modes,
+            snapshot,
+            session,
+        } => {
             if snapshot.is_some() {
                 return Err(SqlError::unsupported("SET TRANSACTION SNAPSHOT"));
             }
             let (isolation, read_only) = transaction_modes(modes)?;
-            PlanKind::Transaction(TransactionControl::Set { isolation, read_only, session: *session })
+            PlanKind::Transaction(TransactionControl::Set {
+                isolation,
+                read_only,
+                session: *session,
+            })
         }
         Set::SetRole { role_name, .. } => PlanKind::Setting(Setting::Set {
             name: "role".to_owned(),
@@ -115,11 +170,15 @@ fn set_statement(set: &Set) -> Result<PlanKind, SqlError> {
         | Set::SetSessionParam(_)
         | Set::SingleAssignment { .. }
         | Set::ParenthesizedAssignments { .. }
-        | Set::MultipleAssignments { .. } => return Err(SqlError::unsupported(format_args!("\"{set}\""))),
+        | Set::MultipleAssignments { .. } => {
+            return Err(SqlError::unsupported(format_args!("\"{set}\"")));
+        }
     })
 }
 
-fn transaction_modes(modes: &[TransactionMode]) -> Result<(Option<Isolation>, Option<bool>), SqlError> {
+fn transaction_modes(
+    modes: &[TransactionMode],
+) -> Result<(Option<Isolation>, Option<bool>), SqlError> {
     let (mut isolation, mut read_only) = (None, None);
     for mode in modes {
         match mode {
@@ -128,9 +187,8 @@ fn transaction_modes(modes: &[TransactionMode]) -> Result<(Option<Isolation>, Op
             }
             TransactionMode::IsolationLevel(level) => {
                 isolation = Some(match level {
-                    TransactionIsolationLevel::ReadUncommitted | TransactionIsolationLevel::ReadCommitted => {
-                        Isolation::ReadCommitted
-                    }
+                    TransactionIsolationLevel::ReadUncommitted
+                    | TransactionIsolationLevel::ReadCommitted => Isolation::ReadCommitted,
                     TransactionIsolationLevel::RepeatableRead => Isolation::RepeatableRead,
                     TransactionIsolationLevel::Serializable => Isolation::Serializable,
                     TransactionIsolationLevel::Snapshot => {
@@ -146,7 +204,10 @@ fn transaction_modes(modes: &[TransactionMode]) -> Result<(Option<Isolation>, Op
 fn setting_name(name: &ast::ObjectName) -> String {
     name.0
         .iter()
-        .map(|part| part.as_ident().map_or_else(|| part.to_string(), |ident| ident.value.clone()))
+        .map(|part| {
+            part.as_ident()
+                .map_or_else(|| part.to_string(), |ident| ident.value.clone())
+        })
         .collect::<Vec<_>>()
         .join(".")
         .to_ascii_lowercase()
@@ -157,15 +218,23 @@ fn setting_value(values: &[Expr]) -> Result<Option<String>, SqlError> {
     let mut texts = Vec::with_capacity(values.len());
     for value in values {
         texts.push(match value {
-            Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default") => {
+            Expr::Identifier(ident)
+                if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default") =>
+            {
                 return Ok(None);
             }
             Expr::Identifier(ident) => names::fold(ident),
             Expr::Value(value) => match &value.value {
                 ast::Value::Boolean(on) => if *on { "on" } else { "off" }.to_owned(),
-                other => other.clone().into_string().unwrap_or_else(|| other.to_string()),
+                other => other
+                    .clone()
+                    .into_string()
+                    .unwrap_or_else(|| other.to_string()),
             },
-            Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => format!("-{expr}"),
+            Expr::UnaryOp {
+                op: ast::UnaryOperator::Minus,
+                expr,
+            } => format!("-{expr}"),
             // Key words that the parser takes for something else: ON, SESSION_USER, NONE.
             other => other.to_string().to_ascii_lowercase(),
         });
@@ -178,5 +247,10 @@ fn database_name(name: &ast::ObjectName) -> Result<String, SqlError> {
         [part] => part.as_ident().map(names::fold),
         _ => None,
     }
-    .ok_or_else(|| SqlError::new(ErrorCode::SyntaxError, format!("\"{name}\" is no database name")))
+    .ok_or_else(|| {
+        SqlError::new(
+            ErrorCode::SyntaxError,
+            format!("\"{name}\" is no database name"),
+        )
+    })
 }

@@ -36,8 +36,16 @@ pub fn plan_filter(table: &Arc<Table>, where_text: &str) -> Result<Filter, SqlEr
     // A column is the parameter that its value in the image is bound to.
     for (place, column) in table.visible_columns() {
         let stored = format!("\"{}\"", column.storage_name());
-        let relations = scope.relations.iter_mut().flat_map(|relation| &mut relation.columns);
-        for named in scope.columns.iter_mut().chain(relations).filter(|named| named.sql == stored) {
+        let relations = scope
+            .relations
+            .iter_mut()
+            .flat_map(|relation| &mut relation.columns);
+        for named in scope
+            .columns
+            .iter_mut()
+            .chain(relations)
+            .filter(|named| named.sql == stored)
+        {
             named.sql = format!("?{}", place + 1);
         }
     }
@@ -47,7 +55,11 @@ pub fn plan_filter(table: &Arc<Table>, where_text: &str) -> Result<Filter, SqlEr
             columns.push(place);
         }
     }
-    Ok(Filter { sql: format!("SELECT {condition}"), table: table.clone(), columns })
+    Ok(Filter {
+        sql: format!("SELECT {condition}"),
+        table: table.clone(),
+        columns,
+    })
 }
 
 /// Plans the same condition for a query over the table itself: over `"c1"`, …, for snapshots.
@@ -56,7 +68,13 @@ pub fn plan_filter(table: &Arc<Table>, where_text: &str) -> Result<Filter, SqlEr
 /// As [`plan_filter`].
 pub fn plan_filter_on_table(table: &Arc<Table>, where_text: &str) -> Result<String, SqlError> {
     let (expr, context) = parsed(where_text)?;
-    condition(&Catalog::bootstrap(), where_text, &context, table_scope(table, None), &expr)
+    condition(
+        &Catalog::bootstrap(),
+        where_text,
+        &context,
+        table_scope(table, None),
+        &expr,
+    )
 }
 
 fn parsed(where_text: &str) -> Result<(Expr, PlanContext), SqlError> {
@@ -66,9 +84,15 @@ fn parsed(where_text: &str) -> Result<(Expr, PlanContext), SqlError> {
         ..PlanContext::default()
     };
     if where_text.trim().is_empty() {
-        return Err(SqlError::new(ErrorCode::SyntaxError, "the condition is empty"));
+        return Err(SqlError::new(
+            ErrorCode::SyntaxError,
+            "the condition is empty",
+        ));
     }
-    Ok((parse_expression(where_text, MAX_FILTER_BYTES, MAX_FILTER_DEPTH)?, context))
+    Ok((
+        parse_expression(where_text, MAX_FILTER_BYTES, MAX_FILTER_DEPTH)?,
+        context,
+    ))
 }
 
 fn condition(
@@ -86,7 +110,11 @@ fn condition(
         immutable_only: true,
         no_volatile: true,
     };
-    let scope = Scope { aggregates_refused: Some("a filter"), windows_refused: Some("a filter"), ..scope };
+    let scope = Scope {
+        aggregates_refused: Some("a filter"),
+        windows_refused: Some("a filter"),
+        ..scope
+    };
     analyzer.in_scope(scope, |analyzer| analyzer.condition(expr, "WHERE"))
 }
 
@@ -98,10 +126,11 @@ fn mentions(sql: &str, number: usize) -> bool {
     for at in 0..bytes.len() {
         match bytes[at] {
             b'\'' => quoted = !quoted,
-            b'?' if !quoted && sql[at..].starts_with(&wanted) => {
-                if !bytes.get(at + wanted.len()).is_some_and(u8::is_ascii_digit) {
-                    return true;
-                }
+            b'?' if !quoted
+                && sql[at..].starts_with(&wanted)
+                && !bytes.get(at + wanted.len()).is_some_and(u8::is_ascii_digit) =>
+            {
+                return true;
             }
             _ => {}
         }

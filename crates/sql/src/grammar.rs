@@ -37,7 +37,10 @@ pub(crate) enum Overriding {
 /// # Errors
 /// 42601 for a quote or comment that never ends.
 pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
-    let mut prepared = Prepared { sql: Cow::Borrowed(sql), marks: Marks::default() };
+    let mut prepared = Prepared {
+        sql: Cow::Borrowed(sql),
+        marks: Marks::default(),
+    };
     let mut at = 0;
     // The words before, and the last token if it was a string.
     let mut words: [&str; 2] = ["", ""];
@@ -46,7 +49,11 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
     let mut gaps: Vec<(usize, usize)> = Vec::new();
     loop {
         let (token, start, end) = scan::next(sql, at)?;
-        let word = if token == Token::Word { &sql[start..end] } else { "" };
+        let word = if token == Token::Word {
+            &sql[start..end]
+        } else {
+            ""
+        };
         match token {
             Token::End => break,
             Token::Word if is(word, "symmetric") && is(words[1], "between") => {
@@ -54,7 +61,9 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
                 prepared.marks.symmetric.push(end);
             }
             // The default, which the parser does not know either.
-            Token::Word if is(word, "asymmetric") && is(words[1], "between") => blank(&mut prepared.sql, start, end),
+            Token::Word if is(word, "asymmetric") && is(words[1], "between") => {
+                blank(&mut prepared.sql, start, end)
+            }
             Token::Word if is(word, "overriding") => overriding_at = start,
             Token::Word if is(word, "value") && is(words[0], "overriding") => {
                 prepared.marks.overriding = match words[1] {
@@ -85,7 +94,12 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
     // too far to the left, which is all that is lost.
     for (start, end) in gaps.into_iter().rev() {
         prepared.sql.to_mut().replace_range(start..end, "");
-        for mark in prepared.marks.symmetric.iter_mut().filter(|mark| **mark >= end) {
+        for mark in prepared
+            .marks
+            .symmetric
+            .iter_mut()
+            .filter(|mark| **mark >= end)
+        {
             *mark -= end - start;
         }
     }
@@ -98,7 +112,10 @@ fn is(word: &str, wanted: &str) -> bool {
 
 /// Overwrites a range with blanks; lines stay lines.
 fn blank(sql: &mut Cow<'_, str>, start: usize, end: usize) {
-    let blanks: String = sql[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+    let blanks: String = sql[start..end]
+        .chars()
+        .map(|c| if c == '\n' { '\n' } else { ' ' })
+        .collect();
     // What is blanked is key words alone, so that a byte is a character.
     sql.to_mut().replace_range(start..end, &blanks);
 }
@@ -112,10 +129,20 @@ mod tests {
         let prepared = prepare("select 1 between symmetric 3 and 1").expect("it scans");
         assert_eq!(prepared.sql, "select 1 between           3 and 1");
         assert_eq!(prepared.marks.symmetric, [26]);
-        let prepared = prepare("insert into t overriding system value values (1)").expect("it scans");
-        assert_eq!(prepared.sql, "insert into t                         values (1)");
+        let prepared =
+            prepare("insert into t overriding system value values (1)").expect("it scans");
+        assert_eq!(
+            prepared.sql,
+            "insert into t                         values (1)"
+        );
         assert_eq!(prepared.marks.overriding, Some(Overriding::System));
-        assert_eq!(prepare("select 'a'\n  'b' 'c'").expect("it scans").sql, "select 'ab' 'c'");
-        assert_eq!(prepare("select 'symmetric', a").expect("it scans").sql, "select 'symmetric', a");
+        assert_eq!(
+            prepare("select 'a'\n  'b' 'c'").expect("it scans").sql,
+            "select 'ab' 'c'"
+        );
+        assert_eq!(
+            prepare("select 'symmetric', a").expect("it scans").sql,
+            "select 'symmetric', a"
+        );
     }
 }

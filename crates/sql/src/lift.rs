@@ -102,7 +102,11 @@ impl Lifted {
         use std::fmt::Write;
         let start = self.texts.len();
         self.texts.push_str(text);
-        self.literals.push(Literal { class, start, end: self.texts.len() });
+        self.literals.push(Literal {
+            class,
+            start,
+            end: self.texts.len(),
+        });
         let number = self.parameters + self.literals.len();
         write!(self.template, "${number}").expect("writing to a String cannot fail");
     }
@@ -112,7 +116,9 @@ impl Lifted {
 /// (then `out` holds nothing of use): it must be planned as it is written.
 pub fn lift(statement: &str, out: &mut Lifted) -> bool {
     out.clear();
-    let Some(parameters) = liftable(statement) else { return false };
+    let Some(parameters) = liftable(statement) else {
+        return false;
+    };
     out.parameters = parameters;
     lift_literals(statement, out).is_some()
 }
@@ -121,7 +127,10 @@ pub fn lift(statement: &str, out: &mut Lifted) -> bool {
 fn liftable(statement: &str) -> Option<usize> {
     let (_, start, end) = scan::next(statement, 0).ok()?;
     let verb = &statement[start..end];
-    if !["select", "insert", "update", "delete", "with", "values"].iter().any(|v| v.eq_ignore_ascii_case(verb)) {
+    if !["select", "insert", "update", "delete", "with", "values"]
+        .iter()
+        .any(|v| v.eq_ignore_ascii_case(verb))
+    {
         return None;
     }
     if !statement.contains('$') {
@@ -161,7 +170,9 @@ fn lift_literals(statement: &str, out: &mut Lifted) -> Option<()> {
         let mut replace_from = start;
         let lifted = match token {
             Token::End => break,
-            Token::Integer | Token::Decimal if before == Before::Sign && !binds_tighter(statement, end) => {
+            Token::Integer | Token::Decimal
+                if before == Before::Sign && !binds_tighter(statement, end) =>
+            {
                 replace_from = sign_at;
                 true
             }
@@ -187,7 +198,10 @@ fn lift_literals(statement: &str, out: &mut Lifted) -> Option<()> {
                     }
                     out.push(LiteralClass::of_number(&number), &number);
                 }
-                _ => out.push(LiteralClass::String, &decode(token, &statement[start..end])?),
+                _ => out.push(
+                    LiteralClass::String,
+                    &decode(token, &statement[start..end])?,
+                ),
             }
             copied = end;
         }
@@ -215,9 +229,31 @@ fn lift_literals(statement: &str, out: &mut Lifted) -> Option<()> {
 /// Key words after which a literal is an operand, and not part of a type, a clause or an alias.
 fn starts_operand(word: &str) -> bool {
     const WORDS: &[&str] = &[
-        "all", "and", "any", "between", "case", "distinct", "else", "having", "ilike", "in", "like",
-        "limit", "not", "offset", "on", "or", "returning", "select", "similar", "then", "to", "values",
-        "when", "where", "from",
+        "all",
+        "and",
+        "any",
+        "between",
+        "case",
+        "distinct",
+        "else",
+        "having",
+        "ilike",
+        "in",
+        "like",
+        "limit",
+        "not",
+        "offset",
+        "on",
+        "or",
+        "returning",
+        "select",
+        "similar",
+        "then",
+        "to",
+        "values",
+        "when",
+        "where",
+        "from",
     ];
     WORDS.iter().any(|w| w.eq_ignore_ascii_case(word))
 }
@@ -244,7 +280,11 @@ fn decode(token: Token, literal: &str) -> Option<Cow<'_, str>> {
     if body.contains('\0') {
         return None;
     }
-    Some(if body.contains('\'') { Cow::Owned(body.replace("''", "'")) } else { Cow::Borrowed(body) })
+    Some(if body.contains('\'') {
+        Cow::Owned(body.replace("''", "'"))
+    } else {
+        Cow::Borrowed(body)
+    })
 }
 
 /// The value of the inside of `E'…'`; `None` for an escape that is malformed.
@@ -274,7 +314,11 @@ pub(crate) fn decode_escapes(body: &str) -> Option<String> {
 /// One escape, whose letter is at `at`; where it ends.
 fn escape(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
     let digits = |from: usize, most: usize, radix: u32| {
-        let count = bytes[from..].iter().take(most).take_while(|b| char::from(**b).is_digit(radix)).count();
+        let count = bytes[from..]
+            .iter()
+            .take(most)
+            .take_while(|b| char::from(**b).is_digit(radix))
+            .count();
         let text = std::str::from_utf8(&bytes[from..from + count]).ok()?;
         Some((u32::from_str_radix(text, radix).ok()?, count))
     };
@@ -331,16 +375,44 @@ mod tests {
             "UPDATE a SET b = b + $1 WHERE c = $2 AND d=$3\n--ils",
             &["-12", "3000000000", "it's"],
         );
-        check("select $2, 1.5, E'a\\n'", "select $2, $3, $4\n--ns", &["1.5", "a\n"]);
-        check("select 9223372036854775808", "select $1\n--n", &["9223372036854775808"]);
-        check("select -2147483648, - 2147483649", "select $1, $2\n--il", &["-2147483648", "-2147483649"]);
+        check(
+            "select $2, 1.5, E'a\\n'",
+            "select $2, $3, $4\n--ns",
+            &["1.5", "a\n"],
+        );
+        check(
+            "select 9223372036854775808",
+            "select $1\n--n",
+            &["9223372036854775808"],
+        );
+        check(
+            "select -2147483648, - 2147483649",
+            "select $1, $2\n--il",
+            &["-2147483648", "-2147483649"],
+        );
     }
 
     #[test]
     fn what_needs_a_constant_stays() {
-        check("select date '2020-01-01', 'x' as y", "select date '2020-01-01', $1 as y\n--s", &["x"]);
-        check("select a-1, -1::text", "select a-$1, -$2::text\n--ii", &["1", "1"]);
-        check("select a from b order by 1", "select a from b order by 1\n--", &[]);
-        check("select interval '1 day', B'01'", "select interval '1 day', B'01'\n--", &[]);
+        check(
+            "select date '2020-01-01', 'x' as y",
+            "select date '2020-01-01', $1 as y\n--s",
+            &["x"],
+        );
+        check(
+            "select a-1, -1::text",
+            "select a-$1, -$2::text\n--ii",
+            &["1", "1"],
+        );
+        check(
+            "select a from b order by 1",
+            "select a from b order by 1\n--",
+            &[],
+        );
+        check(
+            "select interval '1 day', B'01'",
+            "select interval '1 day', B'01'\n--",
+            &[],
+        );
     }
 }

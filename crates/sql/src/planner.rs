@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
+use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{Query, SetExpr, Statement};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
-use springhead_proto::{ErrorCode, SqlError};
 
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
@@ -62,13 +62,21 @@ pub fn plan(
 ) -> Result<Plan, SqlError> {
     check_size(sql, context.max_statement_bytes)?;
     if let Some(kind) = ddl::plan_text(catalog, sql)? {
-        return Ok(Plan { catalog_version: catalog.version, parameters: Vec::new(), kind });
+        return Ok(Plan {
+            catalog_version: catalog.version,
+            parameters: Vec::new(),
+            kind,
+        });
     }
     let (statement, marks) = parse_marked(sql, context)?;
     let mut analyzer = Analyzer::new(catalog, sql, context, param_types, usize::MAX);
     analyzer.marks = marks;
     let (kind, parameters) = dispatch(catalog, analyzer, &statement)?;
-    Ok(Plan { catalog_version: catalog.version, parameters, kind })
+    Ok(Plan {
+        catalog_version: catalog.version,
+        parameters,
+        kind,
+    })
 }
 
 /// Plans a template ([`crate::lift::lift`]). `None` if it cannot stand for the statements that it
@@ -83,13 +91,27 @@ pub fn plan_template(
 ) -> Option<Plan> {
     let mut types: Vec<Option<PgType>> = param_types.to_vec();
     types.resize(template.parameters, None);
-    types.extend(template.literals.iter().map(|literal| Some(literal.class.pg_type())));
+    types.extend(
+        template
+            .literals
+            .iter()
+            .map(|literal| Some(literal.class.pg_type())),
+    );
     let (statement, marks) = parse_marked(&template.template, context).ok()?;
-    let mut analyzer = Analyzer::new(catalog, &template.template, context, &types, template.parameters);
+    let mut analyzer = Analyzer::new(
+        catalog,
+        &template.template,
+        context,
+        &types,
+        template.parameters,
+    );
     analyzer.marks = marks;
     let (kind, parameters) = dispatch(catalog, analyzer, &statement).ok()?;
-    matches!(kind, PlanKind::Query(_) | PlanKind::Write(_))
-        .then_some(Plan { catalog_version: catalog.version, parameters, kind })
+    matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)).then_some(Plan {
+        catalog_version: catalog.version,
+        parameters,
+        kind,
+    })
 }
 
 /// Parses exactly one statement.
@@ -102,7 +124,9 @@ fn parse_marked(sql: &str, context: &PlanContext) -> Result<(Statement, Marks), 
     let prepared = prepare(sql)?;
     let sql = &*prepared.sql;
     let mut parser = parser(sql, context.max_depth)?;
-    let statement = parser.parse_statement().map_err(|error| parse_error(sql, &error))?;
+    let statement = parser
+        .parse_statement()
+        .map_err(|error| parse_error(sql, &error))?;
     expect_end(&mut parser, sql)?;
     Ok((statement, prepared.marks))
 }
@@ -115,7 +139,9 @@ pub(crate) fn parse_expression(
 ) -> Result<sqlparser::ast::Expr, SqlError> {
     check_size(sql, max_bytes)?;
     let mut parser = parser(sql, max_depth)?;
-    let expression = parser.parse_expr().map_err(|error| parse_error(sql, &error))?;
+    let expression = parser
+        .parse_expr()
+        .map_err(|error| parse_error(sql, &error))?;
     expect_end(&mut parser, sql)?;
     Ok(expression)
 }
@@ -124,11 +150,17 @@ fn check_size(sql: &str, most: usize) -> Result<(), SqlError> {
     if sql.len() > most {
         return Err(SqlError::new(
             ErrorCode::StatementTooLarge,
-            format!("the statement has {} bytes, more than the {most} that are allowed", sql.len()),
+            format!(
+                "the statement has {} bytes, more than the {most} that are allowed",
+                sql.len()
+            ),
         ));
     }
     if sql.contains('\0') {
-        return Err(SqlError::new(ErrorCode::InvalidByteSequence, "invalid byte sequence for encoding \"UTF8\": 0x00"));
+        return Err(SqlError::new(
+            ErrorCode::InvalidByteSequence,
+            "invalid byte sequence for encoding \"UTF8\": 0x00",
+        ));
     }
     Ok(())
 }
@@ -154,20 +186,22 @@ fn expect_end(parser: &mut Parser<'_>, sql: &str) -> Result<(), SqlError> {
 /// PostgreSQL's words for a text that does not parse.
 fn parse_error(sql: &str, error: &ParserError) -> SqlError {
     match error {
-        ParserError::RecursionLimitExceeded => SqlError::new(
-            ErrorCode::TooComplex,
-            "the statement is nested too deeply",
-        )
-        .with_hint("simplify it, or split it into several statements"),
+        ParserError::RecursionLimitExceeded => {
+            SqlError::new(ErrorCode::TooComplex, "the statement is nested too deeply")
+                .with_hint("simplify it, or split it into several statements")
+        }
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
-            let (what, place) = message.split_once(" at Line: ").map_or((message.as_str(), None), |(what, place)| {
-                let (line, column) = place.split_once(", Column: ").unwrap_or((place, "1"));
-                let location = sqlparser::tokenizer::Location {
-                    line: line.trim().parse().unwrap_or(1),
-                    column: column.trim().parse().unwrap_or(1),
-                };
-                (what, Some(location))
-            });
+            let (what, place) = message.split_once(" at Line: ").map_or(
+                (message.as_str(), None),
+                |(what, place)| {
+                    let (line, column) = place.split_once(", Column: ").unwrap_or((place, "1"));
+                    let location = sqlparser::tokenizer::Location {
+                        line: line.trim().parse().unwrap_or(1),
+                        column: column.trim().parse().unwrap_or(1),
+                    };
+                    (what, Some(location))
+                },
+            );
             let error = match place {
                 Some(place) => near(sql, query::offset(sql, place)),
                 None => near(sql, sql.len()),
@@ -182,7 +216,10 @@ fn near(sql: &str, offset: usize) -> SqlError {
     let position = u32::try_from(sql[..offset].chars().count() + 1).unwrap_or(u32::MAX);
     let message = match crate::scan::next(sql, offset) {
         Ok((crate::scan::Token::End, _, _)) => "syntax error at end of input".to_owned(),
-        Ok((_, start, end)) => format!("syntax error at or near \"{}\"", sql.get(start..end).unwrap_or("?")),
+        Ok((_, start, end)) => format!(
+            "syntax error at or near \"{}\"",
+            sql.get(start..end).unwrap_or("?")
+        ),
         Err(_) => format!("syntax error at or near \"{}\"", &sql[offset..]),
     };
     SqlError::new(ErrorCode::SyntaxError, message).with_position(position)
@@ -195,16 +232,21 @@ fn dispatch(
 ) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
     let kind = match statement {
         Statement::Query(query) => match &*query.body {
-            SetExpr::Insert(statement) | SetExpr::Update(statement) | SetExpr::Delete(statement) => {
-                with_write(&mut analyzer, query, statement)?
-            }
+            SetExpr::Insert(statement)
+            | SetExpr::Update(statement)
+            | SetExpr::Delete(statement) => with_write(&mut analyzer, query, statement)?,
             _ => query::plan_query(&mut analyzer, query)?,
         },
         Statement::Insert(insert) => dml::insert::plan(&mut analyzer, insert)?,
         Statement::Update(update) => dml::update::plan(&mut analyzer, update)?,
         Statement::Delete(delete) => dml::delete::plan(&mut analyzer, delete)?,
         Statement::Truncate(truncate) => dml::truncate::plan(&analyzer, truncate)?,
-        Statement::Explain { analyze, statement, options, .. } => {
+        Statement::Explain {
+            analyze,
+            statement,
+            options,
+            ..
+        } => {
             return explain(catalog, analyzer, *analyze, options.as_deref(), statement);
         }
         other => match control::plan(other)? {
@@ -216,7 +258,11 @@ fn dispatch(
 }
 
 /// `WITH … INSERT`, UPDATE or DELETE.
-fn with_write(analyzer: &mut Analyzer<'_>, query: &Query, statement: &Statement) -> Result<PlanKind, SqlError> {
+fn with_write(
+    analyzer: &mut Analyzer<'_>,
+    query: &Query,
+    statement: &Statement,
+) -> Result<PlanKind, SqlError> {
     analyzer.in_scope(Scope::default(), |analyzer| {
         let with = match &query.with {
             Some(with) => analyzer.with(with)?,
@@ -228,7 +274,9 @@ fn with_write(analyzer: &mut Analyzer<'_>, query: &Query, statement: &Statement)
             Statement::Delete(delete) => dml::delete::plan(analyzer, delete)?,
             _ => return Err(SqlError::unsupported("this statement after WITH")),
         };
-        let PlanKind::Write(mut write) = kind else { return Ok(kind) };
+        let PlanKind::Write(mut write) = kind else {
+            return Ok(kind);
+        };
         write.sql.insert_str(0, &with);
         Ok(PlanKind::Write(write))
     })
@@ -243,7 +291,12 @@ fn explain(
 ) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
     let asks_to_run = options.unwrap_or_default().iter().any(|option| {
         option.name.value.eq_ignore_ascii_case("analyze")
-            && !option.arg.as_ref().is_some_and(|arg| matches!(arg.to_string().to_ascii_lowercase().as_str(), "off" | "false" | "0"))
+            && !option.arg.as_ref().is_some_and(|arg| {
+                matches!(
+                    arg.to_string().to_ascii_lowercase().as_str(),
+                    "off" | "false" | "0"
+                )
+            })
     });
     if analyze || asks_to_run {
         return Err(SqlError::unsupported("EXPLAIN ANALYZE"));
@@ -253,6 +306,10 @@ fn explain(
     if !matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)) {
         return Err(SqlError::unsupported("EXPLAIN of this statement"));
     }
-    let inner = Plan { catalog_version, parameters: parameters.clone(), kind };
+    let inner = Plan {
+        catalog_version,
+        parameters: parameters.clone(),
+        kind,
+    };
     Ok((PlanKind::Explain(Box::new(inner)), parameters))
 }

@@ -44,26 +44,45 @@ pub(crate) enum Token {
 pub(crate) fn next(text: &str, at: usize) -> Result<(Token, usize, usize), SqlError> {
     let bytes = text.as_bytes();
     let at = skip_blanks(text, at)?;
-    let Some(&byte) = bytes.get(at) else { return Ok((Token::End, at, at)) };
+    let Some(&byte) = bytes.get(at) else {
+        return Ok((Token::End, at, at));
+    };
     let after = bytes.get(at + 1).copied().unwrap_or(0);
     match byte {
-        b'\'' => Ok((Token::String, at, quoted_end(text, at, b'\'', "quoted string")?)),
-        b'"' => Ok((Token::QuotedIdentifier, at, quoted_end(text, at, b'"', "quoted identifier")?)),
+        b'\'' => Ok((
+            Token::String,
+            at,
+            quoted_end(text, at, b'\'', "quoted string")?,
+        )),
+        b'"' => Ok((
+            Token::QuotedIdentifier,
+            at,
+            quoted_end(text, at, b'"', "quoted identifier")?,
+        )),
         b'e' | b'E' if after == b'\'' => Ok((Token::EscapeString, at, escaped_end(text, at + 1)?)),
-        b'n' | b'N' if after == b'\'' => {
-            Ok((Token::NationalString, at, quoted_end(text, at + 1, b'\'', "quoted string")?))
-        }
-        b'b' | b'B' | b'x' | b'X' if after == b'\'' => {
-            Ok((Token::OtherString, at, quoted_end(text, at + 1, b'\'', "bit string literal")?))
-        }
-        b'u' | b'U' if after == b'&' && matches!(bytes.get(at + 2), Some(b'\'' | b'"')) => {
-            Ok((Token::OtherString, at, quoted_end(text, at + 2, bytes[at + 2], "quoted string")?))
-        }
+        b'n' | b'N' if after == b'\'' => Ok((
+            Token::NationalString,
+            at,
+            quoted_end(text, at + 1, b'\'', "quoted string")?,
+        )),
+        b'b' | b'B' | b'x' | b'X' if after == b'\'' => Ok((
+            Token::OtherString,
+            at,
+            quoted_end(text, at + 1, b'\'', "bit string literal")?,
+        )),
+        b'u' | b'U' if after == b'&' && matches!(bytes.get(at + 2), Some(b'\'' | b'"')) => Ok((
+            Token::OtherString,
+            at,
+            quoted_end(text, at + 2, bytes[at + 2], "quoted string")?,
+        )),
         b'$' => dollar(text, at),
         b'0'..=b'9' => Ok(number(bytes, at)),
         b'.' if after.is_ascii_digit() => Ok(number(bytes, at)),
         _ if is_word_start(byte) => {
-            let end = bytes[at..].iter().position(|&b| !is_word_part(b)).map_or(bytes.len(), |n| at + n);
+            let end = bytes[at..]
+                .iter()
+                .position(|&b| !is_word_part(b))
+                .map_or(bytes.len(), |n| at + n);
             Ok((Token::Word, at, end))
         }
         _ => Ok((Token::Symbol(byte), at, at + 1)),
@@ -84,7 +103,10 @@ fn skip_blanks(text: &str, mut at: usize) -> Result<usize, SqlError> {
         match bytes.get(at) {
             Some(b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c) => at += 1,
             Some(b'-') if bytes.get(at + 1) == Some(&b'-') => {
-                at = bytes[at..].iter().position(|&b| b == b'\n' || b == b'\r').map_or(bytes.len(), |n| at + n);
+                at = bytes[at..]
+                    .iter()
+                    .position(|&b| b == b'\n' || b == b'\r')
+                    .map_or(bytes.len(), |n| at + n);
             }
             Some(b'/') if bytes.get(at + 1) == Some(&b'*') => at = comment_end(text, at)?,
             _ => return Ok(at),
@@ -126,7 +148,11 @@ fn quoted_end(text: &str, open: usize, quote: u8, what: &str) -> Result<usize, S
         }
         at += 1;
     }
-    Err(unterminated(&format!("{what} at or near \"{}\"", &text[open..]), text, open))
+    Err(unterminated(
+        &format!("{what} at or near \"{}\"", &text[open..]),
+        text,
+        open,
+    ))
 }
 
 fn escaped_end(text: &str, open: usize) -> Result<usize, SqlError> {
@@ -151,7 +177,10 @@ fn dollar(text: &str, start: usize) -> Result<(Token, usize, usize), SqlError> {
     if digits > 0 {
         return Ok((Token::Parameter, start, start + 1 + digits));
     }
-    let tag = tail.iter().take_while(|&&b| is_word_part(b) && b != b'$').count();
+    let tag = tail
+        .iter()
+        .take_while(|&&b| is_word_part(b) && b != b'$')
+        .count();
     if tail.get(tag) != Some(&b'$') {
         return Ok((Token::Symbol(b'$'), start, start + 1));
     }
@@ -164,7 +193,12 @@ fn dollar(text: &str, start: usize) -> Result<(Token, usize, usize), SqlError> {
 }
 
 fn number(bytes: &[u8], start: usize) -> (Token, usize, usize) {
-    let digits = |at: usize| bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let digits = |at: usize| {
+        bytes[at..]
+            .iter()
+            .take_while(|b| b.is_ascii_digit())
+            .count()
+    };
     let mut at = start + digits(start);
     let mut token = Token::Integer;
     // `1..10` is a range, not a decimal.
@@ -175,7 +209,11 @@ fn number(bytes: &[u8], start: usize) -> (Token, usize, usize) {
     }
     if matches!(bytes.get(at), Some(b'e' | b'E')) {
         let sign = usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
-        let exponent = if at + 1 + sign <= bytes.len() { digits(at + 1 + sign) } else { 0 };
+        let exponent = if at + 1 + sign <= bytes.len() {
+            digits(at + 1 + sign)
+        } else {
+            0
+        };
         if exponent > 0 {
             token = Token::Decimal;
             at += 1 + sign + exponent;

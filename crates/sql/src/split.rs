@@ -11,7 +11,10 @@ use crate::scan::{self, Token};
 /// The statements of `script`, first to last, without their semicolons and surrounding blanks.
 /// Statements of nothing but blanks and comments are passed over. Ends after the first error.
 pub fn statements(script: &str) -> Statements<'_> {
-    Statements { rest: script, offset: 0 }
+    Statements {
+        rest: script,
+        offset: 0,
+    }
 }
 
 /// Iterator over a script's statements.
@@ -69,9 +72,10 @@ fn statement_end(text: &str) -> Result<(usize, usize, Option<usize>), SqlError> 
             Token::Symbol(b';') if depth == 0 => return Ok((start, end, first)),
             Token::Word => {
                 let word = &text[start..end];
-                if word.eq_ignore_ascii_case("atomic") && word_before.eq_ignore_ascii_case("begin") {
-                    depth += 1;
-                } else if depth > 0 && word.eq_ignore_ascii_case("case") {
+                let opens = word.eq_ignore_ascii_case("atomic")
+                    && word_before.eq_ignore_ascii_case("begin")
+                    || depth > 0 && word.eq_ignore_ascii_case("case");
+                if opens {
                     depth += 1;
                 } else if depth > 0 && word.eq_ignore_ascii_case("end") {
                     depth -= 1;
@@ -105,16 +109,31 @@ mod tests {
     fn splits_at_top_level_semicolons_only() {
         check("select 1; select 2", &["select 1", "select 2"]);
         check(";;  ; -- nothing\n /* a /* nested */ ; */ ;", &[]);
-        check("select ';', \";\", 'it''s;' ; x", &["select ';', \";\", 'it''s;'", "x"]);
-        check(r"select E'\';' ; select '\';", &[r"select E'\';'", r"select '\'"]);
-        check("select $$;$$, $a$ $$ ; $a$; b", &["select $$;$$, $a$ $$ ; $a$", "b"]);
+        check(
+            "select ';', \";\", 'it''s;' ; x",
+            &["select ';', \";\", 'it''s;'", "x"],
+        );
+        check(
+            r"select E'\';' ; select '\';",
+            &[r"select E'\';'", r"select '\'"],
+        );
+        check(
+            "select $$;$$, $a$ $$ ; $a$; b",
+            &["select $$;$$, $a$ $$ ; $a$", "b"],
+        );
         check("-- c\nselect 1 -- ; d\n;", &["select 1 -- ; d"]);
-        check("select $1;select a$b$c;d", &["select $1", "select a$b$c", "d"]);
+        check(
+            "select $1;select a$b$c;d",
+            &["select $1", "select a$b$c", "d"],
+        );
     }
 
     #[test]
     fn an_open_quote_is_a_syntax_error_with_its_place() {
-        let error = statements("select 1; select 'ab").nth(1).expect("two").expect_err("open");
+        let error = statements("select 1; select 'ab")
+            .nth(1)
+            .expect("two")
+            .expect_err("open");
         assert_eq!(error.code, springhead_proto::ErrorCode::SyntaxError);
         assert_eq!(error.position, Some(9));
     }

@@ -11,7 +11,11 @@ use super::update::{target_scope, written_table};
 
 /// The plan of a DELETE.
 pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanKind, SqlError> {
-    if !delete.tables.is_empty() || delete.output.is_some() || !delete.order_by.is_empty() || delete.limit.is_some() {
+    if !delete.tables.is_empty()
+        || delete.output.is_some()
+        || !delete.order_by.is_empty()
+        || delete.limit.is_some()
+    {
         return Err(SqlError::unsupported("a clause of this DELETE"));
     }
     let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
@@ -26,7 +30,9 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
             Some(condition) => analyzer.condition(condition, "WHERE").map(Some),
             None => Ok(None),
         };
-        let Some(using) = &delete.using else { return condition(analyzer) };
+        let Some(using) = &delete.using else {
+            return condition(analyzer);
+        };
         // SQLite has no USING: a row goes if there is a combination of the others that wants it.
         let inner = Scope {
             aggregates_refused: Some("DELETE"),
@@ -34,9 +40,11 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
             ..Scope::default()
         };
         analyzer.in_scope(inner, |analyzer| {
-            let from = analyzer.from_clause(using)?.unwrap_or_default();
+            let from = analyzer.add_from(using)?.unwrap_or_default();
             let condition = condition(analyzer)?.unwrap_or_else(|| "1".to_owned());
-            Ok(Some(format!("EXISTS (SELECT 1 FROM {from} WHERE {condition})")))
+            Ok(Some(format!(
+                "EXISTS (SELECT 1 FROM {from} WHERE {condition})"
+            )))
         })
     })?;
     let (returning_sql, returning) =
@@ -44,7 +52,10 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
     let condition = condition.map_or_else(String::new, |condition| format!(" WHERE {condition}"));
     Ok(PlanKind::Write(Write {
         verb: WriteVerb::Delete,
-        sql: format!("DELETE FROM {} AS {id}{condition}{returning_sql}", table.storage_name()),
+        sql: format!(
+            "DELETE FROM {} AS {id}{condition}{returning_sql}",
+            table.storage_name()
+        ),
         returning,
         table: table.collection(),
         touches_foreign_keys: analyzer.catalog.touches_foreign_keys(&table),

@@ -17,34 +17,70 @@ use crate::query::typed::key_of;
 #[must_use]
 pub fn get_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
     let (list, columns) = outputs(table);
-    let sql = format!("SELECT {list} FROM {} WHERE {}", table.storage_name(), key_condition(table));
-    let query = Query { sql, columns, reads: vec![table.collection()], locks: false };
-    Plan { catalog_version: catalog.version, parameters: key_parameters(table), kind: PlanKind::Query(query) }
+    let sql = format!(
+        "SELECT {list} FROM {} WHERE {}",
+        table.storage_name(),
+        key_condition(table)
+    );
+    let query = Query {
+        sql,
+        columns,
+        reads: vec![table.collection()],
+        locks: false,
+    };
+    Plan {
+        catalog_version: catalog.version,
+        parameters: key_parameters(table),
+        kind: PlanKind::Query(query),
+    }
 }
 
 /// Takes one document out; returns it as it was.
 #[must_use]
 pub fn delete_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
     let (list, returning) = outputs(table);
-    let sql = format!("DELETE FROM {} WHERE {} RETURNING {list}", table.storage_name(), key_condition(table));
-    write(catalog, table, WriteVerb::Delete, sql, returning, key_parameters(table), Vec::new())
+    let sql = format!(
+        "DELETE FROM {} WHERE {} RETURNING {list}",
+        table.storage_name(),
+        key_condition(table)
+    );
+    write(
+        catalog,
+        table,
+        WriteVerb::Delete,
+        sql,
+        returning,
+        key_parameters(table),
+        Vec::new(),
+    )
 }
 
 /// Changes the given columns (places in the table) of one document; returns it as it is then.
 ///
 /// # Errors
 /// 428C9 for a column that makes its own values; 22023 without columns.
-pub fn patch_document(catalog: &Arc<Catalog>, table: &Table, places: &[usize]) -> Result<Plan, SqlError> {
+pub fn patch_document(
+    catalog: &Arc<Catalog>,
+    table: &Table,
+    places: &[usize],
+) -> Result<Plan, SqlError> {
     let columns = given(table, places)?;
     if columns.is_empty() {
-        return Err(SqlError::new(ErrorCode::InvalidParameterValue, "there is nothing to change"));
+        return Err(SqlError::new(
+            ErrorCode::InvalidParameterValue,
+            "there is nothing to change",
+        ));
     }
     let mut parameters = key_parameters(table);
     let mut set = Vec::with_capacity(columns.len());
     for column in columns {
         super::check_assignable(column, false, "update")?;
         parameters.push(assigned(table, column));
-        set.push(format!("\"{}\"=?{}", column.storage_name(), parameters.len()));
+        set.push(format!(
+            "\"{}\"=?{}",
+            column.storage_name(),
+            parameters.len()
+        ));
     }
     let (list, returning) = outputs(table);
     let sql = format!(
@@ -53,7 +89,15 @@ pub fn patch_document(catalog: &Arc<Catalog>, table: &Table, places: &[usize]) -
         set.join(","),
         key_condition(table)
     );
-    Ok(write(catalog, table, WriteVerb::Update, sql, returning, parameters, Vec::new()))
+    Ok(write(
+        catalog,
+        table,
+        WriteVerb::Update,
+        sql,
+        returning,
+        parameters,
+        Vec::new(),
+    ))
 }
 
 /// Makes or replaces one document: the given columns (places in the table, none of the key's), the
@@ -61,8 +105,15 @@ pub fn patch_document(catalog: &Arc<Catalog>, table: &Table, places: &[usize]) -
 ///
 /// # Errors
 /// 428C9 for a column that makes its own values; what is wrong with a default.
-pub fn put_document(catalog: &Arc<Catalog>, table: &Table, places: &[usize]) -> Result<Plan, SqlError> {
-    let context = PlanContext { system: true, ..PlanContext::default() };
+pub fn put_document(
+    catalog: &Arc<Catalog>,
+    table: &Table,
+    places: &[usize],
+) -> Result<Plan, SqlError> {
+    let context = PlanContext {
+        system: true,
+        ..PlanContext::default()
+    };
     let mut analyzer = Analyzer::new(catalog, "", &context, &[], usize::MAX);
     let mut parameters = Vec::new();
     let (mut names, mut values) = (Vec::new(), Vec::new());
@@ -79,14 +130,22 @@ pub fn put_document(catalog: &Arc<Catalog>, table: &Table, places: &[usize]) -> 
         values.push(format!("?{}", parameters.len()));
     }
     for (place, column) in table.visible_columns() {
-        let rest = !table.key.contains(&place) && !places.contains(&place) && column.generated.is_none();
+        let rest =
+            !table.key.contains(&place) && !places.contains(&place) && column.generated.is_none();
         if rest {
             names.push(format!("\"{}\"", column.storage_name()));
             values.push(super::default_text(&mut analyzer, table, column)?);
         }
     }
-    let key: Vec<String> = table.key.iter().map(|&place| key_text(&table.columns[place])).collect();
-    let set: Vec<String> = names[table.key.len()..].iter().map(|name| format!("{name}=excluded.{name}")).collect();
+    let key: Vec<String> = table
+        .key
+        .iter()
+        .map(|&place| key_text(&table.columns[place]))
+        .collect();
+    let set: Vec<String> = names[table.key.len()..]
+        .iter()
+        .map(|name| format!("{name}=excluded.{name}"))
+        .collect();
     let action = if set.is_empty() {
         // A table of nothing but its key: the document is as it was, and is returned.
         let name = &names[0];
@@ -103,7 +162,15 @@ pub fn put_document(catalog: &Arc<Catalog>, table: &Table, places: &[usize]) -> 
         key.join(",")
     );
     let sequences = analyzer.sequences.iter().copied().collect();
-    Ok(write(catalog, table, WriteVerb::Insert, sql, returning, parameters, sequences))
+    Ok(write(
+        catalog,
+        table,
+        WriteVerb::Insert,
+        sql,
+        returning,
+        parameters,
+        sequences,
+    ))
 }
 
 fn write(
@@ -123,26 +190,39 @@ fn write(
         touches_foreign_keys: catalog.touches_foreign_keys(table),
         sequences,
     };
-    Plan { catalog_version: catalog.version, parameters, kind: PlanKind::Write(write) }
+    Plan {
+        catalog_version: catalog.version,
+        parameters,
+        kind: PlanKind::Write(write),
+    }
 }
 
 fn given<'t>(table: &'t Table, places: &[usize]) -> Result<Vec<&'t Column>, SqlError> {
     places
         .iter()
         .map(|&place| {
-            table.columns.get(place).filter(|column| !column.hidden).ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::UndefinedColumn,
-                    format!("relation \"{}\" has no column at place {place}", table.name.name),
-                )
-            })
+            table
+                .columns
+                .get(place)
+                .filter(|column| !column.hidden)
+                .ok_or_else(|| {
+                    SqlError::new(
+                        ErrorCode::UndefinedColumn,
+                        format!(
+                            "relation \"{}\" has no column at place {place}",
+                            table.name.name
+                        ),
+                    )
+                })
         })
         .collect()
 }
 
 fn outputs(table: &Table) -> (String, Arc<[OutputColumn]>) {
-    let list: Vec<String> =
-        table.visible_columns().map(|(_, column)| format!("\"{}\"", column.storage_name())).collect();
+    let list: Vec<String> = table
+        .visible_columns()
+        .map(|(_, column)| format!("\"{}\"", column.storage_name()))
+        .collect();
     let columns: Vec<OutputColumn> = table
         .visible_columns()
         .map(|(_, column)| OutputColumn {
@@ -152,13 +232,21 @@ fn outputs(table: &Table) -> (String, Arc<[OutputColumn]>) {
         })
         .collect();
     // A table may have no visible column at all.
-    let list = if list.is_empty() { "NULL".to_owned() } else { list.join(",") };
+    let list = if list.is_empty() {
+        "NULL".to_owned()
+    } else {
+        list.join(",")
+    };
     (list, columns.into())
 }
 
 fn key_text(column: &Column) -> String {
     let name = format!("\"{}\"", column.storage_name());
-    if crate::ddl::storage::needs_key_function(column) { key_of(&column.pg_type, &name) } else { name }
+    if crate::ddl::storage::needs_key_function(column) {
+        key_of(&column.pg_type, &name)
+    } else {
+        name
+    }
 }
 
 fn key_condition(table: &Table) -> String {
@@ -170,7 +258,11 @@ fn key_condition(table: &Table) -> String {
             let column = &table.columns[place];
             let parameter = format!("?{}", index + 1);
             if crate::ddl::storage::needs_key_function(column) {
-                format!("{}={}", key_text(column), key_of(&column.pg_type, &parameter))
+                format!(
+                    "{}={}",
+                    key_text(column),
+                    key_of(&column.pg_type, &parameter)
+                )
             } else {
                 format!("{}={parameter}", key_text(column))
             }
@@ -183,7 +275,10 @@ fn key_parameters(table: &Table) -> Vec<Parameter> {
     table
         .key
         .iter()
-        .map(|&place| Parameter { pg_type: table.columns[place].pg_type.clone(), assigned_to: None })
+        .map(|&place| Parameter {
+            pg_type: table.columns[place].pg_type.clone(),
+            assigned_to: None,
+        })
         .collect()
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    ConflictTarget, Expr, Insert, OnConflict, OnConflictAction, OnInsert, Query, SetExpr, TableObject, Values,
+    ConflictTarget, Expr, Insert, OnConflict, OnConflictAction, OnInsert, Query, SetExpr,
+    TableObject, Values,
 };
 
 use crate::catalog::{Column, Table};
@@ -17,7 +18,9 @@ use crate::query::names;
 use crate::query::scope::Scope;
 use crate::query::typed::{Node, Typed};
 
-use super::{check_assignable, default_text, guarded, is_default, stored, target, target_column, update};
+use super::{
+    check_assignable, default_text, guarded, is_default, stored, target, target_column, update,
+};
 
 /// The plan of an INSERT.
 pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanKind, SqlError> {
@@ -26,17 +29,26 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         return Err(SqlError::unsupported("INSERT into anything but a table"));
     };
     let table = target(analyzer, name)?;
-    let alias = insert.table_alias.as_ref().map_or_else(|| table.name.name.clone(), |alias| names::fold(&alias.alias));
+    let alias = insert.table_alias.as_ref().map_or_else(
+        || table.name.name.clone(),
+        |alias| names::fold(&alias.alias),
+    );
     let given = given_columns(analyzer, &table, insert)?;
     let id = analyzer.fresh('r');
-    let rows = Rows { table: &table, given, explicit: !insert.columns.is_empty() };
+    let rows = Rows {
+        table: &table,
+        given,
+        explicit: !insert.columns.is_empty(),
+    };
     let (columns, source) = match &insert.source {
         None => rows.defaults(analyzer)?,
         Some(query) => rows.source(analyzer, query)?,
     };
     let conflict = match &insert.on {
         None => String::new(),
-        Some(OnInsert::OnConflict(conflict)) => on_conflict(analyzer, &table, &alias, &id, conflict)?,
+        Some(OnInsert::OnConflict(conflict)) => {
+            on_conflict(analyzer, &table, &alias, &id, conflict)?
+        }
         Some(_) => return Err(SqlError::unsupported("ON DUPLICATE KEY UPDATE")),
     };
     let (returning_sql, returning) =
@@ -45,7 +57,10 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
     let target = if columns.is_empty() {
         format!("INSERT INTO {storage} AS {id} DEFAULT VALUES")
     } else {
-        format!("INSERT INTO {storage} AS {id} ({}) {source}", columns.join(","))
+        format!(
+            "INSERT INTO {storage} AS {id} ({}) {source}",
+            columns.join(",")
+        )
     };
     Ok(PlanKind::Write(Write {
         verb: WriteVerb::Insert,
@@ -57,7 +72,11 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
     }))
 }
 
-fn given_columns(analyzer: &Analyzer<'_>, table: &Table, insert: &Insert) -> Result<Vec<usize>, SqlError> {
+fn given_columns(
+    analyzer: &Analyzer<'_>,
+    table: &Table,
+    insert: &Insert,
+) -> Result<Vec<usize>, SqlError> {
     if insert.columns.is_empty() {
         return Ok(table.visible_columns().map(|(place, _)| place).collect());
     }
@@ -91,14 +110,22 @@ impl Rows<'_> {
     fn defaults(&self, analyzer: &mut Analyzer<'_>) -> Result<(Vec<String>, String), SqlError> {
         let mut columns = Vec::new();
         let mut values = Vec::new();
-        for (_, column) in self.table.visible_columns().filter(|(_, column)| column.generated.is_none()) {
+        for (_, column) in self
+            .table
+            .visible_columns()
+            .filter(|(_, column)| column.generated.is_none())
+        {
             columns.push(quoted(column));
             values.push(default_text(analyzer, self.table, column)?);
         }
         Ok((columns, format!("VALUES ({})", values.join(","))))
     }
 
-    fn source(&self, analyzer: &mut Analyzer<'_>, query: &Query) -> Result<(Vec<String>, String), SqlError> {
+    fn source(
+        &self,
+        analyzer: &mut Analyzer<'_>,
+        query: &Query,
+    ) -> Result<(Vec<String>, String), SqlError> {
         let is_plain = query.with.is_none()
             && query.order_by.is_none()
             && query.limit_clause.is_none()
@@ -140,10 +167,17 @@ impl Rows<'_> {
             .collect()
     }
 
-    fn values(&self, analyzer: &mut Analyzer<'_>, values: &Values) -> Result<(Vec<String>, String), SqlError> {
+    fn values(
+        &self,
+        analyzer: &mut Analyzer<'_>,
+        values: &Values,
+    ) -> Result<(Vec<String>, String), SqlError> {
         let width = values.rows.first().map_or(0, |row| row.content.len());
         let given = self.columns_for(width)?;
-        let columns: Vec<&Column> = given.iter().map(|&place| &self.table.columns[place]).collect();
+        let columns: Vec<&Column> = given
+            .iter()
+            .map(|&place| &self.table.columns[place])
+            .collect();
         let omitted = self.omitted(given);
         let mut defaults = Vec::with_capacity(omitted.len());
         for column in &omitted {
@@ -174,12 +208,22 @@ impl Rows<'_> {
             }
             Ok(())
         })?;
-        let names = columns.iter().filter(|column| column.generated.is_none()).chain(&omitted).map(|c| quoted(c)).collect();
+        let names = columns
+            .iter()
+            .filter(|column| column.generated.is_none())
+            .chain(&omitted)
+            .map(|c| quoted(c))
+            .collect();
         Ok((names, format!("VALUES {}", rows.join(","))))
     }
 
     /// One value of a row; `None` for a generated column's DEFAULT.
-    fn value(&self, analyzer: &mut Analyzer<'_>, column: &Column, value: &Expr) -> Result<Option<String>, SqlError> {
+    fn value(
+        &self,
+        analyzer: &mut Analyzer<'_>,
+        column: &Column,
+        value: &Expr,
+    ) -> Result<Option<String>, SqlError> {
         if is_default(value) {
             if column.generated.is_some() {
                 return Ok(None);
@@ -195,16 +239,27 @@ impl Rows<'_> {
         stored(analyzer, self.table, column, &value).map(Some)
     }
 
-    fn query(&self, analyzer: &mut Analyzer<'_>, query: &Query) -> Result<(Vec<String>, String), SqlError> {
+    fn query(
+        &self,
+        analyzer: &mut Analyzer<'_>,
+        query: &Query,
+    ) -> Result<(Vec<String>, String), SqlError> {
         let mut analyzed = analyzer.query(query)?;
         let width = analyzed.names.len();
         let given = self.columns_for(width)?;
-        let columns: Vec<&Column> = given.iter().map(|&place| &self.table.columns[place]).collect();
+        let columns: Vec<&Column> = given
+            .iter()
+            .map(|&place| &self.table.columns[place])
+            .collect();
         if analyzer.marks.overriding == Some(Overriding::User) {
             return Err(SqlError::unsupported("OVERRIDING USER VALUE with a query"));
         }
         for column in &columns {
-            check_assignable(column, analyzer.marks.overriding == Some(Overriding::System), "insert")?;
+            check_assignable(
+                column,
+                analyzer.marks.overriding == Some(Overriding::System),
+                "insert",
+            )?;
         }
         // Constants still open take the columns' types; the rest is converted outside, row by row.
         let types: Vec<_> = analyzed.types();
@@ -212,7 +267,11 @@ impl Rows<'_> {
             .iter()
             .zip(&columns)
             .map(|(ty, column)| {
-                if *ty == crate::types::PgType::Unknown { column.pg_type.clone() } else { ty.clone() }
+                if *ty == crate::types::PgType::Unknown {
+                    column.pg_type.clone()
+                } else {
+                    ty.clone()
+                }
             })
             .collect();
         analyzed.convert(analyzer, &targets, CastContext::Assignment)?;
@@ -220,7 +279,10 @@ impl Rows<'_> {
         let inner = analyzed.columns(&id);
         let mut values = Vec::with_capacity(width);
         for (source, column) in inner.iter().zip(&columns) {
-            let value = Typed { node: Node::Sql(source.sql.clone()), ..source.typed() };
+            let value = Typed {
+                node: Node::Sql(source.sql.clone()),
+                ..source.typed()
+            };
             let text = analyzer.assign(&value, column, &self.table.name.name)?;
             values.push(guarded(analyzer, self.table, column, &value, text));
         }
@@ -229,13 +291,19 @@ impl Rows<'_> {
             values.push(default_text(analyzer, self.table, column)?);
         }
         let mut sql = analyzed.into_sql(analyzer)?;
-        if omitted.iter().any(|column| column.sequence.is_some()) && query.order_by.is_some() && query.limit_clause.is_none() {
+        if omitted.iter().any(|column| column.sequence.is_some())
+            && query.order_by.is_some()
+            && query.limit_clause.is_none()
+        {
             // Numbers are taken in the query's order: an OFFSET keeps SQLite from merging it.
             sql.push_str(" LIMIT -1 OFFSET 0");
         }
         let names = columns.iter().chain(&omitted).map(|c| quoted(c)).collect();
         // Without the WHERE, SQLite reads ON CONFLICT as a join's ON.
-        Ok((names, format!("SELECT {} FROM ({sql}) AS {id} WHERE 1", values.join(","))))
+        Ok((
+            names,
+            format!("SELECT {} FROM ({sql}) AS {id} WHERE 1", values.join(",")),
+        ))
     }
 }
 
@@ -269,7 +337,10 @@ fn on_conflict(
             Some(constraint_keys(table, &name).ok_or_else(|| {
                 SqlError::new(
                     ErrorCode::UndefinedObject,
-                    format!("constraint \"{name}\" for table \"{}\" does not exist", table.name.name),
+                    format!(
+                        "constraint \"{name}\" for table \"{}\" does not exist",
+                        table.name.name
+                    ),
                 )
             })?)
         }
@@ -302,13 +373,18 @@ fn on_conflict(
             Some(condition) => format!(" WHERE {}", analyzer.condition(condition, "WHERE")?),
             None => String::new(),
         };
-        Ok(format!(" ON CONFLICT{target} DO UPDATE SET {set}{condition}"))
+        Ok(format!(
+            " ON CONFLICT{target} DO UPDATE SET {set}{condition}"
+        ))
     })
 }
 
 /// The SQLite conflict target of a constraint or unique index over exactly these columns.
 fn conflict_keys(table: &Table, places: &[usize]) -> Option<Vec<String>> {
-    let mut wanted: Vec<u32> = places.iter().map(|&place| table.columns[place].id).collect();
+    let mut wanted: Vec<u32> = places
+        .iter()
+        .map(|&place| table.columns[place].id)
+        .collect();
     wanted.sort_unstable();
     wanted.dedup();
     let same = |ids: &[u32]| {
@@ -334,8 +410,16 @@ fn conflict_keys(table: &Table, places: &[usize]) -> Option<Vec<String>> {
 fn plain_columns(table: &Table, keys: &[String]) -> Option<Vec<u32>> {
     keys.iter()
         .map(|key| {
-            let name = key.split_whitespace().next()?.trim_matches('"').replace("\"\"", "\"");
-            table.columns.iter().find(|column| column.name == name).map(|column| column.id)
+            let name = key
+                .split_whitespace()
+                .next()?
+                .trim_matches('"')
+                .replace("\"\"", "\"");
+            table
+                .columns
+                .iter()
+                .find(|column| column.name == name)
+                .map(|column| column.id)
         })
         .collect()
 }
@@ -344,7 +428,11 @@ fn constraint_keys(table: &Table, name: &str) -> Option<Vec<String>> {
     if table.key_name.as_deref() == Some(name) {
         return Some(key_of(table));
     }
-    table.uniques.iter().find(|unique| unique.name == name).map(|unique| unique.storage_keys(table))
+    table
+        .uniques
+        .iter()
+        .find(|unique| unique.name == name)
+        .map(|unique| unique.storage_keys(table))
 }
 
 fn key_of(table: &Table) -> Vec<String> {
@@ -379,5 +467,9 @@ fn refuse_foreign_clauses(insert: &Insert) -> Result<(), SqlError> {
         || insert.format_clause.is_some()
         || insert.output.is_some()
         || insert.multi_table_insert_type.is_some();
-    if foreign { Err(SqlError::unsupported("a clause of this INSERT")) } else { Ok(()) }
+    if foreign {
+        Err(SqlError::unsupported("a clause of this INSERT"))
+    } else {
+        Ok(())
+    }
 }

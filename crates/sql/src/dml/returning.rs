@@ -21,7 +21,9 @@ pub(crate) fn plan(
     alias: &str,
     returning: Option<&[SelectItem]>,
 ) -> Result<(String, Arc<[OutputColumn]>), SqlError> {
-    let Some(items) = returning else { return Ok((String::new(), Arc::new([]))) };
+    let Some(items) = returning else {
+        return Ok((String::new(), Arc::new([])));
+    };
     // In RETURNING, SQLite knows the table's columns by their names alone.
     let relation = table_relation(table, alias, None);
     let scope = Scope {
@@ -38,8 +40,16 @@ pub(crate) fn plan(
         let mut columns = Vec::with_capacity(names.len());
         for (item, name) in select.items.iter().zip(names) {
             texts.push(analyzer.text(item)?);
-            let pg_type = if item.is_unknown() { PgType::Text } else { item.ty.clone() };
-            columns.push(OutputColumn { name, pg_type, origin: item.origin });
+            let pg_type = if item.is_unknown() {
+                PgType::Text
+            } else {
+                item.ty.clone()
+            };
+            columns.push(OutputColumn {
+                name,
+                pg_type,
+                origin: item.origin,
+            });
         }
         Ok((format!(" RETURNING {}", texts.join(",")), columns.into()))
     })

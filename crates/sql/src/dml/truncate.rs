@@ -41,7 +41,9 @@ pub(crate) fn plan(analyzer: &Analyzer<'_>, truncate: &Truncate) -> Result<PlanK
             .sequences
             .values()
             .filter(|sequence| {
-                sequence.owned_by.is_some_and(|(table, _)| tables.contains(&CollectionId(table)))
+                sequence
+                    .owned_by
+                    .is_some_and(|(table, _)| tables.contains(&CollectionId(table)))
             })
             .map(|sequence| sequence.id)
             .collect();
@@ -50,15 +52,31 @@ pub(crate) fn plan(analyzer: &Analyzer<'_>, truncate: &Truncate) -> Result<PlanK
     } else {
         Vec::new()
     };
-    Ok(PlanKind::Truncate { tables, restart_identity })
+    Ok(PlanKind::Truncate {
+        tables,
+        restart_identity,
+    })
 }
 
 fn referenced(analyzer: &Analyzer<'_>, parent: CollectionId, child: CollectionId) -> SqlError {
-    let name = |id| analyzer.catalog.table(id).map(|table| table.name.name.clone()).unwrap_or_default();
+    let name = |id| {
+        analyzer
+            .catalog
+            .table(id)
+            .map(|table| table.name.name.clone())
+            .unwrap_or_default()
+    };
     SqlError::new(
         ErrorCode::FeatureNotSupported,
         "cannot truncate a table referenced in a foreign key constraint",
     )
-    .with_detail(format!("Table \"{}\" references \"{}\".", name(child), name(parent)))
-    .with_hint(format!("Truncate table \"{}\" at the same time, or use TRUNCATE ... CASCADE.", name(child)))
+    .with_detail(format!(
+        "Table \"{}\" references \"{}\".",
+        name(child),
+        name(parent)
+    ))
+    .with_hint(format!(
+        "Truncate table \"{}\" at the same time, or use TRUNCATE ... CASCADE.",
+        name(child)
+    ))
 }

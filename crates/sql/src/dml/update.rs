@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
-use sqlparser::ast::{Assignment, AssignmentTarget, Expr, ObjectName, TableFactor, Update, UpdateTableFromKind};
+use sqlparser::ast::{
+    Assignment, AssignmentTarget, Expr, ObjectName, TableFactor, Update, UpdateTableFromKind,
+};
 
 use crate::catalog::Table;
 use crate::functions::CastContext;
@@ -13,21 +15,31 @@ use crate::query::expression::table_relation;
 use crate::query::names;
 use crate::query::scope::Scope;
 
-use super::{check_assignable, column_ident, default_text, is_default, stored, target, target_column};
+use super::{
+    check_assignable, column_ident, default_text, is_default, stored, target, target_column,
+};
 
 /// The plan of an UPDATE.
 pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanKind, SqlError> {
-    if update.or.is_some() || update.output.is_some() || !update.order_by.is_empty() || update.limit.is_some() {
+    if update.or.is_some()
+        || update.output.is_some()
+        || !update.order_by.is_empty()
+        || update.limit.is_some()
+    {
         return Err(SqlError::unsupported("a clause of this UPDATE"));
     }
-    let (table, alias) = written_table(analyzer, &update.table.relation, !update.table.joins.is_empty())?;
+    let (table, alias) = written_table(
+        analyzer,
+        &update.table.relation,
+        !update.table.joins.is_empty(),
+    )?;
     let id = analyzer.fresh('r');
     let scope = target_scope(&table, &alias, &id, "UPDATE");
     let sql = analyzer.in_scope(scope, |analyzer| {
         let from = match &update.from {
             None => None,
             Some(UpdateTableFromKind::AfterSet(from) | UpdateTableFromKind::BeforeSet(from)) => {
-                analyzer.from_clause(from)?
+                analyzer.add_from(from)?
             }
         };
         let set = assignments(analyzer, &table, &update.assignments)?;
@@ -36,7 +48,10 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
             sql.push_str(&format!(" FROM {from}"));
         }
         if let Some(condition) = &update.selection {
-            sql.push_str(&format!(" WHERE {}", analyzer.condition(condition, "WHERE")?));
+            sql.push_str(&format!(
+                " WHERE {}",
+                analyzer.condition(condition, "WHERE")?
+            ));
         }
         Ok(sql)
     })?;
@@ -59,9 +74,16 @@ pub(crate) fn written_table(
     has_joins: bool,
 ) -> Result<(Arc<Table>, String), SqlError> {
     match factor {
-        TableFactor::Table { name, alias, args: None, .. } if !has_joins => {
+        TableFactor::Table {
+            name,
+            alias,
+            args: None,
+            ..
+        } if !has_joins => {
             let table = target(analyzer, name)?;
-            let alias = alias.as_ref().map_or_else(|| table.name.name.clone(), |alias| names::fold(&alias.name));
+            let alias = alias
+                .as_ref()
+                .map_or_else(|| table.name.name.clone(), |alias| names::fold(&alias.name));
             Ok((table, alias))
         }
         _ => Err(SqlError::unsupported("writing to anything but one table")),
@@ -93,7 +115,10 @@ pub(crate) fn assignments(
             AssignmentTarget::ColumnName(name) => {
                 let place = written_column(analyzer, table, name, &mut written)?;
                 if let Some(text) = assigned(analyzer, table, place, &assignment.value)? {
-                    texts.push(format!("\"{}\"={text}", table.columns[place].storage_name()));
+                    texts.push(format!(
+                        "\"{}\"={text}",
+                        table.columns[place].storage_name()
+                    ));
                 }
             }
             AssignmentTarget::Tuple(names) => {
@@ -124,7 +149,10 @@ fn written_column(
     if written.contains(&place) {
         let error = SqlError::new(
             ErrorCode::SyntaxError,
-            format!("multiple assignments to same column \"{}\"", names::fold(ident)),
+            format!(
+                "multiple assignments to same column \"{}\"",
+                names::fold(ident)
+            ),
         );
         return Err(analyzer.at(error, ident.span.start));
     }
@@ -160,7 +188,10 @@ fn several(
     texts: &mut Vec<String>,
 ) -> Result<(), SqlError> {
     let count_error = || {
-        SqlError::new(ErrorCode::SyntaxError, "number of columns does not match number of values")
+        SqlError::new(
+            ErrorCode::SyntaxError,
+            "number of columns does not match number of values",
+        )
     };
     match value {
         Expr::Tuple(values) => {
@@ -169,7 +200,10 @@ fn several(
             }
             for (&place, value) in places.iter().zip(values) {
                 if let Some(text) = assigned(analyzer, table, place, value)? {
-                    texts.push(format!("\"{}\"={text}", table.columns[place].storage_name()));
+                    texts.push(format!(
+                        "\"{}\"={text}",
+                        table.columns[place].storage_name()
+                    ));
                 }
             }
             Ok(())
@@ -185,15 +219,20 @@ fn several(
                 targets.push(table.columns[place].pg_type.clone());
             }
             analyzed.convert(analyzer, &targets, CastContext::Assignment)?;
-            let columns: Vec<String> =
-                places.iter().map(|&place| format!("\"{}\"", table.columns[place].storage_name())).collect();
+            let columns: Vec<String> = places
+                .iter()
+                .map(|&place| format!("\"{}\"", table.columns[place].storage_name()))
+                .collect();
             let sql = analyzed.into_sql(analyzer)?;
             texts.push(format!("({})=({sql})", columns.join(",")));
             Ok(())
         }
         Expr::Nested(inner) if places.len() == 1 => {
             if let Some(text) = assigned(analyzer, table, places[0], inner)? {
-                texts.push(format!("\"{}\"={text}", table.columns[places[0]].storage_name()));
+                texts.push(format!(
+                    "\"{}\"={text}",
+                    table.columns[places[0]].storage_name()
+                ));
             }
             Ok(())
         }

@@ -16,8 +16,15 @@ impl Analyzer<'_> {
     }
 
     /// `ARRAY[…]`, of a given element type or of the elements' common one.
-    pub(crate) fn array_of(&mut self, elements: &[Expr], wanted: Option<PgType>) -> Result<Typed, SqlError> {
-        let values = elements.iter().map(|element| self.expression(element)).collect::<Result<Vec<_>, _>>()?;
+    pub(crate) fn array_of(
+        &mut self,
+        elements: &[Expr],
+        wanted: Option<PgType>,
+    ) -> Result<Typed, SqlError> {
+        let values = elements
+            .iter()
+            .map(|element| self.expression(element))
+            .collect::<Result<Vec<_>, _>>()?;
         if values.iter().any(|value| value.ty.element().is_some()) {
             return Err(SqlError::unsupported("ARRAY of arrays"));
         }
@@ -28,7 +35,9 @@ impl Analyzer<'_> {
                     ErrorCode::IndeterminateDatatype,
                     "cannot determine type of empty array",
                 )
-                .with_hint("Explicitly cast to the desired type, for example ARRAY[]::integer[]."));
+                .with_hint(
+                    "Explicitly cast to the desired type, for example ARRAY[]::integer[].",
+                ));
             }
             None => {
                 let all: Vec<&Typed> = values.iter().collect();
@@ -44,7 +53,11 @@ impl Analyzer<'_> {
     }
 
     /// `a[1]`.
-    pub(crate) fn subscript(&mut self, root: &Expr, chain: &[AccessExpr]) -> Result<Typed, SqlError> {
+    pub(crate) fn subscript(
+        &mut self,
+        root: &Expr,
+        chain: &[AccessExpr],
+    ) -> Result<Typed, SqlError> {
         let mut value = self.expression(root)?;
         for access in chain {
             let AccessExpr::Subscript(Subscript::Index { index }) = access else {
@@ -53,7 +66,10 @@ impl Analyzer<'_> {
             let Some(element) = value.ty.element().cloned() else {
                 let error = SqlError::new(
                     ErrorCode::DatatypeMismatch,
-                    format!("cannot subscript type {} because it does not support subscripting", value.ty.base_name()),
+                    format!(
+                        "cannot subscript type {} because it does not support subscripting",
+                        value.ty.base_name()
+                    ),
                 );
                 return Err(self.at(error, value.place));
             };
@@ -61,7 +77,11 @@ impl Analyzer<'_> {
             let index = self.coerce(&index, &PgType::Int4, CastContext::Assignment)?;
             let array = self.text(&value)?;
             value = Typed::new(
-                format!("sh_array_get({array},{index},{},{})", element.oid(), element.typmod()),
+                format!(
+                    "sh_array_get({array},{index},{},{})",
+                    element.oid(),
+                    element.typmod()
+                ),
                 element,
             );
         }
@@ -79,7 +99,11 @@ impl Analyzer<'_> {
         if special(&left.ty) || special(&right.ty) {
             return self.operator("||", &[left.clone(), right.clone()], place);
         }
-        if !left.ty.is_string() && !right.ty.is_string() && !left.is_unknown() && !right.is_unknown() {
+        if !left.ty.is_string()
+            && !right.ty.is_string()
+            && !left.is_unknown()
+            && !right.is_unknown()
+        {
             return Err(self.no_operator("||", &[left.ty.clone(), right.ty.clone()], place));
         }
         let nullable = left.nullable || right.nullable;
@@ -87,7 +111,10 @@ impl Analyzer<'_> {
         for side in [left, right] {
             texts.push(self.coerce(side, &PgType::Text, CastContext::Assignment)?);
         }
-        Ok(Typed { nullable, ..Typed::new(format!("({})", texts.join("||")), PgType::Text) })
+        Ok(Typed {
+            nullable,
+            ..Typed::new(format!("({})", texts.join("||")), PgType::Text)
+        })
     }
 
     /// The element of a `json_each` row, where its JSON form is its storage form or nearly so.
@@ -100,11 +127,17 @@ impl Analyzer<'_> {
 
     /// As [`Analyzer::element_value`], for elements of any type of the array `array`.
     pub(crate) fn element_of(&self, element: &PgType, id: &str, array: &str) -> String {
-        let as_is = element.is_integer() || element.is_string() || matches!(element, PgType::Uuid | PgType::Bool);
+        let as_is = element.is_integer()
+            || element.is_string()
+            || matches!(element, PgType::Uuid | PgType::Bool);
         if as_is {
             self.element_value(element, id)
         } else {
-            format!("sh_array_get({array},{id}.key+1,{},{})", element.oid(), element.typmod())
+            format!(
+                "sh_array_get({array},{id}.key+1,{},{})",
+                element.oid(),
+                element.typmod()
+            )
         }
     }
 }

@@ -38,7 +38,12 @@ pub(crate) struct Analyzed {
 pub(crate) enum Body {
     Select(Box<Select>),
     Values(Vec<Vec<Typed>>),
-    Set { operator: SetOperator, all: bool, left: Box<Analyzed>, right: Box<Analyzed> },
+    Set {
+        operator: SetOperator,
+        all: bool,
+        left: Box<Analyzed>,
+        right: Box<Analyzed>,
+    },
 }
 
 /// One term of ORDER BY.
@@ -57,12 +62,23 @@ pub(crate) enum OrderKey {
 
 impl Analyzed {
     pub(crate) fn new(body: Body, names: Vec<String>, prefix: String) -> Analyzed {
-        Analyzed { with: String::new(), body, names, prefix, order: Vec::new(), limit: None, offset: None }
+        Analyzed {
+            with: String::new(),
+            body,
+            names,
+            prefix,
+            order: Vec::new(),
+            limit: None,
+            offset: None,
+        }
     }
 
     /// The outputs' types; [`PgType::Unknown`] where still open.
     pub(crate) fn types(&self) -> Vec<PgType> {
-        self.outputs().iter().map(|output| output.ty.clone()).collect()
+        self.outputs()
+            .iter()
+            .map(|output| output.ty.clone())
+            .collect()
     }
 
     /// The outputs, of a set operation or VALUES the first part's.
@@ -129,8 +145,16 @@ impl Analyzed {
     pub(crate) fn settle(&mut self, analyzer: &mut Analyzer<'_>) -> Result<(), SqlError> {
         let types = self.types();
         if types.contains(&PgType::Unknown) {
-            let targets: Vec<PgType> =
-                types.into_iter().map(|ty| if ty == PgType::Unknown { PgType::Text } else { ty }).collect();
+            let targets: Vec<PgType> = types
+                .into_iter()
+                .map(|ty| {
+                    if ty == PgType::Unknown {
+                        PgType::Text
+                    } else {
+                        ty
+                    }
+                })
+                .collect();
             self.convert(analyzer, &targets, CastContext::Implicit)?;
         }
         Ok(())
@@ -166,7 +190,11 @@ impl Analyzed {
             items[index] = Typed::new(key_of(ty, &inner.column_name(index)), ty.clone());
             let id = analyzer.fresh('r');
             let from = format!("({}) AS {id}", inner.into_sql(analyzer)?);
-            let select = Select { items, from: Some(from), ..Select::default() };
+            let select = Select {
+                items,
+                from: Some(from),
+                ..Select::default()
+            };
             *self = Analyzed::new(Body::Select(Box::new(select)), names, analyzer.fresh('q'));
         }
         Ok(())
@@ -197,7 +225,11 @@ impl Analyzed {
             .outputs()
             .into_iter()
             .zip(&self.names)
-            .map(|(output, name)| OutputColumn { name: name.clone(), pg_type: output.ty, origin: output.origin })
+            .map(|(output, name)| OutputColumn {
+                name: name.clone(),
+                pg_type: output.ty,
+                origin: output.origin,
+            })
             .collect();
         Ok((self.into_sql(analyzer)?, columns))
     }
@@ -205,7 +237,9 @@ impl Analyzed {
     /// The SQLite text.
     pub(crate) fn into_sql(mut self, analyzer: &mut Analyzer<'_>) -> Result<String, SqlError> {
         self.settle(analyzer)?;
-        let names: Vec<String> = (0..self.names.len()).map(|index| self.column_name(index)).collect();
+        let names: Vec<String> = (0..self.names.len())
+            .map(|index| self.column_name(index))
+            .collect();
         let outputs = self.outputs();
         let order = self.order_text(&outputs);
         let mut sql = self.with;
@@ -214,7 +248,10 @@ impl Analyzed {
             Body::Values(rows) => {
                 let mut texts = Vec::with_capacity(rows.len());
                 for row in &rows {
-                    let values = row.iter().map(|value| analyzer.text(value)).collect::<Result<Vec<_>, _>>()?;
+                    let values = row
+                        .iter()
+                        .map(|value| analyzer.text(value))
+                        .collect::<Result<Vec<_>, _>>()?;
                     texts.push(format!("({})", values.join(",")));
                 }
                 let columns: Vec<String> = names
@@ -222,10 +259,19 @@ impl Analyzed {
                     .enumerate()
                     .map(|(index, name)| format!("column{} AS {name}", index + 1))
                     .collect();
-                sql.push_str(&format!("SELECT {} FROM (VALUES {})", columns.join(","), texts.join(",")));
+                sql.push_str(&format!(
+                    "SELECT {} FROM (VALUES {})",
+                    columns.join(","),
+                    texts.join(",")
+                ));
                 push_order(&mut sql, &order);
             }
-            Body::Set { operator, all, left, right } => {
+            Body::Set {
+                operator,
+                all,
+                left,
+                right,
+            } => {
                 let compound = set_operation(analyzer, operator, all, *left, *right, &names)?;
                 if order.is_empty() && self.limit.is_none() && self.offset.is_none() {
                     sql.push_str(&compound);
@@ -239,7 +285,10 @@ impl Analyzed {
             (None, None) => {}
             (Some(limit), None) => sql.push_str(&format!(" LIMIT {limit}")),
             (limit, Some(offset)) => {
-                sql.push_str(&format!(" LIMIT {} OFFSET {offset}", limit.unwrap_or_else(|| "-1".to_owned())));
+                sql.push_str(&format!(
+                    " LIMIT {} OFFSET {offset}",
+                    limit.unwrap_or_else(|| "-1".to_owned())
+                ));
             }
         }
         Ok(sql)
@@ -248,18 +297,25 @@ impl Analyzed {
     fn order_text(&self, outputs: &[Typed]) -> Vec<String> {
         self.order
             .iter()
-            .filter_map(|term| match &term.key {
-                OrderKey::Expression(sql) => Some(format!("{sql}{}", term.direction)),
+            .map(|term| match &term.key {
+                OrderKey::Expression(sql) => format!("{sql}{}", term.direction),
                 OrderKey::Output(index) => {
-                    let output = &outputs[*index];
-                    Some(format!("{}{}", key_of(&output.ty, &self.column_name(*index)), term.direction))
+                    let ty = &outputs[*index].ty;
+                    format!(
+                        "{}{}",
+                        key_of(ty, &self.column_name(*index)),
+                        term.direction
+                    )
                 }
             })
             .collect()
     }
 
     fn is_plain(&self) -> bool {
-        self.with.is_empty() && self.order.is_empty() && self.limit.is_none() && self.offset.is_none()
+        self.with.is_empty()
+            && self.order.is_empty()
+            && self.limit.is_none()
+            && self.offset.is_none()
     }
 }
 
@@ -278,9 +334,15 @@ fn side(analyzer: &mut Analyzer<'_>, side: Analyzed, is_left: bool) -> Result<St
             Body::Values(_) => true,
             Body::Set { .. } => is_left,
         };
-    let names: Vec<String> = (0..side.names.len()).map(|index| side.column_name(index)).collect();
+    let names: Vec<String> = (0..side.names.len())
+        .map(|index| side.column_name(index))
+        .collect();
     let sql = side.into_sql(analyzer)?;
-    Ok(if inline { sql } else { format!("SELECT {} FROM ({sql})", names.join(",")) })
+    Ok(if inline {
+        sql
+    } else {
+        format!("SELECT {} FROM ({sql})", names.join(","))
+    })
 }
 
 fn set_operation(
@@ -301,15 +363,23 @@ fn set_operation(
     if keyed && !(operator == SetOperator::Union && all) {
         return keyed_operation(analyzer, operator, all, left, right, names);
     }
-    let list = |side: &Analyzed| (0..names.len()).map(|i| side.column_name(i)).collect::<Vec<_>>().join(",");
+    let list = |side: &Analyzed| {
+        (0..names.len())
+            .map(|i| side.column_name(i))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     if all && operator != SetOperator::Union {
         // Each copy of a row is told apart by its number, so that copies pair up one by one.
         let (left_list, right_list) = (list(&left), list(&right));
         let first = left_list.clone();
         let left = left.into_sql(analyzer)?;
         let right = right.into_sql(analyzer)?;
-        let renamed: Vec<String> =
-            first.split(',').zip(names).map(|(old, new)| format!("{old} AS {new}")).collect();
+        let renamed: Vec<String> = first
+            .split(',')
+            .zip(names)
+            .map(|(old, new)| format!("{old} AS {new}"))
+            .collect();
         return Ok(format!(
             "SELECT {} FROM (SELECT {left_list},row_number() OVER (PARTITION BY {left_list}) AS n FROM ({left}) \
              {word} SELECT {right_list},row_number() OVER (PARTITION BY {right_list}) FROM ({right}))",
@@ -320,8 +390,11 @@ fn set_operation(
     let left = side(analyzer, left, true)?;
     let right = side(analyzer, right, false)?;
     let compound = format!("{left} {word}{} {right}", if all { " ALL" } else { "" });
-    let renamed: Vec<String> =
-        left_names.split(',').zip(names).map(|(old, new)| format!("{old} AS {new}")).collect();
+    let renamed: Vec<String> = left_names
+        .split(',')
+        .zip(names)
+        .map(|(old, new)| format!("{old} AS {new}"))
+        .collect();
     Ok(format!("SELECT {} FROM ({compound})", renamed.join(",")))
 }
 
@@ -335,13 +408,25 @@ fn keyed_operation(
     names: &[String],
 ) -> Result<String, SqlError> {
     let types = left.types();
-    let columns = |side: &Analyzed| (0..names.len()).map(|i| side.column_name(i)).collect::<Vec<_>>();
+    let columns = |side: &Analyzed| {
+        (0..names.len())
+            .map(|i| side.column_name(i))
+            .collect::<Vec<_>>()
+    };
     let keys = |columns: &[String], id: &str| {
-        types.iter().zip(columns).map(|(ty, name)| key_of(ty, &format!("{id}.{name}"))).collect::<Vec<_>>()
+        types
+            .iter()
+            .zip(columns)
+            .map(|(ty, name)| key_of(ty, &format!("{id}.{name}")))
+            .collect::<Vec<_>>()
     };
     let (left_names, right_names) = (columns(&left), columns(&right));
     let (left, right) = (left.into_sql(analyzer)?, right.into_sql(analyzer)?);
-    let renamed: Vec<String> = left_names.iter().zip(names).map(|(old, new)| format!("l.{old} AS {new}")).collect();
+    let renamed: Vec<String> = left_names
+        .iter()
+        .zip(names)
+        .map(|(old, new)| format!("l.{old} AS {new}"))
+        .collect();
     let numbered = |sql: &str, columns: &[String]| {
         format!(
             "SELECT {list},row_number() OVER (PARTITION BY {keys}) AS n FROM ({sql}) AS s",
@@ -355,7 +440,11 @@ fn keyed_operation(
             left_names.join(","),
             right_names.join(",")
         );
-        return Ok(format!("SELECT {} FROM ({}) AS l WHERE l.n=1", renamed.join(","), numbered(&both, &left_names)));
+        return Ok(format!(
+            "SELECT {} FROM ({}) AS l WHERE l.n=1",
+            renamed.join(","),
+            numbered(&both, &left_names)
+        ));
     }
     let mut tests: Vec<String> = keys(&left_names, "l")
         .iter()
@@ -366,7 +455,11 @@ fn keyed_operation(
         // Each copy of a row is told apart by its number, so that copies pair up one by one.
         tests.push("l.n=r.n".to_owned());
     }
-    let not = if operator == SetOperator::Intersect { "" } else { "NOT " };
+    let not = if operator == SetOperator::Intersect {
+        ""
+    } else {
+        "NOT "
+    };
     let first = if all { "" } else { "l.n=1 AND " };
     Ok(format!(
         "SELECT {} FROM ({}) AS l WHERE {first}{not}EXISTS (SELECT 1 FROM ({}) AS r WHERE {})",
@@ -412,11 +505,18 @@ impl Analyzer<'_> {
         }
         let order: &[OrderByExpr] = match &query.order_by {
             None => &[],
-            Some(ast::OrderBy { kind: OrderByKind::Expressions(terms), interpolate: None }) => terms,
+            Some(ast::OrderBy {
+                kind: OrderByKind::Expressions(terms),
+                interpolate: None,
+            }) => terms,
             Some(_) => return Err(SqlError::unsupported("ORDER BY ALL")),
         };
         let mut analyzed = self.set_expression(&query.body, order)?;
-        analyzed.with = if analyzed.with.is_empty() { with } else { with + &analyzed.with };
+        analyzed.with = if analyzed.with.is_empty() {
+            with
+        } else {
+            with + &analyzed.with
+        };
         self.limits(query, &mut analyzed)?;
         Ok(analyzed)
     }
@@ -424,11 +524,20 @@ impl Analyzer<'_> {
     fn limits(&mut self, query: &Query, analyzed: &mut Analyzed) -> Result<(), SqlError> {
         let (mut limit, offset) = match &query.limit_clause {
             None => (None, None),
-            Some(LimitClause::LimitOffset { limit, offset, limit_by }) if limit_by.is_empty() => {
+            Some(LimitClause::LimitOffset {
+                limit,
+                offset,
+                limit_by,
+            }) if limit_by.is_empty() => {
                 (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
             }
-            Some(_) => return Err(SqlError::new(ErrorCode::SyntaxError, "LIMIT #,# syntax is not supported")
-                .with_hint("Use separate LIMIT and OFFSET clauses.")),
+            Some(_) => {
+                return Err(SqlError::new(
+                    ErrorCode::SyntaxError,
+                    "LIMIT #,# syntax is not supported",
+                )
+                .with_hint("Use separate LIMIT and OFFSET clauses."));
+            }
         };
         let one = Expr::Value(ast::Value::Number("1".to_owned(), false).into());
         if let Some(fetch) = &query.fetch {
@@ -449,7 +558,12 @@ impl Analyzer<'_> {
 
     fn limit_text(&mut self, expr: &Expr, construct: &str) -> Result<String, SqlError> {
         let value = self.in_scope(
-            Scope { closed: true, aggregates_refused: Some("LIMIT"), windows_refused: Some("LIMIT"), ..Scope::default() },
+            Scope {
+                closed: true,
+                aggregates_refused: Some("LIMIT"),
+                windows_refused: Some("LIMIT"),
+                ..Scope::default()
+            },
             |analyzer| analyzer.expression(expr),
         )?;
         let text = self.coerce(&value, &PgType::Int8, CastContext::Assignment)?;
@@ -460,14 +574,20 @@ impl Analyzer<'_> {
         })
     }
 
-    fn set_expression(&mut self, body: &SetExpr, order: &[OrderByExpr]) -> Result<Analyzed, SqlError> {
+    fn set_expression(
+        &mut self,
+        body: &SetExpr,
+        order: &[OrderByExpr],
+    ) -> Result<Analyzed, SqlError> {
         match body {
             SetExpr::Select(select) => self.select(select, order),
             SetExpr::Query(query) => {
                 let mut analyzed = self.nested(|analyzer| analyzer.query(query))?;
                 if !order.is_empty() {
                     if !analyzed.is_plain() {
-                        return Err(SqlError::unsupported("ORDER BY of a parenthesized query with one of its own"));
+                        return Err(SqlError::unsupported(
+                            "ORDER BY of a parenthesized query with one of its own",
+                        ));
                     }
                     self.order_outputs(&mut analyzed, order)?;
                 }
@@ -478,13 +598,21 @@ impl Analyzer<'_> {
                 self.order_outputs(&mut analyzed, order)?;
                 Ok(analyzed)
             }
-            SetExpr::SetOperation { left, op, set_quantifier, right } => {
-                let mut analyzed = self.nested(|a| a.set_operation_of(left, *op, *set_quantifier, right))?;
+            SetExpr::SetOperation {
+                left,
+                op,
+                set_quantifier,
+                right,
+            } => {
+                let mut analyzed =
+                    self.nested(|a| a.set_operation_of(left, *op, *set_quantifier, right))?;
                 self.order_outputs(&mut analyzed, order)?;
                 Ok(analyzed)
             }
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                Err(SqlError::unsupported("a data-modifying statement inside a query"))
+                Err(SqlError::unsupported(
+                    "a data-modifying statement inside a query",
+                ))
             }
             SetExpr::Table(_) => Err(SqlError::unsupported("TABLE as a query")),
         }
@@ -502,8 +630,12 @@ impl Analyzer<'_> {
             SetQuantifier::Distinct | SetQuantifier::None => false,
             _ => return Err(SqlError::unsupported("set operations BY NAME")),
         };
-        let mut left = self.in_scope(Scope::default(), |analyzer| analyzer.set_expression(left, &[]))?;
-        let mut right = self.in_scope(Scope::default(), |analyzer| analyzer.set_expression(right, &[]))?;
+        let mut left = self.in_scope(Scope::default(), |analyzer| {
+            analyzer.set_expression(left, &[])
+        })?;
+        let mut right = self.in_scope(Scope::default(), |analyzer| {
+            analyzer.set_expression(right, &[])
+        })?;
         let (left_types, right_types) = (left.types(), right.types());
         if left_types.len() != right_types.len() {
             return Err(SqlError::new(
@@ -516,14 +648,23 @@ impl Analyzer<'_> {
             common.push(common_type(&[left, right]).ok_or_else(|| {
                 SqlError::new(
                     ErrorCode::DatatypeMismatch,
-                    format!("{operator} types {} and {} cannot be matched", left.base_name(), right.base_name()),
+                    format!(
+                        "{operator} types {} and {} cannot be matched",
+                        left.base_name(),
+                        right.base_name()
+                    ),
                 )
             })?);
         }
         left.convert(self, &common, CastContext::Implicit)?;
         right.convert(self, &common, CastContext::Implicit)?;
         let (names, prefix) = (left.names.clone(), self.fresh('q'));
-        let body = Body::Set { operator, all, left: Box::new(left), right: Box::new(right) };
+        let body = Body::Set {
+            operator,
+            all,
+            left: Box::new(left),
+            right: Box::new(right),
+        };
         Ok(Analyzed::new(body, names, prefix))
     }
 
@@ -545,20 +686,34 @@ impl Analyzer<'_> {
     pub(crate) fn value_rows(&mut self, values: &ast::Values) -> Result<Vec<Vec<Typed>>, SqlError> {
         let mut rows: Vec<Vec<Typed>> = Vec::with_capacity(values.rows.len());
         for row in &values.rows {
-            let row = row.content.iter().map(|value| self.expression(value)).collect::<Result<Vec<_>, _>>()?;
+            let row = row
+                .content
+                .iter()
+                .map(|value| self.expression(value))
+                .collect::<Result<Vec<_>, _>>()?;
             if row.len() != rows.first().map_or(row.len(), Vec::len) {
-                return Err(SqlError::new(ErrorCode::SyntaxError, "VALUES lists must all be the same length"));
+                return Err(SqlError::new(
+                    ErrorCode::SyntaxError,
+                    "VALUES lists must all be the same length",
+                ));
             }
             rows.push(row);
         }
         if rows.is_empty() || rows[0].is_empty() {
-            return Err(SqlError::new(ErrorCode::SyntaxError, "syntax error at or near \")\""));
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "syntax error at or near \")\"",
+            ));
         }
         Ok(rows)
     }
 
     /// ORDER BY where only outputs can be named.
-    fn order_outputs(&mut self, analyzed: &mut Analyzed, order: &[OrderByExpr]) -> Result<(), SqlError> {
+    fn order_outputs(
+        &mut self,
+        analyzed: &mut Analyzed,
+        order: &[OrderByExpr],
+    ) -> Result<(), SqlError> {
         if order.is_empty() {
             return Ok(());
         }
@@ -571,7 +726,10 @@ impl Analyzer<'_> {
                 ));
             };
             let direction = direction(&term.options, outputs[index].nullable)?;
-            analyzed.order.push(OrderTerm { key: OrderKey::Output(index), direction });
+            analyzed.order.push(OrderTerm {
+                key: OrderKey::Output(index),
+                direction,
+            });
         }
         Ok(())
     }
@@ -586,7 +744,10 @@ impl Analyzer<'_> {
         match expr {
             Expr::Value(value) => match &value.value {
                 ast::Value::Number(text, false) => {
-                    let place = text.parse::<usize>().ok().filter(|&n| n > 0 && n <= names.len());
+                    let place = text
+                        .parse::<usize>()
+                        .ok()
+                        .filter(|&n| n > 0 && n <= names.len());
                     place.map(|n| Some(n - 1)).ok_or_else(|| {
                         let error = SqlError::new(
                             ErrorCode::InvalidColumnReference,
@@ -599,7 +760,9 @@ impl Analyzer<'_> {
                 ast::Value::Placeholder(placeholder) => {
                     let index = self.parameter(placeholder)?;
                     if self.is_lifted(index) {
-                        return Err(SqlError::unsupported(format_args!("a lifted literal in {construct}")));
+                        return Err(SqlError::unsupported(format_args!(
+                            "a lifted literal in {construct}"
+                        )));
                     }
                     Ok(None)
                 }
@@ -613,7 +776,10 @@ impl Analyzer<'_> {
             },
             Expr::Identifier(ident) => {
                 let name = fold(ident);
-                let mut found = names.iter().enumerate().filter(|(_, other)| **other == name);
+                let mut found = names
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, other)| **other == name);
                 let first = found.next().map(|(index, _)| index);
                 if let (Some(_), Some(_), true) = (first, found.next(), construct == "ORDER BY") {
                     let error = SqlError::new(
@@ -645,9 +811,12 @@ impl Analyzer<'_> {
             }
             let id = self.fresh('w');
             let text = match &*cte.query.body {
-                SetExpr::SetOperation { left, op: SetOperator::Union, set_quantifier, right }
-                    if with.recursive && mentions(right, &name) =>
-                {
+                SetExpr::SetOperation {
+                    left,
+                    op: SetOperator::Union,
+                    set_quantifier,
+                    right,
+                } if with.recursive && mentions(right, &name) => {
                     self.recursive_cte(cte, &name, &id, left, *set_quantifier, right)?
                 }
                 _ => self.plain_cte(cte, &name, &id)?,
@@ -664,7 +833,11 @@ impl Analyzer<'_> {
         let columns = renamed_columns(analyzed.columns("\u{1}"), &cte.alias, name)?;
         let (columns, list) = cte_columns(columns, id);
         let sql = analyzed.into_sql(self)?;
-        self.scope().ctes.push(Cte { name: name.to_owned(), id: id.to_owned(), columns });
+        self.scope().ctes.push(Cte {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            columns,
+        });
         Ok(format!("{id}({list}) AS ({sql})"))
     }
 
@@ -678,10 +851,18 @@ impl Analyzer<'_> {
         step: &SetExpr,
     ) -> Result<String, SqlError> {
         let query = &cte.query;
-        if query.order_by.is_some() || query.limit_clause.is_some() || query.fetch.is_some() || query.with.is_some() {
-            return Err(SqlError::unsupported("ORDER BY, LIMIT or WITH in a recursive query"));
+        if query.order_by.is_some()
+            || query.limit_clause.is_some()
+            || query.fetch.is_some()
+            || query.with.is_some()
+        {
+            return Err(SqlError::unsupported(
+                "ORDER BY, LIMIT or WITH in a recursive query",
+            ));
         }
-        let mut first = self.in_scope(Scope::default(), |analyzer| analyzer.set_expression(start, &[]))?;
+        let mut first = self.in_scope(Scope::default(), |analyzer| {
+            analyzer.set_expression(start, &[])
+        })?;
         first.settle(self)?;
         let types = first.types();
         let mut columns = renamed_columns(first.columns("\u{1}"), &cte.alias, name)?;
@@ -690,8 +871,14 @@ impl Analyzer<'_> {
             column.origin = None;
         }
         let (columns, list) = cte_columns(columns, id);
-        self.scope().ctes.push(Cte { name: name.to_owned(), id: id.to_owned(), columns });
-        let mut second = self.in_scope(Scope::default(), |analyzer| analyzer.set_expression(step, &[]))?;
+        self.scope().ctes.push(Cte {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            columns,
+        });
+        let mut second = self.in_scope(Scope::default(), |analyzer| {
+            analyzer.set_expression(step, &[])
+        })?;
         let step_types = second.types();
         if step_types.len() != types.len() {
             return Err(SqlError::new(
@@ -701,7 +888,9 @@ impl Analyzer<'_> {
         }
         for (index, (ty, step)) in types.iter().zip(&step_types).enumerate() {
             // PostgreSQL takes the types from the first part and does not widen them.
-            if *step != PgType::Unknown && common_type(&[ty, step]).is_none_or(|common| !common.same_base(ty)) {
+            if *step != PgType::Unknown
+                && common_type(&[ty, step]).is_none_or(|common| !common.same_base(ty))
+            {
                 return Err(SqlError::new(
                     ErrorCode::DatatypeMismatch,
                     format!(
@@ -715,7 +904,11 @@ impl Analyzer<'_> {
             }
         }
         second.convert(self, &types, CastContext::Implicit)?;
-        let all = if quantifier == SetQuantifier::All { " ALL" } else { "" };
+        let all = if quantifier == SetQuantifier::All {
+            " ALL"
+        } else {
+            ""
+        };
         let first = side(self, first, true)?;
         let second = side(self, second, false)?;
         Ok(format!("{id}({list}) AS ({first} UNION{all} {second})"))
@@ -729,15 +922,24 @@ impl Analyzer<'_> {
     }
 
     /// `(SELECT …)` as a value: no row is NULL, two rows are an error.
-    pub(crate) fn scalar_subquery(&mut self, query: &Query, place: Location) -> Result<Typed, SqlError> {
+    pub(crate) fn scalar_subquery(
+        &mut self,
+        query: &Query,
+        place: Location,
+    ) -> Result<Typed, SqlError> {
         let mut analyzed = self.subquery(query)?;
         if analyzed.names.len() != 1 {
-            let error = SqlError::new(ErrorCode::SyntaxError, "subquery must return only one column");
+            let error = SqlError::new(
+                ErrorCode::SyntaxError,
+                "subquery must return only one column",
+            );
             return Err(self.at(error, place));
         }
         let single = match &analyzed.body {
             // A grouping-free aggregate and a bare SELECT give exactly one row.
-            Body::Select(select) => select.is_single_row() || analyzed.limit.as_deref() == Some("1"),
+            Body::Select(select) => {
+                select.is_single_row() || analyzed.limit.as_deref() == Some("1")
+            }
             Body::Values(rows) => rows.len() == 1,
             Body::Set { .. } => false,
         };
@@ -795,7 +997,11 @@ fn mentions(body: &SetExpr, name: &str) -> bool {
     use std::ops::ControlFlow;
     let found = ast::visit_relations(body, |relation| {
         let is_it = matches!(relation.0.as_slice(), [part] if part.as_ident().is_some_and(|ident| fold(ident) == name));
-        if is_it { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if is_it {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     found.is_break()
 }

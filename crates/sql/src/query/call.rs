@@ -38,7 +38,10 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     fn new(function: &'a Function) -> Result<Call<'a>, SqlError> {
         let (schema, name) = names::schema_and_name(&function.name)?;
-        if schema.as_deref().is_some_and(|schema| !matches!(schema, "pg_catalog" | "public")) {
+        if schema
+            .as_deref()
+            .is_some_and(|schema| !matches!(schema, "pg_catalog" | "public"))
+        {
             return Err(SqlError::new(
                 ErrorCode::UndefinedFunction,
                 format!("function {} does not exist", function.name),
@@ -70,7 +73,10 @@ impl<'a> Call<'a> {
                 return Ok(call);
             }
             FunctionArguments::Subquery(_) => {
-                return Err(SqlError::unsupported(format_args!("{} of a bare subquery", call.name)));
+                return Err(SqlError::unsupported(format_args!(
+                    "{} of a bare subquery",
+                    call.name
+                )));
             }
             FunctionArguments::List(list) => list,
         };
@@ -78,7 +84,12 @@ impl<'a> Call<'a> {
         for clause in &list.clauses {
             match clause {
                 FunctionArgumentClause::OrderBy(order_by) => call.order_by = order_by,
-                other => return Err(SqlError::unsupported(format_args!("{other} in a call of {}", call.name))),
+                other => {
+                    return Err(SqlError::unsupported(format_args!(
+                        "{other} in a call of {}",
+                        call.name
+                    )));
+                }
             }
         }
         for arg in &list.args {
@@ -86,14 +97,24 @@ impl<'a> Call<'a> {
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => call.args.push(expr),
                 FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => call.star = true,
                 // count(t.*) counts rows, as far as there is no row of NULLs alone.
-                _ => return Err(SqlError::unsupported(format_args!("the argument {arg} of {}", call.name))),
+                _ => {
+                    return Err(SqlError::unsupported(format_args!(
+                        "the argument {arg} of {}",
+                        call.name
+                    )));
+                }
             }
         }
         Ok(call)
     }
 
     fn is_plain(&self) -> bool {
-        !self.star && !self.distinct && self.within_group.is_empty() && self.order_by.is_empty() && self.filter.is_none() && self.over.is_none()
+        !self.star
+            && !self.distinct
+            && self.within_group.is_empty()
+            && self.order_by.is_empty()
+            && self.filter.is_none()
+            && self.over.is_none()
     }
 }
 
@@ -121,7 +142,11 @@ impl Analyzer<'_> {
                 call.place,
             )),
             _ if call.is_plain() => {
-                let args = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+                let args = call
+                    .args
+                    .iter()
+                    .map(|arg| self.expression(arg))
+                    .collect::<Result<Vec<_>, _>>()?;
                 self.call_named(&call.name, &args, call.place)
             }
             Some(_) => Err(self.at(
@@ -132,7 +157,11 @@ impl Analyzer<'_> {
                 call.place,
             )),
             None => {
-                let args = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+                let args = call
+                    .args
+                    .iter()
+                    .map(|arg| self.expression(arg))
+                    .collect::<Result<Vec<_>, _>>()?;
                 Err(self.no_function(&call.name, &args, call.place))
             }
         }
@@ -154,7 +183,10 @@ impl Analyzer<'_> {
 
     /// 42883 in PostgreSQL's words.
     pub(crate) fn no_function(&self, name: &str, args: &[Typed], place: Location) -> SqlError {
-        let types: Vec<String> = args.iter().map(|arg| arg.ty.base_name().into_owned()).collect();
+        let types: Vec<String> = args
+            .iter()
+            .map(|arg| arg.ty.base_name().into_owned())
+            .collect();
         let error = SqlError::new(
             ErrorCode::UndefinedFunction,
             format!("function {name}({}) does not exist", types.join(", ")),
@@ -168,9 +200,16 @@ impl Analyzer<'_> {
     /// COALESCE, GREATEST and LEAST: one common type, then SQLite's own or a chain.
     pub(crate) fn coalesce(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
         let construct = call.name.to_ascii_uppercase();
-        let values = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+        let values = call
+            .args
+            .iter()
+            .map(|arg| self.expression(arg))
+            .collect::<Result<Vec<_>, _>>()?;
         if values.is_empty() {
-            return Err(self.at(SqlError::new(ErrorCode::SyntaxError, "syntax error at or near \")\""), call.place));
+            return Err(self.at(
+                SqlError::new(ErrorCode::SyntaxError, "syntax error at or near \")\""),
+                call.place,
+            ));
         }
         let all: Vec<&Typed> = values.iter().collect();
         let ty = self.common_type_of(&construct, &all)?;
@@ -184,25 +223,36 @@ impl Analyzer<'_> {
             ("coalesce", _) => format!("coalesce({})", texts.join(",")),
             (name, _) => greatest(&ty, &texts, name == "greatest"),
         };
-        Ok(Typed { nullable, ..Typed::new(sql, ty) })
+        Ok(Typed {
+            nullable,
+            ..Typed::new(sql, ty)
+        })
     }
 
     /// NULLIF: compared as by =, of the first one's type.
     pub(crate) fn nullif(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
         let [left, right] = call.args.as_slice() else {
-            return Err(self.at(SqlError::new(ErrorCode::SyntaxError, "NULLIF takes two arguments"), call.place));
+            return Err(self.at(
+                SqlError::new(ErrorCode::SyntaxError, "NULLIF takes two arguments"),
+                call.place,
+            ));
         };
         let left = self.expression(left)?;
         let right = self.expression(right)?;
         let test = self.compare(&ast::BinaryOperator::Eq, &left, &right)?;
         let test = self.text(&test)?;
         let value = self.text(&left)?;
-        Ok(Typed::new(format!("(CASE WHEN {test} THEN NULL ELSE {value} END)"), Self::settled(&left)))
+        Ok(Typed::new(
+            format!("(CASE WHEN {test} THEN NULL ELSE {value} END)"),
+            Self::settled(&left),
+        ))
     }
 
     fn aggregate(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
         let overloads = functions::signatures(&call.name);
-        let is_window = overloads.first().is_some_and(|signature| signature.class == Class::Window);
+        let is_window = overloads
+            .first()
+            .is_some_and(|signature| signature.class == Class::Window);
         if is_window && call.over.is_none() {
             let error = SqlError::new(
                 ErrorCode::WrongObjectType,
@@ -262,7 +312,10 @@ impl Analyzer<'_> {
     }
 
     fn aggregate_inside(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
-        let filter = call.filter.map(|filter| self.condition(filter, "FILTER")).transpose()?;
+        let filter = call
+            .filter
+            .map(|filter| self.condition(filter, "FILTER"))
+            .transpose()?;
         let mut tail = String::new();
         if let Some(filter) = filter {
             tail.push_str(&format!(" FILTER (WHERE {filter})"));
@@ -280,10 +333,17 @@ impl Analyzer<'_> {
             }
             return Ok(Typed::new(format!("count(*){tail}"), PgType::Int8).not_null());
         }
-        let mut args = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+        let mut args = call
+            .args
+            .iter()
+            .map(|arg| self.expression(arg))
+            .collect::<Result<Vec<_>, _>>()?;
         if let [term] = call.within_group {
             if term.options.sort.is_some() || term.options.nulls_first.is_some() {
-                return Err(self.at(SqlError::unsupported("WITHIN GROUP in descending order"), call.place));
+                return Err(self.at(
+                    SqlError::unsupported("WITHIN GROUP in descending order"),
+                    call.place,
+                ));
             }
             args.insert(0, self.expression(&term.expr)?);
         }
@@ -299,7 +359,10 @@ impl Analyzer<'_> {
             return self.distinct_list(call, &texts, &tail);
         }
         if call.distinct && texts.len() > 1 {
-            let error = SqlError::unsupported(format_args!("DISTINCT in {} with several arguments", call.name));
+            let error = SqlError::unsupported(format_args!(
+                "DISTINCT in {} with several arguments",
+                call.name
+            ));
             return Err(self.at(error, call.place));
         }
         if call.distinct && texts[0].1.key_function().is_some() {
@@ -308,23 +371,31 @@ impl Analyzer<'_> {
             return Err(self.at(error, call.place));
         }
         let arg_types: Vec<PgType> = texts.iter().map(|(_, ty)| ty.clone()).collect();
-        let ty = choice.signature.result.resolve(&arg_types).unwrap_or(PgType::Text);
+        let ty = choice
+            .signature
+            .result
+            .resolve(&arg_types)
+            .unwrap_or(PgType::Text);
         let order_by = self.aggregate_order(call)?;
         let call_text = match choice.signature.emit {
             Emit::Call(name) => {
                 let list: Vec<String> = texts.into_iter().map(|(text, _)| text).collect();
                 format!("{name}({})", list.join(","))
             }
-            Emit::Template(_) => choice
-                .signature
-                .render(&texts)
-                .ok_or_else(|| SqlError::unsupported(format_args!("the aggregate {}", call.name)))?,
+            Emit::Template(_) => choice.signature.render(&texts).ok_or_else(|| {
+                SqlError::unsupported(format_args!("the aggregate {}", call.name))
+            })?,
             Emit::Planner => {
-                return Err(self.at(SqlError::unsupported(format_args!("the aggregate {}", call.name)), call.place));
+                return Err(self.at(
+                    SqlError::unsupported(format_args!("the aggregate {}", call.name)),
+                    call.place,
+                ));
             }
         };
-        let sql = insert_modifiers(&call_text, call.distinct, &order_by, &tail)
-            .ok_or_else(|| SqlError::unsupported(format_args!("the aggregate {} in this form", call.name)))?;
+        let sql =
+            insert_modifiers(&call_text, call.distinct, &order_by, &tail).ok_or_else(|| {
+                SqlError::unsupported(format_args!("the aggregate {} in this form", call.name))
+            })?;
         Ok(Typed::new(sql, ty))
     }
 
@@ -337,7 +408,12 @@ impl Analyzer<'_> {
         tail: &str,
     ) -> Result<Typed, SqlError> {
         let (value, ty) = &texts[0];
-        let refuse = |what: &str| Err(SqlError::unsupported(format_args!("{}(DISTINCT …) {what}", call.name)));
+        let refuse = |what: &str| {
+            Err(SqlError::unsupported(format_args!(
+                "{}(DISTINCT …) {what}",
+                call.name
+            )))
+        };
         if ty.key_function().is_some() {
             return refuse(&format!("of {}", ty.base_name()));
         }
@@ -345,7 +421,9 @@ impl Analyzer<'_> {
             [] => false,
             [term] => {
                 let by = self.expression(&term.expr)?;
-                if self.coerce(&by, ty, CastContext::Implicit)? != *value || term.options.nulls_first.is_some() {
+                if self.coerce(&by, ty, CastContext::Implicit)? != *value
+                    || term.options.nulls_first.is_some()
+                {
                     let error = SqlError::new(
                         ErrorCode::InvalidColumnReference,
                         "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
@@ -359,7 +437,9 @@ impl Analyzer<'_> {
         let (oid, typmod) = (ty.oid(), ty.typmod());
         let is_list = call.name == "array_agg";
         let flags = i32::from(descending) + if is_list { 0 } else { 2 };
-        let array = format!("sh_array_distinct(sh_array_agg({value},{oid},{typmod}){tail},{oid},{typmod},{flags})");
+        let array = format!(
+            "sh_array_distinct(sh_array_agg({value},{oid},{typmod}){tail},{oid},{typmod},{flags})"
+        );
         if is_list {
             return Ok(Typed::new(array, ty.clone().array()));
         }
@@ -369,7 +449,10 @@ impl Analyzer<'_> {
         }
         // Without a value other than NULL the answer is NULL, not the empty text.
         Ok(Typed::new(
-            format!("sh_array_to_string(nullif({array},'[]'),{separator},NULL,{oid},{typmod})"),
+            format!(
+                "sh_array_to_string(nullif({array},'[]'),{separator},NULL,{},{typmod})",
+                ty.array_oid()
+            ),
             PgType::Text,
         ))
     }
@@ -379,7 +462,10 @@ impl Analyzer<'_> {
         let mut analyzed = self.subquery(query)?;
         analyzed.settle(self)?;
         let [element] = analyzed.types().try_into().map_err(|_| {
-            SqlError::new(ErrorCode::SyntaxError, "subquery must return only one column")
+            SqlError::new(
+                ErrorCode::SyntaxError,
+                "subquery must return only one column",
+            )
         })?;
         let (id, name) = (self.fresh('r'), analyzed.column_name(0));
         let sql = analyzed.into_sql(self)?;
@@ -399,7 +485,11 @@ impl Analyzer<'_> {
             return Err(self.no_function(&call.name, args, call.place));
         };
         let distinct = if call.distinct { "DISTINCT " } else { "" };
-        let text = if call.distinct { self.key_text(arg)? } else { self.text(arg)? };
+        let text = if call.distinct {
+            self.key_text(arg)?
+        } else {
+            self.text(arg)?
+        };
         Ok(Typed::new(format!("count({distinct}{text}){tail}"), PgType::Int8).not_null())
     }
 
@@ -427,7 +517,10 @@ impl Analyzer<'_> {
 }
 
 /// ASC, DESC and where NULLs go: PostgreSQL takes them for the greatest values.
-pub(crate) fn direction(options: &ast::OrderByOptions, nullable: bool) -> Result<&'static str, SqlError> {
+pub(crate) fn direction(
+    options: &ast::OrderByOptions,
+    nullable: bool,
+) -> Result<&'static str, SqlError> {
     use ast::OrderBySort;
     let descending = match &options.sort {
         None | Some(OrderBySort::Asc) => false,
@@ -435,31 +528,51 @@ pub(crate) fn direction(options: &ast::OrderByOptions, nullable: bool) -> Result
         Some(OrderBySort::Using(operator)) => match operator.to_string().as_str() {
             "<" => false,
             ">" => true,
-            other => return Err(SqlError::unsupported(format_args!("ORDER BY USING {other}"))),
+            other => {
+                return Err(SqlError::unsupported(format_args!(
+                    "ORDER BY USING {other}"
+                )));
+            }
         },
     };
-    Ok(match (descending, options.nulls_first.unwrap_or(descending), nullable) {
-        (false, _, false) => "",
-        (true, _, false) => " DESC",
-        (false, false, true) => " NULLS LAST",
-        (false, true, true) => "",
-        (true, true, true) => " DESC NULLS FIRST",
-        (true, false, true) => " DESC",
-    })
+    Ok(
+        match (
+            descending,
+            options.nulls_first.unwrap_or(descending),
+            nullable,
+        ) {
+            (false, _, false) => "",
+            (true, _, false) => " DESC",
+            (false, false, true) => " NULLS LAST",
+            (false, true, true) => "",
+            (true, true, true) => " DESC NULLS FIRST",
+            (true, false, true) => " DESC",
+        },
+    )
 }
 
 /// Puts DISTINCT, ORDER BY and what follows into `name(args)`, which must be one call.
 fn insert_modifiers(call: &str, distinct: bool, order_by: &str, tail: &str) -> Option<String> {
     let open = call.find('(')?;
-    let is_call = call[..open].bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && closes_at_end(call, open);
+    let is_call = call[..open]
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && closes_at_end(call, open);
     if !is_call {
         // A template around a call: nothing can be put inside.
         return (!distinct && order_by.is_empty() && tail.is_empty()).then(|| call.to_owned());
     }
     let inside = &call[open + 1..call.len() - 1];
     let distinct = if distinct { "DISTINCT " } else { "" };
-    let order_by = if order_by.is_empty() { String::new() } else { format!(" ORDER BY {order_by}") };
-    Some(format!("{}({distinct}{inside}{order_by}){tail}", &call[..open]))
+    let order_by = if order_by.is_empty() {
+        String::new()
+    } else {
+        format!(" ORDER BY {order_by}")
+    };
+    Some(format!(
+        "{}({distinct}{inside}{order_by}){tail}",
+        &call[..open]
+    ))
 }
 
 /// Whether the parenthesis at `open` is closed by the text's last character.
@@ -489,7 +602,8 @@ fn greatest(ty: &PgType, texts: &[String], greatest: bool) -> String {
     let mut best = texts.next().cloned().unwrap_or_else(|| "NULL".to_owned());
     for text in texts {
         let (a, b) = (key_of(ty, &best), key_of(ty, text));
-        best = format!("(CASE WHEN {text} IS NULL OR {a} {compare} {b} THEN {best} ELSE {text} END)");
+        best =
+            format!("(CASE WHEN {text} IS NULL OR {a} {compare} {b} THEN {best} ELSE {text} END)");
     }
     best
 }

@@ -26,7 +26,10 @@ impl Analyzer<'_> {
         let symbol = sqlite_operator(op)?;
         let nullable = left.nullable || right.nullable;
         let (left, right) = self.comparable(op, left, right)?;
-        Ok(Typed { nullable, ..Typed::bool(format!("({left} {symbol} {right})")) })
+        Ok(Typed {
+            nullable,
+            ..Typed::bool(format!("({left} {symbol} {right})"))
+        })
     }
 
     /// Both operands in one type and so that SQLite's comparison of the texts is PostgreSQL's.
@@ -68,7 +71,11 @@ impl Analyzer<'_> {
         right: &Typed,
     ) -> Result<PgType, SqlError> {
         let fail = |analyzer: &Self| {
-            analyzer.no_operator(&op.to_string(), &[left.ty.clone(), right.ty.clone()], left.place)
+            analyzer.no_operator(
+                &op.to_string(),
+                &[left.ty.clone(), right.ty.clone()],
+                left.place,
+            )
         };
         let ty = match (&left.ty, &right.ty) {
             (PgType::Unknown, PgType::Unknown) => PgType::Text,
@@ -85,6 +92,9 @@ impl Analyzer<'_> {
         };
         let has_operator = match &ty {
             PgType::Json | PgType::Void => false,
+            PgType::Array(_) if !matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) => {
+                return Err(SqlError::unsupported("the order of arrays"));
+            }
             PgType::Array(element) => !matches!(**element, PgType::Json),
             _ => true,
         };
@@ -96,7 +106,11 @@ impl Analyzer<'_> {
 
     /// Scaled numerics compare as integers once they have one scale: no function call, and an index
     /// can serve.
-    fn scaled_comparison(&mut self, left: &Typed, right: &Typed) -> Result<Option<(String, String)>, SqlError> {
+    fn scaled_comparison(
+        &mut self,
+        left: &Typed,
+        right: &Typed,
+    ) -> Result<Option<(String, String)>, SqlError> {
         if let (Some(a), Some(b)) = (left.ty.scaled(), right.ty.scaled())
             && a == b
         {
@@ -104,13 +118,20 @@ impl Analyzer<'_> {
         }
         let swap = left.ty.scaled().is_none();
         let (column, other) = if swap { (right, left) } else { (left, right) };
-        let Some(scale) = column.ty.scaled() else { return Ok(None) };
-        let Node::Number(text) = &other.node else { return Ok(None) };
+        let Some(scale) = column.ty.scaled() else {
+            return Ok(None);
+        };
+        let Node::Number(text) = &other.node else {
+            return Ok(None);
+        };
         // A constant with no more digits than the column's type can be that type itself.
-        let fraction = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        let fraction = text
+            .split_once('.')
+            .map_or(0, |(_, fraction)| fraction.len());
         let digits = text.bytes().filter(u8::is_ascii_digit).count();
         let fits = fraction <= usize::from(scale)
-            && digits - fraction.min(digits) + usize::from(scale) <= usize::from(crate::types::SCALED_PRECISION)
+            && digits - fraction.min(digits) + usize::from(scale)
+                <= usize::from(crate::types::SCALED_PRECISION)
             && !text.contains(['e', 'E']);
         if !fits {
             return Ok(None);
@@ -118,7 +139,11 @@ impl Analyzer<'_> {
         let widest = PgType::Numeric(Some((crate::types::SCALED_PRECISION, scale)));
         let constant = self.coerce(other, &widest, CastContext::Implicit)?;
         let column = self.text(column)?;
-        Ok(Some(if swap { (constant, column) } else { (column, constant) }))
+        Ok(Some(if swap {
+            (constant, column)
+        } else {
+            (column, constant)
+        }))
     }
 
     /// char(n) is stored padded, so for equality the other side is padded too, and an index over the
@@ -137,14 +162,20 @@ impl Analyzer<'_> {
         }
         let swap = !matches!(left.ty, PgType::Char(_));
         let (column, other) = if swap { (right, left) } else { (left, right) };
-        let PgType::Char(length) = column.ty else { return Ok(None) };
+        let PgType::Char(length) = column.ty else {
+            return Ok(None);
+        };
         if !other.is_unknown() {
             return Ok(None);
         }
         let padded = self.coerce(other, &PgType::Text, CastContext::Implicit)?;
         let padded = format!("sh_pad_char({padded},{length})");
         let column = self.text(column)?;
-        Ok(Some(if swap { (padded, column) } else { (column, padded) }))
+        Ok(Some(if swap {
+            (padded, column)
+        } else {
+            (column, padded)
+        }))
     }
 
     fn compare_rows(
@@ -154,7 +185,10 @@ impl Analyzer<'_> {
         right: &[Typed],
     ) -> Result<Typed, SqlError> {
         if left.len() != right.len() {
-            return Err(SqlError::new(ErrorCode::SyntaxError, "unequal number of entries in row expressions"));
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "unequal number of entries in row expressions",
+            ));
         }
         let symbol = sqlite_operator(op)?;
         let (mut lefts, mut rights) = (Vec::new(), Vec::new());
@@ -163,15 +197,26 @@ impl Analyzer<'_> {
             lefts.push(left);
             rights.push(right);
         }
-        Ok(Typed::bool(format!("(({}) {symbol} ({}))", lefts.join(","), rights.join(","))))
+        Ok(Typed::bool(format!(
+            "(({}) {symbol} ({}))",
+            lefts.join(","),
+            rights.join(",")
+        )))
     }
 
-    pub(crate) fn is_distinct(&mut self, left: &Expr, right: &Expr, distinct: bool) -> Result<Typed, SqlError> {
+    pub(crate) fn is_distinct(
+        &mut self,
+        left: &Expr,
+        right: &Expr,
+        distinct: bool,
+    ) -> Result<Typed, SqlError> {
         let left = self.expression(left)?;
         let right = self.expression(right)?;
         let symbol = if distinct { "IS NOT" } else { "IS" };
         let pairs: Vec<(&Typed, &Typed)> = match (&left.node, &right.node) {
-            (Node::Row(left), Node::Row(right)) if left.len() == right.len() => left.iter().zip(right).collect(),
+            (Node::Row(left), Node::Row(right)) if left.len() == right.len() => {
+                left.iter().zip(right).collect()
+            }
             _ => vec![(&left, &right)],
         };
         let mut texts = Vec::with_capacity(pairs.len());
@@ -202,7 +247,11 @@ impl Analyzer<'_> {
         let mut test = |low: &Typed, high: &Typed| -> Result<String, SqlError> {
             let above = self.compare(&above, &value, low)?;
             let below = self.compare(&below, &value, high)?;
-            Ok(format!("({} {word} {})", self.text(&above)?, self.text(&below)?))
+            Ok(format!(
+                "({} {word} {})",
+                self.text(&above)?,
+                self.text(&below)?
+            ))
         };
         let mut sql = test(&low, &high)?;
         if symmetric {
@@ -210,7 +259,10 @@ impl Analyzer<'_> {
             sql = format!("({sql} {} {swapped})", if negated { "AND" } else { "OR" });
         }
         let nullable = value.nullable || low.nullable || high.nullable;
-        Ok(Typed { nullable, ..Typed::bool(sql) })
+        Ok(Typed {
+            nullable,
+            ..Typed::bool(sql)
+        })
     }
 
     /// Whether the lower bound follows a SYMMETRIC that the grammar took out.
@@ -220,13 +272,23 @@ impl Analyzer<'_> {
         }
         let start = super::offset(self.sql, low.span().start);
         self.marks.symmetric.iter().any(|&end| {
-            self.sql.get(end..start).is_some_and(|between| between.chars().all(|c| c.is_whitespace() || c == '('))
+            self.sql
+                .get(end..start)
+                .is_some_and(|between| between.chars().all(|c| c.is_whitespace() || c == '('))
         })
     }
 
-    pub(crate) fn in_list(&mut self, expr: &Expr, list: &[Expr], negated: bool) -> Result<Typed, SqlError> {
+    pub(crate) fn in_list(
+        &mut self,
+        expr: &Expr,
+        list: &[Expr],
+        negated: bool,
+    ) -> Result<Typed, SqlError> {
         let value = self.expression(expr)?;
-        let items = list.iter().map(|item| self.expression(item)).collect::<Result<Vec<_>, _>>()?;
+        let items = list
+            .iter()
+            .map(|item| self.expression(item))
+            .collect::<Result<Vec<_>, _>>()?;
         let word = if negated { "NOT IN" } else { "IN" };
         if matches!(value.node, Node::Row(_)) {
             return self.row_in_list(&value, &items, negated);
@@ -247,10 +309,17 @@ impl Analyzer<'_> {
                 texts.push(self.comparison_text(item, &ty)?);
             }
             let nullable = value.nullable || items.iter().any(|item| item.nullable);
-            return Ok(Typed { nullable, ..Typed::bool(format!("({value_text} {word} ({}))", texts.join(","))) });
+            return Ok(Typed {
+                nullable,
+                ..Typed::bool(format!("({value_text} {word} ({}))", texts.join(",")))
+            });
         }
         let mut texts = Vec::with_capacity(items.len());
-        let (op, word) = if negated { (BinaryOperator::NotEq, " AND ") } else { (BinaryOperator::Eq, " OR ") };
+        let (op, word) = if negated {
+            (BinaryOperator::NotEq, " AND ")
+        } else {
+            (BinaryOperator::Eq, " OR ")
+        };
         for item in &items {
             let test = self.compare(&op, &value, item)?;
             texts.push(self.text(&test)?);
@@ -258,9 +327,18 @@ impl Analyzer<'_> {
         Ok(Typed::bool(format!("({})", texts.join(word))))
     }
 
-    fn row_in_list(&mut self, value: &Typed, items: &[Typed], negated: bool) -> Result<Typed, SqlError> {
+    fn row_in_list(
+        &mut self,
+        value: &Typed,
+        items: &[Typed],
+        negated: bool,
+    ) -> Result<Typed, SqlError> {
         let mut texts = Vec::with_capacity(items.len());
-        let (op, word) = if negated { (BinaryOperator::NotEq, " AND ") } else { (BinaryOperator::Eq, " OR ") };
+        let (op, word) = if negated {
+            (BinaryOperator::NotEq, " AND ")
+        } else {
+            (BinaryOperator::Eq, " OR ")
+        };
         for item in items {
             let test = self.compare(&op, value, item)?;
             texts.push(self.text(&test)?);
@@ -282,8 +360,15 @@ impl Analyzer<'_> {
         let mut query = self.subquery(subquery)?;
         let types = query.types();
         if types.len() != values.len() {
-            let few = if types.len() > values.len() { "many" } else { "few" };
-            return Err(SqlError::new(ErrorCode::SyntaxError, format!("subquery has too {few} columns")));
+            let few = if types.len() > values.len() {
+                "many"
+            } else {
+                "few"
+            };
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                format!("subquery has too {few} columns"),
+            ));
         }
         let mut texts = Vec::with_capacity(values.len());
         for (index, (value, ty)) in values.iter().zip(types).enumerate() {
@@ -292,7 +377,11 @@ impl Analyzer<'_> {
             texts.push(self.comparison_text(value, &ty)?);
             query.compare_column_as(self, index, &ty)?;
         }
-        let left = if texts.len() == 1 { texts.remove(0) } else { format!("({})", texts.join(",")) };
+        let left = if texts.len() == 1 {
+            texts.remove(0)
+        } else {
+            format!("({})", texts.join(","))
+        };
         let word = if negated { "NOT IN" } else { "IN" };
         let sql = query.into_sql(self)?;
         Ok(Typed::bool(format!("({left} {word} ({sql}))")))
@@ -341,13 +430,21 @@ impl Analyzer<'_> {
             )));
         }
         let test = match op {
-            BinaryOperator::PGLikeMatch | BinaryOperator::PGILikeMatch | BinaryOperator::PGNotLikeMatch | BinaryOperator::PGNotILikeMatch => {
+            BinaryOperator::PGLikeMatch
+            | BinaryOperator::PGILikeMatch
+            | BinaryOperator::PGNotLikeMatch
+            | BinaryOperator::PGNotILikeMatch => {
                 return Err(SqlError::unsupported("LIKE ANY or LIKE ALL of an array"));
             }
             op => self.compare(op, &value, &probe)?,
         };
         let test = self.text(&test)?;
-        Ok(quantified(&test, &format!("json_each({array_text}) AS {id}"), all, &format!("{array_text} IS NULL")))
+        Ok(quantified(
+            &test,
+            &format!("json_each({array_text}) AS {id}"),
+            all,
+            &format!("{array_text} IS NULL"),
+        ))
     }
 
     fn quantified_subquery(
@@ -361,10 +458,17 @@ impl Analyzer<'_> {
         let mut query = self.subquery(query)?;
         let types = query.types();
         let [ty] = types.as_slice() else {
-            return Err(SqlError::new(ErrorCode::SyntaxError, "subquery must return only one column"));
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "subquery must return only one column",
+            ));
         };
         query.settle(self)?;
-        let ty = if *ty == PgType::Unknown { PgType::Text } else { ty.clone() };
+        let ty = if *ty == PgType::Unknown {
+            PgType::Text
+        } else {
+            ty.clone()
+        };
         let id = self.fresh('e');
         let name = query.column_name(0);
         let probe = Typed::new(format!("{id}.{name}"), ty);
@@ -407,8 +511,16 @@ impl Analyzer<'_> {
             let low = super::names::quote_text(&low);
             let high = super::names::quote_text(&high);
             sql = format!("({value_text} >= {low} AND {value_text} < {high} AND {sql})");
+        } else if !fold_case && escape.is_none() && matches!(pattern.node, Node::Param(_)) {
+            // The same, once the pattern is bound.
+            sql = format!(
+                "({value_text} >= sh_like_low({pattern_text}) AND {value_text} < sh_like_high({pattern_text}) AND {sql})"
+            );
         }
-        Ok(Typed { nullable: value.nullable || pattern.nullable, ..Typed::bool(sql) })
+        Ok(Typed {
+            nullable: value.nullable || pattern.nullable,
+            ..Typed::bool(sql)
+        })
     }
 
     pub(crate) fn similar_to(
@@ -429,13 +541,24 @@ impl Analyzer<'_> {
             }
         };
         let not = if negated { "NOT " } else { "" };
-        Ok(Typed::bool(format!("({not}sh_similar({value},{pattern},{escape}))")))
+        Ok(Typed::bool(format!(
+            "({not}sh_similar({value},{pattern},{escape}))"
+        )))
     }
 
-    fn two_texts(&mut self, symbol: &str, left: &Typed, right: &Typed) -> Result<(String, String), SqlError> {
+    fn two_texts(
+        &mut self,
+        symbol: &str,
+        left: &Typed,
+        right: &Typed,
+    ) -> Result<(String, String), SqlError> {
         for side in [left, right] {
             if !side.is_unknown() && side.ty.category() != Category::String {
-                return Err(self.no_operator(symbol, &[left.ty.clone(), right.ty.clone()], left.place));
+                return Err(self.no_operator(
+                    symbol,
+                    &[left.ty.clone(), right.ty.clone()],
+                    left.place,
+                ));
             }
         }
         let left = self.coerce(left, &PgType::Text, CastContext::Implicit)?;
@@ -448,7 +571,11 @@ impl Analyzer<'_> {
 /// another one decides. `empty` is the SQLite condition under which the answer is NULL at once.
 fn quantified(test: &str, from: &str, all: bool, unknown: &str) -> Typed {
     let (decided, otherwise) = if all { ("0", "1") } else { ("1", "0") };
-    let decisive = if all { format!("NOT {test}") } else { test.to_owned() };
+    let decisive = if all {
+        format!("NOT {test}")
+    } else {
+        test.to_owned()
+    };
     Typed::bool(format!(
         "(CASE WHEN {unknown} THEN NULL WHEN EXISTS (SELECT 1 FROM {from} WHERE {decisive}) THEN {decided} \
          WHEN EXISTS (SELECT 1 FROM {from} WHERE {test} IS NULL) THEN NULL ELSE {otherwise} END)"
@@ -476,7 +603,11 @@ fn comparison_type(left: &PgType, right: &PgType) -> Option<PgType> {
     }
     if left.is_numeric() && right.is_numeric() {
         let float = |ty: &PgType| matches!(ty, T::Float4 | T::Float8);
-        return Some(if float(left) || float(right) { T::Float8 } else { T::Numeric(None) });
+        return Some(if float(left) || float(right) {
+            T::Float8
+        } else {
+            T::Numeric(None)
+        });
     }
     if left.is_string() && right.is_string() {
         return Some(match (left, right) {
@@ -485,7 +616,9 @@ fn comparison_type(left: &PgType, right: &PgType) -> Option<PgType> {
         });
     }
     match (left, right) {
-        (T::Date | T::Timestamp | T::Timestamptz, T::Date | T::Timestamp | T::Timestamptz) => Some(T::Timestamptz),
+        (T::Date | T::Timestamp | T::Timestamptz, T::Date | T::Timestamp | T::Timestamptz) => {
+            Some(T::Timestamptz)
+        }
         (T::Time, T::Interval) | (T::Interval, T::Time) => Some(T::Interval),
         (T::Array(a), T::Array(b)) => (a.same_base(b)).then(|| left.clone()),
         _ => None,
@@ -493,7 +626,7 @@ fn comparison_type(left: &PgType, right: &PgType) -> Option<PgType> {
 }
 
 /// The least text with a pattern's fixed beginning, and the least text past all of them.
-fn prefix_range(pattern: &str) -> Option<(String, String)> {
+pub(super) fn prefix_range(pattern: &str) -> Option<(String, String)> {
     let end = pattern.find(['%', '_', '\\'])?;
     let prefix = &pattern[..end];
     if prefix.is_empty() || pattern.as_bytes()[end] == b'\\' {
@@ -521,6 +654,10 @@ fn sqlite_operator(op: &BinaryOperator) -> Result<&'static str, SqlError> {
         BinaryOperator::LtEq => "<=",
         BinaryOperator::Gt => ">",
         BinaryOperator::GtEq => ">=",
-        other => return Err(SqlError::unsupported(format_args!("comparing with {other}"))),
+        other => {
+            return Err(SqlError::unsupported(format_args!(
+                "comparing with {other}"
+            )));
+        }
     })
 }

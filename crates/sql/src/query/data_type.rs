@@ -16,9 +16,9 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
     let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let optional = |n: &Option<u64>| n.iter().map(|&n| int(n)).collect::<Vec<i64>>();
     match data_type {
-        DataType::Varchar(length) | DataType::CharacterVarying(length) | DataType::CharVarying(length) => {
-            named("varchar", &character_length(length.as_ref())?)
-        }
+        DataType::Varchar(length)
+        | DataType::CharacterVarying(length)
+        | DataType::CharVarying(length) => named("varchar", &character_length(length.as_ref())?),
         DataType::Char(length) | DataType::Character(length) => {
             named("char", &character_length(length.as_ref())?)
         }
@@ -49,7 +49,10 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
         DataType::Timestamp(precision, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => {
             named("timestamptz", &optional(precision))
         }
-        DataType::Interval { fields: None, precision } => named("interval", &optional(precision)),
+        DataType::Interval {
+            fields: None,
+            precision,
+        } => named("interval", &optional(precision)),
         DataType::Array(
             ArrayElemTypeDef::SquareBracket(element, _)
             | ArrayElemTypeDef::AngleBracket(element)
@@ -61,7 +64,10 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
         }),
         DataType::Custom(name, modifiers) => custom(name, modifiers),
         DataType::Regclass => Err(SqlError::unsupported("type regclass")),
-        other => Err(SqlError::unsupported(format_args!("type {}", other.to_string().to_ascii_lowercase()))),
+        other => Err(SqlError::unsupported(format_args!(
+            "type {}",
+            other.to_string().to_ascii_lowercase()
+        ))),
     }
 }
 
@@ -71,14 +77,20 @@ fn custom(name: &sqlparser::ast::ObjectName, modifiers: &[String]) -> Result<PgT
         [base] => base,
         [schema, base] if schema == "pg_catalog" => base,
         _ => {
-            return Err(SqlError::new(ErrorCode::UndefinedObject, format!("type \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                ErrorCode::UndefinedObject,
+                format!("type \"{name}\" does not exist"),
+            ));
         }
     };
     let modifiers = modifiers
         .iter()
         .map(|modifier| {
             modifier.trim().parse::<i64>().map_err(|_| {
-                SqlError::new(ErrorCode::InvalidParameterValue, format!("invalid type modifier \"{modifier}\""))
+                SqlError::new(
+                    ErrorCode::InvalidParameterValue,
+                    format!("invalid type modifier \"{modifier}\""),
+                )
             })
         })
         .collect::<Result<Vec<i64>, SqlError>>()?;

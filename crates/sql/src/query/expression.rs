@@ -53,15 +53,28 @@ pub fn table_expression(
         place: Some(place),
         no_subqueries: true,
         no_parameters: true,
-        immutable_only: matches!(purpose, Purpose::Generated | Purpose::IndexKey | Purpose::IndexPredicate),
+        immutable_only: matches!(
+            purpose,
+            Purpose::Generated | Purpose::IndexKey | Purpose::IndexPredicate
+        ),
         no_volatile: !matches!(purpose, Purpose::Default | Purpose::Using),
     };
-    let scope = if purpose == Purpose::Default { Scope::default() } else { table_scope(table, None) };
+    let scope = if purpose == Purpose::Default {
+        Scope::default()
+    } else {
+        table_scope(table, None)
+    };
     let value = analyzer.in_scope(
-        Scope { aggregates_refused: Some(place), windows_refused: Some(place), ..scope },
+        Scope {
+            aggregates_refused: Some(place),
+            windows_refused: Some(place),
+            ..scope
+        },
         |analyzer| match purpose {
             Purpose::Check | Purpose::IndexPredicate => analyzer.condition_value(expr, place),
-            Purpose::Default | Purpose::Generated | Purpose::IndexKey | Purpose::Using => analyzer.expression(expr),
+            Purpose::Default | Purpose::Generated | Purpose::IndexKey | Purpose::Using => {
+                analyzer.expression(expr)
+            }
         },
     )?;
     let ty = value.ty.clone();
@@ -71,7 +84,11 @@ pub fn table_expression(
 /// The scope of one table's columns; `id` is its alias in SQLite, none for bare column names.
 pub(crate) fn table_scope(table: &Table, id: Option<&str>) -> Scope {
     let relation = table_relation(table, &table.name.name, id);
-    Scope { columns: relation.columns.clone(), relations: vec![relation], ..Scope::default() }
+    Scope {
+        columns: relation.columns.clone(),
+        relations: vec![relation],
+        ..Scope::default()
+    }
 }
 
 /// A table as a FROM item.
@@ -94,8 +111,12 @@ pub(crate) fn table_relation(table: &Table, alias: &str, id: Option<&str>) -> Re
                 origin: Some((table.collection(), column.id)),
             })
             .collect(),
-        key: table.key.iter().map(|&place| sql(&table.columns[place])).collect(),
-        hidden: false,
+        key: table
+            .key
+            .iter()
+            .map(|&place| sql(&table.columns[place]))
+            .collect(),
+        is_scalar: false,
     }
 }
 
@@ -127,7 +148,11 @@ impl Analyzer<'_> {
     }
 
     /// As [`Analyzer::condition`].
-    pub(crate) fn condition_value(&mut self, expr: &Expr, construct: &str) -> Result<Typed, SqlError> {
+    pub(crate) fn condition_value(
+        &mut self,
+        expr: &Expr,
+        construct: &str,
+    ) -> Result<Typed, SqlError> {
         let value = self.expression(expr)?;
         self.boolean(value, construct)
     }
@@ -138,7 +163,10 @@ impl Analyzer<'_> {
         }
         let error = SqlError::new(
             ErrorCode::DatatypeMismatch,
-            format!("argument of {construct} must be type boolean, not type {}", value.ty.base_name()),
+            format!(
+                "argument of {construct} must be type boolean, not type {}",
+                value.ty.base_name()
+            ),
         );
         Err(self.at(error, value.place))
     }
@@ -153,14 +181,18 @@ impl Analyzer<'_> {
             Expr::Nested(inner) => self.expression(inner),
             Expr::Value(value) => self.constant_value(&value.value, value.span.start),
             Expr::TypedString(typed) => {
-                let ty = pg_type(&typed.data_type).map_err(|error| self.at(error, typed.value.span.start))?;
+                let ty = pg_type(&typed.data_type)
+                    .map_err(|error| self.at(error, typed.value.span.start))?;
                 let text = self.constant_value(&typed.value.value, typed.value.span.start)?;
                 self.converted(&text, &ty, CastContext::Explicit)
             }
             Expr::Interval(interval) => self.interval(interval),
-            Expr::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, expr, data_type, format: None } => {
-                self.cast(expr, data_type)
-            }
+            Expr::Cast {
+                kind: ast::CastKind::Cast | ast::CastKind::DoubleColon,
+                expr,
+                data_type,
+                format: None,
+            } => self.cast(expr, data_type),
             Expr::UnaryOp { op, expr: operand } => self.unary(*op, operand, place_of(expr)),
             Expr::BinaryOp { left, op, right } => self.binary(left, op, right),
             Expr::IsTrue(inner) => self.is_truth(inner, "IS TRUE", " IS TRUE"),
@@ -173,27 +205,66 @@ impl Analyzer<'_> {
             Expr::IsNotNull(inner) => self.is_null(inner, true),
             Expr::IsDistinctFrom(left, right) => self.is_distinct(left, right, true),
             Expr::IsNotDistinctFrom(left, right) => self.is_distinct(left, right, false),
-            Expr::Between { expr, negated, low, high } => self.between(expr, *negated, low, high),
-            Expr::InList { expr, list, negated } => self.in_list(expr, list, *negated),
-            Expr::InSubquery { expr, subquery, negated } => self.in_subquery(expr, subquery, *negated),
-            Expr::AnyOp { left, compare_op, right, .. } => self.any_or_all(left, compare_op, right, false),
-            Expr::AllOp { left, compare_op, right } => self.any_or_all(left, compare_op, right, true),
-            Expr::Like { negated, any: false, expr, pattern, escape_char } => {
-                self.like(expr, pattern, escape_char.as_deref(), *negated, false)
-            }
-            Expr::ILike { negated, any: false, expr, pattern, escape_char } => {
-                self.like(expr, pattern, escape_char.as_deref(), *negated, true)
-            }
-            Expr::SimilarTo { negated, expr, pattern, escape_char } => {
-                self.similar_to(expr, pattern, escape_char.as_deref(), *negated)
-            }
-            Expr::Case { operand, conditions, else_result, .. } => {
-                self.case(operand.as_deref(), conditions, else_result.as_deref())
-            }
+            Expr::Between {
+                expr,
+                negated,
+                low,
+                high,
+            } => self.between(expr, *negated, low, high),
+            Expr::InList {
+                expr,
+                list,
+                negated,
+            } => self.in_list(expr, list, *negated),
+            Expr::InSubquery {
+                expr,
+                subquery,
+                negated,
+            } => self.in_subquery(expr, subquery, *negated),
+            Expr::AnyOp {
+                left,
+                compare_op,
+                right,
+                ..
+            } => self.any_or_all(left, compare_op, right, false),
+            Expr::AllOp {
+                left,
+                compare_op,
+                right,
+            } => self.any_or_all(left, compare_op, right, true),
+            Expr::Like {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(expr, pattern, escape_char.as_deref(), *negated, false),
+            Expr::ILike {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(expr, pattern, escape_char.as_deref(), *negated, true),
+            Expr::SimilarTo {
+                negated,
+                expr,
+                pattern,
+                escape_char,
+            } => self.similar_to(expr, pattern, escape_char.as_deref(), *negated),
+            Expr::Case {
+                operand,
+                conditions,
+                else_result,
+                ..
+            } => self.case(operand.as_deref(), conditions, else_result.as_deref()),
             Expr::Exists { subquery, negated } => self.exists(subquery, *negated),
             Expr::Subquery(query) => self.scalar_subquery(query, place_of(expr)),
             Expr::Tuple(values) => {
-                let values = values.iter().map(|value| self.expression(value)).collect::<Result<Vec<_>, _>>()?;
+                let values = values
+                    .iter()
+                    .map(|value| self.expression(value))
+                    .collect::<Result<Vec<_>, _>>()?;
                 Ok(row(values))
             }
             Expr::Array(array) => self.array(array),
@@ -211,7 +282,10 @@ impl Analyzer<'_> {
             Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) => {
                 Err(SqlError::unsupported("GROUPING SETS, CUBE or ROLLUP"))
             }
-            other => Err(self.at(SqlError::unsupported(format_args!("the expression {other}")), place_of(expr))),
+            other => Err(self.at(
+                SqlError::unsupported(format_args!("the expression {other}")),
+                place_of(expr),
+            )),
         }
     }
 
@@ -240,9 +314,14 @@ impl Analyzer<'_> {
 
     fn number(&self, text: &str, place: Location) -> Result<Typed, SqlError> {
         let text = text.replace('_', "");
-        let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
         if !plain {
-            return Err(self.at(SqlError::unsupported(format_args!("the number {text}")), place));
+            return Err(self.at(
+                SqlError::unsupported(format_args!("the number {text}")),
+                place,
+            ));
         }
         Ok(Typed::number(text))
     }
@@ -263,10 +342,19 @@ impl Analyzer<'_> {
     fn interval(&mut self, interval: &ast::Interval) -> Result<Typed, SqlError> {
         let value = self.expression(&interval.value)?;
         let Node::Literal(text) = &value.node else {
-            return Err(self.at(SqlError::unsupported("INTERVAL of something other than a string"), value.place));
+            return Err(self.at(
+                SqlError::unsupported("INTERVAL of something other than a string"),
+                value.place,
+            ));
         };
-        if interval.last_field.is_some() || interval.leading_precision.is_some() || interval.fractional_seconds_precision.is_some() {
-            return Err(self.at(SqlError::unsupported("INTERVAL with a range of fields"), value.place));
+        if interval.last_field.is_some()
+            || interval.leading_precision.is_some()
+            || interval.fractional_seconds_precision.is_some()
+        {
+            return Err(self.at(
+                SqlError::unsupported("INTERVAL with a range of fields"),
+                value.place,
+            ));
         }
         let text = match &interval.leading_field {
             // A bare number counts what the field names; a text that names its units speaks for itself.
@@ -277,13 +365,21 @@ impl Analyzer<'_> {
         self.converted(&literal, &PgType::Interval, CastContext::Explicit)
     }
 
-    fn unary(&mut self, op: UnaryOperator, operand: &Expr, place: Location) -> Result<Typed, SqlError> {
+    fn unary(
+        &mut self,
+        op: UnaryOperator,
+        operand: &Expr,
+        place: Location,
+    ) -> Result<Typed, SqlError> {
         let symbol = match op {
             UnaryOperator::Not => {
                 let value = self.condition_value(operand, "NOT")?;
                 let nullable = value.nullable;
                 let sql = format!("(NOT {})", self.text(&value)?);
-                return Ok(Typed { nullable, ..Typed::bool(sql) });
+                return Ok(Typed {
+                    nullable,
+                    ..Typed::bool(sql)
+                });
             }
             UnaryOperator::Plus => "+",
             UnaryOperator::Minus => {
@@ -302,14 +398,37 @@ impl Analyzer<'_> {
             UnaryOperator::PGAbs => "@",
             UnaryOperator::PGSquareRoot => "|/",
             UnaryOperator::PGCubeRoot => "||/",
-            other => return Err(self.at(SqlError::unsupported(format_args!("operator {other}")), place)),
+            other => {
+                return Err(self.at(
+                    SqlError::unsupported(format_args!("operator {other}")),
+                    place,
+                ));
+            }
         };
+        // A sign binds tighter than a power, which the parser does not know: -3 ^ 2 is 9.
+        if let Expr::BinaryOp {
+            left,
+            op: power @ BinaryOperator::PGExp,
+            right,
+        } = operand
+        {
+            let signed = Expr::UnaryOp {
+                op,
+                expr: left.clone(),
+            };
+            return self.binary(&signed, power, right);
+        }
         let value = self.expression(operand)?;
         let place = value.place;
         self.operator(symbol, &[value], place)
     }
 
-    fn binary(&mut self, left: &Expr, op: &BinaryOperator, right: &Expr) -> Result<Typed, SqlError> {
+    fn binary(
+        &mut self,
+        left: &Expr,
+        op: &BinaryOperator,
+        right: &Expr,
+    ) -> Result<Typed, SqlError> {
         match op {
             BinaryOperator::And | BinaryOperator::Or => return self.logic(left, op, right),
             BinaryOperator::Eq
@@ -351,7 +470,12 @@ impl Analyzer<'_> {
     fn logic(&mut self, left: &Expr, op: &BinaryOperator, right: &Expr) -> Result<Typed, SqlError> {
         let mut operands = vec![right];
         let mut rest = left;
-        while let Expr::BinaryOp { left, op: inner, right } = rest {
+        while let Expr::BinaryOp {
+            left,
+            op: inner,
+            right,
+        } = rest
+        {
             if inner != op {
                 break;
             }
@@ -359,7 +483,11 @@ impl Analyzer<'_> {
             rest = left;
         }
         operands.push(rest);
-        let word = if *op == BinaryOperator::And { "AND" } else { "OR" };
+        let word = if *op == BinaryOperator::And {
+            "AND"
+        } else {
+            "OR"
+        };
         let mut texts = Vec::with_capacity(operands.len());
         let mut nullable = false;
         for operand in operands.into_iter().rev() {
@@ -368,7 +496,10 @@ impl Analyzer<'_> {
             texts.push(self.text(&value)?);
         }
         let sql = format!("({})", texts.join(&format!(" {word} ")));
-        Ok(Typed { nullable, ..Typed::bool(sql) })
+        Ok(Typed {
+            nullable,
+            ..Typed::bool(sql)
+        })
     }
 
     fn is_truth(&mut self, inner: &Expr, construct: &str, test: &str) -> Result<Typed, SqlError> {
@@ -398,7 +529,9 @@ impl Analyzer<'_> {
         conditions: &[ast::CaseWhen],
         else_result: Option<&Expr>,
     ) -> Result<Typed, SqlError> {
-        let operand = operand.map(|operand| self.expression(operand)).transpose()?;
+        let operand = operand
+            .map(|operand| self.expression(operand))
+            .transpose()?;
         let mut tests = Vec::with_capacity(conditions.len());
         let mut results = Vec::with_capacity(conditions.len() + 1);
         for when in conditions {
@@ -433,7 +566,10 @@ impl Analyzer<'_> {
             sql.push_str(&format!(" ELSE {result}"));
         }
         sql.push_str(" END");
-        Ok(Typed { nullable, ..Typed::new(format!("({sql})"), ty) })
+        Ok(Typed {
+            nullable,
+            ..Typed::new(format!("({sql})"), ty)
+        })
     }
 
     fn collate(&mut self, expr: &Expr, collation: &ast::ObjectName) -> Result<Typed, SqlError> {
@@ -465,7 +601,9 @@ pub(crate) fn row(values: Vec<Typed>) -> Typed {
 pub(crate) fn place_of(expr: &Expr) -> Location {
     match expr {
         Expr::Identifier(ident) => ident.span.start,
-        Expr::CompoundIdentifier(idents) => idents.first().map_or(Location::empty(), |ident| ident.span.start),
+        Expr::CompoundIdentifier(idents) => idents
+            .first()
+            .map_or(Location::empty(), |ident| ident.span.start),
         Expr::Value(value) => value.span.start,
         Expr::Function(function) => name_place(&function.name),
         Expr::BinaryOp { left, .. } => place_of(left),
@@ -478,5 +616,8 @@ pub(crate) fn place_of(expr: &Expr) -> Location {
 
 /// Where a name starts.
 pub(crate) fn name_place(name: &ast::ObjectName) -> Location {
-    name.0.first().and_then(|part| part.as_ident()).map_or(Location::empty(), |ident| ident.span.start)
+    name.0
+        .first()
+        .and_then(|part| part.as_ident())
+        .map_or(Location::empty(), |ident| ident.span.start)
 }

@@ -2,8 +2,8 @@
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    self, FunctionArg, FunctionArgExpr, JoinConstraint, JoinOperator, ObjectName, TableAlias, TableFactor,
-    TableWithJoins,
+    self, FunctionArg, FunctionArgExpr, JoinConstraint, JoinOperator, ObjectName, TableAlias,
+    TableFactor, TableWithJoins,
 };
 use sqlparser::tokenizer::Location;
 
@@ -42,27 +42,38 @@ impl FromItem {
     }
 
     fn make_nullable(&mut self) {
-        let relations = self.relations.iter_mut().flat_map(|relation| &mut relation.columns);
+        let relations = self
+            .relations
+            .iter_mut()
+            .flat_map(|relation| &mut relation.columns);
         for column in self.columns.iter_mut().chain(relations) {
             column.nullable = true;
         }
     }
 
     fn scope(&self) -> Scope {
-        Scope { relations: self.relations.clone(), columns: self.columns.clone(), ..Scope::default() }
+        Scope {
+            relations: self.relations.clone(),
+            columns: self.columns.clone(),
+            ..Scope::default()
+        }
     }
 }
 
 impl Analyzer<'_> {
     /// The items of a FROM clause; their names go into the innermost scope. `None` without any.
-    pub(crate) fn from_clause(&mut self, from: &[TableWithJoins]) -> Result<Option<String>, SqlError> {
+    pub(crate) fn add_from(&mut self, from: &[TableWithJoins]) -> Result<Option<String>, SqlError> {
         let mut texts = Vec::with_capacity(from.len());
         for (index, item) in from.iter().enumerate() {
             let item = self.joined(item)?;
             for relation in &item.relations {
                 self.check_alias(relation)?;
             }
-            texts.push(if item.outer && (index > 0 || from.len() > 1) { format!("({})", item.sql) } else { item.sql });
+            texts.push(if item.outer && (index > 0 || from.len() > 1) {
+                format!("({})", item.sql)
+            } else {
+                item.sql
+            });
             let scope = self.scope();
             scope.relations.extend(item.relations);
             scope.columns.extend(item.columns);
@@ -71,11 +82,17 @@ impl Analyzer<'_> {
     }
 
     /// Adds a set-returning function of the select list to FROM; what it becomes.
-    pub(crate) fn set_in_outputs(&mut self, function: &ast::Function) -> Result<(String, ScopeColumn), SqlError> {
+    pub(crate) fn set_in_outputs(
+        &mut self,
+        function: &ast::Function,
+    ) -> Result<(String, ScopeColumn), SqlError> {
         let (_, name) = names::schema_and_name(&function.name)?;
         let place = name_place(&function.name);
         let ast::FunctionArguments::List(list) = &function.args else {
-            return Err(self.at(SqlError::unsupported(format_args!("this call of {name}")), place));
+            return Err(self.at(
+                SqlError::unsupported(format_args!("this call of {name}")),
+                place,
+            ));
         };
         let item = TableFactor::Function {
             lateral: true,
@@ -85,16 +102,19 @@ impl Analyzer<'_> {
             alias: None,
         };
         let item = self.factor(&item)?;
-        let column = item.columns.first().cloned().ok_or_else(|| SqlError::unsupported(name))?;
+        let column = item
+            .columns
+            .first()
+            .cloned()
+            .ok_or_else(|| SqlError::unsupported(name))?;
         Ok((item.sql, column))
     }
 
     fn check_alias(&mut self, relation: &Relation) -> Result<(), SqlError> {
-        let taken = self
-            .scope()
-            .relations
-            .iter()
-            .any(|other| other.alias == relation.alias && (other.schema.is_none() || other.schema == relation.schema));
+        let taken = self.scope().relations.iter().any(|other| {
+            other.alias == relation.alias
+                && (other.schema.is_none() || other.schema == relation.schema)
+        });
         if taken {
             return Err(SqlError::new(
                 ErrorCode::DuplicateAlias,
@@ -121,16 +141,24 @@ impl Analyzer<'_> {
         operator: &JoinOperator,
     ) -> Result<FromItem, SqlError> {
         let (word, constraint) = match operator {
-            JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) | JoinOperator::CrossJoin(constraint) => {
-                ("JOIN", constraint)
+            JoinOperator::Join(constraint)
+            | JoinOperator::Inner(constraint)
+            | JoinOperator::CrossJoin(constraint) => ("JOIN", constraint),
+            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => {
+                ("LEFT JOIN", constraint)
             }
-            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => ("LEFT JOIN", constraint),
-            JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) => ("RIGHT JOIN", constraint),
+            JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) => {
+                ("RIGHT JOIN", constraint)
+            }
             JoinOperator::FullOuter(constraint) => ("FULL JOIN", constraint),
             _ => return Err(SqlError::unsupported("this kind of join")),
         };
         for relation in &right.relations {
-            if left.relations.iter().any(|other| other.alias == relation.alias && other.schema == relation.schema) {
+            if left
+                .relations
+                .iter()
+                .any(|other| other.alias == relation.alias && other.schema == relation.schema)
+            {
                 return Err(SqlError::new(
                     ErrorCode::DuplicateAlias,
                     format!("table name \"{}\" specified more than once", relation.alias),
@@ -143,8 +171,13 @@ impl Analyzer<'_> {
                 .map(|name| Ok(names::parts(name)?.pop().unwrap_or_default()))
                 .collect::<Result<Vec<_>, SqlError>>()?,
             JoinConstraint::Natural => {
-                let shared = |name: &String| right.columns.iter().any(|column| column.name == *name);
-                left.columns.iter().map(|column| column.name.clone()).filter(shared).collect()
+                let shared =
+                    |name: &String| right.columns.iter().any(|column| column.name == *name);
+                left.columns
+                    .iter()
+                    .map(|column| column.name.clone())
+                    .filter(shared)
+                    .collect()
             }
             JoinConstraint::On(_) | JoinConstraint::None => Vec::new(),
         };
@@ -160,7 +193,11 @@ impl Analyzer<'_> {
         columns.append(&mut right.columns);
         let mut relations = left.relations;
         relations.append(&mut right.relations);
-        let right_sql = if right.is_join { format!("({})", right.sql) } else { right.sql };
+        let right_sql = if right.is_join {
+            format!("({})", right.sql)
+        } else {
+            right.sql
+        };
         let mut item = FromItem {
             sql: String::new(),
             relations,
@@ -174,11 +211,13 @@ impl Analyzer<'_> {
                 windows_refused: Some("JOIN conditions"),
                 ..item.scope()
             };
-            conditions.push(self.in_scope(scope, |analyzer| analyzer.condition(condition, "JOIN/ON"))?);
+            conditions
+                .push(self.in_scope(scope, |analyzer| analyzer.condition(condition, "JOIN/ON"))?);
         }
         item.sql = format!("{} {word} {right_sql}", left.sql);
         if !conditions.is_empty() {
-            item.sql.push_str(&format!(" ON {}", conditions.join(" AND ")));
+            item.sql
+                .push_str(&format!(" ON {}", conditions.join(" AND ")));
         } else if word != "JOIN" {
             item.sql.push_str(" ON 1");
         }
@@ -214,7 +253,13 @@ impl Analyzer<'_> {
                 "RIGHT JOIN" => b.nullable,
                 _ => a.nullable,
             };
-            merged.push(ScopeColumn { name: name.clone(), sql, ty, nullable, origin });
+            merged.push(ScopeColumn {
+                name: name.clone(),
+                sql,
+                ty,
+                nullable,
+                origin,
+            });
         }
         Ok((merged, conditions))
     }
@@ -232,30 +277,50 @@ impl Analyzer<'_> {
                 json_path: None,
                 sample: None,
                 index_hints,
-            } if with_hints.is_empty() && partitions.is_empty() && index_hints.is_empty() => match args {
-                Some(args) => self.table_function(name, &args.args, *with_ordinality, alias.as_ref()),
-                None => self.named_relation(name, alias.as_ref()),
-            },
-            TableFactor::Derived { lateral, subquery, alias, sample: None } => {
+            } if with_hints.is_empty() && partitions.is_empty() && index_hints.is_empty() => {
+                match args {
+                    Some(args) => {
+                        self.table_function(name, &args.args, *with_ordinality, alias.as_ref())
+                    }
+                    None => self.named_relation(name, alias.as_ref()),
+                }
+            }
+            TableFactor::Derived {
+                lateral,
+                subquery,
+                alias,
+                sample: None,
+            } => {
                 if *lateral {
                     return Err(SqlError::unsupported("LATERAL"));
                 }
                 self.derived(subquery, alias.as_ref())
             }
-            TableFactor::Function { name, args, with_ordinality, alias, .. } => {
-                self.table_function(name, args, *with_ordinality, alias.as_ref())
-            }
-            TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_ordinality, .. } => {
-                match array_exprs.as_slice() {
-                    [array] => {
-                        let value = self.expression(array)?;
-                        let place = value.place;
-                        self.set_function("unnest", &[value], *with_ordinality, alias.as_ref(), place)
-                    }
-                    _ => Err(SqlError::unsupported("unnest() of several arrays")),
+            TableFactor::Function {
+                name,
+                args,
+                with_ordinality,
+                alias,
+                ..
+            } => self.table_function(name, args, *with_ordinality, alias.as_ref()),
+            TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset: false,
+                with_ordinality,
+                ..
+            } => match array_exprs.as_slice() {
+                [array] => {
+                    let value = self.expression(array)?;
+                    let place = value.place;
+                    self.set_function("unnest", &[value], *with_ordinality, alias.as_ref(), place)
                 }
-            }
-            TableFactor::NestedJoin { table_with_joins, alias: None } => {
+                _ => Err(SqlError::unsupported("unnest() of several arrays")),
+            },
+            TableFactor::NestedJoin {
+                table_with_joins,
+                alias: None,
+            } => {
                 let mut item = self.joined(table_with_joins)?;
                 item.is_join = item.is_join || !table_with_joins.joins.is_empty();
                 Ok(item)
@@ -264,7 +329,11 @@ impl Analyzer<'_> {
         }
     }
 
-    fn named_relation(&mut self, name: &ObjectName, alias: Option<&TableAlias>) -> Result<FromItem, SqlError> {
+    fn named_relation(
+        &mut self,
+        name: &ObjectName,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromItem, SqlError> {
         let (schema, bare) = names::schema_and_name(name)?;
         if schema.is_none()
             && let Some(cte) = self.cte(&bare).cloned()
@@ -274,7 +343,10 @@ impl Analyzer<'_> {
             let columns = cte
                 .columns
                 .into_iter()
-                .map(|column| ScopeColumn { sql: format!("{id}.{}", column.sql), ..column })
+                .map(|column| ScopeColumn {
+                    sql: format!("{id}.{}", column.sql),
+                    ..column
+                })
                 .collect();
             return aliased(sql, id, bare, columns, alias);
         }
@@ -282,7 +354,10 @@ impl Analyzer<'_> {
         match relation {
             catalog::Relation::Table(collection) => {
                 let table = self.catalog.table(collection).cloned().ok_or_else(|| {
-                    SqlError::new(ErrorCode::UndefinedTable, format!("relation \"{bare}\" does not exist"))
+                    SqlError::new(
+                        ErrorCode::UndefinedTable,
+                        format!("relation \"{bare}\" does not exist"),
+                    )
                 })?;
                 self.reads.insert(collection);
                 let id = self.fresh('r');
@@ -294,7 +369,10 @@ impl Analyzer<'_> {
                 if let Some(alias) = alias {
                     relation.columns = renamed_columns(relation.columns, alias, &shown)?;
                 }
-                Ok(FromItem::of(format!("{} AS {id}", table.storage_name()), relation))
+                Ok(FromItem::of(
+                    format!("{} AS {id}", table.storage_name()),
+                    relation,
+                ))
             }
             catalog::Relation::View(view) => self.view(view, bare, alias),
             catalog::Relation::Sequence(_) | catalog::Relation::Index(_) => {
@@ -308,9 +386,17 @@ impl Analyzer<'_> {
     }
 
     /// A view: its query in its place.
-    fn view(&mut self, id: u32, name: String, alias: Option<&TableAlias>) -> Result<FromItem, SqlError> {
+    fn view(
+        &mut self,
+        id: u32,
+        name: String,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromItem, SqlError> {
         let Some(view) = self.catalog.view(id).cloned() else {
-            return Err(SqlError::new(ErrorCode::UndefinedTable, format!("relation \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                ErrorCode::UndefinedTable,
+                format!("relation \"{name}\" does not exist"),
+            ));
         };
         if self.expanding.contains(&id) {
             return Err(SqlError::new(
@@ -320,15 +406,24 @@ impl Analyzer<'_> {
         }
         let statement = crate::planner::parse(&view.query, self.context)?;
         let ast::Statement::Query(query) = statement else {
-            return Err(SqlError::new(ErrorCode::Internal, format!("view \"{name}\" is no query")));
+            return Err(SqlError::new(
+                ErrorCode::Internal,
+                format!("view \"{name}\" is no query"),
+            ));
         };
         self.expanding.push(id);
         // A view sees nothing of the query around it.
-        let analyzed = self.in_scope(Scope { closed: true, ..Scope::default() }, |analyzer| {
-            let mut analyzed = analyzer.query(&query)?;
-            analyzed.settle(analyzer)?;
-            Ok(analyzed)
-        });
+        let analyzed = self.in_scope(
+            Scope {
+                closed: true,
+                ..Scope::default()
+            },
+            |analyzer| {
+                let mut analyzed = analyzer.query(&query)?;
+                analyzed.settle(analyzer)?;
+                Ok(analyzed)
+            },
+        );
         self.expanding.pop();
         let analyzed = analyzed?;
         let alias_id = self.fresh('r');
@@ -340,10 +435,17 @@ impl Analyzer<'_> {
         aliased(sql, alias_id, name, columns, alias)
     }
 
-    fn derived(&mut self, subquery: &ast::Query, alias: Option<&TableAlias>) -> Result<FromItem, SqlError> {
+    fn derived(
+        &mut self,
+        subquery: &ast::Query,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromItem, SqlError> {
         let Some(alias) = alias else {
-            return Err(SqlError::new(ErrorCode::SyntaxError, "subquery in FROM must have an alias")
-                .with_hint("For example, FROM (SELECT ...) [AS] foo."));
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "subquery in FROM must have an alias",
+            )
+            .with_hint("For example, FROM (SELECT ...) [AS] foo."));
         };
         // It sees the queries around this one, but not the other items of this FROM.
         let hidden = self.hide_siblings();
@@ -359,7 +461,10 @@ impl Analyzer<'_> {
 
     fn hide_siblings(&mut self) -> (Vec<Relation>, Vec<ScopeColumn>) {
         let scope = self.scope();
-        (std::mem::take(&mut scope.relations), std::mem::take(&mut scope.columns))
+        (
+            std::mem::take(&mut scope.relations),
+            std::mem::take(&mut scope.columns),
+        )
     }
 
     fn show_siblings(&mut self, (relations, columns): (Vec<Relation>, Vec<ScopeColumn>)) {
@@ -381,10 +486,17 @@ impl Analyzer<'_> {
         for arg in args {
             match arg {
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => exprs.push(expr),
-                other => return Err(SqlError::unsupported(format_args!("the argument {other} of {function}"))),
+                other => {
+                    return Err(SqlError::unsupported(format_args!(
+                        "the argument {other} of {function}"
+                    )));
+                }
             }
         }
-        let values = exprs.iter().map(|expr| self.expression(expr)).collect::<Result<Vec<_>, _>>()?;
+        let values = exprs
+            .iter()
+            .map(|expr| self.expression(expr))
+            .collect::<Result<Vec<_>, _>>()?;
         self.set_function(&function, &values, ordinality, alias, place)
     }
 
@@ -406,11 +518,17 @@ impl Analyzer<'_> {
         }
         let types: Vec<PgType> = values.iter().map(|value| value.ty.clone()).collect();
         let overloads = crate::functions::signatures(function);
-        if !overloads.iter().any(|signature| signature.class == crate::functions::Class::SetReturning) {
+        if !overloads
+            .iter()
+            .any(|signature| signature.class == crate::functions::Class::SetReturning)
+        {
             if overloads.is_empty() {
                 return Err(self.no_function(function, values, place));
             }
-            return Err(self.at(SqlError::unsupported(format_args!("function {function} in FROM")), place));
+            return Err(self.at(
+                SqlError::unsupported(format_args!("function {function} in FROM")),
+                place,
+            ));
         }
         let Some(choice) = super::operators::choose(overloads, &types) else {
             return Err(self.no_function(function, values, place));
@@ -420,7 +538,12 @@ impl Analyzer<'_> {
         let id = self.fresh('r');
         let column = ScopeColumn {
             name: function.to_owned(),
-            sql: self.element_of(&set.ty, &id, &array),
+            // The other functions emit an array of storage forms.
+            sql: if function == "unnest" {
+                self.element_of(&set.ty, &id, &array)
+            } else {
+                format!("{id}.value")
+            },
             ty: set.ty,
             nullable: true,
             origin: None,
@@ -430,10 +553,15 @@ impl Analyzer<'_> {
 
     /// Whether an expression names nothing of this FROM, so that it can stand in a query of its own.
     fn is_free_of_siblings(&self, value: &Typed) -> bool {
-        let super::typed::Node::Sql(sql) = &value.node else { return true };
+        let super::typed::Node::Sql(sql) = &value.node else {
+            return true;
+        };
         let scope = self.scopes.last();
         !scope.is_some_and(|scope| {
-            scope.relations.iter().any(|relation| sql.contains(&format!("{}.", relation.id)))
+            scope
+                .relations
+                .iter()
+                .any(|relation| sql.contains(&format!("{}.", relation.id)))
         })
     }
 
@@ -450,7 +578,9 @@ impl Analyzer<'_> {
             Some(PgType::Int2 | PgType::Int4) => PgType::Int4,
             Some(PgType::Int8) => PgType::Int8,
             _ => {
-                let error = SqlError::unsupported("generate_series of anything but integers that depends on other items");
+                let error = SqlError::unsupported(
+                    "generate_series of anything but integers that depends on other items",
+                );
                 return Err(self.at(error, place));
             }
         };
@@ -469,7 +599,13 @@ impl Analyzer<'_> {
             nullable: false,
             origin: None,
         };
-        rows_of(&format!("sh_series({})", texts.join(",")), id, column, ordinality, alias)
+        rows_of(
+            &format!("sh_series({})", texts.join(",")),
+            id,
+            column,
+            ordinality,
+            alias,
+        )
     }
 
     /// A series as a recursive query: integers, numerics, timestamps.
@@ -481,7 +617,9 @@ impl Analyzer<'_> {
     ) -> Result<FromItem, SqlError> {
         let known: Vec<&PgType> = values[..2].iter().map(|value| &value.ty).collect();
         let no_function = |analyzer: &Self| analyzer.no_function("generate_series", values, place);
-        let Some(mut ty) = super::operators::common_type(&known) else { return Err(no_function(self)) };
+        let Some(mut ty) = super::operators::common_type(&known) else {
+            return Err(no_function(self));
+        };
         if ty == PgType::Date {
             ty = PgType::Timestamptz;
         }
@@ -492,26 +630,41 @@ impl Analyzer<'_> {
         if let Some(step) = values.get(2)
             && step.ty.is_numeric()
         {
-            ty = super::operators::common_type(&[&ty, &step.ty]).ok_or_else(|| no_function(self))?;
+            ty =
+                super::operators::common_type(&[&ty, &step.ty]).ok_or_else(|| no_function(self))?;
         }
         if matches!(ty, PgType::Numeric(_)) {
             ty = PgType::Numeric(None);
         }
-        if !moments && !matches!(ty, PgType::Int4 | PgType::Int8 | PgType::Numeric(_)) || moments && values.len() < 3 {
+        if !moments && !matches!(ty, PgType::Int4 | PgType::Int8 | PgType::Numeric(_))
+            || moments && values.len() < 3
+        {
             return Err(no_function(self));
         }
-        let step_type = if moments { PgType::Interval } else { ty.clone() };
+        let step_type = if moments {
+            PgType::Interval
+        } else {
+            ty.clone()
+        };
         let start = self.coerce(&values[0], &ty, CastContext::Implicit)?;
         let stop = self.coerce(&values[1], &ty, CastContext::Implicit)?;
         let step = match values.get(2) {
             Some(step) => self.coerce(step, &step_type, CastContext::Implicit)?,
-            None => self.coerce(&Typed::number("1".to_owned()), &step_type, CastContext::Implicit)?,
+            None => self.coerce(
+                &Typed::number("1".to_owned()),
+                &step_type,
+                CastContext::Implicit,
+            )?,
         };
         // The bounds are computed once, in a row beside each value.
         let (series, id) = (self.fresh('w'), self.fresh('r'));
         let column = |name: &str, ty: &PgType| Typed::new(format!("{series}.{name}"), ty.clone());
         let (value, last, by) = (column("v", &ty), column("b", &ty), column("s", &step_type));
-        let zero = self.converted(&Typed::literal("0".to_owned()), &step_type, CastContext::Explicit)?;
+        let zero = self.converted(
+            &Typed::literal("0".to_owned()),
+            &step_type,
+            CastContext::Explicit,
+        )?;
         let next = self.operator("+", &[value.clone(), by.clone()], place)?;
         let next_text = self.text(&next)?;
         let mut tests = Vec::with_capacity(3);
@@ -525,12 +678,17 @@ impl Analyzer<'_> {
         }
         // An integer series ends before its next value could overflow.
         let room = if ty.is_integer() {
-            format!("(CASE WHEN {series}.s>0 THEN {series}.v<={series}.b-{series}.s ELSE {series}.v>={series}.b-{series}.s END) AND ")
+            format!(
+                "(CASE WHEN {series}.s>0 THEN {series}.v<={series}.b-{series}.s ELSE {series}.v>={series}.b-{series}.s END) AND "
+            )
         } else {
             String::new()
         };
         let first = |op: ast::BinaryOperator, analyzer: &mut Self| -> Result<String, SqlError> {
-            let (a, b) = (Typed::new("x.v".to_owned(), ty.clone()), Typed::new("x.b".to_owned(), ty.clone()));
+            let (a, b) = (
+                Typed::new("x.v".to_owned(), ty.clone()),
+                Typed::new("x.b".to_owned(), ty.clone()),
+            );
             let test = analyzer.compare(&op, &a, &b)?;
             analyzer.text(&test)
         };
@@ -583,12 +741,26 @@ fn rows_of(
             origin: None,
         });
     }
-    aliased_function(format!("json_each({array}) AS {id}"), id, &function, columns, alias)
+    aliased_function(
+        format!("json_each({array}) AS {id}"),
+        id,
+        &function,
+        columns,
+        alias,
+    )
 }
 
-fn take_column(columns: &mut Vec<ScopeColumn>, name: &str, side: &str) -> Result<ScopeColumn, SqlError> {
-    let places: Vec<usize> =
-        columns.iter().enumerate().filter(|(_, column)| column.name == name).map(|(place, _)| place).collect();
+fn take_column(
+    columns: &mut Vec<ScopeColumn>,
+    name: &str,
+    side: &str,
+) -> Result<ScopeColumn, SqlError> {
+    let places: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| column.name == name)
+        .map(|(place, _)| place)
+        .collect();
     match places.as_slice() {
         [place] => Ok(columns.remove(*place)),
         [] => Err(SqlError::new(
@@ -614,7 +786,17 @@ fn aliased(
         Some(alias) => renamed_columns(columns, alias, &shown)?,
         None => columns,
     };
-    Ok(FromItem::of(sql, Relation { alias: shown, schema: None, id, columns, key: Vec::new(), hidden: false }))
+    Ok(FromItem::of(
+        sql,
+        Relation {
+            alias: shown,
+            schema: None,
+            id,
+            columns,
+            key: Vec::new(),
+            is_scalar: false,
+        },
+    ))
 }
 
 /// A function's single column takes the alias's name too.
@@ -625,8 +807,16 @@ fn aliased_function(
     mut columns: Vec<ScopeColumn>,
     alias: Option<&TableAlias>,
 ) -> Result<FromItem, SqlError> {
-    if let Some(alias) = alias {
+    let is_scalar = columns.len() == 1;
+    if function.ends_with("_array_elements") || function.ends_with("_array_elements_text") {
+        // These name their column themselves.
+        "value".clone_into(&mut columns[0].name);
+    } else if let Some(alias) = alias {
         columns[0].name = fold(&alias.name);
     }
-    aliased(sql, id, function.to_owned(), columns, alias)
+    let mut item = aliased(sql, id, function.to_owned(), columns, alias)?;
+    for relation in &mut item.relations {
+        relation.is_scalar = is_scalar;
+    }
+    Ok(item)
 }

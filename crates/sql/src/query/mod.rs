@@ -126,7 +126,10 @@ impl<'a> Analyzer<'a> {
             return error;
         }
         let offset = offset(self.sql, location);
-        let position = self.sql.get(..offset).map_or(1, |before| before.chars().count() + 1);
+        let position = self
+            .sql
+            .get(..offset)
+            .map_or(1, |before| before.chars().count() + 1);
         error.with_position(u32::try_from(position).unwrap_or(u32::MAX))
     }
 
@@ -136,7 +139,10 @@ impl<'a> Analyzer<'a> {
         analyze: impl FnOnce(&mut Self) -> Result<T, SqlError>,
     ) -> Result<T, SqlError> {
         if self.depth >= self.context.max_depth.saturating_mul(4) {
-            return Err(SqlError::new(ErrorCode::TooComplex, "the statement is nested too deeply"));
+            return Err(SqlError::new(
+                ErrorCode::TooComplex,
+                "the statement is nested too deeply",
+            ));
         }
         self.depth += 1;
         let result = analyze(self);
@@ -156,16 +162,27 @@ pub(crate) fn offset(sql: &str, location: Location) -> usize {
     let column = usize::try_from(location.column.max(1) - 1).unwrap_or(usize::MAX);
     let start = match line {
         0 => 0,
-        line => match sql.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').nth(line - 1) {
+        line => match sql
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .nth(line - 1)
+        {
             Some((newline, _)) => newline + 1,
             None => return sql.len(),
         },
     };
-    sql[start..].char_indices().nth(column).map_or(sql.len(), |(at, _)| start + at)
+    sql[start..]
+        .char_indices()
+        .nth(column)
+        .map_or(sql.len(), |(at, _)| start + at)
 }
 
 /// The plan of a SELECT, VALUES or WITH statement.
-pub(crate) fn plan_query(analyzer: &mut Analyzer<'_>, query: &ast::Query) -> Result<PlanKind, SqlError> {
+pub(crate) fn plan_query(
+    analyzer: &mut Analyzer<'_>,
+    query: &ast::Query,
+) -> Result<PlanKind, SqlError> {
     let analyzed = analyzer.query(query)?;
     let (sql, columns) = analyzed.into_top_level(analyzer)?;
     if analyzer.has_effects || !analyzer.sequences.is_empty() {
@@ -178,5 +195,10 @@ pub(crate) fn plan_query(analyzer: &mut Analyzer<'_>, query: &ast::Query) -> Res
             sequences: analyzer.sequences.iter().copied().collect(),
         }));
     }
-    Ok(PlanKind::Query(Query { sql, columns, reads: analyzer.reads(), locks: analyzer.locks }))
+    Ok(PlanKind::Query(Query {
+        sql,
+        columns,
+        reads: analyzer.reads(),
+        locks: analyzer.locks,
+    }))
 }

@@ -13,9 +13,16 @@ const IDENTIFIER_BYTES: usize = 63;
 /// An identifier's name: lower case unless it is quoted, cut to 63 bytes.
 #[must_use]
 pub(crate) fn fold(ident: &Ident) -> String {
-    let mut name = if ident.quote_style.is_some() { ident.value.clone() } else { lower(&ident.value) };
+    let mut name = if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        lower(&ident.value)
+    };
     if name.len() > IDENTIFIER_BYTES {
-        let end = (0..=IDENTIFIER_BYTES).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
+        let end = (0..=IDENTIFIER_BYTES)
+            .rev()
+            .find(|&end| name.is_char_boundary(end))
+            .unwrap_or(0);
         name.truncate(end);
     }
     name
@@ -31,9 +38,9 @@ pub(crate) fn parts(name: &ObjectName) -> Result<Vec<String>, SqlError> {
     name.0
         .iter()
         .map(|part| {
-            part.as_ident()
-                .map(fold)
-                .ok_or_else(|| SqlError::new(ErrorCode::SyntaxError, format!("\"{name}\" is no name")))
+            part.as_ident().map(fold).ok_or_else(|| {
+                SqlError::new(ErrorCode::SyntaxError, format!("\"{name}\" is no name"))
+            })
         })
         .collect()
 }
@@ -66,7 +73,10 @@ pub(crate) fn quote_text(text: &str) -> String {
 
 impl Analyzer<'_> {
     /// The relation that a name stands for, by the search path.
-    pub(crate) fn relation(&self, name: &ObjectName) -> Result<(QualifiedName, Relation), SqlError> {
+    pub(crate) fn relation(
+        &self,
+        name: &ObjectName,
+    ) -> Result<(QualifiedName, Relation), SqlError> {
         let (schema, relation_name) = schema_and_name(name)?;
         let found = match &schema {
             Some(schema) => self.catalog.resolve(Some(schema), &relation_name),
@@ -81,8 +91,10 @@ impl Analyzer<'_> {
                 Some(schema) => format!("{schema}.{relation_name}"),
                 None => relation_name,
             };
-            let error =
-                SqlError::new(ErrorCode::UndefinedTable, format!("relation \"{shown}\" does not exist"));
+            let error = SqlError::new(
+                ErrorCode::UndefinedTable,
+                format!("relation \"{shown}\" does not exist"),
+            );
             match name.0.first().and_then(|part| part.as_ident()) {
                 Some(ident) => self.at(error, ident.span.start),
                 None => error,

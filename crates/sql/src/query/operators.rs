@@ -31,7 +31,11 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
     if let [left, right] = types
         && (*left == PgType::Unknown) != (*right == PgType::Unknown)
     {
-        let known = if *left == PgType::Unknown { right } else { left };
+        let known = if *left == PgType::Unknown {
+            right
+        } else {
+            left
+        };
         let same = [known.clone(), known.clone()];
         if let Some(found) = exact(overloads, &same) {
             return Some(found);
@@ -40,8 +44,10 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
     if let Some(found) = exact(overloads, types) {
         return Some(found);
     }
-    let mut candidates: Vec<Candidate> =
-        overloads.iter().filter_map(|signature| candidate(signature, types)).collect();
+    let mut candidates: Vec<Candidate> = overloads
+        .iter()
+        .filter_map(|signature| candidate(signature, types))
+        .collect();
     keep_best(&mut candidates, |candidate| candidate.exact);
     keep_best(&mut candidates, |candidate| candidate.preferred);
     if candidates.len() > 1 {
@@ -57,7 +63,10 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
         }
     }
     match candidates.len() {
-        1 => candidates.pop().map(|c| Choice { signature: c.signature, args: c.args }),
+        1 => candidates.pop().map(|c| Choice {
+            signature: c.signature,
+            args: c.args,
+        }),
         _ => None,
     }
 }
@@ -65,7 +74,10 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
 fn exact(overloads: &'static [Signature], types: &[PgType]) -> Option<Choice> {
     overloads.iter().find_map(|signature| {
         let candidate = candidate(signature, types)?;
-        (candidate.exact == types.len()).then_some(Choice { signature, args: candidate.args })
+        (candidate.exact == types.len()).then_some(Choice {
+            signature,
+            args: candidate.args,
+        })
     })
 }
 
@@ -78,10 +90,14 @@ fn keep_best(candidates: &mut Vec<Candidate>, score: impl Fn(&Candidate) -> usiz
 /// Open arguments: the category that the candidates want, strings first, then the preferred type in
 /// it.
 fn decide_unknown(candidates: &mut Vec<Candidate>, types: &[PgType]) {
-    let open: Vec<usize> = (0..types.len()).filter(|&place| types[place] == PgType::Unknown).collect();
+    let open: Vec<usize> = (0..types.len())
+        .filter(|&place| types[place] == PgType::Unknown)
+        .collect();
     for place in open {
-        let categories: Vec<Category> =
-            candidates.iter().map(|candidate| candidate.args[place].category()).collect();
+        let categories: Vec<Category> = candidates
+            .iter()
+            .map(|candidate| candidate.args[place].category())
+            .collect();
         let wanted = if categories.contains(&Category::String) {
             Category::String
         } else if categories.iter().all(|category| *category == categories[0]) {
@@ -90,7 +106,10 @@ fn decide_unknown(candidates: &mut Vec<Candidate>, types: &[PgType]) {
             continue;
         };
         candidates.retain(|candidate| candidate.args[place].category() == wanted);
-        if candidates.iter().any(|candidate| candidate.args[place].is_preferred()) {
+        if candidates
+            .iter()
+            .any(|candidate| candidate.args[place].is_preferred())
+        {
             candidates.retain(|candidate| candidate.args[place].is_preferred());
         }
     }
@@ -101,10 +120,21 @@ fn candidate(signature: &'static Signature, types: &[PgType]) -> Option<Candidat
     let expected = expected_args(signature, types.len())?;
     let element = common_element(&expected, types)?;
     let array = any_array(&expected, types)?;
-    let mut found = Candidate { signature, args: Vec::with_capacity(types.len()), exact: 0, preferred: 0 };
+    let mut found = Candidate {
+        signature,
+        args: Vec::with_capacity(types.len()),
+        exact: 0,
+        preferred: 0,
+    };
     for (wanted, ty) in expected.iter().zip(types) {
         let target = match wanted {
-            ArgType::Any => if *ty == PgType::Unknown { PgType::Text } else { ty.clone() },
+            ArgType::Any => {
+                if *ty == PgType::Unknown {
+                    PgType::Text
+                } else {
+                    ty.clone()
+                }
+            }
             ArgType::AnyElement => element.clone()?,
             ArgType::AnyArray => array.clone()?,
             ArgType::AnyNumeric => match ty {
@@ -126,11 +156,13 @@ fn candidate(signature: &'static Signature, types: &[PgType]) -> Option<Candidat
             found.preferred += usize::from(target.is_preferred());
         }
         // A scaled numeric is lifted to the general form where that is what is asked for.
-        found.args.push(if ty.same_base(&target) && !matches!(wanted, ArgType::Numeric) && !is_char(ty) {
-            ty.clone()
-        } else {
-            target
-        });
+        found.args.push(
+            if ty.same_base(&target) && !matches!(wanted, ArgType::Numeric) && !is_char(ty) {
+                ty.clone()
+            } else {
+                target
+            },
+        );
     }
     Some(found)
 }
@@ -146,7 +178,11 @@ fn expected_args(signature: &'static Signature, count: usize) -> Option<Vec<ArgT
         return (args.len() == count).then(|| args.to_vec());
     }
     let (last, first) = args.split_last()?;
-    let least = if first.is_empty() && *last == ArgType::Any { 0 } else { args.len() };
+    let least = if first.is_empty() && *last == ArgType::Any {
+        0
+    } else {
+        args.len()
+    };
     if count < least {
         return None;
     }
@@ -168,8 +204,10 @@ fn common_element(expected: &[ArgType], types: &[PgType]) -> Option<Option<PgTyp
         return Some(None);
     }
     // An array argument beside it says what the element is.
-    if let Some((_, PgType::Array(element))) =
-        expected.iter().zip(types).find(|(wanted, ty)| **wanted == ArgType::AnyArray && ty.element().is_some())
+    if let Some((_, PgType::Array(element))) = expected
+        .iter()
+        .zip(types)
+        .find(|(wanted, ty)| **wanted == ArgType::AnyArray && ty.element().is_some())
     {
         return Some(Some((**element).clone()));
     }
@@ -193,10 +231,14 @@ fn any_array(expected: &[ArgType], types: &[PgType]) -> Option<Option<PgType>> {
             .all(|ty| **ty == PgType::Unknown || ty.element().is_some())
             .then(|| Some((*known).clone()));
     }
-    let element =
-        expected.iter().zip(types).find(|(wanted, ty)| **wanted == ArgType::AnyElement && **ty != PgType::Unknown);
+    let element = expected
+        .iter()
+        .zip(types)
+        .find(|(wanted, ty)| **wanted == ArgType::AnyElement && **ty != PgType::Unknown);
     match element {
-        Some((_, ty)) if involved.iter().all(|ty| **ty == PgType::Unknown) => Some(Some(ty.clone().array())),
+        Some((_, ty)) if involved.iter().all(|ty| **ty == PgType::Unknown) => {
+            Some(Some(ty.clone().array()))
+        }
         _ => None,
     }
 }
@@ -205,7 +247,9 @@ fn any_array(expected: &[ArgType], types: &[PgType]) -> Option<Option<PgType>> {
 /// none in common.
 pub(crate) fn common_type(types: &[&PgType]) -> Option<PgType> {
     let mut known = types.iter().filter(|ty| ***ty != PgType::Unknown);
-    let Some(first) = known.next() else { return Some(PgType::Text) };
+    let Some(first) = known.next() else {
+        return Some(PgType::Text);
+    };
     if types.iter().all(|ty| *ty == *first) {
         return Some((*first).clone());
     }
@@ -232,7 +276,11 @@ pub(crate) fn common_type(types: &[&PgType]) -> Option<PgType> {
         common = (*ty).clone();
         merged = true;
     }
-    Some(if merged { without_any_modifier(&common) } else { common })
+    Some(if merged {
+        without_any_modifier(&common)
+    } else {
+        common
+    })
 }
 
 /// Where two modifiers met, neither holds.
@@ -249,7 +297,11 @@ impl Analyzer<'_> {
     ///
     /// # Errors
     /// 42804 naming the construct.
-    pub(crate) fn common_type_of(&self, construct: &str, values: &[&Typed]) -> Result<PgType, SqlError> {
+    pub(crate) fn common_type_of(
+        &self,
+        construct: &str,
+        values: &[&Typed],
+    ) -> Result<PgType, SqlError> {
         let types: Vec<&PgType> = values.iter().map(|value| &value.ty).collect();
         common_type(&types).ok_or_else(|| {
             let mut known = types.iter().filter(|ty| ***ty != PgType::Unknown);
@@ -304,9 +356,12 @@ impl Analyzer<'_> {
         let signature = choice.signature;
         self.check_volatility(signature, place)?;
         let args = self.chosen_args(choice, args)?;
-        let sql = signature
-            .render(&args)
-            .ok_or_else(|| self.at(SqlError::unsupported(format_args!("function {}", signature.name)), place))?;
+        let sql = signature.render(&args).ok_or_else(|| {
+            self.at(
+                SqlError::unsupported(format_args!("function {}", signature.name)),
+                place,
+            )
+        })?;
         let types: Vec<PgType> = args.into_iter().map(|(_, ty)| ty).collect();
         let ty = signature.result.resolve(&types).unwrap_or(PgType::Text);
         Ok(Typed::new(sql, ty).placed(place))
@@ -324,7 +379,11 @@ impl Analyzer<'_> {
             .collect()
     }
 
-    pub(crate) fn check_volatility(&self, signature: &Signature, place: Location) -> Result<(), SqlError> {
+    pub(crate) fn check_volatility(
+        &self,
+        signature: &Signature,
+        place: Location,
+    ) -> Result<(), SqlError> {
         let refused = self.rules.immutable_only && signature.volatility != Volatility::Immutable
             || self.rules.no_volatile && signature.volatility == Volatility::Volatile;
         if !refused {
@@ -333,7 +392,10 @@ impl Analyzer<'_> {
         let what = self.rules.place.unwrap_or("this place");
         let error = SqlError::new(
             ErrorCode::InvalidObjectDefinition,
-            format!("functions in {what} must be marked IMMUTABLE: {} is not", signature.name),
+            format!(
+                "functions in {what} must be marked IMMUTABLE: {} is not",
+                signature.name
+            ),
         );
         Err(self.at(error, place))
     }

@@ -29,8 +29,16 @@ pub(super) fn declared(types: &[Option<PgType>], lifted_from: usize) -> Vec<Para
         .map(|(index, ty)| {
             let declared = ty.clone().filter(|ty| *ty != PgType::Unknown);
             // A lifted number may still become what its context wants.
-            let decided = if index < lifted_from { declared.clone() } else { None };
-            ParamState { declared, decided, ..ParamState::default() }
+            let decided = if index < lifted_from {
+                declared.clone()
+            } else {
+                None
+            };
+            ParamState {
+                declared,
+                decided,
+                ..ParamState::default()
+            }
         })
         .collect()
 }
@@ -39,9 +47,15 @@ impl Analyzer<'_> {
     /// The index of `$n`; makes room for it.
     pub(crate) fn parameter(&mut self, placeholder: &str) -> Result<usize, SqlError> {
         let bad = || {
-            SqlError::new(ErrorCode::UndefinedParameter, format!("there is no parameter {placeholder}"))
+            SqlError::new(
+                ErrorCode::UndefinedParameter,
+                format!("there is no parameter {placeholder}"),
+            )
         };
-        let number: usize = placeholder.strip_prefix('$').and_then(|n| n.parse().ok()).ok_or_else(bad)?;
+        let number: usize = placeholder
+            .strip_prefix('$')
+            .and_then(|n| n.parse().ok())
+            .ok_or_else(bad)?;
         if number == 0 || number > MAX_PARAMETERS || self.rules.no_parameters {
             return Err(bad());
         }
@@ -60,7 +74,11 @@ impl Analyzer<'_> {
     /// use decided.
     pub(crate) fn parameter_type(&self, index: usize) -> PgType {
         let param = &self.params[index];
-        let known = if self.is_lifted(index) { &param.declared } else { &param.decided };
+        let known = if self.is_lifted(index) {
+            &param.declared
+        } else {
+            &param.decided
+        };
         known.clone().unwrap_or(PgType::Unknown)
     }
 
@@ -82,7 +100,12 @@ impl Analyzer<'_> {
 
     /// Binds a parameter as a column's type, checked as the column demands when it is bound. False
     /// if it is bound otherwise already.
-    pub(crate) fn assign_parameter(&mut self, index: usize, ty: &PgType, assigned: Assigned) -> bool {
+    pub(crate) fn assign_parameter(
+        &mut self,
+        index: usize,
+        ty: &PgType,
+        assigned: Assigned,
+    ) -> bool {
         let first = self.params[index].uses == 0;
         if !self.decide(index, ty) {
             return false;
@@ -95,7 +118,10 @@ impl Analyzer<'_> {
 
     /// Whether a parameter is checked against a column when it is bound.
     pub(crate) fn is_checked(&self, index: usize) -> bool {
-        self.params[index].assigned.as_ref().is_some_and(|assigned| assigned.not_null)
+        self.params[index]
+            .assigned
+            .as_ref()
+            .is_some_and(|assigned| assigned.not_null)
     }
 
     /// Every parameter's type.
@@ -107,11 +133,15 @@ impl Analyzer<'_> {
             .map(|(index, param)| {
                 let ty = param.decided.or(param.declared);
                 match ty {
-                    Some(pg_type) => Ok(Parameter { pg_type, assigned_to: param.assigned }),
+                    Some(pg_type) => Ok(Parameter {
+                        pg_type,
+                        assigned_to: param.assigned,
+                    }),
                     // A lifted string that nothing uses cannot be; a gap in the numbers can.
-                    None if index >= lifted_from => {
-                        Ok(Parameter { pg_type: PgType::Text, assigned_to: None })
-                    }
+                    None if index >= lifted_from => Ok(Parameter {
+                        pg_type: PgType::Text,
+                        assigned_to: None,
+                    }),
                     None => Err(SqlError::new(
                         ErrorCode::IndeterminateDatatype,
                         format!("could not determine data type of parameter ${}", index + 1),

@@ -8,24 +8,86 @@ use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use crate::functions::{MAX_RESULT_BYTES, Scalar};
 use crate::types::{self, PgType};
 
+use super::compare::prefix_range;
+
 /// See the module.
 pub const SCALARS: &[Scalar] = &[
-    Scalar { name: "sh_limit", args: 1, deterministic: true, call: limit },
-    Scalar { name: "sh_offset", args: 1, deterministic: true, call: offset },
-    Scalar { name: "sh_not_null", args: 3, deterministic: true, call: not_null },
-    Scalar { name: "sh_zero_step", args: 0, deterministic: false, call: zero_step },
-    Scalar { name: "sh_series", args: 3, deterministic: true, call: series },
-    Scalar { name: "sh_array_distinct", args: 4, deterministic: true, call: array_distinct },
-    Scalar { name: "sh_second_row", args: 0, deterministic: false, call: second_row },
-    Scalar { name: "sh_no_setting", args: 2, deterministic: false, call: no_setting },
-    Scalar { name: "sh_pad_char", args: 2, deterministic: true, call: pad_char },
+    Scalar {
+        name: "sh_limit",
+        args: 1,
+        deterministic: true,
+        call: limit,
+    },
+    Scalar {
+        name: "sh_offset",
+        args: 1,
+        deterministic: true,
+        call: offset,
+    },
+    Scalar {
+        name: "sh_not_null",
+        args: 3,
+        deterministic: true,
+        call: not_null,
+    },
+    Scalar {
+        name: "sh_zero_step",
+        args: 0,
+        deterministic: false,
+        call: zero_step,
+    },
+    Scalar {
+        name: "sh_series",
+        args: 3,
+        deterministic: true,
+        call: series,
+    },
+    Scalar {
+        name: "sh_array_distinct",
+        args: 4,
+        deterministic: true,
+        call: array_distinct,
+    },
+    Scalar {
+        name: "sh_second_row",
+        args: 0,
+        deterministic: false,
+        call: second_row,
+    },
+    Scalar {
+        name: "sh_like_low",
+        args: 1,
+        deterministic: true,
+        call: like_low,
+    },
+    Scalar {
+        name: "sh_like_high",
+        args: 1,
+        deterministic: true,
+        call: like_high,
+    },
+    Scalar {
+        name: "sh_no_setting",
+        args: 2,
+        deterministic: false,
+        call: no_setting,
+    },
+    Scalar {
+        name: "sh_pad_char",
+        args: 2,
+        deterministic: true,
+        call: pad_char,
+    },
 ];
 
 fn limit(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
     match args {
         [ValueRef::Null] => Ok(Value::Integer(-1)),
         [ValueRef::Integer(count)] if *count >= 0 => Ok(Value::Integer(*count)),
-        _ => Err(SqlError::new(ErrorCode::InvalidLimit, "LIMIT must not be negative")),
+        _ => Err(SqlError::new(
+            ErrorCode::InvalidLimit,
+            "LIMIT must not be negative",
+        )),
     }
 }
 
@@ -33,7 +95,10 @@ fn offset(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
     match args {
         [ValueRef::Null] => Ok(Value::Integer(0)),
         [ValueRef::Integer(count)] if *count >= 0 => Ok(Value::Integer(*count)),
-        _ => Err(SqlError::new(ErrorCode::InvalidOffset, "OFFSET must not be negative")),
+        _ => Err(SqlError::new(
+            ErrorCode::InvalidOffset,
+            "OFFSET must not be negative",
+        )),
     }
 }
 
@@ -58,12 +123,20 @@ fn not_null(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
 }
 
 fn zero_step(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {
-    Err(SqlError::new(ErrorCode::InvalidParameterValue, "step size cannot equal zero"))
+    Err(SqlError::new(
+        ErrorCode::InvalidParameterValue,
+        "step size cannot equal zero",
+    ))
 }
 
 /// `sh_series(first, last, step)`: integers as a JSON array.
 fn series(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
-    let [ValueRef::Integer(first), ValueRef::Integer(last), ValueRef::Integer(step)] = args else {
+    let [
+        ValueRef::Integer(first),
+        ValueRef::Integer(last),
+        ValueRef::Integer(step),
+    ] = args
+    else {
         return Ok(Value::Null);
     };
     if *step == 0 {
@@ -71,13 +144,22 @@ fn series(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
     }
     let mut out = String::from("[");
     let mut next = Some(*first);
-    while let Some(value) = next.filter(|value| if *step > 0 { value <= last } else { value >= last }) {
+    while let Some(value) = next.filter(|value| {
+        if *step > 0 {
+            value <= last
+        } else {
+            value >= last
+        }
+    }) {
         if out.len() > 1 {
             out.push(',');
         }
         out.push_str(&value.to_string());
         if out.len() > MAX_RESULT_BYTES {
-            return Err(SqlError::new(ErrorCode::StatementTooLarge, "the series is too long"));
+            return Err(SqlError::new(
+                ErrorCode::StatementTooLarge,
+                "the series is too long",
+            ));
         }
         next = value.checked_add(*step);
     }
@@ -88,7 +170,12 @@ fn series(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
 /// `sh_array_distinct(array, oid, typmod, flags)`: its elements sorted, each once; flags 1:
 /// descending, 2: without NULL. NULL is the greatest, as PostgreSQL sorts it.
 fn array_distinct(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
-    let [ValueRef::Text(array), ValueRef::Integer(oid), ValueRef::Integer(typmod), ValueRef::Integer(flags)] = args
+    let [
+        ValueRef::Text(array),
+        ValueRef::Integer(oid),
+        ValueRef::Integer(typmod),
+        ValueRef::Integer(flags),
+    ] = args
     else {
         return Ok(Value::Null);
     };
@@ -106,7 +193,10 @@ fn array_distinct(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
     if flags & 1 != 0 {
         elements.reverse();
     }
-    Ok(Value::Text(types::array::store(&element, elements.iter().map(Value::as_ref))))
+    Ok(Value::Text(types::array::store(
+        &element,
+        elements.iter().map(Value::as_ref),
+    )))
 }
 
 fn order(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
@@ -120,6 +210,28 @@ fn order(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
         (ValueRef::Blob(a), ValueRef::Blob(b)) => a.cmp(b),
         _ => Ordering::Equal,
     }
+}
+
+/// The least text that a LIKE pattern can match, by its fixed beginning.
+fn like_low(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    Ok(match args {
+        [ValueRef::Text(pattern)] => {
+            Value::Text(prefix_range(pattern).map_or_else(String::new, |(low, _)| low))
+        }
+        _ => Value::Null,
+    })
+}
+
+/// What is greater than every text that a LIKE pattern can match: without a fixed beginning a blob,
+/// which SQLite takes for greater than any text.
+fn like_high(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    Ok(match args {
+        [ValueRef::Text(pattern)] => match prefix_range(pattern) {
+            Some((_, high)) => Value::Text(high),
+            None => Value::Blob(Vec::new()),
+        },
+        _ => Value::Null,
+    })
 }
 
 fn second_row(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {
@@ -143,8 +255,12 @@ fn no_setting(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
 /// `sh_pad_char(text, length)`: what a char(n) column holds where the text equals it; a text that
 /// is longer stays longer, so that it equals none.
 fn pad_char(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
-    let [ValueRef::Text(text), ValueRef::Integer(length)] = args else { return Ok(Value::Null) };
+    let [ValueRef::Text(text), ValueRef::Integer(length)] = args else {
+        return Ok(Value::Null);
+    };
     let text = text.trim_end_matches(' ');
-    let missing = usize::try_from(*length).unwrap_or(0).saturating_sub(text.chars().count());
+    let missing = usize::try_from(*length)
+        .unwrap_or(0)
+        .saturating_sub(text.chars().count());
     Ok(Value::Text(format!("{text}{}", " ".repeat(missing))))
 }

@@ -51,8 +51,8 @@ pub(crate) struct Relation {
     pub(crate) columns: Vec<ScopeColumn>,
     /// SQLite texts of the primary key's columns; empty if there is none.
     pub(crate) key: Vec<String>,
-    /// Can be named by qualified names only (`excluded`).
-    pub(crate) hidden: bool,
+    /// A function of one column: its name alone is that column.
+    pub(crate) is_scalar: bool,
 }
 
 /// A column that can be named.
@@ -110,7 +110,9 @@ impl Analyzer<'_> {
         if self.scopes.is_empty() {
             self.scopes.push(Scope::default());
         }
-        self.scopes.last_mut().expect("one has just been pushed if there was none")
+        self.scopes
+            .last_mut()
+            .expect("one has just been pushed if there was none")
     }
 
     /// Runs `analyze` with one more scope inside.
@@ -127,7 +129,10 @@ impl Analyzer<'_> {
 
     /// The common table expression of that name, innermost first.
     pub(crate) fn cte(&self, name: &str) -> Option<&Cte> {
-        self.scopes.iter().rev().find_map(|scope| scope.ctes.iter().rev().find(|cte| cte.name == name))
+        self.scopes
+            .iter()
+            .rev()
+            .find_map(|scope| scope.ctes.iter().rev().find(|cte| cte.name == name))
     }
 
     /// A column by its name alone.
@@ -166,13 +171,27 @@ impl Analyzer<'_> {
         match found {
             Some(found) => Ok(self.use_column(found, ident.span.start)),
             None => {
-                let is_relation =
-                    self.scopes.iter().any(|scope| scope.relations.iter().any(|r| r.alias == name && !r.hidden));
+                let scalar = self.scopes.iter().rev().find_map(|scope| {
+                    let relation = scope
+                        .relations
+                        .iter()
+                        .find(|r| r.alias == name && r.is_scalar)?;
+                    relation.columns.first()
+                });
+                if let Some(column) = scalar {
+                    return Ok(column.typed().placed(ident.span.start));
+                }
+                let is_relation = self
+                    .scopes
+                    .iter()
+                    .any(|scope| scope.relations.iter().any(|r| r.alias == name));
                 let error = if is_relation {
                     SqlError::unsupported(format_args!("the whole row \"{name}\" as a value"))
                 } else {
-                    let mut error =
-                        SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{name}\" does not exist"));
+                    let mut error = SqlError::new(
+                        ErrorCode::UndefinedColumn,
+                        format!("column \"{name}\" does not exist"),
+                    );
                     if let Some(hint) = self.similar_column(&name) {
                         error = error.with_hint(hint);
                     }
@@ -200,17 +219,28 @@ impl Analyzer<'_> {
         let (schema, table, name_ident) = match idents {
             [table, name] => (None, table, name),
             [schema, table, name] | [_, schema, table, name] => (Some(fold(schema)), table, name),
-            _ => return Err(SqlError::new(ErrorCode::SyntaxError, "improper qualified name (too many dotted names)")),
+            _ => {
+                return Err(SqlError::new(
+                    ErrorCode::SyntaxError,
+                    "improper qualified name (too many dotted names)",
+                ));
+            }
         };
         let (alias, name) = (fold(table), fold(name_ident));
-        let place = idents.first().map_or(Location::empty(), |ident| ident.span.start);
+        let place = idents
+            .first()
+            .map_or(Location::empty(), |ident| ident.span.start);
         let mut found = None;
         for (index, scope) in self.scopes.iter().enumerate().rev() {
             let relation = scope.relations.iter().find(|relation| {
-                relation.alias == alias && schema.as_ref().is_none_or(|schema| relation.schema.as_ref() == Some(schema))
+                relation.alias == alias
+                    && schema
+                        .as_ref()
+                        .is_none_or(|schema| relation.schema.as_ref() == Some(schema))
             });
             if let Some(relation) = relation {
-                let Some(column) = relation.columns.iter().find(|column| column.name == name) else {
+                let Some(column) = relation.columns.iter().find(|column| column.name == name)
+                else {
                     let error = SqlError::new(
                         ErrorCode::UndefinedColumn,
                         format!("column {alias}.{name} does not exist"),
@@ -243,7 +273,12 @@ impl Analyzer<'_> {
 
     /// Notes where a grouped query uses a column that it is not grouped by.
     fn use_column(&mut self, found: Found, place: Location) -> Typed {
-        let Found { scope, column, relation, full_name } = found;
+        let Found {
+            scope,
+            column,
+            relation,
+            full_name,
+        } = found;
         let scope = &mut self.scopes[scope];
         if let Some(grouping) = &mut scope.grouping
             && !scope.in_aggregate
@@ -259,7 +294,12 @@ impl Analyzer<'_> {
     pub(crate) fn ungrouped_marks(&self) -> Vec<usize> {
         self.scopes
             .iter()
-            .map(|scope| scope.grouping.as_ref().map_or(0, |grouping| grouping.ungrouped.len()))
+            .map(|scope| {
+                scope
+                    .grouping
+                    .as_ref()
+                    .map_or(0, |grouping| grouping.ungrouped.len())
+            })
             .collect()
     }
 
@@ -277,7 +317,11 @@ impl Analyzer<'_> {
 
     /// 42803 for the first ungrouped column of the innermost query.
     pub(crate) fn check_grouping(&mut self) -> Result<(), SqlError> {
-        let first = self.scope().grouping.as_ref().and_then(|grouping| grouping.ungrouped.first().cloned());
+        let first = self
+            .scope()
+            .grouping
+            .as_ref()
+            .and_then(|grouping| grouping.ungrouped.first().cloned());
         match first {
             None => Ok(()),
             Some((name, place)) => {

@@ -50,7 +50,11 @@ impl Select {
     }
 
     fn has_keyed_distinct(&self) -> bool {
-        self.distinct.is_some() && self.items.iter().any(|item| item.ty.key_function().is_some())
+        self.distinct.is_some()
+            && self
+                .items
+                .iter()
+                .any(|item| item.ty.key_function().is_some())
     }
 
     /// The SQLite text; `names` are the outputs' quoted names.
@@ -81,8 +85,12 @@ impl Select {
         match &self.distinct {
             Some(Unique::On(keys)) => Ok(first_of_each(&outputs, names, &tail, keys, order)),
             Some(Unique::All) if keyed => {
-                let keys: Vec<String> =
-                    self.items.iter().zip(names).map(|(item, name)| key_of(&item.ty, name)).collect();
+                let keys: Vec<String> = self
+                    .items
+                    .iter()
+                    .zip(names)
+                    .map(|(item, name)| key_of(&item.ty, name))
+                    .collect();
                 let mut sql = format!(
                     "SELECT {list} FROM (SELECT {list},row_number() OVER (PARTITION BY {keys}) AS n \
                      FROM (SELECT {outputs}{tail})) WHERE n=1",
@@ -104,7 +112,13 @@ impl Select {
 }
 
 /// DISTINCT ON: the first row of each set of equal keys, in the query's order.
-fn first_of_each(outputs: &[String], names: &[String], tail: &str, keys: &[String], order: &[String]) -> String {
+fn first_of_each(
+    outputs: &[String],
+    names: &[String],
+    tail: &str,
+    keys: &[String],
+    order: &[String],
+) -> String {
     // Orders are computed inside, where their columns are; outside they have names of their own.
     let mut inner_order = Vec::with_capacity(order.len());
     let mut computed = Vec::with_capacity(order.len());
@@ -119,7 +133,9 @@ fn first_of_each(outputs: &[String], names: &[String], tail: &str, keys: &[Strin
             .map_or_else(
                 || expression.to_owned(),
                 |(name, output)| {
-                    let text = output.strip_suffix(&format!(" AS {name}")).unwrap_or(output);
+                    let text = output
+                        .strip_suffix(&format!(" AS {name}"))
+                        .unwrap_or(output);
                     expression.replace(name.as_str(), text)
                 },
             );
@@ -130,12 +146,20 @@ fn first_of_each(outputs: &[String], names: &[String], tail: &str, keys: &[Strin
     let over = if inner_order.is_empty() {
         format!("PARTITION BY {}", keys.join(","))
     } else {
-        format!("PARTITION BY {} ORDER BY {}", keys.join(","), inner_order.join(","))
+        format!(
+            "PARTITION BY {} ORDER BY {}",
+            keys.join(","),
+            inner_order.join(",")
+        )
     };
     let mut all = outputs.to_vec();
     all.extend(computed);
     all.push(format!("row_number() OVER ({over}) AS n"));
-    let mut sql = format!("SELECT {} FROM (SELECT {}{tail}) WHERE n=1", names.join(","), all.join(","));
+    let mut sql = format!(
+        "SELECT {} FROM (SELECT {}{tail}) WHERE n=1",
+        names.join(","),
+        all.join(",")
+    );
     push_order(&mut sql, &outer_order);
     sql
 }
@@ -151,12 +175,20 @@ fn split_direction(term: &str) -> (&str, &str) {
 
 impl Analyzer<'_> {
     /// Analyzes a SELECT into the innermost scope, which is its own.
-    pub(crate) fn select(&mut self, select: &ast::Select, order: &[OrderByExpr]) -> Result<Analyzed, SqlError> {
+    pub(crate) fn select(
+        &mut self,
+        select: &ast::Select,
+        order: &[OrderByExpr],
+    ) -> Result<Analyzed, SqlError> {
         refuse_foreign_clauses(select)?;
-        let mut result = Select { from: self.from_clause(&select.from)?, ..Select::default() };
+        let mut result = Select {
+            from: self.add_from(&select.from)?,
+            ..Select::default()
+        };
         self.scope().windows.clone_from(&select.named_window);
         if let Some(condition) = &select.selection {
-            result.condition = Some(self.without_aggregates("WHERE", |a| a.condition(condition, "WHERE"))?);
+            result.condition =
+                Some(self.without_aggregates("WHERE", |a| a.condition(condition, "WHERE"))?);
         }
         self.sets_of_outputs(select, &mut result)?;
         let output_names = self.preliminary_names(&select.projection);
@@ -189,17 +221,27 @@ impl Analyzer<'_> {
     }
 
     /// A set-returning function among the outputs multiplies the rows, as one in FROM does.
-    fn sets_of_outputs(&mut self, select: &ast::Select, result: &mut Select) -> Result<(), SqlError> {
+    fn sets_of_outputs(
+        &mut self,
+        select: &ast::Select,
+        result: &mut Select,
+    ) -> Result<(), SqlError> {
         let mut found: Vec<ast::Function> = Vec::new();
         for item in &select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
-                let mut finder = FunctionFinder { wanted: &is_set_returning, found: &mut found, inside: 0 };
+                let mut finder = FunctionFinder {
+                    wanted: &is_set_returning,
+                    found: &mut found,
+                    inside: 0,
+                };
                 let _ = ast::Visit::visit(expr, &mut finder);
             }
         }
         found.dedup();
         if found.len() > 1 {
-            return Err(SqlError::unsupported("several set-returning functions in one select list"));
+            return Err(SqlError::unsupported(
+                "several set-returning functions in one select list",
+            ));
         }
         for function in found {
             let (sql, column) = self.set_in_outputs(&function)?;
@@ -238,7 +280,11 @@ impl Analyzer<'_> {
     }
 
     /// The expressions grouped by, in storage texts; `None` without GROUP BY.
-    fn group_by(&mut self, select: &ast::Select, names: &[String]) -> Result<Option<Vec<Typed>>, SqlError> {
+    fn group_by(
+        &mut self,
+        select: &ast::Select,
+        names: &[String],
+    ) -> Result<Option<Vec<Typed>>, SqlError> {
         let expressions = match &select.group_by {
             GroupByExpr::Expressions(expressions, modifiers) if modifiers.is_empty() => expressions,
             GroupByExpr::Expressions(..) => return Err(SqlError::unsupported("GROUP BY … WITH")),
@@ -251,11 +297,17 @@ impl Analyzer<'_> {
         for expression in expressions {
             let output = match expression {
                 // A column of FROM comes before an output of that name.
-                Expr::Identifier(ident) if self.scope().columns.iter().any(|c| c.name == fold(ident)) => None,
+                Expr::Identifier(ident)
+                    if self.scope().columns.iter().any(|c| c.name == fold(ident)) =>
+                {
+                    None
+                }
                 other => self.output_named(other, names, "GROUP BY")?,
             };
             let expression = match output.map(|index| &select.projection[index]) {
-                Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => expr,
+                Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => {
+                    expr
+                }
                 Some(_) => return Err(SqlError::unsupported("GROUP BY a place within *")),
                 None => expression,
             };
@@ -280,7 +332,9 @@ impl Analyzer<'_> {
             let text = self.text(key)?;
             // SQLite would take a bare number for the place of an output.
             let by = match key.node {
-                Node::Sql(_) if text.trim_matches(['(', ')', '-']).parse::<f64>().is_err() => key_of(&ty, &text),
+                Node::Sql(_) if text.trim_matches(['(', ')', '-']).parse::<f64>().is_err() => {
+                    key_of(&ty, &text)
+                }
                 _ => format!("iif(1,{text},0)"),
             };
             result.group.push(by);
@@ -290,8 +344,11 @@ impl Analyzer<'_> {
             result.group.push("iif(1,0,0)".to_owned());
         }
         for relation in &self.scope().relations {
-            let determined =
-                !relation.key.is_empty() && relation.key.iter().all(|column| grouping.keys.contains(column));
+            let determined = !relation.key.is_empty()
+                && relation
+                    .key
+                    .iter()
+                    .all(|column| grouping.keys.contains(column));
             if determined {
                 grouping.determined.push(relation.id.clone());
             }
@@ -306,7 +363,9 @@ impl Analyzer<'_> {
             SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
             _ => None,
         });
-        items.chain(order.iter().map(|term| &term.expr)).any(has_aggregate)
+        items
+            .chain(order.iter().map(|term| &term.expr))
+            .any(has_aggregate)
     }
 
     /// Analyzes the outputs; their names.
@@ -348,14 +407,22 @@ impl Analyzer<'_> {
                         out.push(column.name);
                     }
                 }
-                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), options) => {
+                SelectItem::QualifiedWildcard(
+                    SelectItemQualifiedWildcardKind::ObjectName(name),
+                    options,
+                ) => {
                     refuse_wildcard_options(options)?;
                     let alias = names::parts(name)?.pop().unwrap_or_default();
                     let found = self
                         .scopes
                         .iter()
                         .rev()
-                        .find_map(|scope| scope.relations.iter().find(|relation| relation.alias == alias))
+                        .find_map(|scope| {
+                            scope
+                                .relations
+                                .iter()
+                                .find(|relation| relation.alias == alias)
+                        })
                         .cloned();
                     let Some(relation) = found else {
                         let error = SqlError::new(
@@ -399,13 +466,17 @@ impl Analyzer<'_> {
             .map(|relation| (relation.alias.clone(), relation.id.clone()));
         if let Some(grouping) = &mut scope.grouping
             && !grouping.keys.contains(&column.sql)
-            && !owner.as_ref().is_some_and(|(_, id)| grouping.determined.contains(id))
+            && !owner
+                .as_ref()
+                .is_some_and(|(_, id)| grouping.determined.contains(id))
         {
             let name = match owner {
                 Some((alias, _)) => format!("{alias}.{}", column.name),
                 None => column.name.clone(),
             };
-            grouping.ungrouped.push((name, sqlparser::tokenizer::Location::empty()));
+            grouping
+                .ungrouped
+                .push((name, sqlparser::tokenizer::Location::empty()));
         }
     }
 
@@ -423,7 +494,10 @@ impl Analyzer<'_> {
                 // A constant orders nothing, and SQLite might take it for a place.
                 if !item.is_constant() {
                     let direction = direction(&term.options, item.nullable)?;
-                    terms.push(OrderTerm { key: OrderKey::Output(index), direction });
+                    terms.push(OrderTerm {
+                        key: OrderKey::Output(index),
+                        direction,
+                    });
                 }
                 continue;
             }
@@ -434,18 +508,30 @@ impl Analyzer<'_> {
             let direction = direction(&term.options, value.nullable)?;
             let ty = Self::settled(&value);
             let text = self.text(&value)?;
-            let same = result.items.iter().position(|item| matches!(&item.node, Node::Sql(sql) if *sql == text));
+            let same = result
+                .items
+                .iter()
+                .position(|item| matches!(&item.node, Node::Sql(sql) if *sql == text));
             if let Some(index) = same {
-                terms.push(OrderTerm { key: OrderKey::Output(index), direction });
+                terms.push(OrderTerm {
+                    key: OrderKey::Output(index),
+                    direction,
+                });
                 continue;
             }
             if is_distinct {
                 // DISTINCT ON may still order by its own keys: decided where these are known.
-                terms.push(OrderTerm { key: OrderKey::Expression(key_of(&ty, &text)), direction });
+                terms.push(OrderTerm {
+                    key: OrderKey::Expression(key_of(&ty, &text)),
+                    direction,
+                });
                 continue;
             }
             if text.trim_matches(['(', ')', '-']).parse::<f64>().is_err() {
-                terms.push(OrderTerm { key: OrderKey::Expression(key_of(&ty, &text)), direction });
+                terms.push(OrderTerm {
+                    key: OrderKey::Expression(key_of(&ty, &text)),
+                    direction,
+                });
             }
         }
         Ok(terms)
@@ -461,7 +547,10 @@ impl Analyzer<'_> {
         match distinct {
             None | Some(Distinct::All) => Ok(()),
             Some(Distinct::Distinct) => {
-                if terms.iter().any(|term| matches!(term.key, OrderKey::Expression(_))) {
+                if terms
+                    .iter()
+                    .any(|term| matches!(term.key, OrderKey::Expression(_)))
+                {
                     return Err(SqlError::new(
                         ErrorCode::InvalidColumnReference,
                         "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
@@ -505,7 +594,11 @@ impl Analyzer<'_> {
 /// Whether an aggregate is called, not counting subqueries.
 fn has_aggregate(expr: &Expr) -> bool {
     let mut found = Vec::new();
-    let mut finder = FunctionFinder { wanted: &is_aggregate, found: &mut found, inside: 0 };
+    let mut finder = FunctionFinder {
+        wanted: &is_aggregate,
+        found: &mut found,
+        inside: 0,
+    };
     let _ = ast::Visit::visit(expr, &mut finder);
     !found.is_empty()
 }
@@ -567,7 +660,9 @@ fn derived_name(expr: &Expr) -> Option<String> {
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => return derived_name(inner),
         Expr::CompoundFieldAccess { root, .. } => return derived_name(root),
         Expr::Function(function) => names::parts(&function.name).ok()?.pop()?,
-        Expr::Cast { expr, data_type, .. } => {
+        Expr::Cast {
+            expr, data_type, ..
+        } => {
             return derived_name(expr).or_else(|| type_name(data_type));
         }
         Expr::TypedString(typed) => type_name(&typed.data_type)?,
@@ -652,7 +747,11 @@ fn refuse_wildcard_options(options: &ast::WildcardAdditionalOptions) -> Result<(
         && options.opt_replace.is_none()
         && options.opt_rename.is_none()
         && options.opt_alias.is_none();
-    if plain { Ok(()) } else { Err(SqlError::unsupported("* with options")) }
+    if plain {
+        Ok(())
+    } else {
+        Err(SqlError::unsupported("* with options"))
+    }
 }
 
 /// Clauses of other databases that the parser lets through.
@@ -669,5 +768,9 @@ fn refuse_foreign_clauses(select: &ast::Select) -> Result<(), SqlError> {
         || !select.sort_by.is_empty()
         || select.qualify.is_some()
         || select.value_table_mode.is_some();
-    if foreign { Err(SqlError::unsupported("a clause of this SELECT")) } else { Ok(()) }
+    if foreign {
+        Err(SqlError::unsupported("a clause of this SELECT"))
+    } else {
+        Ok(())
+    }
 }

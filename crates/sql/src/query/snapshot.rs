@@ -7,10 +7,21 @@ use crate::catalog::Table;
 /// [`crate::filter::plan_filter_on_table`] gives it.
 #[must_use]
 pub fn snapshot_query(table: &Table, filter: Option<&str>) -> String {
-    let columns: Vec<String> =
-        table.columns.iter().map(|column| format!("\"{}\"", column.storage_name())).collect();
-    let key: Vec<String> =
-        table.key.iter().map(|&place| format!("\"{}\"", table.columns[place].storage_name())).collect();
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| format!("\"{}\"", column.storage_name()))
+        .collect();
+    let key: Vec<String> = table
+        .key
+        .iter()
+        .map(|&place| format!("\"{}\"", table.columns[place].storage_name()))
+        .collect();
     let condition = filter.map_or_else(String::new, |filter| format!(" WHERE {filter}"));
-    format!("SELECT {} FROM {}{condition} ORDER BY {}", columns.join(","), table.storage_name(), key.join(","))
+    format!(
+        "SELECT {} FROM {}{condition} ORDER BY {}",
+        columns.join(","),
+        table.storage_name(),
+        key.join(",")
+    )
 }

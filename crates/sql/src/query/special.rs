@@ -42,7 +42,11 @@ impl Analyzer<'_> {
             "coalesce" | "greatest" | "least" => return self.coalesce(call).map(Some),
             "nullif" => return self.nullif(call).map(Some),
             "row" => {
-                let values = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+                let values = call
+                    .args
+                    .iter()
+                    .map(|arg| self.expression(arg))
+                    .collect::<Result<Vec<_>, _>>()?;
                 return Ok(Some(super::expression::row(values)));
             }
             "pg_typeof" => {
@@ -54,7 +58,11 @@ impl Analyzer<'_> {
                 return Ok(Some(Typed::new(name, PgType::Text).not_null()));
             }
             "num_nulls" | "num_nonnulls" => {
-                let test = if call.name == "num_nulls" { "IS NULL" } else { "IS NOT NULL" };
+                let test = if call.name == "num_nulls" {
+                    "IS NULL"
+                } else {
+                    "IS NOT NULL"
+                };
                 let mut texts = Vec::with_capacity(call.args.len());
                 for arg in &call.args {
                     let value = self.expression(arg)?;
@@ -63,14 +71,23 @@ impl Analyzer<'_> {
                 if texts.is_empty() {
                     return Err(self.no_function(&call.name, &[], call.place));
                 }
-                return Ok(Some(Typed::new(format!("({})", texts.join("+")), PgType::Int4).not_null()));
+                return Ok(Some(
+                    Typed::new(format!("({})", texts.join("+")), PgType::Int4).not_null(),
+                ));
             }
-            "nextval" | "currval" | "setval" | "lastval" => return self.sequence_call(call).map(Some),
+            "nextval" | "currval" | "setval" | "lastval" => {
+                return self.sequence_call(call).map(Some);
+            }
             "pg_get_serial_sequence" => return self.serial_sequence(call).map(Some),
-            "current_setting" | "set_config" | "pg_notify" => return self.setting_call(call).map(Some),
+            "current_setting" | "set_config" | "pg_notify" => {
+                return self.setting_call(call).map(Some);
+            }
             _ => {}
         }
-        let takes_precision = matches!(call.name.as_str(), "current_timestamp" | "localtimestamp" | "localtime");
+        let takes_precision = matches!(
+            call.name.as_str(),
+            "current_timestamp" | "localtimestamp" | "localtime"
+        );
         if !call.args.is_empty() && !takes_precision {
             if call.name == "current_schemas" {
                 return Err(self.at(SqlError::unsupported("current_schemas()"), call.place));
@@ -85,7 +102,9 @@ impl Analyzer<'_> {
 
     fn session_value(&mut self, name: &str) -> Result<Option<Typed>, SqlError> {
         let (sql, ty) = match name {
-            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" => ("sh_now()", PgType::Timestamptz),
+            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" => {
+                ("sh_now()", PgType::Timestamptz)
+            }
             "clock_timestamp" => ("sh_clock_timestamp()", PgType::Timestamptz),
             "localtimestamp" => ("sh_now()", PgType::Timestamp),
             "current_date" => ("sh_timestamp_to_date(sh_now())", PgType::Date),
@@ -94,14 +113,21 @@ impl Analyzer<'_> {
             "random" => ("sh_random()", PgType::Float8),
             "gen_random_uuid" | "uuid_generate_v4" => ("sh_gen_random_uuid()", PgType::Uuid),
             "version" => ("sh_setting('version')", PgType::Text),
-            "current_database" | "current_catalog" => ("sh_setting('current_database')", PgType::Name),
-            "current_user" | "user" | "current_role" => ("sh_setting('current_user')", PgType::Name),
+            "current_database" | "current_catalog" => {
+                ("sh_setting('current_database')", PgType::Name)
+            }
+            "current_user" | "user" | "current_role" => {
+                ("sh_setting('current_user')", PgType::Name)
+            }
             "session_user" => ("sh_setting('session_user')", PgType::Name),
             "current_schema" => ("sh_setting('current_schema')", PgType::Name),
             "pg_backend_pid" => ("CAST(sh_setting('backend_pid') AS INTEGER)", PgType::Int4),
             _ => return Ok(None),
         };
-        if self.rules.immutable_only || self.rules.no_volatile && matches!(name, "random" | "gen_random_uuid" | "clock_timestamp") {
+        if self.rules.immutable_only
+            || self.rules.no_volatile
+                && matches!(name, "random" | "gen_random_uuid" | "clock_timestamp")
+        {
             let place = self.rules.place.unwrap_or("this place");
             return Err(SqlError::new(
                 ErrorCode::InvalidObjectDefinition,
@@ -113,7 +139,10 @@ impl Analyzer<'_> {
 
     fn sequence_call(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
         if self.rules.no_volatile || self.rules.immutable_only {
-            return Err(self.at(SqlError::unsupported(format_args!("{} here", call.name)), call.place));
+            return Err(self.at(
+                SqlError::unsupported(format_args!("{} here", call.name)),
+                call.place,
+            ));
         }
         let (name, args) = (call.name.as_str(), call.args.as_slice());
         let sql = match (name, args) {
@@ -141,7 +170,10 @@ impl Analyzer<'_> {
                 format!("sh_setval({id},{value},{called})")
             }
             _ => {
-                let args = args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+                let args = args
+                    .iter()
+                    .map(|arg| self.expression(arg))
+                    .collect::<Result<Vec<_>, _>>()?;
                 return Err(self.no_function(name, &args, call.place));
             }
         };
@@ -158,8 +190,10 @@ impl Analyzer<'_> {
                 Ok(id)
             }
             (name, _) => {
-                let error =
-                    SqlError::new(ErrorCode::WrongObjectType, format!("\"{}\" is not a sequence", name.name));
+                let error = SqlError::new(
+                    ErrorCode::WrongObjectType,
+                    format!("\"{}\" is not a sequence", name.name),
+                );
                 Err(self.at(error, place))
             }
         }
@@ -175,7 +209,10 @@ impl Analyzer<'_> {
         }
         let value = self.expression(inner)?;
         let Node::Literal(text) = &value.node else {
-            return Err(self.at(SqlError::unsupported("a relation's name that is no constant"), value.place));
+            return Err(self.at(
+                SqlError::unsupported("a relation's name that is no constant"),
+                value.place,
+            ));
         };
         let name = object_name(text)?;
         self.relation(&name)
@@ -199,19 +236,32 @@ impl Analyzer<'_> {
         let (name, relation) = self.relation_constant(table)?;
         let column = self.expression(column)?;
         let Node::Literal(column) = &column.node else {
-            return Err(self.at(SqlError::unsupported("a column's name that is no constant"), call.place));
+            return Err(self.at(
+                SqlError::unsupported("a column's name that is no constant"),
+                call.place,
+            ));
         };
         let table = match relation {
             Relation::Table(id) => self.catalog.table(id),
             _ => None,
         };
         let Some(table) = table else {
-            return Err(SqlError::new(ErrorCode::WrongObjectType, format!("\"{}\" is not a table", name.name)));
+            return Err(SqlError::new(
+                ErrorCode::WrongObjectType,
+                format!("\"{}\" is not a table", name.name),
+            ));
         };
-        let Some(column) = table.columns.iter().find(|c| c.name == *column && !c.hidden) else {
+        let Some(column) = table
+            .columns
+            .iter()
+            .find(|c| c.name == *column && !c.hidden)
+        else {
             return Err(SqlError::new(
                 ErrorCode::UndefinedColumn,
-                format!("column \"{column}\" of relation \"{}\" does not exist", name.name),
+                format!(
+                    "column \"{column}\" of relation \"{}\" does not exist",
+                    name.name
+                ),
             ));
         };
         let sequence = column.sequence.and_then(|id| self.catalog.sequence(id));
@@ -225,7 +275,11 @@ impl Analyzer<'_> {
     }
 
     fn setting_call(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
-        let values = call.args.iter().map(|arg| self.expression(arg)).collect::<Result<Vec<_>, _>>()?;
+        let values = call
+            .args
+            .iter()
+            .map(|arg| self.expression(arg))
+            .collect::<Result<Vec<_>, _>>()?;
         let types: &[PgType] = match (call.name.as_str(), values.len()) {
             ("current_setting", 1) => &[PgType::Text],
             ("current_setting", 2) => &[PgType::Text, PgType::Bool],
@@ -238,13 +292,18 @@ impl Analyzer<'_> {
             texts.push(self.coerce(value, ty, CastContext::Implicit)?);
         }
         if self.rules.immutable_only || self.rules.no_volatile {
-            return Err(self.at(SqlError::unsupported(format_args!("{} here", call.name)), call.place));
+            return Err(self.at(
+                SqlError::unsupported(format_args!("{} here", call.name)),
+                call.place,
+            ));
         }
         let (name, ty) = match call.name.as_str() {
             "current_setting" => {
                 let name = &texts[0];
                 let missing_ok = texts.get(1).map_or("0", String::as_str);
-                let sql = format!("coalesce(sh_setting(lower({name})),sh_no_setting({name},{missing_ok}))");
+                let sql = format!(
+                    "coalesce(sh_setting(lower({name})),sh_no_setting({name},{missing_ok}))"
+                );
                 return Ok(Typed::new(sql, PgType::Text));
             }
             "set_config" => {
@@ -269,17 +328,24 @@ impl Analyzer<'_> {
                 let value = self.expression(expr)?;
                 ("extract", vec![field, value])
             }
-            Expr::Ceil { expr, field: ast::CeilFloorKind::DateTimeField(DateTimeField::NoDateTime) } => {
-                ("ceil", vec![self.expression(expr)?])
-            }
-            Expr::Floor { expr, field: ast::CeilFloorKind::DateTimeField(DateTimeField::NoDateTime) } => {
-                ("floor", vec![self.expression(expr)?])
-            }
+            Expr::Ceil {
+                expr,
+                field: ast::CeilFloorKind::DateTimeField(DateTimeField::NoDateTime),
+            } => ("ceil", vec![self.expression(expr)?]),
+            Expr::Floor {
+                expr,
+                field: ast::CeilFloorKind::DateTimeField(DateTimeField::NoDateTime),
+            } => ("floor", vec![self.expression(expr)?]),
             Expr::Position { expr, r#in } => {
                 let sought = self.expression(expr)?;
                 ("position", vec![sought, self.expression(r#in)?])
             }
-            Expr::Substring { expr, substring_from, substring_for, .. } => {
+            Expr::Substring {
+                expr,
+                substring_from,
+                substring_for,
+                ..
+            } => {
                 let mut args = vec![self.expression(expr)?];
                 match substring_from {
                     Some(from) => args.push(self.expression(from)?),
@@ -290,7 +356,12 @@ impl Analyzer<'_> {
                 }
                 ("substring", args)
             }
-            Expr::Trim { trim_where, trim_what, expr, trim_characters } => {
+            Expr::Trim {
+                trim_where,
+                trim_what,
+                expr,
+                trim_characters,
+            } => {
                 let mut args = vec![self.expression(expr)?];
                 if let Some(what) = trim_what {
                     args.push(self.expression(what)?);
@@ -305,19 +376,35 @@ impl Analyzer<'_> {
                 };
                 (name, args)
             }
-            Expr::Overlay { expr, overlay_what, overlay_from, overlay_for } => {
-                let mut args =
-                    vec![self.expression(expr)?, self.expression(overlay_what)?, self.expression(overlay_from)?];
+            Expr::Overlay {
+                expr,
+                overlay_what,
+                overlay_from,
+                overlay_for,
+            } => {
+                let mut args = vec![
+                    self.expression(expr)?,
+                    self.expression(overlay_what)?,
+                    self.expression(overlay_from)?,
+                ];
                 if let Some(length) = overlay_for {
                     args.push(self.expression(length)?);
                 }
                 ("overlay", args)
             }
-            Expr::AtTimeZone { timestamp, time_zone } => {
+            Expr::AtTimeZone {
+                timestamp,
+                time_zone,
+            } => {
                 let value = self.expression(timestamp)?;
                 ("timezone", vec![self.expression(time_zone)?, value])
             }
-            other => return Err(self.at(SqlError::unsupported(format_args!("the expression {other}")), place)),
+            other => {
+                return Err(self.at(
+                    SqlError::unsupported(format_args!("the expression {other}")),
+                    place,
+                ));
+            }
         };
         self.call_named(name, &args, place)
     }
@@ -353,5 +440,10 @@ fn object_name(text: &str) -> Result<ast::ObjectName, SqlError> {
     Parser::new(&PostgreSqlDialect {})
         .try_with_sql(text)
         .and_then(|mut parser| parser.parse_object_name(false))
-        .map_err(|_| SqlError::new(ErrorCode::SyntaxError, format!("invalid name syntax: \"{text}\"")))
+        .map_err(|_| {
+            SqlError::new(
+                ErrorCode::SyntaxError,
+                format!("invalid name syntax: \"{text}\""),
+            )
+        })
 }

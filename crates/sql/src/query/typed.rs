@@ -43,7 +43,13 @@ pub(crate) enum Node {
 
 impl Typed {
     pub(crate) fn new(sql: String, ty: PgType) -> Typed {
-        Typed { node: Node::Sql(sql), ty, nullable: true, origin: None, place: Location::empty() }
+        Typed {
+            node: Node::Sql(sql),
+            ty,
+            nullable: true,
+            origin: None,
+            place: Location::empty(),
+        }
     }
 
     pub(crate) fn null() -> Typed {
@@ -64,7 +70,13 @@ impl Typed {
     }
 
     fn of(node: Node, ty: PgType, nullable: bool) -> Typed {
-        Typed { node, ty, nullable, origin: None, place: Location::empty() }
+        Typed {
+            node,
+            ty,
+            nullable,
+            origin: None,
+            place: Location::empty(),
+        }
     }
 
     #[must_use]
@@ -87,7 +99,10 @@ impl Typed {
 
     /// Whether it is a constant or a parameter: the same for every row.
     pub(crate) fn is_constant(&self) -> bool {
-        matches!(self.node, Node::Null | Node::Literal(_) | Node::Number(_) | Node::Param(_))
+        matches!(
+            self.node,
+            Node::Null | Node::Literal(_) | Node::Number(_) | Node::Param(_)
+        )
     }
 }
 
@@ -104,7 +119,10 @@ pub(crate) fn value_text(value: ValueRef<'_>) -> String {
         ValueRef::Real(value) if value < 0.0 || value.is_sign_negative() => format!("({value:e})"),
         ValueRef::Real(value) => format!("{value:e}"),
         ValueRef::Text(text) if text.contains('\0') => {
-            format!("CAST({} AS TEXT)", value_text(ValueRef::Blob(text.as_bytes())))
+            format!(
+                "CAST({} AS TEXT)",
+                value_text(ValueRef::Blob(text.as_bytes()))
+            )
         }
         ValueRef::Text(text) => quote_text(text),
         ValueRef::Blob(bytes) => {
@@ -123,7 +141,11 @@ pub(crate) fn value_text(value: ValueRef<'_>) -> String {
 fn cannot_coerce(from: &PgType, to: &PgType) -> SqlError {
     SqlError::new(
         ErrorCode::CannotCoerce,
-        format!("cannot cast type {} to {}", from.base_name(), to.base_name()),
+        format!(
+            "cannot cast type {} to {}",
+            from.base_name(),
+            to.base_name()
+        ),
     )
 }
 
@@ -142,7 +164,10 @@ fn base_of(ty: &PgType) -> PgType {
 /// gets by casting it.
 fn reads_as(class: &PgType, to: &PgType) -> bool {
     match class {
-        PgType::Int4 => matches!(to, PgType::Int4 | PgType::Int8 | PgType::Float8 | PgType::Numeric(_) | PgType::Oid),
+        PgType::Int4 => matches!(
+            to,
+            PgType::Int4 | PgType::Int8 | PgType::Float8 | PgType::Numeric(_) | PgType::Oid
+        ),
         PgType::Int8 => matches!(to, PgType::Int8 | PgType::Float8 | PgType::Numeric(_)),
         PgType::Numeric(_) => matches!(to, PgType::Float8 | PgType::Numeric(_)),
         _ => false,
@@ -152,13 +177,21 @@ fn reads_as(class: &PgType, to: &PgType) -> bool {
 impl Analyzer<'_> {
     /// The SQLite text of an expression as it is, in its own type; a type still open becomes text.
     pub(crate) fn text(&mut self, value: &Typed) -> Result<String, SqlError> {
-        let ty = if value.is_unknown() { PgType::Text } else { value.ty.clone() };
+        let ty = if value.is_unknown() {
+            PgType::Text
+        } else {
+            value.ty.clone()
+        };
         self.coerce(value, &ty, CastContext::Implicit)
     }
 
     /// The type that an expression has once nothing more is known.
     pub(crate) fn settled(value: &Typed) -> PgType {
-        if value.is_unknown() { PgType::Text } else { value.ty.clone() }
+        if value.is_unknown() {
+            PgType::Text
+        } else {
+            value.ty.clone()
+        }
     }
 
     /// The SQLite text of an expression as a value of `target`.
@@ -175,17 +208,29 @@ impl Analyzer<'_> {
         match &value.node {
             Node::Null => Ok("NULL".to_owned()),
             Node::Literal(text) => {
-                let read = if context == CastContext::Explicit { types::input_explicit } else { types::input };
+                let read = if context == CastContext::Explicit {
+                    types::input_explicit
+                } else {
+                    types::input
+                };
                 let constant = read(target, text).map_err(|error| self.at(error, value.place))?;
                 Ok(value_text(constant.as_ref()))
             }
             Node::Number(text) if reads_as(&value.ty, target) => {
-                let constant = types::input(target, text).map_err(|error| self.at(error, value.place))?;
+                let constant =
+                    types::input(target, text).map_err(|error| self.at(error, value.place))?;
                 Ok(value_text(constant.as_ref()))
             }
             Node::Number(text) => {
-                let constant = types::input(&value.ty, text).map_err(|error| self.at(error, value.place))?;
-                self.cast_text(&value_text(constant.as_ref()), value, &value.ty, target, context)
+                let constant =
+                    types::input(&value.ty, text).map_err(|error| self.at(error, value.place))?;
+                self.cast_text(
+                    &value_text(constant.as_ref()),
+                    value,
+                    &value.ty,
+                    target,
+                    context,
+                )
             }
             Node::Param(index) => self.coerce_parameter(*index, value, target, context),
             Node::Sql(sql) => self.cast_text(sql, value, &value.ty, target, context),
@@ -203,7 +248,11 @@ impl Analyzer<'_> {
         let text = format!("?{}", index + 1);
         let known = self.parameter_type(index);
         let bound_as = if known == PgType::Unknown {
-            if context == CastContext::Explicit { base_of(target) } else { target.clone() }
+            if context == CastContext::Explicit {
+                base_of(target)
+            } else {
+                target.clone()
+            }
         } else if self.is_lifted(index) && reads_as(&known, target) {
             base_of(target)
         } else {
@@ -255,7 +304,10 @@ impl Analyzer<'_> {
         let target = &column.pg_type;
         if let Node::Param(index) = value.node {
             let known = self.parameter_type(index);
-            if known == PgType::Unknown || known == *target || (self.is_lifted(index) && reads_as(&known, target)) {
+            if known == PgType::Unknown
+                || known == *target
+                || (self.is_lifted(index) && reads_as(&known, target))
+            {
                 let assigned = Assigned {
                     table: table.to_owned(),
                     column: column.name.clone(),
@@ -266,20 +318,21 @@ impl Analyzer<'_> {
                 }
             }
         }
-        self.coerce(value, target, CastContext::Assignment).map_err(|error| {
-            if error.code != ErrorCode::CannotCoerce {
-                return error;
-            }
-            let message = format!(
-                "column \"{}\" is of type {} but expression is of type {}",
-                column.name,
-                target.base_name(),
-                value.ty.base_name()
-            );
-            let error = SqlError::new(ErrorCode::DatatypeMismatch, message)
-                .with_hint("You will need to rewrite or cast the expression.");
-            self.at(error, value.place)
-        })
+        self.coerce(value, target, CastContext::Assignment)
+            .map_err(|error| {
+                if error.code != ErrorCode::CannotCoerce {
+                    return error;
+                }
+                let message = format!(
+                    "column \"{}\" is of type {} but expression is of type {}",
+                    column.name,
+                    target.base_name(),
+                    value.ty.base_name()
+                );
+                let error = SqlError::new(ErrorCode::DatatypeMismatch, message)
+                    .with_hint("You will need to rewrite or cast the expression.");
+                self.at(error, value.place)
+            })
     }
 
     /// As [`Analyzer::coerce`], still with a type.
@@ -293,7 +346,12 @@ impl Analyzer<'_> {
             return Ok(value.clone());
         }
         let sql = self.coerce(value, target, context)?;
-        Ok(Typed { node: Node::Sql(sql), ty: target.clone(), origin: None, ..value.clone() })
+        Ok(Typed {
+            node: Node::Sql(sql),
+            ty: target.clone(),
+            origin: None,
+            ..value.clone()
+        })
     }
 
     /// As [`Analyzer::converted`], and wrapped in the type's key function: equal values are the

@@ -42,13 +42,22 @@ impl Analyzer<'_> {
 
     fn named_window(&mut self, name: &Ident) -> Result<WindowSpec, SqlError> {
         let wanted = fold(name);
-        let found = self.scope().windows.iter().find(|window| fold(&window.0) == wanted).cloned();
+        let found = self
+            .scope()
+            .windows
+            .iter()
+            .find(|window| fold(&window.0) == wanted)
+            .cloned();
         match found.map(|window| window.1) {
             Some(NamedWindowExpr::WindowSpec(spec)) => self.merged(&spec),
-            Some(NamedWindowExpr::NamedWindow(other)) if fold(&other) != wanted => self.nested(|a| a.named_window(&other)),
+            Some(NamedWindowExpr::NamedWindow(other)) if fold(&other) != wanted => {
+                self.nested(|a| a.named_window(&other))
+            }
             _ => {
-                let error =
-                    SqlError::new(ErrorCode::UndefinedObject, format!("window \"{wanted}\" does not exist"));
+                let error = SqlError::new(
+                    ErrorCode::UndefinedObject,
+                    format!("window \"{wanted}\" does not exist"),
+                );
                 Err(self.at(error, name.span.start))
             }
         }
@@ -56,16 +65,27 @@ impl Analyzer<'_> {
 
     /// A window that builds on another.
     fn merged(&mut self, spec: &WindowSpec) -> Result<WindowSpec, SqlError> {
-        let Some(base) = &spec.window_name else { return Ok(spec.clone()) };
+        let Some(base) = &spec.window_name else {
+            return Ok(spec.clone());
+        };
         let base_spec = self.nested(|analyzer| analyzer.named_window(base))?;
-        if !spec.partition_by.is_empty() || !spec.order_by.is_empty() && !base_spec.order_by.is_empty() {
+        if !spec.partition_by.is_empty()
+            || !spec.order_by.is_empty() && !base_spec.order_by.is_empty()
+        {
             let error = SqlError::new(
                 ErrorCode::SyntaxError,
-                format!("cannot override PARTITION BY or ORDER BY clause of window \"{}\"", fold(base)),
+                format!(
+                    "cannot override PARTITION BY or ORDER BY clause of window \"{}\"",
+                    fold(base)
+                ),
             );
             return Err(self.at(error, base.span.start));
         }
-        let order_by = if spec.order_by.is_empty() { base_spec.order_by } else { spec.order_by.clone() };
+        let order_by = if spec.order_by.is_empty() {
+            base_spec.order_by
+        } else {
+            spec.order_by.clone()
+        };
         Ok(WindowSpec {
             window_name: None,
             partition_by: base_spec.partition_by,
@@ -82,12 +102,19 @@ impl Analyzer<'_> {
         };
         let start = self.bound(&frame.start_bound, frame.units)?;
         Ok(match &frame.end_bound {
-            Some(end) => format!("{units} BETWEEN {start} AND {}", self.bound(end, frame.units)?),
+            Some(end) => format!(
+                "{units} BETWEEN {start} AND {}",
+                self.bound(end, frame.units)?
+            ),
             None => format!("{units} {start}"),
         })
     }
 
-    fn bound(&mut self, bound: &WindowFrameBound, units: WindowFrameUnits) -> Result<String, SqlError> {
+    fn bound(
+        &mut self,
+        bound: &WindowFrameBound,
+        units: WindowFrameUnits,
+    ) -> Result<String, SqlError> {
         let (offset, word) = match bound {
             WindowFrameBound::CurrentRow => return Ok("CURRENT ROW".to_owned()),
             WindowFrameBound::Preceding(None) => return Ok("UNBOUNDED PRECEDING".to_owned()),

@@ -138,5 +138,5 @@ SELECT n FROM ty ORDER BY n DESC;
 SELECT d + interval '1 day', d + 1, ts - interval '1 hour', tz + iv, ti + interval '1 hour', ts::date, tz::date, ts::time FROM ty WHERE i2 = 1;
 SELECT i4::text, f8::text, n::text, ns::text, b::text, d::text, ts::text, iv::text, u::text, jb::text, ia::text, by::text FROM ty ORDER BY i2;
 SELECT ns::int, ns::float8, f8::int, f8::numeric, i4::numeric(5,1), n::numeric(5,2), t::varchar(2) FROM ty ORDER BY i2;
-SELECT i2 FROM ty ORDER BY jb, ta, ia;
+SELECT i2 FROM ty ORDER BY jb;
 SELECT CASE WHEN i2 > 0 THEN ns ELSE i4 END, coalesce(ns, 0), coalesce(n, ns, 1), greatest(ns, 2) FROM ty ORDER BY i2;

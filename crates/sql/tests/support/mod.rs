@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags, WindowAggregate};
 use rusqlite::types::{Value as SqliteValue, ValueRef as SqliteRef};
-use rusqlite::Connection;
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::catalog::Catalog;
 use springhead_sql::functions::{self, AggregateState};
@@ -52,10 +52,18 @@ impl Db {
         let conn = Connection::open_in_memory().expect("memory");
         let shared = Arc::new(Shared::default());
         register(&conn, &shared);
-        conn.execute_batch("PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=OFF").expect("pragmas");
+        conn.execute_batch("PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=OFF")
+            .expect("pragmas");
         let catalog = Arc::new(Catalog::bootstrap());
         *shared.catalog.lock().expect("lock") = Some(catalog.clone());
-        Db { catalog, conn, context: PlanContext::default(), shared, lifted: Lifted::default(), lift: false }
+        Db {
+            catalog,
+            conn,
+            context: PlanContext::default(),
+            shared,
+            lifted: Lifted::default(),
+            lift: false,
+        }
     }
 
     /// Runs every statement of a script; the first error ends it.
@@ -63,7 +71,13 @@ impl Db {
         for statement in split::statements(sql) {
             let statement = statement.expect("it splits");
             if let Err(error) = self.run(statement) {
-                panic!("{statement}\n{} {} {:?} {:?}", error.code.sqlstate(), error, error.detail, error.hint);
+                panic!(
+                    "{statement}\n{} {} {:?} {:?}",
+                    error.code.sqlstate(),
+                    error,
+                    error.detail,
+                    error.hint
+                );
             }
         }
     }
@@ -74,7 +88,8 @@ impl Db {
             let plan = planner::plan_template(&self.catalog, &self.lifted, &[], &self.context);
             if let Some(plan) = plan {
                 let texts: Vec<String> = self.lifted.texts().map(str::to_owned).collect();
-                let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+                let texts: Vec<Option<&str>> =
+                    texts.iter().map(|text| Some(text.as_str())).collect();
                 let values = bind(&plan.parameters, &texts)?;
                 return self.execute(&plan, &values);
             }
@@ -96,9 +111,19 @@ impl Db {
             Ok(answer) => answer
                 .rows
                 .iter()
-                .map(|row| row.iter().map(|v| v.as_deref().unwrap_or("~")).collect::<Vec<_>>().join("|"))
+                .map(|row| {
+                    row.iter()
+                        .map(|v| v.as_deref().unwrap_or("~"))
+                        .collect::<Vec<_>>()
+                        .join("|")
+                })
                 .collect(),
-            Err(error) => panic!("{sql}\n{} {} {:?}", error.code.sqlstate(), error, error.detail),
+            Err(error) => panic!(
+                "{sql}\n{} {} {:?}",
+                error.code.sqlstate(),
+                error,
+                error.detail
+            ),
         }
     }
 
@@ -113,7 +138,11 @@ impl Db {
         match &plan.kind {
             PlanKind::Query(query) => {
                 let rows = self.select(&query.sql, &query.columns, params)?;
-                Ok(Answer { tag: format!("SELECT {}", rows.len()), columns: names(&query.columns), rows })
+                Ok(Answer {
+                    tag: format!("SELECT {}", rows.len()),
+                    columns: names(&query.columns),
+                    rows,
+                })
             }
             PlanKind::Write(write) => {
                 self.batch("SAVEPOINT s")?;
@@ -123,7 +152,11 @@ impl Db {
                     Err(_) => self.batch("ROLLBACK TO s; RELEASE s")?,
                 }
                 let rows = result?;
-                Ok(Answer { tag: format!("{:?}", write.verb), columns: names(&write.returning), rows })
+                Ok(Answer {
+                    tag: format!("{:?}", write.verb),
+                    columns: names(&write.returning),
+                    rows,
+                })
             }
             PlanKind::Ddl(ddl) => {
                 self.batch("SAVEPOINT s; PRAGMA defer_foreign_keys=ON")?;
@@ -136,16 +169,27 @@ impl Db {
                 self.batch("RELEASE s")?;
                 self.catalog = ddl.catalog.clone();
                 *self.shared.catalog.lock().expect("lock") = Some(self.catalog.clone());
-                Ok(Answer { tag: ddl.tag.to_owned(), columns: Vec::new(), rows: Vec::new() })
+                Ok(Answer {
+                    tag: ddl.tag.to_owned(),
+                    columns: Vec::new(),
+                    rows: Vec::new(),
+                })
             }
-            PlanKind::Truncate { tables, restart_identity } => {
+            PlanKind::Truncate {
+                tables,
+                restart_identity,
+            } => {
                 for table in tables {
                     self.batch(&format!("DELETE FROM t{}", table.0))?;
                 }
                 for sequence in restart_identity {
                     self.shared.sequences.lock().expect("lock").remove(sequence);
                 }
-                Ok(Answer { tag: "TRUNCATE TABLE".to_owned(), columns: Vec::new(), rows: Vec::new() })
+                Ok(Answer {
+                    tag: "TRUNCATE TABLE".to_owned(),
+                    columns: Vec::new(),
+                    rows: Vec::new(),
+                })
             }
             PlanKind::Explain(plan) => {
                 let (PlanKind::Query(springhead_sql::plan::Query { sql, .. })
@@ -153,20 +197,33 @@ impl Db {
                 else {
                     panic!("EXPLAIN of something else")
                 };
-                let mut statement = self.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("it compiles");
+                let mut statement = self
+                    .conn
+                    .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                    .expect("it compiles");
                 let mut rows = statement.query([]).expect("it runs");
                 let mut out = Vec::new();
                 while let Some(row) = rows.next().expect("it runs") {
                     out.push(vec![Some(row.get::<_, String>(3).expect("detail"))]);
                 }
-                Ok(Answer { tag: "EXPLAIN".to_owned(), columns: Vec::new(), rows: out })
+                Ok(Answer {
+                    tag: "EXPLAIN".to_owned(),
+                    columns: Vec::new(),
+                    rows: out,
+                })
             }
-            other => Ok(Answer { tag: format!("{other:?}"), columns: Vec::new(), rows: Vec::new() }),
+            other => Ok(Answer {
+                tag: format!("{other:?}"),
+                columns: Vec::new(),
+                rows: Vec::new(),
+            }),
         }
     }
 
     fn batch(&self, sql: &str) -> Result<(), SqlError> {
-        self.conn.execute_batch(sql).map_err(|error| self.translate(&error, sql))
+        self.conn
+            .execute_batch(sql)
+            .map_err(|error| self.translate(&error, sql))
     }
 
     fn select(
@@ -175,11 +232,16 @@ impl Db {
         columns: &[OutputColumn],
         params: &[Value],
     ) -> Result<Vec<Vec<Option<String>>>, SqlError> {
-        let mut statement = self.conn.prepare(sql).map_err(|error| self.translate(&error, sql))?;
+        let mut statement = self
+            .conn
+            .prepare(sql)
+            .map_err(|error| self.translate(&error, sql))?;
         for (index, value) in params.iter().enumerate() {
             // A literal that the statement does not need any more has no place in it.
             if index < statement.parameter_count() {
-                statement.raw_bind_parameter(index + 1, sqlite(value)).map_err(|e| self.translate(&e, sql))?;
+                statement
+                    .raw_bind_parameter(index + 1, sqlite(value))
+                    .map_err(|e| self.translate(&e, sql))?;
             }
         }
         let mut rows = statement.raw_query();
@@ -233,7 +295,10 @@ fn check_storage(ty: &PgType, value: ValueRef<'_>, sql: &str) {
 }
 
 fn names(columns: &[OutputColumn]) -> Vec<(String, PgType)> {
-    columns.iter().map(|column| (column.name.clone(), column.pg_type.clone())).collect()
+    columns
+        .iter()
+        .map(|column| (column.name.clone(), column.pg_type.clone()))
+        .collect()
 }
 
 pub fn bind(parameters: &[Parameter], texts: &[Option<&str>]) -> Result<Vec<Value>, SqlError> {
@@ -292,19 +357,32 @@ fn register(conn: &Connection, shared: &Arc<Shared>) {
         }
         conn.create_scalar_function(scalar.name, scalar.args, flags, move |context| {
             let args = arguments(context);
-            (scalar.call)(&args).map(|value| sqlite(&value)).map_err(|error| fail(&shared, error))
+            (scalar.call)(&args)
+                .map(|value| sqlite(&value))
+                .map_err(|error| fail(&shared, error))
         })
         .expect("it registers");
     }
     for aggregate in functions::aggregates() {
-        let state = Aggregated { start: aggregate.start, shared: shared.clone() };
-        conn.create_window_function(aggregate.name, aggregate.args, FunctionFlags::SQLITE_UTF8, state)
-            .expect("it registers");
+        let state = Aggregated {
+            start: aggregate.start,
+            shared: shared.clone(),
+        };
+        conn.create_window_function(
+            aggregate.name,
+            aggregate.args,
+            FunctionFlags::SQLITE_UTF8,
+            state,
+        )
+        .expect("it registers");
     }
     let flags = FunctionFlags::SQLITE_UTF8;
-    conn.create_scalar_function("sh_now", 0, flags, |_| Ok(NOW_US)).expect("it registers");
-    conn.create_scalar_function("sh_clock_timestamp", 0, flags, |_| Ok(NOW_US)).expect("it registers");
-    conn.create_scalar_function("sh_random", 0, flags, |_| Ok(0.25)).expect("it registers");
+    conn.create_scalar_function("sh_now", 0, flags, |_| Ok(NOW_US))
+        .expect("it registers");
+    conn.create_scalar_function("sh_clock_timestamp", 0, flags, |_| Ok(NOW_US))
+        .expect("it registers");
+    conn.create_scalar_function("sh_random", 0, flags, |_| Ok(0.25))
+        .expect("it registers");
     conn.create_scalar_function("sh_gen_random_uuid", 0, flags, |_| {
         Ok("6f1ed002-ab5f-4df9-9b3c-0c0d0e0f1011".to_owned())
     })
@@ -321,10 +399,17 @@ fn register(conn: &Connection, shared: &Arc<Shared>) {
     let sequences = shared.clone();
     conn.create_scalar_function("sh_nextval", 1, flags, move |context| {
         let id: u32 = context.get(0)?;
-        let catalog = sequences.catalog.lock().expect("lock").clone().expect("a catalog");
+        let catalog = sequences
+            .catalog
+            .lock()
+            .expect("lock")
+            .clone()
+            .expect("a catalog");
         let sequence = catalog.sequence(id).expect("the sequence").clone();
         let mut values = sequences.sequences.lock().expect("lock");
-        let next = values.get(&id).map_or(sequence.start, |last| last + sequence.increment);
+        let next = values
+            .get(&id)
+            .map_or(sequence.start, |last| last + sequence.increment);
         values.insert(id, next);
         Ok(next)
     })
@@ -337,15 +422,22 @@ fn register(conn: &Connection, shared: &Arc<Shared>) {
     .expect("it registers");
     let sequences = shared.clone();
     conn.create_scalar_function("sh_setval", 3, flags, move |context| {
-        let (id, value, called): (u32, i64, bool) = (context.get(0)?, context.get(1)?, context.get(2)?);
-        sequences.sequences.lock().expect("lock").insert(id, if called { value } else { value - 1 });
+        let (id, value, called): (u32, i64, bool) =
+            (context.get(0)?, context.get(1)?, context.get(2)?);
+        sequences
+            .sequences
+            .lock()
+            .expect("lock")
+            .insert(id, if called { value } else { value - 1 });
         Ok(value)
     })
     .expect("it registers");
 }
 
 fn arguments<'c>(context: &'c Context<'_>) -> Vec<ValueRef<'c>> {
-    (0..context.len()).map(|index| from_sqlite(context.get_raw(index))).collect()
+    (0..context.len())
+        .map(|index| from_sqlite(context.get_raw(index)))
+        .collect()
 }
 
 fn fail(shared: &Shared, error: SqlError) -> rusqlite::Error {
@@ -372,12 +464,19 @@ impl rusqlite::functions::Aggregate<State, SqliteValue> for Aggregated {
     }
 
     fn step(&self, context: &mut Context<'_>, state: &mut State) -> rusqlite::Result<()> {
-        state.0.step(&arguments(context)).map_err(|error| fail(&self.shared, error))
+        state
+            .0
+            .step(&arguments(context))
+            .map_err(|error| fail(&self.shared, error))
     }
 
     fn finalize(&self, _: &mut Context<'_>, state: Option<State>) -> rusqlite::Result<SqliteValue> {
         let state = state.unwrap_or_else(|| State((self.start)()));
-        state.0.finish().map(|value| sqlite(&value)).map_err(|error| fail(&self.shared, error))
+        state
+            .0
+            .finish()
+            .map(|value| sqlite(&value))
+            .map_err(|error| fail(&self.shared, error))
     }
 }
 
@@ -392,7 +491,9 @@ impl WindowAggregate<State, SqliteValue> for Aggregated {
     }
 
     fn inverse(&self, context: &mut Context<'_>, state: &mut State) -> rusqlite::Result<()> {
-        state.0.inverse(&arguments(context)).map_err(|error| fail(&self.shared, error))
+        state
+            .0
+            .inverse(&arguments(context))
+            .map_err(|error| fail(&self.shared, error))
     }
 }
-
