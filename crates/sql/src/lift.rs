@@ -11,8 +11,9 @@ use std::borrow::Cow;
 use crate::scan::{self, Token};
 use crate::types::PgType;
 
-/// Statements with more literals than this are planned as they are written.
-pub const MAX_LITERALS: usize = 2000;
+/// Statements with more literals than this are planned as they are written: they are bulk loads, of
+/// which no two are alike.
+pub const MAX_LITERALS: usize = 256;
 
 /// A statement taken apart. Reused from one statement to the next.
 #[derive(Debug, Default, Clone)]

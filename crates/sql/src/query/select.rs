@@ -508,10 +508,9 @@ impl Analyzer<'_> {
             let direction = direction(&term.options, value.nullable)?;
             let ty = Self::settled(&value);
             let text = self.text(&value)?;
-            let same = result
-                .items
-                .iter()
-                .position(|item| matches!(&item.node, Node::Sql(sql) if *sql == text));
+            let same = result.items.iter().position(|item| {
+                item.ty == ty && matches!(&item.node, Node::Sql(sql) if *sql == text)
+            });
             if let Some(index) = same {
                 terms.push(OrderTerm {
                     key: OrderKey::Output(index),
