@@ -68,7 +68,16 @@ impl Writer {
         // Usually one; after a transaction was lost, the neighbours that were lost with it again.
         let mut to_run = VecDeque::from([request]);
         while let Some(request) = to_run.pop_front() {
-            match self.open_transaction().map_err(NotDone::Failed).and_then(|()| self.execute(&request)) {
+            let result = self.open_transaction().map_err(NotDone::Failed).and_then(|()| self.execute(&request));
+            self.note_damage(result.as_ref().err());
+            match result {
+                Err(NotDone::Failed(error) | NotDone::TransactionLost(error)) if self.dead.is_some() => {
+                    self.roll_back();
+                    let lost = group.drain(..).map(|ran| ran.request).chain([request]).chain(to_run.drain(..));
+                    for request in lost {
+                        let _ = request.reply.send(Reply::Failed { error: error.clone(), transaction_lost: false });
+                    }
+                }
                 Ok(executed) => {
                     let commit = self.capture.take_commit();
                     group.push(Ran { request, outcome: Ok(executed), commit });

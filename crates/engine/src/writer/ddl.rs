@@ -22,6 +22,12 @@ impl Writer {
         let defined = self.define(ddl);
         let result = defined.and_then(|()| {
             self.adopt(&ddl.catalog);
+            if let Some(book) = &self.context.sequences {
+                let mut book = book.lock();
+                for &(sequence, next) in &ddl.sequence_restarts {
+                    book.set(sequence, next, false)?;
+                }
+            }
             for update in &ddl.updates {
                 self.conn.execute_batch(update)?;
             }
@@ -73,7 +79,9 @@ impl Writer {
             set_foreign_keys(&self.conn, false)?;
             self.conn.execute_batch("PRAGMA legacy_alter_table=ON")?;
         }
-        let ran = ddl.statements.iter().try_for_each(|statement| self.conn.execute_batch(statement));
+        let ran = ddl.statements.iter().try_for_each(|statement| {
+            self.conn.execute_batch(statement).map_err(|error| self.describe_ddl(ddl, error))
+        });
         if ddl.rebuilds {
             let restored =
                 set_foreign_keys(&self.conn, true).and_then(|()| self.conn.execute_batch("PRAGMA legacy_alter_table=OFF"));
@@ -83,6 +91,17 @@ impl Writer {
             ran?;
         }
         Ok(())
+    }
+
+    /// What existing rows have against a new definition, in PostgreSQL's words.
+    fn describe_ddl(&self, ddl: &Ddl, error: rusqlite::Error) -> Failure {
+        match (self.context.take_error(), error) {
+            (Some(error), _) => Failure::Sql(error),
+            (None, rusqlite::Error::SqliteFailure(failure, Some(message))) => {
+                Failure::Sql(springhead_sql::errors::translate_ddl(&ddl.catalog, failure.extended_code, &message))
+            }
+            (None, error) => Failure::Sqlite(error),
+        }
     }
 
     fn validate(&self, validations: &[Validation]) -> Result<(), Failure> {

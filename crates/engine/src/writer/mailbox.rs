@@ -1,5 +1,6 @@
 //! How commands reach a writer: a queue bounded by bytes, and a writer that is run by one worker
-//! thread while there is something in it. Idle, it costs no thread.
+//! thread while there is something in it: a worker's, or, for a lone client, the thread that brought
+//! the command. Idle, it costs no thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,10 +24,15 @@ pub struct Mailbox {
 struct Inbox {
     queue: VecDeque<Command>,
     bytes: usize,
-    /// Whether a worker runs the writer, or will.
+    /// Whether a thread runs the writer, or will.
     scheduled: bool,
+    /// Above zero while commands have lately come several at a time.
+    crowd: u32,
     closed: bool,
 }
+
+/// Lone commands after a crowd before the submitting thread runs the writer itself again.
+const CROWD_MEMORY: u32 = 16;
 
 /// Rounds that a writer runs before it lets other tenants' writers have the thread.
 const ROUNDS: usize = 64;
@@ -55,20 +61,26 @@ impl Mailbox {
         inbox.bytes += bytes;
         inbox.queue.push_back(command);
         if !std::mem::replace(&mut inbox.scheduled, true) {
+            let is_lone = inbox.crowd == 0 && inbox.queue.len() == 1;
             drop(inbox);
-            self.schedule();
+            if is_lone && may_block() {
+                tokio::task::block_in_place(|| self.run(1));
+            } else {
+                self.schedule();
+            }
         }
     }
 
     fn schedule(self: &Arc<Self>) {
         let mailbox = Arc::clone(self);
-        self.workers.run(move || mailbox.run());
+        self.workers.run(move || mailbox.run(ROUNDS));
     }
 
-    fn run(self: &Arc<Self>) {
+    /// Runs the writer until nothing is queued, or for so many rounds; then a worker goes on.
+    fn run(self: &Arc<Self>, rounds: usize) {
         let mut writer = self.writer.lock();
         let mut commands = VecDeque::new();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             {
                 let mut inbox = self.inbox.lock();
                 while commands.len() < self.max_group
@@ -81,11 +93,18 @@ impl Mailbox {
                     inbox.scheduled = false;
                     return;
                 }
+                inbox.crowd = if commands.len() > 1 { CROWD_MEMORY } else { inbox.crowd.saturating_sub(1) };
             }
             writer.process(&mut commands);
         }
         drop(writer);
-        self.schedule();
+        let mut inbox = self.inbox.lock();
+        if inbox.queue.is_empty() {
+            inbox.scheduled = false;
+        } else {
+            drop(inbox);
+            self.schedule();
+        }
     }
 
     /// Runs `act` with the writer, between commands.
@@ -115,4 +134,11 @@ impl Mailbox {
         drop(inbox);
         quiet && self.writer.try_lock().is_some_and(|writer| writer.is_idle())
     }
+}
+
+/// Whether the calling thread may wait for the disk: a thread of the runtime that lets others take
+/// over its tasks. A lone client is then answered without a hand-over to a worker and back.
+fn may_block() -> bool {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }

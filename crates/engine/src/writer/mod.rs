@@ -197,13 +197,13 @@ impl Writer {
 
     /// Runs what has arrived, in order.
     pub fn process(&mut self, commands: &mut VecDeque<Command>) {
-        if let Some(error) = &self.dead {
-            for command in self.waiting.drain(..).chain(commands.drain(..)) {
-                refuse(command, error.clone());
-            }
-            return;
-        }
         while !commands.is_empty() {
+            if let Some(error) = &self.dead {
+                for command in self.waiting.drain(..).chain(commands.drain(..)) {
+                    refuse(command, error.clone());
+                }
+                return;
+            }
             match &self.owner {
                 Some(owner) => {
                     let id = owner.id;
@@ -301,7 +301,9 @@ impl Writer {
         if !request.cancel.start() {
             return;
         }
-        let reply = match self.execute(&request) {
+        let result = self.execute(&request);
+        self.note_damage(result.as_ref().err());
+        let reply = match result {
             Ok(executed) => {
                 let mut done = self.done(Lsn::ZERO);
                 done.rows = executed.rows;
@@ -311,8 +313,10 @@ impl Writer {
                 Reply::Done(done)
             }
             Err(run::NotDone::Stale) => Reply::Stale(Arc::clone(&self.catalog)),
-            Err(run::NotDone::Failed(error)) => Reply::Failed { error, transaction_lost: false },
-            Err(run::NotDone::TransactionLost(error)) => {
+            Err(run::NotDone::Failed(error)) if self.dead.is_none() => {
+                Reply::Failed { error, transaction_lost: false }
+            }
+            Err(run::NotDone::Failed(error) | run::NotDone::TransactionLost(error)) => {
                 self.end_owner_rollback();
                 Reply::Failed { error, transaction_lost: true }
             }
@@ -436,6 +440,20 @@ impl Writer {
             .with_hint("the server ends; look whether the change is there before you repeat it");
         self.dead = Some(error);
         self.published.poison(why);
+    }
+}
+
+impl Writer {
+    /// A statement that met damage in the state ends the writer: what else there is can no more be
+    /// relied on for writing. Nothing of what is open has been acknowledged or logged, so all of it
+    /// has failed for certain.
+    fn note_damage(&mut self, not_done: Option<&run::NotDone>) {
+        let Some(run::NotDone::Failed(error) | run::NotDone::TransactionLost(error)) = not_done else { return };
+        if error.code == ErrorCode::Corrupted && self.dead.is_none() {
+            tracing::error!(tenant = self.tenant.0, "the writer stops: {}", error.message);
+            self.dead = Some(error.clone());
+            self.published.poison(format!("the state of tenant {}: {}", self.tenant.0, error.message));
+        }
     }
 }
 

@@ -232,6 +232,9 @@ impl Writer {
 /// SQLite's error in PostgreSQL's words.
 #[must_use]
 pub fn translate(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
+    if let Some(damage) = crate::checksum::describe(error) {
+        return damage;
+    }
     match error {
         rusqlite::Error::SqliteFailure(failure, Some(message)) => {
             springhead_sql::errors::translate(catalog, failure.extended_code, message)
