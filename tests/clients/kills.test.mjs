@@ -37,7 +37,7 @@ before(async () => {
     Promise.all([poller, seen.npm.ended, page.waitForFunction('window.ended', null, { timeout: 60000 })]),
     new Promise((_, reject) => setTimeout(() => reject(new Error('a client never saw the end')), 60000).unref()),
   ]).catch((error) => { seen.problem = error })
-  seen.browser = { ...await page.evaluate('({ events: window.events, closed: window.closed, opened: window.opened })') }
+  seen.browser = { ...await page.evaluate('({ events: window.events, closed: window.refused, opened: window.opened })') }
   inTable = new Set((await server.sql('SELECT id FROM orders')).rows.map(([id]) => id))
 }, { timeout: 240000 })
 
@@ -58,10 +58,10 @@ async function openBrowser() {
   await page.route('**/page.html', (route) => route.fulfill({
     contentType: 'text/html',
     body: `<!doctype html><title>orders</title><script>
-      window.events = []; window.closed = 0; window.opened = 0; window.ended = false
+      window.events = []; window.refused = 0; window.opened = 0; window.ended = false
       const source = new EventSource('/cdc/orders?since_lsn=1')
       source.onopen = () => { window.opened++ }
-      source.onerror = () => { if (source.readyState === EventSource.CLOSED) window.closed++ }
+      source.onerror = () => { if (source.readyState === EventSource.CLOSED) window.refused++ }
       for (const operation of ${JSON.stringify(OPERATIONS)}) {
         source.addEventListener(operation, (event) => {
           const change = JSON.parse(event.data)
@@ -69,7 +69,7 @@ async function openBrowser() {
           if (change.document_id === 'end') { window.ended = true; source.close() }
         })
       }
-      source.addEventListener('must-refetch', () => { window.closed++ })
+      source.addEventListener('must-refetch', () => { window.refused++ })
     </script>`,
   }))
   await page.goto(`${server.origin}/page.html`)
@@ -101,6 +101,7 @@ async function poll() {
   seen.poller = result
   let cursor = '0'
   const take = (change) => {
+    if (change.operation === 'DEFINITION') return false
     result.events.push({
       lsn: change.lsn, id: change.document_id, cursor: change.cursor, operation: change.operation.toLowerCase(),
     })

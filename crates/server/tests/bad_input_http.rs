@@ -98,7 +98,7 @@ fn g5_bad_parameters_of_a_feed_are_refused_by_name() {
         (
             where_of("random() > 0.5"),
             400,
-            &["unknown_function", "not_supported"],
+            &["unknown_function", "not_supported", "invalid_definition"],
         ),
         (where_of(&long_where), 413, &["too_large"]),
         (where_of(&deep_where), 400, &["too_complex"]),
@@ -141,7 +141,7 @@ fn g5_unknown_collections_tenants_and_paths_are_404() {
     for (method, target) in [
         ("DELETE", "/cdc/t/poll"),
         ("GET", "/v1/sql"),
-        ("PUT", "/healthz"),
+        ("DELETE", "/healthz"),
     ] {
         let answer = http::request(fixture.setup.http, method, target, &[], b"");
         let answer = answer.expect("an answer");

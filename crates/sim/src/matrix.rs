@@ -63,10 +63,10 @@ pub fn at_failpoint(failpoint: &str, hit: u64, seed: u64) -> Plan {
             End::Stop { after: 10 },
         ],
         trims,
-        env: environment(if trims {
-            SHORT_RETENTION
-        } else {
-            SMALL_SEGMENTS
+        env: environment(match failpoint {
+            _ if trims => SHORT_RETENTION,
+            name if name.contains("compress") => COMPRESSED_SEGMENTS,
+            _ => SMALL_SEGMENTS,
         }),
     }
 }

@@ -233,7 +233,11 @@ impl Server {
                 tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: timeout.subsec_nanos().into(),
             };
-            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+            let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+            if ended.is_ok_and(|count| count > 0) {
+                // It has; under strace its status comes to us a moment later.
+                return self.child.wait().ok();
+            }
         }
         self.child.try_wait().ok().flatten()
     }

@@ -139,8 +139,13 @@ pub fn open(
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
-    read_head(BufReader::new(stream))
+    // A server may refuse a body before it has read it: the answer counts, if there is one.
+    let sent = stream.write_all(body);
+    let answer = read_head(BufReader::new(stream));
+    match (sent, answer) {
+        (_, Ok(answer)) => Ok(answer),
+        (Err(error), Err(_)) | (Ok(()), Err(error)) => Err(error),
+    }
 }
 
 fn read_head(mut stream: BufReader<TcpStream>) -> std::io::Result<Connection> {
