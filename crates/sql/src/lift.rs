@@ -199,6 +199,11 @@ fn lift_literals(statement: &str, out: &mut Lifted) -> Option<()> {
                     }
                     out.push(LiteralClass::of_number(&number), &number);
                 }
+                // A national literal is a `character` value, whose trailing blanks mean nothing.
+                Token::NationalString => out.push(
+                    LiteralClass::String,
+                    decode(token, &statement[start..end])?.trim_end_matches(' '),
+                ),
                 _ => out.push(
                     LiteralClass::String,
                     &decode(token, &statement[start..end])?,

@@ -292,8 +292,11 @@ impl Analyzer<'_> {
     fn constant_value(&mut self, value: &Value, place: Location) -> Result<Typed, SqlError> {
         let constant = match value {
             Value::Number(text, false) => self.number(text, place)?,
+            // A national literal is a `character` value, whose trailing blanks mean nothing.
+            Value::NationalStringLiteral(text) => {
+                Typed::literal(text.trim_end_matches(' ').to_owned())
+            }
             Value::SingleQuotedString(text)
-            | Value::NationalStringLiteral(text)
             // The parser has already undone the escapes of these two.
             | Value::EscapedStringLiteral(text)
             | Value::UnicodeStringLiteral(text) => Typed::literal(text.clone()),
