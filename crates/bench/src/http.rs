@@ -133,6 +133,8 @@ enum State {
     ChunkSize,
     /// So many bytes of the chunk are left, its line end included.
     Chunk(usize),
+    /// Lines after the last chunk, up to an empty one.
+    Trailer,
     Done,
 }
 
@@ -174,7 +176,7 @@ impl Body {
                     out.extend_from_slice(bytes);
                     bytes = &[];
                 }
-                State::ChunkSize => bytes = self.chunk_size(bytes)?,
+                State::ChunkSize | State::Trailer => bytes = self.line(bytes)?,
                 State::Chunk(left) => {
                     let take = left.min(bytes.len());
                     // The last two bytes are the chunk's line end.
@@ -226,27 +228,35 @@ impl Body {
         Ok(&bytes[end + 4 - before..])
     }
 
-    fn chunk_size<'a>(&mut self, bytes: &'a [u8]) -> std::result::Result<&'a [u8], String> {
+    /// The line with a chunk's size, or one of those after the last chunk.
+    fn line<'a>(&mut self, bytes: &'a [u8]) -> std::result::Result<&'a [u8], String> {
         let Some(end) = memchr::memchr(b'\n', bytes) else {
             self.partial.extend_from_slice(bytes);
-            return if self.partial.len() > 64 {
-                Err("a chunk size without an end".to_owned())
+            return if self.partial.len() > 1024 {
+                Err("a chunk's line without an end".to_owned())
             } else {
                 Ok(&[])
             };
         };
         self.partial.extend_from_slice(&bytes[..end]);
-        let line = String::from_utf8_lossy(&self.partial).into_owned();
-        let digits = line.trim().split(';').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(&self.partial).trim().to_owned();
+        self.partial.clear();
+        let rest = &bytes[end + 1..];
+        if self.state == State::Trailer {
+            if line.is_empty() {
+                self.state = State::Done;
+            }
+            return Ok(rest);
+        }
+        let digits = line.split(';').next().unwrap_or_default();
         let size =
             usize::from_str_radix(digits, 16).map_err(|_| format!("a chunk of `{line}` bytes"))?;
-        self.partial.clear();
         self.state = if size == 0 {
-            State::Done
+            State::Trailer
         } else {
             State::Chunk(size + 2)
         };
-        Ok(&bytes[end + 1..])
+        Ok(rest)
     }
 }
 
@@ -409,6 +419,19 @@ mod tests {
         assert!(body.finished());
         assert_eq!(out, b"hello");
         assert!(body.feed(b"x", &mut out).is_err());
+    }
+
+    #[test]
+    fn a_chunked_body_ends_after_its_last_chunk_and_trailer() {
+        let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nA: b\r\n\r\n";
+        for piece in 1..=answer.len() {
+            let (mut body, mut out) = (Body::default(), Vec::new());
+            for bytes in answer.chunks(piece) {
+                assert!(!body.finished());
+                body.feed(bytes, &mut out).unwrap();
+            }
+            assert!(body.finished() && out == b"abcde", "pieces of {piece}");
+        }
     }
 
     #[test]
