@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::functions::{Aggregate, FunctionFlags, WindowAggregate};
 use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use rustc_hash::FxHashMap;
@@ -19,11 +20,12 @@ use springhead_sql::functions::{self, AggregateState};
 use crate::Entropy;
 use crate::clock::Clock;
 use crate::sequences::SequenceBook;
+use crate::settings;
 
 /// What functions see of the session whose statement runs.
 #[derive(Default)]
 pub struct SessionContext {
-    /// `current_setting`, `current_user`, … by lower-case name.
+    /// `current_setting`, `current_user`, … by lower-case name; those that are not at their default.
     pub settings: Mutex<FxHashMap<String, String>>,
     /// currval: the last number each sequence gave this session.
     pub sequence_values: Mutex<FxHashMap<u32, i64>>,
@@ -31,6 +33,14 @@ pub struct SessionContext {
     pub last_sequence: Mutex<Option<u32>>,
     /// now(): the transaction's start, in microseconds since 1970.
     pub now_us: AtomicI64,
+}
+
+impl SessionContext {
+    /// A setting's value; `None` if there is no such setting.
+    pub fn setting(&self, name: &str) -> Option<String> {
+        let own = self.settings.lock().get(name).cloned();
+        own.or_else(|| settings::default_of(name).map(str::to_owned))
+    }
 }
 
 /// Why a running statement is to end.
@@ -105,7 +115,7 @@ pub struct Context {
     /// Sequences; only a writer hands out numbers.
     pub sequences: Option<Mutex<SequenceBook>>,
     /// Lets the authorizer pass what only the engine itself may do.
-    pub privileged: AtomicBool,
+    privileged: AtomicBool,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -153,6 +163,33 @@ impl Context {
     }
 }
 
+impl Context {
+    /// SQLite asks while it prepares a statement. Planned statements read and change rows, and
+    /// nothing else; what is not on this list only the engine itself may do.
+    fn authorize(&self, action: &AuthAction<'_>) -> Authorization {
+        let is_allowed = match action {
+            AuthAction::Select | AuthAction::Recursive | AuthAction::Savepoint { .. } | AuthAction::Transaction { .. } => true,
+            AuthAction::Read { table_name, .. }
+            | AuthAction::Insert { table_name }
+            | AuthAction::Update { table_name, .. }
+            | AuthAction::Delete { table_name } => !table_name.starts_with("sqlite_") && !table_name.starts_with("pragma_"),
+            AuthAction::Function { function_name } => {
+                !matches!(*function_name, "load_extension" | "readfile" | "writefile" | "fts3_tokenizer")
+            }
+            _ => false,
+        };
+        if is_allowed || self.privileged.load(Ordering::Relaxed) { Authorization::Allow } else { Authorization::Deny }
+    }
+
+    /// Runs what only the engine may do, in the middle of a statement.
+    pub fn as_engine<T>(&self, act: impl FnOnce() -> T) -> T {
+        let before = self.privileged.swap(true, Ordering::Relaxed);
+        let result = act();
+        self.privileged.store(before, Ordering::Relaxed);
+        result
+    }
+}
+
 /// How many of SQLite's instructions run between two looks at the cancel flag.
 const CANCEL_CHECK_INSTRUCTIONS: i32 = 4096;
 
@@ -163,6 +200,8 @@ const CANCEL_CHECK_INSTRUCTIONS: i32 = 4096;
 pub fn register(conn: &mut Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
     register_pure(conn, context)?;
     register_engine(conn, context)?;
+    let asked = Arc::clone(context);
+    conn.authorizer(Some(move |question: AuthContext<'_>| asked.authorize(&question.action)))?;
     let watched = Arc::clone(context);
     conn.progress_handler(CANCEL_CHECK_INSTRUCTIONS, Some(move || watched.is_cancelled()))
 }
@@ -319,7 +358,19 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
     let at = Arc::clone(context);
     conn.create_scalar_function("sh_setting", 1, volatile, move |arguments| {
         let name: String = arguments.get(0)?;
-        Ok(at.session.lock().settings.lock().get(&name).cloned())
+        Ok(at.session.lock().setting(&name))
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_set_config", 3, volatile, move |arguments| {
+        let (name, value): (String, String) = (arguments.get(0)?, arguments.get(1)?);
+        let name = name.to_ascii_lowercase();
+        let value = settings::check(&name, &value).map_err(|error| at.fail(error))?;
+        at.session.lock().settings.lock().insert(name, value.clone());
+        Ok(value)
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_notify", 2, volatile, move |_| -> rusqlite::Result<Option<String>> {
+        Err(at.fail(SqlError::unsupported("pg_notify")))
     })?;
     register_sequences(conn, context)
 }

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, SqlError};
 use springhead_sql::plan::Isolation;
 
@@ -159,10 +158,18 @@ pub fn reported_as(name: &str) -> Option<&'static str> {
     find(name).and_then(|known| known.reported)
 }
 
-/// Every setting with its default.
+/// Every setting there is.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|known| known.name)
+}
+
+/// Whether a client may set it.
 #[must_use]
-pub fn defaults() -> FxHashMap<String, String> {
-    KNOWN.iter().map(|known| (known.name.to_owned(), known.default.to_owned())).collect()
+pub fn can_be_set(name: &str) -> bool {
+    match find(name) {
+        Some(known) => !matches!(known.takes, Takes::Nothing),
+        None => name.contains('.'),
+    }
 }
 
 /// PostgreSQL's durations: a number with `us`, `ms`, `s`, `min`, `h`, `d`, or milliseconds.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use springhead_log::disk::RealDisk;
-use springhead_log::segment::SegmentLog;
+use springhead_log::segment::{SegmentConfig, SegmentLog};
 use springhead_log::{Log, LogError, SystemClock};
+use springhead_proto::Lsn;
 use springhead_server::Config;
 use springhead_server::cli::{self, Cli, Progress};
 
@@ -15,12 +16,12 @@ fn main() -> ExitCode {
     cli::run(Cli::parse(), open_log).into()
 }
 
-fn open_log(dir: &Path, config: &Config) -> Result<Arc<dyn Log>, LogError> {
+fn open_log(dir: &Path, config: &Config, known_durable: Lsn) -> Result<Arc<dyn Log>, LogError> {
     let progress = Progress::new("recovering the log");
     let log = SegmentLog::open_on(
         Arc::new(RealDisk),
         dir,
-        config.segment_log(),
+        SegmentConfig { known_durable, ..config.segment_log() },
         Arc::new(SystemClock),
         &progress,
     )?;

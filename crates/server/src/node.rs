@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use springhead_engine::{Engine, EngineError, Entropy};
 use springhead_log::{Log, LogError, SystemClock};
+use springhead_proto::Lsn;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -111,13 +112,13 @@ impl Entropy for SystemEntropy {
 }
 
 /// Serves until told to stop (SIGTERM, SIGINT) and everything has ended in order. `open_log` opens
-/// the log in the directory it is given; it may block.
+/// the log in the directory it is given, which goes at least to the LSN it is given; it may block.
 ///
 /// # Errors
 /// [`NodeError`].
 pub async fn run<L>(config: Config, open_log: L) -> Result<(), NodeError>
 where
-    L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
+    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
 {
     let mut signals = Signals::listen()?;
     let pg_address = resolve("pg", &config.pg)?;
@@ -166,10 +167,12 @@ where
 
 fn open<L>(config: &Config, log_dir: &Path, open_log: L) -> Result<Engine, NodeError>
 where
-    L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError>,
+    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError>,
 {
     let begun = Instant::now();
-    let log = open_log(log_dir, config)?;
+    // What a state file holds was durable: a log that ends before it is damaged, not torn.
+    let known_durable = springhead_engine::state::highest_applied(&config.data_dir)?;
+    let log = open_log(log_dir, config, known_durable)?;
     let progress = Progress::new("replaying the log");
     let engine = Engine::open_with_progress(
         config.engine(),

@@ -228,7 +228,12 @@ impl Session {
         tokio::pin!(asked);
         // From here on a cancel request is not missed.
         asked.as_mut().enable();
-        self.tenant.mailbox.submit(command(Arc::clone(&flag), reply));
+        let command = command(Arc::clone(&flag), reply);
+        if statement_timeout.is_none() && lock_timeout.is_none() {
+            self.tenant.mailbox.submit_and_run(command);
+        } else {
+            self.tenant.mailbox.submit(command);
+        }
         let result = loop {
             let reason = tokio::select! {
                 biased;
@@ -261,11 +266,8 @@ impl Session {
 
     fn duration(&self, name: &str) -> Option<Duration> {
         let values = self.context.settings.lock();
-        let value = values.get(name)?;
-        if value == "0" {
-            return None;
-        }
-        settings::parse_duration(value).filter(|limit| !limit.is_zero())
+        // Their defaults are none.
+        settings::parse_duration(values.get(name)?).filter(|limit| !limit.is_zero())
     }
 
     async fn read(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Outcome, SqlError> {

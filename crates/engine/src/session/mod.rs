@@ -125,7 +125,7 @@ impl Session {
         tenant.touch();
         let number = tenant.shared.next_session.fetch_add(1, Ordering::Relaxed);
         let process_id = i32::try_from(number % 0x7fff_fffe).unwrap_or(0) + 1;
-        let mut values = settings::defaults();
+        let mut values = rustc_hash::FxHashMap::default();
         let config = &tenant.shared.config;
         for (name, limit) in [
             ("statement_timeout", config.statement_timeout),
@@ -140,7 +140,7 @@ impl Session {
         }
         values.insert("current_database".to_owned(), tenant.name());
         values.insert("current_schema".to_owned(), "public".to_owned());
-        values.insert("pg_backend_pid".to_owned(), process_id.to_string());
+        values.insert("backend_pid".to_owned(), process_id.to_string());
         values.insert(
             "version".to_owned(),
             format!("PostgreSQL {} (Springhead {})", settings::SERVER_VERSION, env!("CARGO_PKG_VERSION")),
@@ -198,7 +198,7 @@ impl Session {
 
     /// The value of a setting (SHOW).
     pub fn setting(&self, name: &str) -> Option<String> {
-        self.context.settings.lock().get(name).cloned()
+        self.context.setting(name)
     }
 
     /// SET name = value, as from a startup packet. `name` is lower case.
@@ -310,14 +310,8 @@ impl Session {
                 Ok(outcome)
             }
             Setting::Reset { name: None } | Setting::Discard => {
-                let defaults = settings::defaults();
-                let mut values = self.context.settings.lock();
-                for (name, value) in defaults {
-                    if name != "session_authorization" {
-                        values.insert(name, value);
-                    }
-                }
-                drop(values);
+                // What tells who and where one is are no settings that a client made.
+                self.context.settings.lock().retain(|name, _| !settings::can_be_set(name));
                 if *setting == Setting::Discard {
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
@@ -338,17 +332,15 @@ impl Session {
     }
 
     fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
-        let values = self.context.settings.lock();
         match name {
             Some(name) => {
-                let value = values.get(name).ok_or_else(|| unrecognized(name))?;
+                let value = self.setting(name).ok_or_else(|| unrecognized(name))?;
                 let shown = settings::reported_as(name).unwrap_or(name);
-                execute::text_rows("SHOW", &[shown], std::iter::once(vec![value.clone()]))
+                execute::text_rows("SHOW", &[shown], std::iter::once(vec![value]))
             }
             None => {
-                let mut all: Vec<_> = values.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
-                all.sort();
-                execute::text_rows("SHOW", &["name", "setting"], all.into_iter())
+                let all = settings::names().map(|name| vec![name.to_owned(), self.setting(name).unwrap_or_default()]);
+                execute::text_rows("SHOW", &["name", "setting"], all)
             }
         }
     }

@@ -44,6 +44,16 @@ impl Mailbox {
 
     /// Queues `command`; it is answered through its own channel, whatever happens.
     pub fn submit(self: &Arc<Self>, command: Command) {
+        self.enqueue(command, false);
+    }
+
+    /// As [`Mailbox::submit`]; may run the writer before it returns if nobody else uses it. For
+    /// callers that have nothing else to do meanwhile, no timer to watch either.
+    pub fn submit_and_run(self: &Arc<Self>, command: Command) {
+        self.enqueue(command, true);
+    }
+
+    fn enqueue(self: &Arc<Self>, command: Command, may_run: bool) {
         let mut inbox = self.inbox.lock();
         if inbox.closed {
             drop(inbox);
@@ -61,7 +71,7 @@ impl Mailbox {
         inbox.bytes += bytes;
         inbox.queue.push_back(command);
         if !std::mem::replace(&mut inbox.scheduled, true) {
-            let is_lone = inbox.crowd == 0 && inbox.queue.len() == 1;
+            let is_lone = may_run && inbox.crowd == 0 && inbox.queue.len() == 1;
             drop(inbox);
             if is_lone && may_block() {
                 tokio::task::block_in_place(|| self.run(1));

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use springhead_log::{Log, LogError};
+use springhead_proto::Lsn;
 
 use crate::config::{Config, ConfigError};
 use crate::lock::DataDirError;
@@ -163,7 +164,7 @@ impl From<DataDirError> for CliError {
 #[must_use]
 pub fn run<L>(cli: Cli, open_log: L) -> Exit
 where
-    L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
+    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
 {
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args, open_log),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use springhead_log::{Log, LogError};
+use springhead_proto::Lsn;
 use tracing_subscriber::EnvFilter;
 
 use super::settings::SettingFlags;
@@ -31,7 +32,7 @@ pub struct ServeArgs {
 /// [`CliError`].
 pub fn run<L>(args: &ServeArgs, open_log: L) -> Result<(), CliError>
 where
-    L: FnOnce(&Path, &Config) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
+    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
 {
     let file = args
         .config
