@@ -3,6 +3,8 @@
 use springhead_log::LogError;
 use springhead_proto::{ErrorCode, SqlError};
 
+use crate::checksum;
+
 /// Why the engine or a tenant did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -18,6 +20,11 @@ pub enum EngineError {
 
 impl From<EngineError> for SqlError {
     fn from(error: EngineError) -> SqlError {
+        if let EngineError::Sqlite { error: sqlite, .. } = &error
+            && let Some(damage) = checksum::describe(sqlite)
+        {
+            return damage;
+        }
         let code = match &error {
             EngineError::Log(LogError::Corrupt { .. }) | EngineError::Corrupt { .. } => ErrorCode::Corrupted,
             _ => ErrorCode::Internal,

@@ -9,6 +9,7 @@
 pub mod apply;
 pub mod capture;
 pub mod cdc;
+pub mod checksum;
 pub mod clock;
 pub mod config;
 pub mod definitions;

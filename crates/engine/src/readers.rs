@@ -13,7 +13,7 @@ use crate::clock::{Clock, Entropy};
 use crate::functions::{self, CancelFlag, Context, SessionContext};
 use crate::rows::{Rows, RowsWriter};
 use crate::tail::Hub;
-use crate::{EngineConfig, state};
+use crate::{EngineConfig, checksum, state};
 
 /// One tenant's snapshot readers.
 pub struct Readers {
@@ -128,7 +128,8 @@ fn begin(conn: &Connection) -> rusqlite::Result<Lsn> {
 }
 
 fn internal(error: &rusqlite::Error) -> SqlError {
-    SqlError::new(ErrorCode::Internal, format!("the state file: {error}"))
+    checksum::describe(error)
+        .unwrap_or_else(|| SqlError::new(ErrorCode::Internal, format!("the state file: {error}")))
 }
 
 impl Drop for Snapshot {
@@ -247,6 +248,9 @@ pub fn bind(statement: &mut rusqlite::Statement<'_>, params: &[Value]) -> rusqli
 #[must_use]
 pub fn translate_plain(error: &rusqlite::Error) -> SqlError {
     use rusqlite::ffi::ErrorCode as Sqlite;
+    if let Some(damage) = checksum::describe(error) {
+        return damage;
+    }
     match error {
         rusqlite::Error::SqliteFailure(failure, message) => {
             let code = match failure.code {
@@ -254,7 +258,6 @@ pub fn translate_plain(error: &rusqlite::Error) -> SqlError {
                 Sqlite::OutOfMemory => ErrorCode::OutOfMemory,
                 Sqlite::DiskFull => ErrorCode::DiskFull,
                 Sqlite::TooBig => ErrorCode::StatementTooLarge,
-                Sqlite::DatabaseCorrupt | Sqlite::NotADatabase => ErrorCode::Corrupted,
                 _ => ErrorCode::Internal,
             };
             SqlError::new(code, message.clone().unwrap_or_else(|| failure.to_string()))

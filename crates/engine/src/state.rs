@@ -9,8 +9,10 @@
 //! ```
 //!
 //! WAL mode with `synchronous=NORMAL`: after a power cut the file may be older than the log, never
-//! newer; replay makes up for it.
+//! newer; replay makes up for it. Every page carries a checksum ([`crate::checksum`]), and memory
+//! mapping, which would go past it, is off.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ use springhead_sql::plan::DefinitionAction;
 use crate::functions::{self, Context};
 use crate::schemas::Schemas;
 use crate::sequences::Advance;
-use crate::{EngineConfig, EngineError};
+use crate::{EngineConfig, EngineError, checksum};
 
 /// The version of the layout above; a file of a newer one is refused.
 const FORMAT: i64 = 1;
@@ -65,9 +67,13 @@ pub fn open_writer(
         path: dir.display().to_string(),
         error,
     })?;
-    let sqlite = |error| EngineError::Sqlite { tenant: tenant.0, error };
+    let sqlite = |error| sqlite_error(tenant, error);
+    let path = state_file(config, tenant);
+    expect_checksums(tenant, &path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(state_file(config, tenant), flags).map_err(sqlite)?;
+    let mut conn = checksum::open(&path, flags).map_err(sqlite)?;
+    // Before anything is read or written: it is the first page that says how long pages are.
+    checksum::reserve(&conn).map_err(sqlite)?;
     prepare(&mut conn, config, context).map_err(sqlite)?;
     // Checkpoints run off this thread; foreign keys are on except while replay runs. Once begun
     // anew, a WAL that had grown long is cut to a usual size.
@@ -88,7 +94,7 @@ pub fn open_writer(
                 error,
             })?;
         }
-        FORMAT => {}
+        FORMAT => expect_whole(&conn, tenant, &path)?,
         newer => {
             return Err(EngineError::Corrupt {
                 tenant: tenant.0,
@@ -105,10 +111,62 @@ pub fn open_writer(
 /// What SQLite says.
 pub fn open_reader(config: &EngineConfig, tenant: TenantId, context: &Arc<Context>) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(state_file(config, tenant), flags)?;
+    let mut conn = checksum::open(&state_file(config, tenant), flags)?;
     prepare(&mut conn, config, context)?;
     conn.execute_batch("PRAGMA query_only=ON;")?;
     Ok(conn)
+}
+
+/// Whether there is something in the tenant's state file.
+#[must_use]
+pub fn has_state(config: &EngineConfig, tenant: TenantId) -> bool {
+    std::fs::metadata(state_file(config, tenant)).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// SQLite's error, or the damage that it stands for.
+fn sqlite_error(tenant: TenantId, error: rusqlite::Error) -> EngineError {
+    match checksum::describe(&error) {
+        Some(damage) => EngineError::Corrupt { tenant: tenant.0, what: damage.message.clone() },
+        None => EngineError::Sqlite { tenant: tenant.0, error },
+    }
+}
+
+/// # Errors
+/// Damage, if the file says that it has no checksums, or its WAL does not begin like one.
+fn expect_checksums(tenant: TenantId, path: &Path) -> Result<(), EngineError> {
+    let io = |error| EngineError::Io { operation: "read", path: path.display().to_string(), error };
+    let damaged = |what: &str| EngineError::Corrupt { tenant: tenant.0, what: what.to_owned() };
+    let mut header = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(checksum::HEADER_BYTES).read_to_end(&mut header).map_err(io)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    };
+    if !checksum::reserves(&header) {
+        return Err(damaged("its pages carry no checksums: it was not made by this version, or its header is damaged"));
+    }
+    if !checksum::wal_begins_sound(path).map_err(io)? {
+        return Err(damaged("the header of its WAL is damaged"));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Damage, if SQLite has cut its WAL below what had been moved into the file.
+fn expect_whole(conn: &Connection, tenant: TenantId, path: &Path) -> Result<(), EngineError> {
+    let sqlite = |error| sqlite_error(tenant, error);
+    let io = |error| EngineError::Io { operation: "read", path: path.display().to_string(), error };
+    let root: u32 = conn
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 's_meta'", [], |row| row.get(0))
+        .map_err(sqlite)?;
+    let whole = applied(conn).map_err(sqlite)?.lsn;
+    match checksum::applied_in_file(path, root).map_err(io)? {
+        Some(file) if Lsn(file) > whole => Err(EngineError::Corrupt {
+            tenant: tenant.0,
+            what: format!("its WAL is damaged: it ends at LSN {whole}, and some of LSN {file} has been moved out of it"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn prepare(conn: &mut Connection, config: &EngineConfig, context: &Arc<Context>) -> rusqlite::Result<()> {
@@ -153,6 +211,32 @@ pub fn applied(conn: &Connection) -> rusqlite::Result<Applied> {
     conn.prepare_cached("SELECT applied_lsn, applied_epoch FROM s_meta")?.query_row([], |row| {
         Ok(Applied { lsn: Lsn(row.get::<_, i64>(0)?.unsigned_abs()), epoch: Epoch(row.get(1)?) })
     })
+}
+
+/// The highest LSN that any tenant's state file holds; [`Lsn::ZERO`] without any. A log that ends
+/// before it has lost what was durable. Called before the log is opened.
+///
+/// # Errors
+/// What SQLite says.
+pub fn highest_applied(data_dir: &Path) -> Result<Lsn, EngineError> {
+    let Ok(tenants) = std::fs::read_dir(data_dir.join("tenants")) else { return Ok(Lsn::ZERO) };
+    let mut highest = Lsn::ZERO;
+    for entry in tenants.flatten() {
+        let Some(tenant) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let path = entry.path().join("state.db");
+        if !path.exists() {
+            continue;
+        }
+        let read = || -> rusqlite::Result<Lsn> {
+            let conn = checksum::open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            let has_meta: bool =
+                conn.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 's_meta'", [], |row| row.get(0))?;
+            // A file that was never finished holds nothing.
+            if has_meta { applied(&conn).map(|applied| applied.lsn) } else { Ok(Lsn::ZERO) }
+        };
+        highest = highest.max(read().map_err(|error| sqlite_error(TenantId(tenant), error))?);
+    }
+    Ok(highest)
 }
 
 /// Notes in the open transaction that everything up to `applied` is in the file.
@@ -255,7 +339,7 @@ pub fn storage_name(collection: CollectionId) -> String {
 /// # Errors
 /// What SQLite says.
 pub fn checkpoint(path: &Path, truncate: bool) -> rusqlite::Result<bool> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let conn = checksum::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(std::time::Duration::from_millis(200))?;
     conn.execute_batch("PRAGMA synchronous=NORMAL;")?;
     let mode = if truncate { "TRUNCATE" } else { "PASSIVE" };

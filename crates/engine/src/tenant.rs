@@ -27,7 +27,7 @@ use crate::tail::{Hub, TailReader};
 use crate::workers::Workers;
 use crate::writer::mailbox::Mailbox;
 use crate::writer::{Writer, WriterParts};
-use crate::{EngineConfig, EngineError, state};
+use crate::{EngineConfig, EngineError, checksum, state};
 
 /// What tenants share.
 pub struct Shared {
@@ -137,6 +137,17 @@ impl Published {
         });
     }
 
+    /// The next checkpoint moves what this one did not. But a damaged WAL never gets into the file:
+    /// then the node stops, and what recovery cuts off comes again from the log.
+    fn checkpoint_failed(&self, error: &rusqlite::Error) {
+        if checksum::is_damage(error) {
+            let what = checksum::describe(error).map_or_else(|| error.to_string(), |damage| damage.message.clone());
+            self.poison(format!("the state cannot be checkpointed: {what}"));
+        } else {
+            tracing::warn!(path = %self.path.display(), "checkpoint: {error}");
+        }
+    }
+
     /// Everyone who waits for an LSN looks again.
     pub fn moved(&self, lsn: Lsn) {
         self.shared.moved.send_replace(lsn);
@@ -145,11 +156,11 @@ impl Published {
     /// After a commit: starts a checkpoint on another thread when SQLite's WAL has grown, and
     /// finishes it here once so little is left that nobody notices, since the WAL begins anew only
     /// after a checkpoint during which nothing was written.
-    pub fn note_wal(&self, conn: &Connection) {
+    pub fn note_wal(self: &Arc<Self>, conn: &Connection) {
         if self.checkpoint.compare_exchange(MOVED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let finished: rusqlite::Result<i64> = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
             if let Err(error) = finished {
-                tracing::warn!(path = %self.path.display(), "checkpoint: {error}");
+                self.checkpoint_failed(&error);
             }
             return;
         }
@@ -169,10 +180,10 @@ impl Published {
             readers.close_gate();
         }
         let checkpoint = Arc::clone(&self.checkpoint);
-        let path = self.path.clone();
+        let published = Arc::clone(self);
         self.shared.background.run(move || {
-            if let Err(error) = state::checkpoint(&path, is_long) {
-                tracing::warn!(path = %path.display(), "checkpoint: {error}");
+            if let Err(error) = state::checkpoint(&published.path, is_long) {
+                published.checkpoint_failed(&error);
             }
             if let Some(readers) = &readers {
                 readers.open_gate();
@@ -254,7 +265,7 @@ impl Tenant {
         let config = &shared.config;
         let context =
             Context::new(Arc::clone(&shared.clock), Arc::clone(&shared.entropy), Some(SequenceBook::default()));
-        if !fresh && shared.log.earliest() > Lsn::FIRST && !state::state_file(config, id).exists() {
+        if !fresh && shared.log.earliest() > Lsn::FIRST && !state::has_state(config, id) {
             return Err(EngineError::Corrupt {
                 tenant: id.0,
                 what: "its state file is gone, and the log no longer goes back to the beginning".to_owned(),
@@ -489,6 +500,7 @@ impl Tenant {
     pub(crate) fn checkpoint(&self) -> Result<Option<Lsn>, EngineError> {
         let sure = self.hub.visible();
         let complete = state::checkpoint(&self.published.path, false)
+            .inspect_err(|error| self.published.checkpoint_failed(error))
             .map_err(|error| EngineError::Sqlite { tenant: self.id.0, error })?;
         Ok(complete.then_some(sure))
     }

@@ -68,20 +68,20 @@ impl Writer {
         // Usually one; after a transaction was lost, the neighbours that were lost with it again.
         let mut to_run = VecDeque::from([request]);
         while let Some(request) = to_run.pop_front() {
-            let result = self.open_transaction().map_err(NotDone::Failed).and_then(|()| self.execute(&request));
-            self.note_damage(result.as_ref().err());
-            match result {
-                Err(NotDone::Failed(error) | NotDone::TransactionLost(error)) if self.dead.is_some() => {
+            let opened = self.open_transaction().map_err(|error| match error.code {
+                ErrorCode::Corrupted => NotDone::Damaged(error),
+                _ => NotDone::Failed(error),
+            });
+            match opened.and_then(|()| self.execute(&request)).and_then(|executed| self.taken(executed)) {
+                Err(NotDone::Damaged(error)) => {
+                    self.stop_damaged(&error);
                     self.roll_back();
                     let lost = group.drain(..).map(|ran| ran.request).chain([request]).chain(to_run.drain(..));
                     for request in lost {
                         let _ = request.reply.send(Reply::Failed { error: error.clone(), transaction_lost: false });
                     }
                 }
-                Ok(executed) => {
-                    let commit = self.capture.take_commit();
-                    group.push(Ran { request, outcome: Ok(executed), commit });
-                }
+                Ok((executed, commit)) => group.push(Ran { request, outcome: Ok(executed), commit }),
                 // A failure may rest on what a neighbour has done and nobody may know yet, so it
                 // waits for the flush like everyone.
                 Err(NotDone::Failed(error)) => group.push(Ran { request, outcome: Err(error), commit: None }),
@@ -99,6 +99,15 @@ impl Writer {
                     }
                 }
             }
+        }
+    }
+
+    /// The statement's changes, taken out of the capture; they may be found lost only now.
+    fn taken(&mut self, executed: Executed) -> Result<(Executed, Option<CapturedCommit>), NotDone> {
+        let commit = self.capture.take_commit();
+        match self.capture.check() {
+            Ok(()) => Ok((executed, commit)),
+            Err(error) => Err(NotDone::TransactionLost(error)),
         }
     }
 
@@ -132,6 +141,8 @@ impl Writer {
                 }
             }
             Err(error) => {
+                let before = self.published.catalog();
+                self.forget_definitions(&before);
                 for ran in group {
                     let error = match ran.outcome {
                         Err(own) => own,
@@ -144,7 +155,7 @@ impl Writer {
     }
 
     pub(super) fn commit_owner(&mut self, reply: oneshot::Sender<Reply>) {
-        let ready = self.check_foreign_keys(true).and_then(|()| self.capture.check());
+        let ready = self.check_foreign_keys(true, None).and_then(|()| self.capture.check());
         if let Err(error) = ready {
             self.end_owner_rollback();
             let _ = reply.send(Reply::Failed { error, transaction_lost: true });
@@ -160,15 +171,16 @@ impl Writer {
         let owner = self.owner.take();
         match result {
             Ok(last_lsns) => {
+                // Going back to a savepoint may have left nothing but another version.
+                self.publish_catalog();
                 let lsn = last_lsns.last().copied().unwrap_or_else(|| self.hub.visible());
                 answer(reply, Ok(self.done(lsn)));
             }
             Err(error) => {
                 if let Some(owner) = owner
                     && self.dead.is_none()
-                    && owner.before.version != self.catalog.version
                 {
-                    self.adopt(&owner.before);
+                    self.forget_definitions(&owner.before);
                 }
                 let _ = reply.send(Reply::Failed { error, transaction_lost: true });
             }
@@ -179,7 +191,7 @@ impl Writer {
     /// LSN of each, in order.
     fn make_durable(&mut self, commits: Vec<CapturedCommit>) -> Result<Vec<Lsn>, SqlError> {
         let advances = match &self.context.sequences {
-            Some(book) => book.lock().take_advances(),
+            Some(book) => book.lock().take_advances(&self.catalog),
             None => Vec::new(),
         };
         let buffer: Bytes = self.capture.take_buffer().into();
@@ -299,12 +311,9 @@ impl Writer {
 
     /// Lets everyone see what is in the state file now.
     fn show(&mut self, slices: Vec<Placed>) {
-        let before = self.published.catalog();
-        if before.version != self.catalog.version {
-            for table in self.catalog.tables.values() {
-                self.schemas.put(table);
-            }
-            self.published.set_catalog(Arc::clone(&self.catalog));
+        self.publish_catalog();
+        if let Some(book) = &self.context.sequences {
+            book.lock().keep_restarts();
         }
         self.published.committed(slices.len() as u64);
         self.hub.publish(slices.into_iter().map(|placed| match placed {
@@ -313,6 +322,21 @@ impl Writer {
         }));
         self.published.moved(self.hub.published());
         self.published.note_wal(&self.conn);
+    }
+
+    /// Lets everyone plan against the catalog that is in force here.
+    fn publish_catalog(&self) {
+        if self.published.catalog().version == self.catalog.version {
+            return;
+        }
+        for table in self.catalog.tables.values() {
+            self.schemas.put(table);
+        }
+        self.published.set_catalog(Arc::clone(&self.catalog));
+        if let Some(book) = &self.context.sequences {
+            // What was dropped does not come back any more.
+            book.lock().follow(&self.catalog, &self.catalog, &rustc_hash::FxHashMap::default());
+        }
     }
 
     /// Brings the state file up to the log again after it refused a commit.

@@ -142,10 +142,13 @@ struct Savepoint {
     name: String,
     mark: Mark,
     catalog: Arc<Catalog>,
+    /// [`crate::sequences::SequenceBook::mark`].
+    sequences: usize,
+    constraints: DeferredConstraints,
 }
 
 /// SET CONSTRAINTS of one transaction.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct DeferredConstraints {
     all: Option<bool>,
     named: Vec<(String, bool)>,
@@ -270,13 +273,18 @@ impl Writer {
             // Whoever cancelled it has answered.
             return;
         }
+        if begin.reply.is_closed() {
+            // A client that left would never give the writer back.
+            return;
+        }
         if begin.unchanged_since.is_some_and(|since| self.hub.published() > since) {
             let error = SqlError::new(
                 ErrorCode::SerializationFailure,
                 "could not serialize access due to concurrent update",
             )
             .with_hint("the transaction might succeed if retried");
-            return answer(begin.reply, Err(error));
+            answer(begin.reply, Err(error));
+            return;
         }
         let opened = self.open_transaction();
         self.owner = Some(Owner {
@@ -291,19 +299,20 @@ impl Writer {
             }
             Ok(self.done(Lsn::ZERO))
         });
-        if result.is_err() {
+        let begun = result.is_ok();
+        if !begun {
             self.end_owner_rollback();
         }
-        answer(begin.reply, result);
+        if !answer(begin.reply, result) && begun {
+            self.end_owner_rollback();
+        }
     }
 
     fn execute_owned(&mut self, request: Request) {
         if !request.cancel.start() {
             return;
         }
-        let result = self.execute(&request);
-        self.note_damage(result.as_ref().err());
-        let reply = match result {
+        let reply = match self.execute(&request) {
             Ok(executed) => {
                 let mut done = self.done(Lsn::ZERO);
                 done.rows = executed.rows;
@@ -313,10 +322,13 @@ impl Writer {
                 Reply::Done(done)
             }
             Err(run::NotDone::Stale) => Reply::Stale(Arc::clone(&self.catalog)),
-            Err(run::NotDone::Failed(error)) if self.dead.is_none() => {
-                Reply::Failed { error, transaction_lost: false }
+            Err(run::NotDone::Failed(error)) => Reply::Failed { error, transaction_lost: false },
+            Err(run::NotDone::Damaged(error)) => {
+                self.stop_damaged(&error);
+                self.end_owner_rollback();
+                Reply::Failed { error, transaction_lost: true }
             }
-            Err(run::NotDone::Failed(error) | run::NotDone::TransactionLost(error)) => {
+            Err(run::NotDone::TransactionLost(error)) => {
                 self.end_owner_rollback();
                 Reply::Failed { error, transaction_lost: true }
             }
@@ -329,30 +341,44 @@ impl Writer {
         let name = match action {
             SavepointAction::Set(name) | SavepointAction::Release(name) | SavepointAction::RollbackTo(name) => name,
         };
-        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let restarts = self.context.sequences.as_ref().map_or(0, |book| book.lock().mark());
         let owner = self.owner.as_mut().expect("only its owner's commands come here");
         let place = owner.savepoints.iter().rposition(|savepoint| savepoint.name == *name);
         let missing =
             || SqlError::new(ErrorCode::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"));
+        // SQLite's savepoints are named by their depth: it takes names that differ by case for one.
         match action {
             SavepointAction::Set(_) => {
-                let savepoint =
-                    Savepoint { name: name.clone(), mark: self.capture.mark(), catalog: Arc::clone(&self.catalog) };
+                let depth = owner.savepoints.len();
+                let savepoint = Savepoint {
+                    name: name.clone(),
+                    mark: self.capture.mark(),
+                    catalog: Arc::clone(&self.catalog),
+                    sequences: restarts,
+                    constraints: owner.constraints.clone(),
+                };
                 owner.savepoints.push(savepoint);
-                self.batch(&format!("SAVEPOINT {quoted}"))?;
+                self.batch(&format!("SAVEPOINT s{depth}"))?;
             }
             SavepointAction::Release(_) => {
-                owner.savepoints.truncate(place.ok_or_else(missing)?);
-                self.batch(&format!("RELEASE {quoted}"))?;
+                let depth = place.ok_or_else(missing)?;
+                owner.savepoints.truncate(depth);
+                self.batch(&format!("RELEASE s{depth}"))?;
             }
             SavepointAction::RollbackTo(_) => {
-                let place = place.ok_or_else(missing)?;
-                owner.savepoints.truncate(place + 1);
-                let (mark, catalog) = (owner.savepoints[place].mark, Arc::clone(&owner.savepoints[place].catalog));
-                self.batch(&format!("ROLLBACK TO {quoted}"))?;
+                let depth = place.ok_or_else(missing)?;
+                owner.savepoints.truncate(depth + 1);
+                let savepoint = &owner.savepoints[depth];
+                let (mark, catalog, restarts) = (savepoint.mark, Arc::clone(&savepoint.catalog), savepoint.sequences);
+                owner.constraints = savepoint.constraints.clone();
+                self.batch(&format!("ROLLBACK TO s{depth}"))?;
                 self.capture.cut(mark);
+                self.undo_restarts(restarts);
                 if catalog.version != self.catalog.version {
-                    self.adopt(&catalog);
+                    let catalog = self.go_back_to(&catalog);
+                    if let Some(savepoint) = self.owner.as_mut().and_then(|owner| owner.savepoints.last_mut()) {
+                        savepoint.catalog = catalog;
+                    }
                 }
             }
         }
@@ -377,7 +403,8 @@ impl Writer {
             }
         }
         if !deferred {
-            self.check_foreign_keys(true)?;
+            // Those that are immediate from now on.
+            self.check_foreign_keys(false, None)?;
         }
         Ok(self.done(Lsn::ZERO))
     }
@@ -385,11 +412,32 @@ impl Writer {
     /// Gives up the interactive transaction and everything in it.
     fn end_owner_rollback(&mut self) {
         self.roll_back();
-        if let Some(owner) = self.owner.take()
-            && owner.before.version != self.catalog.version
-        {
-            let before = owner.before;
-            self.adopt(&before);
+        if let Some(owner) = self.owner.take() {
+            self.forget_definitions(&owner.before);
+        }
+    }
+
+    /// The definitions of a transaction that has been rolled back are gone: `before` counts again.
+    fn forget_definitions(&mut self, before: &Arc<Catalog>) {
+        if before.version != self.catalog.version {
+            let catalog = self.go_back_to(before);
+            self.published.set_catalog(catalog);
+        }
+    }
+
+    /// Adopts `before` under a version of its own: plans made against what is rolled back must not
+    /// be taken for plans against what comes next. Versions only have to rise, not to be dense.
+    fn go_back_to(&mut self, before: &Arc<Catalog>) -> Arc<Catalog> {
+        let mut catalog = Catalog::clone(before);
+        catalog.version = self.catalog.version + 1;
+        let catalog = Arc::new(catalog);
+        self.adopt(&catalog);
+        catalog
+    }
+
+    fn undo_restarts(&self, mark: usize) {
+        if let Some(book) = &self.context.sequences {
+            book.lock().undo_restarts(mark);
         }
     }
 
@@ -406,6 +454,7 @@ impl Writer {
 
     fn roll_back(&mut self) {
         self.capture.clear();
+        self.undo_restarts(0);
         if std::mem::take(&mut self.open) && !self.conn.is_autocommit() {
             if let Err(error) = self.conn.execute_batch("ROLLBACK") {
                 self.die(format!("the state file cannot roll back: {error}"));
@@ -421,7 +470,11 @@ impl Writer {
         }
         if let Some(book) = &self.context.sequences {
             let stored = state::sequences(&self.conn).unwrap_or_default();
-            book.lock().follow(catalog, &stored);
+            let kept = match &self.owner {
+                Some(owner) => Arc::clone(&owner.before),
+                None => self.published.catalog(),
+            };
+            book.lock().follow(catalog, &kept, &stored);
         }
     }
 
@@ -441,19 +494,13 @@ impl Writer {
         self.dead = Some(error);
         self.published.poison(why);
     }
-}
 
-impl Writer {
-    /// A statement that met damage in the state ends the writer: what else there is can no more be
-    /// relied on for writing. Nothing of what is open has been acknowledged or logged, so all of it
-    /// has failed for certain.
-    fn note_damage(&mut self, not_done: Option<&run::NotDone>) {
-        let Some(run::NotDone::Failed(error) | run::NotDone::TransactionLost(error)) = not_done else { return };
-        if error.code == ErrorCode::Corrupted && self.dead.is_none() {
-            tracing::error!(tenant = self.tenant.0, "the writer stops: {}", error.message);
-            self.dead = Some(error.clone());
-            self.published.poison(format!("the state of tenant {}: {}", self.tenant.0, error.message));
-        }
+    /// A statement has met damage in the state: nothing more is written on top of it.
+    fn stop_damaged(&mut self, error: &SqlError) {
+        let why = format!("the state of tenant {}: {}", self.tenant.0, error.message);
+        tracing::error!(tenant = self.tenant.0, "{why}");
+        self.dead = Some(error.clone());
+        self.published.poison(why);
     }
 }
 
@@ -493,13 +540,13 @@ fn transaction_gone() -> SqlError {
     SqlError::new(ErrorCode::NoActiveTransaction, "the transaction has ended")
 }
 
-fn answer(reply: oneshot::Sender<Reply>, result: Result<Done, SqlError>) {
+/// Whether there was still somebody to answer.
+fn answer(reply: oneshot::Sender<Reply>, result: Result<Done, SqlError>) -> bool {
     let reply_with = match result {
         Ok(done) => Reply::Done(done),
         Err(error) => Reply::Failed { error, transaction_lost: false },
     };
-    // A client that left does not want the answer.
-    let _ = reply.send(reply_with);
+    reply.send(reply_with).is_ok()
 }
 
 /// Answers `command` with `error` without running it.

@@ -14,7 +14,7 @@ use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
 use crate::readers::{self, Failure};
 use crate::rows::Rows;
-use crate::state;
+use crate::{checksum, state};
 
 /// A statement that ran; its changes are in the capture.
 #[derive(Default)]
@@ -34,6 +34,9 @@ pub enum NotDone {
     Failed(SqlError),
     /// SQLite has given up the whole transaction, or it had to be given up, with it.
     TransactionLost(SqlError),
+    /// The state file is damaged where it had to read. Nothing of what is open has been acknowledged
+    /// or logged, so all of it has failed for certain.
+    Damaged(SqlError),
 }
 
 impl From<SqlError> for NotDone {
@@ -72,8 +75,11 @@ impl Writer {
             Ok(executed) => Ok(executed),
             Err(failure) => {
                 let capture_failed = self.capture.check().is_err();
+                let damaged = matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
                 let error = self.describe(failure);
-                if self.conn.is_autocommit() || capture_failed && !has_savepoint(&request.plan.kind) {
+                if damaged {
+                    Err(NotDone::Damaged(error))
+                } else if self.conn.is_autocommit() || is_ours && !leaves_nothing(&request.plan.kind) {
                     Err(NotDone::TransactionLost(error))
                 } else {
                     self.capture.cut(mark);
@@ -93,7 +99,7 @@ impl Writer {
         }
         self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
         let result = self.step_write(write, request).and_then(|executed| {
-            self.check_foreign_keys(self.owner.is_none())?;
+            self.check_foreign_keys(self.owner.is_none(), Some(write))?;
             self.capture.check()?;
             Ok(executed)
         });
@@ -150,13 +156,18 @@ impl Writer {
     }
 
     /// Makes sure that no immediate foreign key is violated now; with `all`, no deferred one either.
+    /// `write` is the statement that has just run, if it is one's.
     ///
     /// # Errors
     /// 23503 naming the constraint.
-    pub(super) fn check_foreign_keys(&self, all: bool) -> Result<(), SqlError> {
+    pub(super) fn check_foreign_keys(&self, all: bool, write: Option<&Write>) -> Result<(), SqlError> {
         if deferred_violations(&self.conn) == 0 {
             return Ok(());
         }
+        self.context.as_engine(|| self.find_violation(all))
+    }
+
+    fn find_violation(&self, all: bool) -> Result<(), SqlError> {
         for table in self.catalog.tables.values().filter(|table| !table.foreign_keys.is_empty()) {
             let mut check = self
                 .conn
@@ -171,7 +182,7 @@ impl Writer {
                 // SQLite numbers a table's keys from the last to the first.
                 let Some(key) = table.foreign_keys.iter().rev().nth(usize::from(ordinal)) else { continue };
                 if all || !self.is_deferred(key) {
-                    return Err(self.foreign_key_violation(table, key, rowid));
+                    return Err(self.foreign_key_violation(table, key, rowid, write));
                 }
             }
         }
@@ -201,6 +212,7 @@ impl Writer {
         table: &springhead_sql::catalog::Table,
         key: &ForeignKey,
         rowid: Option<i64>,
+        write: Option<&Write>,
     ) -> SqlError {
         let values = rowid.and_then(|rowid| {
             let columns: Vec<String> = key.columns.iter().map(|id| format!("c{id}")).collect();
@@ -215,8 +227,11 @@ impl Writer {
                 .ok()?
                 .ok()
         });
-        // The parent's row is gone if this statement changed the parent; otherwise the child is new.
-        let child_changed = self.capture.touches(table.collection());
+        // The child is at fault if it was written to; otherwise the parent's row is gone.
+        let child_changed = match write {
+            Some(write) => write.table == table.collection() && write.verb != WriteVerb::Delete,
+            None => self.capture.touches(table.collection()),
+        };
         springhead_sql::errors::foreign_key_violation(&self.catalog, table, key, values.as_deref(), child_changed)
     }
 
@@ -232,7 +247,7 @@ impl Writer {
 /// SQLite's error in PostgreSQL's words.
 #[must_use]
 pub fn translate(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
-    if let Some(damage) = crate::checksum::describe(error) {
+    if let Some(damage) = checksum::describe(error) {
         return damage;
     }
     match error {
@@ -256,11 +271,12 @@ pub(super) fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), Sql
     }
 }
 
-/// Whether the statement runs in a savepoint of its own.
-fn has_savepoint(kind: &PlanKind) -> bool {
+/// Whether the statement leaves nothing in SQLite when it fails for a reason that is not SQLite's:
+/// it runs in a savepoint of its own, or changes nothing.
+fn leaves_nothing(kind: &PlanKind) -> bool {
     match kind {
-        PlanKind::Write(write) => write.touches_foreign_keys,
-        PlanKind::Query(_) => false,
+        PlanKind::Write(write) => write.touches_foreign_keys || write.verb == WriteVerb::Select,
+        PlanKind::Query(_) => true,
         _ => true,
     }
 }
