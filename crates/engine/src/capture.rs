@@ -176,6 +176,9 @@ impl Capture {
             }
         }
         self.count = mark.count;
+        if mark.count == 0 {
+            self.collections.clear();
+        }
         self.failed = None;
     }
 
@@ -218,6 +221,7 @@ impl Capture {
         if self.count == 0 {
             self.spill = None;
             self.buffer.truncate(self.start);
+            self.collections.clear();
             return None;
         }
         let bytes = match self.spill.take() {

@@ -248,6 +248,10 @@ impl Engine {
             tenant.touch();
             return Ok(Arc::clone(tenant));
         }
+        if !self.inner.registry.lock().slots.contains_key(&id) {
+            // Dropped while we waited; opened now, it would come back from the log.
+            return Err(SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {id} does not exist")));
+        }
         let shared = Arc::clone(&self.inner.shared);
         let name = slot.name.clone();
         let opened = self
@@ -425,7 +429,7 @@ impl Engine {
         let slot = self.inner.registry.lock().slots.get(&id).cloned();
         let Some(slot) = slot else { return Ok(None) };
         let mut tenant = block_on(slot.tenant.lock());
-        if tenant.is_none() {
+        if tenant.is_none() && self.inner.registry.lock().slots.contains_key(&id) {
             *tenant = Some(Tenant::open(&self.inner.shared, id, &slot.name, false, &NoProgress)?);
         }
         Ok(tenant.clone())

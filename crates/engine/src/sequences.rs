@@ -60,6 +60,8 @@ pub struct SequenceBook {
     counters: FxHashMap<u32, Counter>,
     /// Reserved since they were last taken; to be logged before anything that used them.
     advances: Vec<Advance>,
+    /// What RESTART has changed since the last commit, oldest first: the sequence as it was.
+    restarted: Vec<(u32, Counter)>,
 }
 
 impl SequenceBook {
@@ -119,19 +121,54 @@ impl SequenceBook {
         Ok(())
     }
 
-    /// The first number again, as TRUNCATE … RESTART IDENTITY has it.
+    /// The first number again, as TRUNCATE … RESTART IDENTITY has it. Unlike all else that happens to
+    /// a sequence it is undone with its transaction.
     pub fn restart(&mut self, id: u32) {
-        if let Some(counter) = self.counters.get_mut(&id) {
-            counter.last = counter.definition.start;
-            counter.called = false;
-            counter.reserved = None;
-            self.advances.push(Advance { id, last: counter.last, called: false });
+        if let Some(start) = self.counters.get(&id).map(|counter| counter.definition.start) {
+            self.restart_at(id, start);
         }
     }
 
-    /// What has been reserved since the last call, oldest first.
-    pub fn take_advances(&mut self) -> Vec<Advance> {
-        std::mem::take(&mut self.advances)
+    /// `next` is the next number, as ALTER SEQUENCE … RESTART has it; undone with its transaction.
+    pub fn restart_at(&mut self, id: u32, next: i64) {
+        if let Some(counter) = self.counters.get_mut(&id) {
+            self.restarted.push((id, counter.clone()));
+            counter.last = next;
+            counter.called = false;
+            counter.reserved = None;
+            self.advances.push(Advance { id, last: next, called: false });
+        }
+    }
+
+    /// A place to undo restarts back to.
+    pub fn mark(&self) -> usize {
+        self.restarted.len()
+    }
+
+    /// Undoes the restarts since `mark`, newest first.
+    pub fn undo_restarts(&mut self, mark: usize) {
+        while self.restarted.len() > mark
+            && let Some((id, before)) = self.restarted.pop()
+        {
+            if let Some(counter) = self.counters.get_mut(&id) {
+                (counter.last, counter.called, counter.reserved) = (before.last, before.called, before.reserved);
+                // What is logged last counts.
+                let last = before.reserved.filter(|_| before.called).unwrap_or(before.last);
+                self.advances.push(Advance { id, last, called: before.called });
+            }
+        }
+    }
+
+    /// Restarts so far have been committed.
+    pub fn keep_restarts(&mut self) {
+        self.restarted.clear();
+    }
+
+    /// What has been reserved since the last call, oldest first, of sequences that `catalog` has.
+    pub fn take_advances(&mut self, catalog: &Catalog) -> Vec<Advance> {
+        let mut advances = std::mem::take(&mut self.advances);
+        advances.retain(|advance| catalog.sequences.contains_key(&advance.id));
+        advances
     }
 
     /// Puts back what could not be logged; it is logged with what comes next.
@@ -140,10 +177,14 @@ impl SequenceBook {
         self.advances = advances;
     }
 
-    /// Adds, redefines and forgets until the sequences are those of `catalog`. What is in memory
-    /// goes before what is `stored`.
-    pub fn follow(&mut self, catalog: &Catalog, stored: &FxHashMap<u32, Advance>) {
-        self.counters.retain(|id, _| catalog.sequences.contains_key(id));
+    /// Adds, redefines and forgets until the sequences are those of `catalog`, and those of `kept`,
+    /// which may come back: numbers drawn from them in a transaction that drops them stay drawn
+    /// when it is rolled back. What is in memory goes before what is `stored`.
+    pub fn follow(&mut self, catalog: &Catalog, kept: &Catalog, stored: &FxHashMap<u32, Advance>) {
+        let is_known = |id: &u32| catalog.sequences.contains_key(id) || kept.sequences.contains_key(id);
+        self.counters.retain(|id, _| is_known(id));
+        // The id of one that never was may be given to another.
+        self.advances.retain(|advance| is_known(&advance.id));
         for (id, definition) in &catalog.sequences {
             match self.counters.get_mut(id) {
                 Some(counter) => counter.definition = Arc::clone(definition),

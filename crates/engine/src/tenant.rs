@@ -464,10 +464,19 @@ impl Tenant {
         let now_ms = self.shared.clock.monotonic_ms();
         let max_ms = u64::try_from(self.shared.config.snapshot_max_age.as_millis()).unwrap_or(u64::MAX);
         for held in self.held.lock().iter().filter_map(Weak::upgrade) {
-            if now_ms.saturating_sub(held.since_ms) > max_ms {
-                held.snapshot.lock().take();
+            if now_ms.saturating_sub(held.since_ms) > max_ms
+                // A query that runs in it is cancelled by its session.
+                && let Some(mut snapshot) = held.snapshot.try_lock()
+            {
+                snapshot.take();
             }
         }
+    }
+
+    /// How long a held snapshot may still be used.
+    pub(crate) fn left_of(&self, held: &HeldSnapshot) -> Duration {
+        let age = Duration::from_millis(self.shared.clock.monotonic_ms().saturating_sub(held.since_ms));
+        self.shared.config.snapshot_max_age.saturating_sub(age)
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Readers> {

@@ -35,7 +35,7 @@ pub(super) struct Block {
     /// Set while the writer is its own.
     pub writer: Option<TransactionId>,
     /// Savepoints that are set, first to last.
-    pub savepoints: Vec<String>,
+    pub savepoints: Vec<Savepoint>,
     /// REPEATABLE READ and SERIALIZABLE: what it reads until it writes.
     pub snapshot: Option<Arc<HeldSnapshot>>,
     /// Its own definitions, once it has changed any.
@@ -44,6 +44,13 @@ pub(super) struct Block {
     pub kept_settings: Vec<(String, String)>,
     /// Whether a statement has run in it.
     pub used: bool,
+}
+
+/// A savepoint as the session knows it.
+pub(super) struct Savepoint {
+    pub name: String,
+    /// How many of [`Session::local`] and of [`Block::kept_settings`] there were.
+    settings: (usize, usize),
 }
 
 impl Session {
@@ -233,12 +240,7 @@ impl Session {
     /// Puts settings back to what they were before the block, but for those that it keeps.
     fn restore_settings(&mut self, kept: Option<Vec<(String, String)>>) {
         let mut values = self.context.settings.lock();
-        for (name, before) in self.local.drain(..).rev() {
-            match before {
-                Some(value) => values.insert(name, value),
-                None => values.remove(&name),
-            };
-        }
+        put_back(&mut values, self.local.drain(..));
         values.extend(kept.into_iter().flatten());
     }
 
@@ -250,7 +252,7 @@ impl Session {
             ));
         };
         let place = |name: &String| {
-            block.savepoints.iter().rposition(|savepoint| savepoint == name).ok_or_else(|| {
+            block.savepoints.iter().rposition(|savepoint| savepoint.name == *name).ok_or_else(|| {
                 SqlError::new(ErrorCode::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"))
             })
         };
@@ -267,8 +269,17 @@ impl Session {
         let block = self.block.as_mut().expect("it was there above");
         block.savepoints.truncate(kept);
         match action {
-            SavepointAction::Set(name) => block.savepoints.push(name),
-            SavepointAction::RollbackTo(_) => block.failed = false,
+            SavepointAction::Set(name) => {
+                let settings = (self.local.len(), block.kept_settings.len());
+                block.savepoints.push(Savepoint { name, settings });
+            }
+            SavepointAction::RollbackTo(_) => {
+                block.failed = false;
+                if let Some((local, kept)) = block.savepoints.last().map(|savepoint| savepoint.settings) {
+                    block.kept_settings.truncate(kept);
+                    put_back(&mut self.context.settings.lock(), self.local.drain(local..));
+                }
+            }
             SavepointAction::Release(_) => {}
         }
         Ok(Outcome::command(tag))
@@ -323,5 +334,18 @@ impl Session {
         if let (Some(block), Some(catalog)) = (&mut self.block, &done.catalog) {
             block.catalog = Some(Arc::clone(catalog));
         }
+    }
+}
+
+/// Puts settings back to what they were, newest first.
+fn put_back(
+    values: &mut rustc_hash::FxHashMap<String, String>,
+    before: impl DoubleEndedIterator<Item = (String, Option<String>)>,
+) {
+    for (name, value) in before.rev() {
+        match value {
+            Some(value) => values.insert(name, value),
+            None => values.remove(&name),
+        };
     }
 }

@@ -144,7 +144,7 @@ impl Session {
     /// Makes the writer this block's own.
     pub(super) async fn acquire_writer(&mut self) -> Result<TransactionId, SqlError> {
         let shared = Arc::clone(&self.tenant.shared);
-        let block = self.block.as_ref().expect("only a block acquires the writer");
+        let block = self.block.as_mut().expect("only a block acquires the writer");
         let transaction = TransactionId(shared.next_transaction.fetch_add(1, Ordering::Relaxed));
         let unchanged_since = match block.isolation {
             Isolation::ReadCommitted => None,
@@ -152,23 +152,26 @@ impl Session {
                 block.snapshot.as_ref().map(|snapshot| snapshot.lsn)
             }
         };
-        let savepoints = block.savepoints.clone();
+        let savepoints = block.savepoints.iter().map(|savepoint| savepoint.name.clone()).collect();
+        // Already now: a session that is dropped while it waits gives back what it may have got.
+        block.writer = Some(transaction);
         let reply = self
             .ask(true, |cancel, reply| {
                 Command::Begin(Begin { transaction, unchanged_since, savepoints, cancel, reply })
             })
             .await;
-        match reply? {
-            Reply::Done(_) => {
-                let block = self.block.as_mut().expect("it was there above");
-                block.writer = Some(transaction);
+        let block = self.block.as_mut().expect("it was there above");
+        let error = match reply {
+            Ok(Reply::Done(_)) => {
                 // From now on it reads what it writes.
                 block.snapshot = None;
-                Ok(transaction)
+                return Ok(transaction);
             }
-            Reply::Failed { error, .. } => Err(error),
-            Reply::Stale(_) => Err(changing_catalog()),
-        }
+            Ok(Reply::Failed { error, .. }) | Err(error) => error,
+            Ok(Reply::Stale(_)) => changing_catalog(),
+        };
+        block.writer = None;
+        Err(error)
     }
 
     fn answer(&mut self, plan: &Plan, reply: Reply) -> Result<Answer, SqlError> {
@@ -219,7 +222,6 @@ impl Session {
         queues: bool,
         command: impl FnOnce(Arc<CancelFlag>, oneshot::Sender<Reply>) -> Command,
     ) -> Result<Reply, SqlError> {
-        let flag = self.running.begin();
         let (reply, mut answer) = oneshot::channel();
         let statement_timeout = self.duration("statement_timeout");
         let lock_timeout = if queues { self.duration("lock_timeout") } else { None };
@@ -228,6 +230,7 @@ impl Session {
         tokio::pin!(asked);
         // From here on a cancel request is not missed.
         asked.as_mut().enable();
+        let flag = self.running.begin();
         let command = command(Arc::clone(&flag), reply);
         if statement_timeout.is_none() && lock_timeout.is_none() {
             self.tenant.mailbox.submit_and_run(command);
@@ -237,7 +240,7 @@ impl Session {
         let result = loop {
             let reason = tokio::select! {
                 biased;
-                result = &mut answer => break result.map_err(|_| outcome_unknown()),
+                result = &mut answer => break result.map_err(|_| never_answered(&flag)),
                 () = asked.as_mut() => CancelReason::User,
                 () = wait(lock_timeout) => CancelReason::LockTimeout,
                 () = wait(statement_timeout) => CancelReason::StatementTimeout,
@@ -254,11 +257,11 @@ impl Session {
             if reason == CancelReason::LockTimeout {
                 tokio::select! {
                     biased;
-                    result = &mut answer => break result.map_err(|_| outcome_unknown()),
+                    result = &mut answer => break result.map_err(|_| never_answered(&flag)),
                     () = wait(statement_timeout) => flag.cancel(CancelReason::StatementTimeout),
                 }
             }
-            break answer.await.map_err(|_| outcome_unknown());
+            break answer.await.map_err(|_| never_answered(&flag));
         };
         self.running.end();
         result
@@ -328,16 +331,19 @@ impl Session {
             Some(held) => held,
             None => self.tenant.hold_snapshot().await?,
         };
-        let used = Arc::clone(&held);
-        let rows = self
-            .tenant
-            .shared
-            .readers
-            .call(move || {
-                let PlanKind::Query(query) = &plan.kind else { unreachable!("the caller has looked") };
-                used.query(&query.sql, &params, &context, &flag)
-            })
-            .await??;
+        let (used, cancel) = (Arc::clone(&held), Arc::clone(&flag));
+        let work = self.tenant.shared.readers.call(move || {
+            let PlanKind::Query(query) = &plan.kind else { unreachable!("the caller has looked") };
+            used.query(&query.sql, &params, &context, &cancel)
+        });
+        tokio::pin!(work);
+        let rows = tokio::select! {
+            rows = &mut work => rows??,
+            () = tokio::time::sleep(self.tenant.left_of(&held)) => {
+                flag.cancel(CancelReason::SnapshotTooOld);
+                work.await??
+            }
+        };
         Ok((rows, held.lsn, Some(held)))
     }
 
@@ -475,6 +481,11 @@ fn verb(plan: &Plan) -> &'static str {
 fn changing_catalog() -> SqlError {
     SqlError::new(ErrorCode::SerializationFailure, "the definitions kept changing under the statement")
         .with_hint("the statement might succeed if retried")
+}
+
+/// The writer drops what it does not run because it was cancelled first.
+fn never_answered(flag: &CancelFlag) -> SqlError {
+    flag.error().filter(|_| !flag.has_started()).unwrap_or_else(outcome_unknown)
 }
 
 fn outcome_unknown() -> SqlError {

@@ -16,16 +16,20 @@ use crate::readers::Failure;
 
 impl Writer {
     pub(super) fn execute_ddl(&mut self, ddl: &Ddl) -> Result<Executed, Failure> {
+        let context = Arc::clone(&self.context);
+        context.as_engine(|| self.run_ddl(ddl))
+    }
+
+    fn run_ddl(&mut self, ddl: &Ddl) -> Result<Executed, Failure> {
         let before = Arc::clone(&self.catalog);
         self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
-        self.context.privileged.store(true, std::sync::atomic::Ordering::Relaxed);
         let defined = self.define(ddl);
         let result = defined.and_then(|()| {
             self.adopt(&ddl.catalog);
             if let Some(book) = &self.context.sequences {
                 let mut book = book.lock();
                 for &(sequence, next) in &ddl.sequence_restarts {
-                    book.set(sequence, next, false)?;
+                    book.restart_at(sequence, next);
                 }
             }
             for update in &ddl.updates {
@@ -97,6 +101,7 @@ impl Writer {
     fn describe_ddl(&self, ddl: &Ddl, error: rusqlite::Error) -> Failure {
         match (self.context.take_error(), error) {
             (Some(error), _) => Failure::Sql(error),
+            (None, error) if crate::checksum::is_damage(&error) => Failure::Sqlite(error),
             (None, rusqlite::Error::SqliteFailure(failure, Some(message))) => {
                 Failure::Sql(springhead_sql::errors::translate_ddl(&ddl.catalog, failure.extended_code, &message))
             }

@@ -53,6 +53,7 @@ impl Writer {
         }
         let mark = self.capture.mark();
         let context = Arc::clone(&self.context);
+        let restarts = context.sequences.as_ref().map_or(0, |book| book.lock().mark());
         context.enter(&request.session, &request.cancel);
         let result = match &request.plan.kind {
             PlanKind::Write(write) => self.execute_write(write, request),
@@ -74,7 +75,8 @@ impl Writer {
         let executed = match result {
             Ok(executed) => Ok(executed),
             Err(failure) => {
-                let capture_failed = self.capture.check().is_err();
+                // Not SQLite's own failures: what the statement has changed is there.
+                let is_ours = self.capture.check().is_err() || matches!(failure, Failure::Sql(_));
                 let damaged = matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
                 let error = self.describe(failure);
                 if damaged {
@@ -83,6 +85,7 @@ impl Writer {
                     Err(NotDone::TransactionLost(error))
                 } else {
                     self.capture.cut(mark);
+                    self.undo_restarts(restarts);
                     Err(NotDone::Failed(error))
                 }
             }
@@ -164,10 +167,10 @@ impl Writer {
         if deferred_violations(&self.conn) == 0 {
             return Ok(());
         }
-        self.context.as_engine(|| self.find_violation(all))
+        self.context.as_engine(|| self.find_violation(all, write))
     }
 
-    fn find_violation(&self, all: bool) -> Result<(), SqlError> {
+    fn find_violation(&self, all: bool, write: Option<&Write>) -> Result<(), SqlError> {
         for table in self.catalog.tables.values().filter(|table| !table.foreign_keys.is_empty()) {
             let mut check = self
                 .conn

@@ -1,0 +1,17 @@
+//! What the engine promises, tested through its public face: sessions that run SQL, tails that read
+//! what was committed, and state files compared with what the log adds up to.
+//!
+//! Each test is named for the guarantee that it proves (the numbers are those of ARCHITECTURE.md).
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod exits;
+mod faults;
+mod isolation;
+mod keys;
+mod replay;
+mod sequences;
+mod snapshots;
+mod support;
+mod tenants;
+mod transactions;
