@@ -25,6 +25,7 @@ const FUNCTION_LINES: usize = 80;
 pub fn run(update: bool) -> bool {
     println!("xtask: tidy");
     let files = tracked_files();
+    let tests = TestFiles::among(&files);
     let mut findings = Vec::new();
     let mut long = ratchet::Lengths::new();
     for path in &files {
@@ -37,8 +38,8 @@ pub fn run(update: bool) -> bool {
         }
         if path.extension().is_some_and(|extension| extension == "rs") {
             let source = Source::parse(&text);
-            findings.extend(rust_findings(path, &text, &source));
-            measure(path, &source, &mut long);
+            findings.extend(rust_findings(path, &text, &source, &tests));
+            measure(path, &source, &tests, &mut long);
         }
     }
     findings.extend(direction::findings());
@@ -53,7 +54,7 @@ pub fn run(update: bool) -> bool {
     findings.is_empty()
 }
 
-fn measure(path: &Path, source: &Source, long: &mut ratchet::Lengths) {
+fn measure(path: &Path, source: &Source, tests: &TestFiles, long: &mut ratchet::Lengths) {
     if source.lines_before_tests > FILE_LINES {
         long.insert(
             format!("file {}", path.display()),
@@ -64,7 +65,7 @@ fn measure(path: &Path, source: &Source, long: &mut ratchet::Lengths) {
     for function in source
         .functions
         .iter()
-        .filter(|function| !function.in_tests && !is_test(path))
+        .filter(|function| !function.in_tests && !tests.contains(path))
     {
         if function.lines > FUNCTION_LINES {
             let key = format!("function {} {}", path.display(), function.name);
@@ -74,12 +75,9 @@ fn measure(path: &Path, source: &Source, long: &mut ratchet::Lengths) {
     }
 }
 
-fn rust_findings(path: &Path, text: &str, source: &Source) -> Vec<String> {
+fn rust_findings(path: &Path, text: &str, source: &Source, tests: &TestFiles) -> Vec<String> {
     let mut findings = Vec::new();
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-    let is_test = parts
-        .iter()
-        .any(|part| matches!(&**part, "tests" | "benches" | "fuzz"));
+    let is_test = tests.contains(path);
     let first = text
         .lines()
         .find(|line| !line.trim().is_empty() && !line.starts_with("#!["));
@@ -97,9 +95,38 @@ fn rust_findings(path: &Path, text: &str, source: &Source) -> Vec<String> {
     findings
 }
 
-fn is_test(path: &Path) -> bool {
-    path.iter()
-        .any(|part| matches!(&*part.to_string_lossy(), "tests" | "benches" | "fuzz"))
+/// The Rust files that only tests are built from: those under `tests`, and modules that are
+/// declared under `#[cfg(test)]`.
+struct TestFiles(Vec<PathBuf>);
+
+impl TestFiles {
+    fn among(files: &[PathBuf]) -> TestFiles {
+        let mut found = Vec::new();
+        for path in files
+            .iter()
+            .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let directory = path.parent().unwrap_or(Path::new(""));
+            for module in source::test_modules(&text) {
+                let file = format!("{module}.rs");
+                found.push(directory.join(&file));
+                found.push(path.with_extension("").join(&file));
+                found.push(directory.join(&module));
+            }
+        }
+        TestFiles(found)
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        let is_part = |part: &std::ffi::OsStr| {
+            matches!(
+                &*part.to_string_lossy(),
+                "tests" | "tests.rs" | "benches" | "fuzz"
+            )
+        };
+        path.iter().any(is_part) || self.0.iter().any(|test| path.starts_with(test))
+    }
 }
 
 /// The files that git knows or would add, sorted, relative to the root.

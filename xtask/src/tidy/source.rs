@@ -45,6 +45,22 @@ impl Source {
     }
 }
 
+/// Names of the modules that `text` declares for tests alone and keeps in files of their own.
+pub fn test_modules(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    lines
+        .windows(2)
+        .filter(|pair| pair[0] == "#[cfg(test)]")
+        .filter_map(|pair| {
+            pair[1]
+                .trim_start_matches("pub ")
+                .strip_prefix("mod ")?
+                .strip_suffix(';')
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
 /// `text` with every comment, string and character literal replaced by spaces, newlines kept.
 fn blank(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();

@@ -86,7 +86,7 @@ pub async fn page(mut request: Request) -> Result<Response, HttpError> {
         match rest(&app, poll, &mut output).await {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::debug!(%error, "a page was cut short");
+                tracing::warn!(%error, "a page was cut short");
                 Err(CutShort)
             }
         }
