@@ -55,14 +55,32 @@ pub struct App {
 pub async fn serve(listener: TcpListener, node: Arc<NodeState>, shutdown: Shutdown) {
     let config = HttpConfig::from(&node.config);
     let cdc = Cdc::new(node.engine.clone(), config.cdc);
-    for tenant in node.engine.tenants() {
+    let app = Arc::new(App { node, cdc, config, metrics: Metrics::default(), shutdown });
+    let keeper = tokio::spawn(keep_consumers(Arc::clone(&app)));
+    listen::run(listener, app).await;
+    keeper.abort();
+}
+
+/// Sets the holds of all consumers again after the start, then marks those expired that have held
+/// back more log than they may.
+async fn keep_consumers(app: Arc<App>) {
+    let engine = &app.node.engine;
+    for tenant in engine.tenants() {
         // A tenant that does not open says so to whoever asks for it.
-        if let Ok(tenant) = node.engine.tenant(tenant.id).await
-            && let Err(error) = cdc.restore_pins(&tenant).await
+        if let Ok(tenant) = engine.tenant(tenant.id).await
+            && let Err(error) = app.cdc.restore_pins(&tenant).await
         {
             tracing::warn!(tenant = tenant.id().0, %error, "could not restore the holds of consumers");
         }
     }
-    let app = Arc::new(App { node, cdc, config, metrics: Metrics::default(), shutdown });
-    listen::run(listener, app).await;
+    let mut ticks = tokio::time::interval(app.node.config.maintenance_interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let expired = engine.log().take_expired_pins();
+        if let Err(error) = app.cdc.expire_consumers(expired).await {
+            // Those that are not marked find out when they next read.
+            tracing::warn!(%error, "could not mark consumers as expired");
+        }
+    }
 }
