@@ -9,6 +9,7 @@ use sqlparser::ast::{
 
 use crate::plan::{Database, Isolation, PlanKind, Setting, TransactionControl};
 use crate::query::names;
+use crate::scan::{self, Token};
 
 /// The plan of a statement of this kind; `None` if it is of another.
 pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> {
@@ -109,6 +110,74 @@ fn show(variable: &[ast::Ident]) -> Setting {
             words => Some(words.join(".").replace("..", ".")),
         },
     }
+}
+
+/// SET CONSTRAINTS, which the parser does not know; `None` for every other statement.
+///
+/// # Errors
+/// 42601 where it is not of its form.
+pub(crate) fn plan_text(sql: &str) -> Result<Option<PlanKind>, SqlError> {
+    if !sql.trim_start().get(..3).is_some_and(|first| first.eq_ignore_ascii_case("set")) {
+        return Ok(None);
+    }
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    loop {
+        let (token, start, end) = scan::next(sql, at)?;
+        if token == Token::End {
+            break;
+        }
+        tokens.push((token, &sql[start..end]));
+        at = end;
+    }
+    while tokens.last().is_some_and(|(token, _)| *token == Token::Symbol(b';')) {
+        tokens.pop();
+    }
+    let is = |place: usize, word: &str| {
+        tokens
+            .get(place)
+            .is_some_and(|(token, text)| *token == Token::Word && text.eq_ignore_ascii_case(word))
+    };
+    if !is(0, "set") || !is(1, "constraints") {
+        return Ok(None);
+    }
+    let wrong = || SqlError::new(ErrorCode::SyntaxError, "syntax error in SET CONSTRAINTS");
+    let last = tokens.len() - 1;
+    let deferred = match (is(last, "deferred"), is(last, "immediate")) {
+        (true, _) => true,
+        (_, true) => false,
+        _ => return Err(wrong()),
+    };
+    let names = tokens.get(2..last).ok_or_else(wrong)?;
+    let names = if names.len() == 1 && is(2, "all") {
+        None
+    } else {
+        Some(constraint_names(names).ok_or_else(wrong)?)
+    };
+    Ok(Some(PlanKind::Transaction(
+        TransactionControl::Constraints { names, deferred },
+    )))
+}
+
+/// `a, "B", public.c`: the last part of each. `None` if they are no such list.
+fn constraint_names(tokens: &[(Token, &str)]) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    for name in tokens.split(|(token, _)| *token == Token::Symbol(b',')) {
+        let (name, schema) = match name {
+            [name] => (name, None),
+            [schema, (Token::Symbol(b'.'), _), name] => (name, Some(schema)),
+            _ => return None,
+        };
+        if schema.is_some_and(|schema| !matches!(schema.0, Token::Word | Token::QuotedIdentifier)) {
+            return None;
+        }
+        names.push(match name {
+            (Token::Word, text) => text.to_lowercase(),
+            (Token::QuotedIdentifier, text) => text[1..text.len() - 1].replace("\"\"", "\""),
+            _ => return None,
+        });
+    }
+    Some(names)
 }
 
 fn set_statement(set: &Set) -> Result<PlanKind, SqlError> {

@@ -61,7 +61,11 @@ pub fn plan(
     context: &PlanContext,
 ) -> Result<Plan, SqlError> {
     check_size(sql, context.max_statement_bytes)?;
-    if let Some(kind) = ddl::plan_text(catalog, sql)? {
+    let as_text = match control::plan_text(sql)? {
+        Some(kind) => Some(kind),
+        None => ddl::plan_text(catalog, sql)?,
+    };
+    if let Some(kind) = as_text {
         return Ok(Plan {
             catalog_version: catalog.version,
             parameters: Vec::new(),

@@ -277,7 +277,8 @@ async fn g2_a_tail_of_one_collection_misses_none_of_its_changes() {
 async fn g6_a_tail_moves_over_other_tenants_and_shows_nothing_of_them() {
     let node = Node::on_disk(|config| config.tail_memory_bytes = 0);
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id int PRIMARY KEY); CREATE DATABASE other").await;
+    client.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
+    client.ok("CREATE DATABASE other").await;
     let mut other = node.client_of("other").await;
     let tenant = node.tenant().await;
     let start = tenant.visible();

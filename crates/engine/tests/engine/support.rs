@@ -254,6 +254,13 @@ impl Node {
         setup.open(log)
     }
 
+    /// Opens this node's state over the log in memory of `other`.
+    pub fn on_log_of(self, other: &Node) -> Result<Node, EngineError> {
+        let Node { engine, setup, .. } = self;
+        drop(engine);
+        setup.open(Arc::clone(&other.log.inner))
+    }
+
     /// Another engine over a copy of this one's log in memory, from nothing but the log.
     pub fn replayed_elsewhere(&self) -> Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());
