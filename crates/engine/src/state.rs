@@ -117,10 +117,10 @@ pub fn open_reader(config: &EngineConfig, tenant: TenantId, context: &Arc<Contex
     Ok(conn)
 }
 
-/// Whether there is something in the tenant's state file.
+/// Whether there is something in the tenant's state file; of one byte SQLite says that it is empty.
 #[must_use]
 pub fn has_state(config: &EngineConfig, tenant: TenantId) -> bool {
-    std::fs::metadata(state_file(config, tenant)).is_ok_and(|metadata| metadata.len() > 0)
+    std::fs::metadata(state_file(config, tenant)).is_ok_and(|metadata| metadata.len() > 1)
 }
 
 /// SQLite's error, or the damage that it stands for.

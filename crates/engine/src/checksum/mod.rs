@@ -34,6 +34,7 @@ mod vfs;
 mod wal;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "these are tests")]
 mod tests;
 
 use std::path::Path;
