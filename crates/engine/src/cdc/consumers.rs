@@ -64,11 +64,20 @@ impl Cdc {
     /// # Errors
     /// 42710 if there is one of that name, 22023 for a bad name, 42P01 for an unknown collection,
     /// 53400 when there are as many as the configuration allows.
-    pub async fn create_consumer(&self, tenant: &Arc<Tenant>, new: NewConsumer) -> Result<(Consumer, Lsn), CdcError> {
-        if new.name.is_empty() || new.name.len() > MAX_NAME_BYTES || new.name.chars().any(char::is_control) {
+    pub async fn create_consumer(
+        &self,
+        tenant: &Arc<Tenant>,
+        new: NewConsumer,
+    ) -> Result<(Consumer, Lsn), CdcError> {
+        if new.name.is_empty()
+            || new.name.len() > MAX_NAME_BYTES
+            || new.name.chars().any(char::is_control)
+        {
             return Err(SqlError::new(
                 ErrorCode::InvalidParameterValue,
-                format!("a consumer's name has 1 to {MAX_NAME_BYTES} bytes and no control characters"),
+                format!(
+                    "a consumer's name has 1 to {MAX_NAME_BYTES} bytes and no control characters"
+                ),
             )
             .into());
         }
@@ -77,9 +86,12 @@ impl Cdc {
         }
         let most = self.engine.config().max_consumers;
         if self.consumers(tenant).await?.0.len() >= most {
-            return Err(SqlError::new(ErrorCode::TooManyRequests, format!("there are {most} consumers already"))
-                .with_hint("delete one, or raise max_consumers")
-                .into());
+            return Err(SqlError::new(
+                ErrorCode::TooManyRequests,
+                format!("there are {most} consumers already"),
+            )
+            .with_hint("delete one, or raise max_consumers")
+            .into());
         }
         let log = self.engine.log();
         let position = start::resolve(tenant, &**log, new.start.unwrap_or(Start::Now)).await?;
@@ -90,7 +102,9 @@ impl Cdc {
         let pin_text = pin_bytes.to_string();
         let params = [
             ParamValue::Text(&new.name),
-            new.collection.as_deref().map_or(ParamValue::Null, ParamValue::Text),
+            new.collection
+                .as_deref()
+                .map_or(ParamValue::Null, ParamValue::Text),
             ParamValue::Text(&cursor_text),
             ParamValue::Text(&lsn_text),
             ParamValue::Text(&epoch_text),
@@ -110,8 +124,11 @@ impl Cdc {
             Some(consumer) => Ok((consumer, lsn)),
             None => {
                 self.pin_again(tenant, &new.name).await?;
-                Err(SqlError::new(ErrorCode::DuplicateObject, format!("consumer \"{}\" already exists", new.name))
-                    .into())
+                Err(SqlError::new(
+                    ErrorCode::DuplicateObject,
+                    format!("consumer \"{}\" already exists", new.name),
+                )
+                .into())
             }
         }
     }
@@ -131,9 +148,18 @@ impl Cdc {
     ///
     /// # Errors
     /// SH003 if there is none.
-    pub async fn consumer(&self, tenant: &Arc<Tenant>, name: &str) -> Result<(Consumer, Lsn), SqlError> {
+    pub async fn consumer(
+        &self,
+        tenant: &Arc<Tenant>,
+        name: &str,
+    ) -> Result<(Consumer, Lsn), SqlError> {
         let select = format!("SELECT {COLUMNS} FROM springhead.consumers WHERE name = $1");
-        let outcome = run(&mut tenant.system_session(), &select, &[ParamValue::Text(name)]).await?;
+        let outcome = run(
+            &mut tenant.system_session(),
+            &select,
+            &[ParamValue::Text(name)],
+        )
+        .await?;
         let lsn = outcome.lsn;
         match read(outcome)?.pop() {
             Some(consumer) => Ok((consumer, lsn)),
@@ -146,13 +172,21 @@ impl Cdc {
     /// # Errors
     /// SH003 if there is none.
     pub async fn delete_consumer(&self, tenant: &Arc<Tenant>, name: &str) -> Result<Lsn, SqlError> {
-        let delete = format!("DELETE FROM springhead.consumers WHERE name = $1 RETURNING {COLUMNS}");
-        let outcome = run(&mut tenant.system_session(), &delete, &[ParamValue::Text(name)]).await?;
+        let delete =
+            format!("DELETE FROM springhead.consumers WHERE name = $1 RETURNING {COLUMNS}");
+        let outcome = run(
+            &mut tenant.system_session(),
+            &delete,
+            &[ParamValue::Text(name)],
+        )
+        .await?;
         let lsn = outcome.lsn;
         if read(outcome)?.is_empty() {
             return Err(unknown(name));
         }
-        self.engine.log().set_pin(&pin_name(tenant.id(), name), None);
+        self.engine
+            .log()
+            .set_pin(&pin_name(tenant.id(), name), None);
         drop(self.readers.take(tenant.id(), name));
         Ok(lsn)
     }
@@ -187,7 +221,11 @@ impl Cdc {
             ParamValue::Text(&lsn_text),
             ParamValue::Text(&epoch_text),
         ];
-        let forward = if rewind { "" } else { " AND committed_lsn <= $3" };
+        let forward = if rewind {
+            ""
+        } else {
+            " AND committed_lsn <= $3"
+        };
         let update = format!(
             "UPDATE springhead.consumers SET cursor = $2, committed_lsn = $3, epoch = $4, updated_at = now() \
              WHERE name = $1 AND state = 'active'{forward} RETURNING {COLUMNS}"
@@ -199,7 +237,13 @@ impl Cdc {
         let outcome = run(&mut tenant.system_session(), &update, &params).await?;
         let lsn = outcome.lsn;
         if let Some(consumer) = read(outcome)?.pop() {
-            pin(&**log, tenant.id(), name, consumer.cursor.lsn, consumer.pin_bytes);
+            pin(
+                &**log,
+                tenant.id(),
+                name,
+                consumer.cursor.lsn,
+                consumer.pin_bytes,
+            );
             return Ok((consumer, lsn));
         }
         let (now, _) = self.consumer(tenant, name).await?;
@@ -209,7 +253,10 @@ impl Cdc {
         }
         Err(SqlError::new(
             ErrorCode::ObjectNotInState,
-            format!("consumer \"{name}\" has committed {}, which is past {cursor}", now.cursor),
+            format!(
+                "consumer \"{name}\" has committed {}, which is past {cursor}",
+                now.cursor
+            ),
         )
         .with_hint("add \"rewind\": true to go back on purpose")
         .into())
@@ -228,7 +275,11 @@ impl Cdc {
                 others.push(name);
                 continue;
             };
-            tracing::warn!(tenant = tenant.0, consumer, "a consumer is expired: it held back more log than it may");
+            tracing::warn!(
+                tenant = tenant.0,
+                consumer,
+                "a consumer is expired: it held back more log than it may"
+            );
             let tenant = self.engine.tenant(tenant).await?;
             mark_expired(&tenant, consumer).await?;
         }
@@ -242,7 +293,13 @@ impl Cdc {
     pub async fn restore_pins(&self, tenant: &Arc<Tenant>) -> Result<(), SqlError> {
         for consumer in self.consumers(tenant).await?.0 {
             if !consumer.expired {
-                pin(&**self.engine.log(), tenant.id(), &consumer.name, consumer.cursor.lsn, consumer.pin_bytes);
+                pin(
+                    &**self.engine.log(),
+                    tenant.id(),
+                    &consumer.name,
+                    consumer.cursor.lsn,
+                    consumer.pin_bytes,
+                );
             }
         }
         Ok(())
@@ -268,7 +325,10 @@ impl Cdc {
             if plan.table().is_none_or(|table| table.id != wanted.id) {
                 return Err(SqlError::new(
                     ErrorCode::InvalidParameterValue,
-                    format!("consumer \"{name}\" reads collection \"{}\"", super::collection_name(&wanted.name)),
+                    format!(
+                        "consumer \"{name}\" reads collection \"{}\"",
+                        super::collection_name(&wanted.name)
+                    ),
                 )
                 .with_hint("name that collection in the path")
                 .into());
@@ -280,37 +340,68 @@ impl Cdc {
 
     /// As [`start::resolve`]; a consumer's own cursor that retention has passed says that the
     /// consumer is expired.
-    pub(crate) async fn resolve(&self, tenant: &Tenant, start: Start, by_consumer: bool) -> Result<Lsn, CdcError> {
-        let resolved = start::resolve(tenant, &**self.engine.log(), start).await.map_err(CdcError::from);
+    pub(crate) async fn resolve(
+        &self,
+        tenant: &Tenant,
+        start: Start,
+        by_consumer: bool,
+    ) -> Result<Lsn, CdcError> {
+        let resolved = start::resolve(tenant, &**self.engine.log(), start)
+            .await
+            .map_err(CdcError::from);
         match resolved {
-            Err(CdcError::Refused { refused, .. }) if by_consumer => {
-                Err(CdcError::Refused { code: ErrorCode::ConsumerExpired, refused })
-            }
+            Err(CdcError::Refused { refused, .. }) if by_consumer => Err(CdcError::Refused {
+                code: ErrorCode::ConsumerExpired,
+                refused,
+            }),
             resolved => resolved,
         }
     }
 
     async fn pin_again(&self, tenant: &Arc<Tenant>, name: &str) -> Result<(), SqlError> {
         let (consumer, _) = self.consumer(tenant, name).await?;
-        let keep = if consumer.expired { 0 } else { consumer.pin_bytes };
-        pin(&**self.engine.log(), tenant.id(), name, consumer.cursor.lsn, keep);
+        let keep = if consumer.expired {
+            0
+        } else {
+            consumer.pin_bytes
+        };
+        pin(
+            &**self.engine.log(),
+            tenant.id(),
+            name,
+            consumer.cursor.lsn,
+            keep,
+        );
         Ok(())
     }
 }
 
 async fn mark_expired(tenant: &Arc<Tenant>, consumer: &str) -> Result<(), SqlError> {
     let update = "UPDATE springhead.consumers SET state = 'expired', updated_at = now() WHERE name = $1 AND state = 'active'";
-    run(&mut tenant.system_session(), update, &[ParamValue::Text(consumer)]).await?;
+    run(
+        &mut tenant.system_session(),
+        update,
+        &[ParamValue::Text(consumer)],
+    )
+    .await?;
     Ok(())
 }
 
 fn pin(log: &dyn Log, tenant: TenantId, consumer: &str, after: Lsn, cap_bytes: u64) {
     let name = pin_name(tenant, consumer);
-    let pin = (cap_bytes > 0).then(|| Pin { name: name.clone(), after, cap_bytes });
+    let pin = (cap_bytes > 0).then(|| Pin {
+        name: name.clone(),
+        after,
+        cap_bytes,
+    });
     log.set_pin(&name, pin);
 }
 
-async fn run(session: &mut Session, sql: &str, params: &[ParamValue<'_>]) -> Result<Outcome, SqlError> {
+async fn run(
+    session: &mut Session,
+    sql: &str,
+    params: &[ParamValue<'_>],
+) -> Result<Outcome, SqlError> {
     let statement = session.prepare(sql, &[])?;
     session.execute(&statement, params).await
 }
@@ -330,10 +421,20 @@ fn read(outcome: Outcome) -> Result<Vec<Consumer>, SqlError> {
 
 fn read_one(row: RowRef<'_>) -> Result<Consumer, SqlError> {
     let values: Vec<ValueRef<'_>> = row.values().collect();
-    let &[ValueRef::Text(name), collection, ValueRef::Text(cursor), pin_bytes, ValueRef::Text(state), created_at, updated_at] =
-        values.as_slice()
+    let &[
+        ValueRef::Text(name),
+        collection,
+        ValueRef::Text(cursor),
+        pin_bytes,
+        ValueRef::Text(state),
+        created_at,
+        updated_at,
+    ] = values.as_slice()
     else {
-        return Err(SqlError::new(ErrorCode::Corrupted, "a row of springhead.consumers has other types"));
+        return Err(SqlError::new(
+            ErrorCode::Corrupted,
+            "a row of springhead.consumers has other types",
+        ));
     };
     Ok(Consumer {
         name: name.to_owned(),
@@ -359,19 +460,28 @@ fn time(value: ValueRef<'_>) -> String {
 }
 
 fn texts(cursor: Cursor) -> (String, String, String) {
-    let epoch = cursor.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
+    let epoch = cursor
+        .epoch
+        .map(|epoch| epoch.to_string())
+        .unwrap_or_default();
     (cursor.to_string(), cursor.lsn.to_string(), epoch)
 }
 
 fn unknown(name: &str) -> SqlError {
-    SqlError::new(ErrorCode::UnknownConsumer, format!("consumer \"{name}\" does not exist"))
-        .with_hint("make it with POST /v1/consumers")
+    SqlError::new(
+        ErrorCode::UnknownConsumer,
+        format!("consumer \"{name}\" does not exist"),
+    )
+    .with_hint("make it with POST /v1/consumers")
 }
 
 /// What an expired consumer is told.
 fn expired(log: &dyn Log, consumer: &Consumer) -> CdcError {
     let refused = LogView::of(log).trimmed(consumer.cursor.lsn.next());
-    CdcError::Refused { code: ErrorCode::ConsumerExpired, refused }
+    CdcError::Refused {
+        code: ErrorCode::ConsumerExpired,
+        refused,
+    }
 }
 
 #[cfg(test)]
@@ -381,7 +491,10 @@ mod tests {
     #[test]
     fn a_pin_is_named_after_its_consumer_and_leads_back_to_it() {
         for name in ["mailer", "a/b", "consumer 1/x"] {
-            assert_eq!(parse_pin_name(&pin_name(TenantId(7), name)), Some((TenantId(7), name)));
+            assert_eq!(
+                parse_pin_name(&pin_name(TenantId(7), name)),
+                Some((TenantId(7), name))
+            );
         }
         assert_eq!(parse_pin_name("standby a"), None);
     }

@@ -34,8 +34,16 @@ impl RowForm {
     /// All columns of `table` that users see.
     #[must_use]
     pub fn new(table: Arc<Table>) -> RowForm {
-        let fields = table.visible_columns().map(|(place, column)| Field::new(place, &column.name, &column.pg_type)).collect();
-        RowForm { name: collection_name(&table.name), fields, absent: Box::default(), table }
+        let fields = table
+            .visible_columns()
+            .map(|(place, column)| Field::new(place, &column.name, &column.pg_type))
+            .collect();
+        RowForm {
+            name: collection_name(&table.name),
+            fields,
+            absent: Box::default(),
+            table,
+        }
     }
 
     /// Only these columns, by the ids and names that they have in the table that was subscribed to.
@@ -50,7 +58,12 @@ impl RowForm {
         }
         // Rows are walked from their front.
         fields.sort_by_key(|field| field.place);
-        RowForm { name: collection_name(&table.name), fields: fields.into(), absent: absent.into(), table }
+        RowForm {
+            name: collection_name(&table.name),
+            fields: fields.into(),
+            absent: absent.into(),
+            table,
+        }
     }
 
     /// Appends a row as a JSON object.
@@ -99,7 +112,11 @@ impl RowForm {
 
 impl Field {
     fn new(place: usize, name: &str, pg_type: &PgType) -> Field {
-        Field { place, label: label(name), pg_type: pg_type.clone() }
+        Field {
+            place,
+            label: label(name),
+            pg_type: pg_type.clone(),
+        }
     }
 }
 
@@ -228,11 +245,19 @@ impl Event<'_> {
         out.extend_from_slice(b",\"after\":");
         self.write_image(out, self.after);
         out.extend_from_slice(
-            concat!(",\"source\":{\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"connector\":\"springhead\",\"name\":\"springhead\",\"ts_ms\":")
-                .as_bytes(),
+            concat!(
+                ",\"source\":{\"version\":\"",
+                env!("CARGO_PKG_VERSION"),
+                "\",\"connector\":\"springhead\",\"name\":\"springhead\",\"ts_ms\":"
+            )
+            .as_bytes(),
         );
         json::number(out, place.timestamp_ms.0);
-        let snapshot: &[u8] = if self.operation == Operation::Read { b"true" } else { b"false" };
+        let snapshot: &[u8] = if self.operation == Operation::Read {
+            b"true"
+        } else {
+            b"false"
+        };
         out.extend_from_slice(b",\"snapshot\":\"");
         out.extend_from_slice(snapshot);
         out.extend_from_slice(b"\",\"schema\":");
@@ -289,7 +314,9 @@ impl Event<'_> {
 
     fn write_document_id(&self, out: &mut Vec<u8>) {
         match (self.form, self.after, self.before) {
-            (Some(form), Image::Row(row), _) | (Some(form), _, Image::Row(row)) => form.write_document_id(out, row),
+            (Some(form), Image::Row(row), _) | (Some(form), _, Image::Row(row)) => {
+                form.write_document_id(out, row)
+            }
             _ => out.extend_from_slice(b"null"),
         }
     }
@@ -326,7 +353,11 @@ fn write_definition(out: &mut Vec<u8>, row: RowRef<'_>) {
 }
 
 fn write_message(out: &mut Vec<u8>, row: RowRef<'_>) {
-    write_fields(out, row, &[("{\"channel\":", 0), (",\"payload\":", 1), (",\"pid\":", 2)]);
+    write_fields(
+        out,
+        row,
+        &[("{\"channel\":", 0), (",\"payload\":", 1), (",\"pid\":", 2)],
+    );
 }
 
 fn write_fields(out: &mut Vec<u8>, row: RowRef<'_>, fields: &[(&str, usize)]) {
@@ -334,7 +365,9 @@ fn write_fields(out: &mut Vec<u8>, row: RowRef<'_>, fields: &[(&str, usize)]) {
         out.extend_from_slice(label.as_bytes());
         match row.get(place) {
             Some(ValueRef::Text(text)) => json::string(out, text),
-            Some(ValueRef::Integer(number)) => json::value(out, &PgType::Int8, ValueRef::Integer(number)),
+            Some(ValueRef::Integer(number)) => {
+                json::value(out, &PgType::Int8, ValueRef::Integer(number))
+            }
             _ => out.extend_from_slice(b"null"),
         }
     }

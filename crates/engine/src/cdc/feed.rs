@@ -52,10 +52,16 @@ impl Feed {
     /// # Errors
     /// What is wrong with what is asked for; [`CdcError::Refused`] for a start that cannot be
     /// resumed from.
-    pub async fn open(cdc: &Arc<Cdc>, tenant: Arc<Tenant>, options: FeedOptions) -> Result<Feed, CdcError> {
+    pub async fn open(
+        cdc: &Arc<Cdc>,
+        tenant: Arc<Tenant>,
+        options: FeedOptions,
+    ) -> Result<Feed, CdcError> {
         let log = Arc::clone(cdc.engine.log());
         let mut plan = cdc.plan(&tenant, options.spec.clone())?;
-        let (consumer_start, seat) = cdc.take_seat(&tenant, options.consumer.as_deref(), &plan).await?;
+        let (consumer_start, seat) = cdc
+            .take_seat(&tenant, options.consumer.as_deref(), &plan)
+            .await?;
         let mut snapshot = None;
         let position = if options.snapshot {
             let now = TimestampMs(cdc.engine.clock().now_ms());
@@ -73,7 +79,12 @@ impl Feed {
             lsn
         } else {
             let start = options.start.or(consumer_start).unwrap_or(Start::Now);
-            cdc.resolve(&tenant, start, options.start.is_none() && consumer_start.is_some()).await?
+            cdc.resolve(
+                &tenant,
+                start,
+                options.start.is_none() && consumer_start.is_some(),
+            )
+            .await?
         };
         let tail = tenant.tail(position, plan.collections());
         Ok(Feed {
@@ -172,12 +183,17 @@ impl Feed {
 
     /// The collection that was named has been dropped; a new one of its name is another.
     fn is_collection_gone(&self) -> bool {
-        self.plan.table().is_some_and(|table| self.tenant.catalog().table(table.collection()).is_none())
+        self.plan
+            .table()
+            .is_some_and(|table| self.tenant.catalog().table(table.collection()).is_none())
     }
 
     fn collection_gone(&self) -> SqlError {
         let name = self.plan.spec.collection.as_deref().unwrap_or_default();
-        SqlError::new(ErrorCode::UndefinedTable, format!("collection \"{name}\" has been dropped"))
+        SqlError::new(
+            ErrorCode::UndefinedTable,
+            format!("collection \"{name}\" has been dropped"),
+        )
     }
 
     fn take(&mut self, step: Step) {
@@ -190,11 +206,21 @@ impl Feed {
         if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_taken_over) {
             return Err(error.into());
         }
-        let renderer = Renderer { plan: &self.plan, tables: &*self.tenant, filters: &self.cdc.filters };
+        let renderer = Renderer {
+            plan: &self.plan,
+            tables: &*self.tenant,
+            filters: &self.cdc.filters,
+        };
         if let Some(snapshot) = &mut self.snapshot {
             let mut out = Vec::new();
             if !snapshot.render(&renderer, &mut out)? {
-                write_position(&mut out, "ready", snapshot.lsn(), self.cdc.engine.log().tail().epoch, true);
+                write_position(
+                    &mut out,
+                    "ready",
+                    snapshot.lsn(),
+                    self.cdc.engine.log().tail().epoch,
+                    true,
+                );
                 self.snapshot = None;
             }
             return Ok((!out.is_empty()).then(|| out.into()));
@@ -206,7 +232,9 @@ impl Feed {
             let whole = self.at.is_start() && slice.commit_lsn > self.after && is_shareable(slice);
             // Blocks of the tail's memory are shared by its followers; one read from disk is not.
             if whole && is_shared(&self.plan) && Arc::strong_count(block) > 1 {
-                let rendered = block.rendered.get_or_make(self.plan.id, || renderer.whole(slice))?;
+                let rendered = block
+                    .rendered
+                    .get_or_make(self.plan.id, || renderer.whole(slice))?;
                 self.sent = self.sent.max(rendered.last_id);
                 self.blocks.pop_front();
                 if self.blocks.is_empty() && out.is_empty() {
@@ -214,8 +242,18 @@ impl Feed {
                 }
                 out.extend_from_slice(&rendered.bytes);
             } else {
-                let stop = Stop { out_bytes: self.cdc.limits.chunk_bytes, changes: None };
-                let done = renderer.slice(slice, &mut self.at, self.after, &mut self.framer, stop, &mut out)?;
+                let stop = Stop {
+                    out_bytes: self.cdc.limits.chunk_bytes,
+                    changes: None,
+                };
+                let done = renderer.slice(
+                    slice,
+                    &mut self.at,
+                    self.after,
+                    &mut self.framer,
+                    stop,
+                    &mut out,
+                )?;
                 self.sent = self.sent.max(self.framer.last_id);
                 if done {
                     self.blocks.pop_front();
@@ -225,7 +263,9 @@ impl Feed {
                 }
             }
             evaluated += 1;
-            if out.len() >= self.cdc.limits.chunk_bytes || (self.plan.is_filtered() && evaluated >= FILTERED_BLOCKS) {
+            if out.len() >= self.cdc.limits.chunk_bytes
+                || (self.plan.is_filtered() && evaluated >= FILTERED_BLOCKS)
+            {
                 break;
             }
         }

@@ -89,7 +89,11 @@ impl Entropy for NoEntropy {
 
 impl Filters {
     pub(crate) fn new(clock: Arc<dyn Clock>, limits: FilterLimits) -> Filters {
-        Filters { clock, limits, idle: Mutex::default() }
+        Filters {
+            clock,
+            limits,
+            idle: Mutex::default(),
+        }
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -102,10 +106,16 @@ impl Filters {
         let evaluator = match idle {
             Some(evaluator) => evaluator,
             None => self.open().map_err(|error| {
-                SqlError::new(ErrorCode::Internal, format!("no connection for filters: {error}"))
+                SqlError::new(
+                    ErrorCode::Internal,
+                    format!("no connection for filters: {error}"),
+                )
             })?,
         };
-        Ok(Lease { filters: self, evaluator: Some(evaluator) })
+        Ok(Lease {
+            filters: self,
+            evaluator: Some(evaluator),
+        })
     }
 
     fn open(&self) -> rusqlite::Result<Evaluator> {
@@ -125,7 +135,11 @@ impl Filters {
                 before == 0
             }),
         )?;
-        Ok(Evaluator { conn, context, checks_left })
+        Ok(Evaluator {
+            conn,
+            context,
+            checks_left,
+        })
     }
 }
 
@@ -135,16 +149,26 @@ impl Lease<'_> {
     /// # Errors
     /// What SELECT would answer for that row (22012, 22P02, …); 54001 past the budget.
     pub(crate) fn matches(&self, bound: &BoundFilter, row: RowRef<'_>) -> Result<bool, SqlError> {
-        let evaluator = self.evaluator.as_ref().expect("taken back only when dropped");
+        let evaluator = self
+            .evaluator
+            .as_ref()
+            .expect("taken back only when dropped");
         let limits = &self.filters.limits;
         let checks = limits.max_instructions / CHECK_INSTRUCTIONS.unsigned_abs();
-        evaluator.checks_left.store(checks.max(1), Ordering::Relaxed);
+        evaluator
+            .checks_left
+            .store(checks.max(1), Ordering::Relaxed);
         let started_ms = self.filters.clock.monotonic_ms();
         let result = evaluate(evaluator, bound, row);
         if self.filters.clock.monotonic_ms().saturating_sub(started_ms) > limits.max_ms {
             return Err(over_budget());
         }
-        result.map_err(|error| evaluator.context.take_error().unwrap_or_else(|| explain(&error)))
+        result.map_err(|error| {
+            evaluator
+                .context
+                .take_error()
+                .unwrap_or_else(|| explain(&error))
+        })
     }
 }
 
@@ -165,7 +189,9 @@ fn evaluate(evaluator: &Evaluator, bound: &BoundFilter, row: RowRef<'_>) -> rusq
         if number > known {
             continue;
         }
-        let value = place.and_then(|place| row.get(place)).map_or(SqliteRef::Null, to_sqlite);
+        let value = place
+            .and_then(|place| row.get(place))
+            .map_or(SqliteRef::Null, to_sqlite);
         statement.raw_bind_parameter(number, ToSqlOutput::Borrowed(value))?;
     }
     let mut rows = statement.raw_query();
@@ -181,16 +207,23 @@ fn evaluate(evaluator: &Evaluator, bound: &BoundFilter, row: RowRef<'_>) -> rusq
 }
 
 fn over_budget() -> SqlError {
-    SqlError::new(ErrorCode::TooComplex, "the condition in where takes too long on one row")
-        .with_hint("simplify it, or filter at the reader")
+    SqlError::new(
+        ErrorCode::TooComplex,
+        "the condition in where takes too long on one row",
+    )
+    .with_hint("simplify it, or filter at the reader")
 }
 
 fn explain(error: &rusqlite::Error) -> SqlError {
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::OperationInterrupted) => over_budget(),
-        Some(rusqlite::ErrorCode::TooBig) => {
-            SqlError::new(ErrorCode::StatementTooLarge, "the condition in where makes a value that is too large")
-        }
-        _ => SqlError::new(ErrorCode::InvalidParameterValue, format!("the condition in where failed: {error}")),
+        Some(rusqlite::ErrorCode::TooBig) => SqlError::new(
+            ErrorCode::StatementTooLarge,
+            "the condition in where makes a value that is too large",
+        ),
+        _ => SqlError::new(
+            ErrorCode::InvalidParameterValue,
+            format!("the condition in where failed: {error}"),
+        ),
     }
 }

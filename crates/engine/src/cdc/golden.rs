@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use springhead_log::{CommitSlice, SystemClock};
 use springhead_proto::{
-    ChangeKind, CollectionId, Epoch, Lsn, Row, SchemaVersion, TenantId, TimestampMs, Value, encode_change,
+    ChangeKind, CollectionId, Epoch, Lsn, Row, SchemaVersion, TenantId, TimestampMs, Value,
+    encode_change,
 };
 use springhead_sql::Catalog;
 use springhead_sql::catalog::{Column, Definition, QualifiedName, Table};
@@ -20,7 +21,10 @@ pub(super) struct Known(pub Vec<Arc<Table>>);
 
 impl Tables for Known {
     fn table(&self, collection: CollectionId, version: SchemaVersion) -> Option<Arc<Table>> {
-        self.0.iter().find(|table| table.collection() == collection && table.version() == version).cloned()
+        self.0
+            .iter()
+            .find(|table| table.collection() == collection && table.version() == version)
+            .cloned()
     }
 }
 
@@ -54,7 +58,13 @@ pub(super) fn table(id: u32, name: &str, columns: &[(&str, PgType)], key: &[usiz
 }
 
 pub(super) fn catalog(tables: &[Arc<Table>]) -> Catalog {
-    Catalog::from_definitions(tables.iter().map(|table| Definition::Table((**table).clone())), 2, 200)
+    Catalog::from_definitions(
+        tables
+            .iter()
+            .map(|table| Definition::Table((**table).clone())),
+        2,
+        200,
+    )
 }
 
 pub(super) fn row(values: &[Value]) -> Row {
@@ -70,7 +80,14 @@ pub(super) fn commit(changes: &[Given]) -> CommitSlice {
     for (kind, collection, before, after) in changes {
         let before = before.as_ref().map(|row| &row.bytes()[..]);
         let after = after.as_ref().map(|row| &row.bytes()[..]);
-        encode_change(&mut bytes, *kind, *collection, SchemaVersion(3), before, after);
+        encode_change(
+            &mut bytes,
+            *kind,
+            *collection,
+            SchemaVersion(3),
+            before,
+            after,
+        );
     }
     CommitSlice {
         tenant: TenantId(1),
@@ -85,22 +102,42 @@ pub(super) fn commit(changes: &[Given]) -> CommitSlice {
     }
 }
 
-pub(super) fn render(spec: FeedSpec, tables: &Known, framing: Framing, slice: &CommitSlice) -> String {
+pub(super) fn render(
+    spec: FeedSpec,
+    tables: &Known,
+    framing: Framing,
+    slice: &CommitSlice,
+) -> String {
     let plan = FeedPlan::new(TenantId(1), &catalog(&tables.0), spec, 8 << 10).unwrap();
     let filters = Filters::new(Arc::new(SystemClock), FilterLimits::default());
-    let renderer = Renderer { plan: &plan, tables, filters: &filters };
+    let renderer = Renderer {
+        plan: &plan,
+        tables,
+        filters: &filters,
+    };
     let mut framer = Framer::new(framing, &plan);
     let mut at = SlicePosition::default();
     let mut out = Vec::new();
-    let stop = Stop { out_bytes: usize::MAX, changes: None };
-    while !renderer.slice(slice, &mut at, Lsn::ZERO, &mut framer, stop, &mut out).unwrap() {}
+    let stop = Stop {
+        out_bytes: usize::MAX,
+        changes: None,
+    };
+    while !renderer
+        .slice(slice, &mut at, Lsn::ZERO, &mut framer, stop, &mut out)
+        .unwrap()
+    {}
     String::from_utf8(out).unwrap()
 }
 
 const ORDERS: CollectionId = CollectionId(104);
 
 fn orders() -> Known {
-    Known(vec![table(104, "orders", &[("id", PgType::Text), ("status", PgType::Text)], &[0])])
+    Known(vec![table(
+        104,
+        "orders",
+        &[("id", PgType::Text), ("status", PgType::Text)],
+        &[0],
+    )])
 }
 
 fn order(status: &str) -> Row {
@@ -126,22 +163,46 @@ fn every_kind() -> CommitSlice {
     commit(&[
         (ChangeKind::Definition, ORDERS, None, Some(definition)),
         (ChangeKind::Insert, ORDERS, None, Some(order("pending"))),
-        (ChangeKind::Sequence, CollectionId::NONE, None, Some(row(&[Value::Integer(1), Value::Integer(32)]))),
-        (ChangeKind::Update, ORDERS, Some(order("pending")), Some(order("paid"))),
+        (
+            ChangeKind::Sequence,
+            CollectionId::NONE,
+            None,
+            Some(row(&[Value::Integer(1), Value::Integer(32)])),
+        ),
+        (
+            ChangeKind::Update,
+            ORDERS,
+            Some(order("pending")),
+            Some(order("paid")),
+        ),
         (ChangeKind::Delete, ORDERS, Some(order("paid")), None),
         (ChangeKind::Truncate, ORDERS, None, None),
-        (ChangeKind::Message, CollectionId::NONE, None, Some(row(&[text("c"), text("p\"q"), Value::Integer(7)]))),
+        (
+            ChangeKind::Message,
+            CollectionId::NONE,
+            None,
+            Some(row(&[text("c"), text("p\"q"), Value::Integer(7)])),
+        ),
     ])
 }
 
 #[test]
 fn each_operation_as_an_event_of_a_stream() {
-    let rendered = render(FeedSpec::default(), &orders(), Framing::EventStream, &every_kind());
+    let rendered = render(
+        FeedSpec::default(),
+        &orders(),
+        Framing::EventStream,
+        &every_kind(),
+    );
     let head = |lsn: u64, event: &str| format!("id: {lsn}@9c1e04d7\nevent: {event}\ndata: ");
     let begin = |lsn: u64| {
-        format!("{{\"lsn\":{lsn},\"cursor\":\"{lsn}@9c1e04d7\",\"timestamp_ms\":1718000000000,\"tenant_id\":1,")
+        format!(
+            "{{\"lsn\":{lsn},\"cursor\":\"{lsn}@9c1e04d7\",\"timestamp_ms\":1718000000000,\"tenant_id\":1,"
+        )
     };
-    let end = |index: u64| format!("\"tx\":{{\"lsn\":41,\"index\":{index},\"count\":7}},\"schema_version\":3}}\n\n");
+    let end = |index: u64| {
+        format!("\"tx\":{{\"lsn\":41,\"index\":{index},\"count\":7}},\"schema_version\":3}}\n\n")
+    };
     let row = |status: &str| format!("{{\"id\":\"o1\",\"status\":\"{status}\"}}");
     let expected = [
         head(41, "definition"),
@@ -174,15 +235,24 @@ fn each_operation_as_an_event_of_a_stream() {
 
 #[test]
 fn the_same_in_debeziums_envelope() {
-    let spec = FeedSpec { envelope: Envelope::Debezium, collection: Some("orders".to_owned()), ..FeedSpec::default() };
+    let spec = FeedSpec {
+        envelope: Envelope::Debezium,
+        collection: Some("orders".to_owned()),
+        ..FeedSpec::default()
+    };
     let rendered = render(spec, &orders(), Framing::JsonArray, &every_kind());
     let events: Vec<serde_json::Value> = serde_json::from_str(&format!("[{rendered}]")).unwrap();
-    let letters: Vec<&str> = events.iter().map(|event| event["op"].as_str().unwrap()).collect();
+    let letters: Vec<&str> = events
+        .iter()
+        .map(|event| event["op"].as_str().unwrap())
+        .collect();
     assert_eq!(letters, ["m", "c", "u", "d", "t"]);
     let update = serde_json::to_string(&events[2]).unwrap();
     let expected = concat!(
         "{\"before\":{\"id\":\"o1\",\"status\":\"pending\"},\"after\":{\"id\":\"o1\",\"status\":\"paid\"},",
-        "\"source\":{\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"connector\":\"springhead\",\"name\":\"springhead\",",
+        "\"source\":{\"version\":\"",
+        env!("CARGO_PKG_VERSION"),
+        "\",\"connector\":\"springhead\",\"name\":\"springhead\",",
         "\"ts_ms\":1718000000000,\"snapshot\":\"false\",\"schema\":\"public\",\"table\":\"orders\",\"lsn\":44,",
         "\"cursor\":\"44@9c1e04d7\",\"tenant_id\":1,\"collection\":\"orders\",\"operation\":\"UPDATE\",",
         "\"document_id\":\"o1\",\"schema_version\":3},\"op\":\"u\",\"ts_ms\":1718000000000,",
@@ -193,13 +263,25 @@ fn the_same_in_debeziums_envelope() {
 
 #[test]
 fn g3_a_group_is_one_frame_with_the_id_of_its_last_change() {
-    let spec = FeedSpec { grouping: Grouping::Group, ..FeedSpec::default() };
+    let spec = FeedSpec {
+        grouping: Grouping::Group,
+        ..FeedSpec::default()
+    };
     let rendered = render(spec, &orders(), Framing::EventStream, &every_kind());
-    let data = rendered.strip_prefix("id: 47@9c1e04d7\nevent: transaction\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+    let data = rendered
+        .strip_prefix("id: 47@9c1e04d7\nevent: transaction\ndata: ")
+        .unwrap()
+        .strip_suffix("\n\n")
+        .unwrap();
     assert!(!data.contains('\n'));
     let group: serde_json::Value = serde_json::from_str(data).unwrap();
     assert_eq!(group["tx"], serde_json::json!({ "lsn": 41, "count": 7 }));
-    let plain = render(FeedSpec::default(), &orders(), Framing::JsonArray, &every_kind());
+    let plain = render(
+        FeedSpec::default(),
+        &orders(),
+        Framing::JsonArray,
+        &every_kind(),
+    );
     let plain: serde_json::Value = serde_json::from_str(&format!("[{plain}]")).unwrap();
     assert_eq!(group["changes"], plain);
 }
@@ -215,18 +297,42 @@ fn each_type_is_printed_as_row_to_json_prints_it() {
         (PgType::Float8, "1.5", "1.5"),
         (PgType::Float8, "Infinity", "\"Infinity\""),
         (PgType::Numeric(Some((10, 2))), "12.5", "12.50"),
-        (PgType::Numeric(None), "0.10000000000000000000000001", "0.10000000000000000000000001"),
-        (PgType::Text, "a\"b\\c\nd\u{1}é", "\"a\\\"b\\\\c\\nd\\u0001é\""),
+        (
+            PgType::Numeric(None),
+            "0.10000000000000000000000001",
+            "0.10000000000000000000000001",
+        ),
+        (
+            PgType::Text,
+            "a\"b\\c\nd\u{1}é",
+            "\"a\\\"b\\\\c\\nd\\u0001é\"",
+        ),
         (PgType::Varchar(Some(5)), "ab", "\"ab\""),
         (PgType::Char(4), "ab", "\"ab  \""),
         (PgType::Bytea, "\\x00ff", "\"\\\\x00ff\""),
         (PgType::Date, "2024-06-10", "\"2024-06-10\""),
         (PgType::Time, "06:13:20.5", "\"06:13:20.5\""),
-        (PgType::Timestamp, "2024-06-10 06:13:20.25", "\"2024-06-10T06:13:20.25\""),
-        (PgType::Timestamptz, "2024-06-10 08:13:20+02", "\"2024-06-10T06:13:20+00:00\""),
+        (
+            PgType::Timestamp,
+            "2024-06-10 06:13:20.25",
+            "\"2024-06-10T06:13:20.25\"",
+        ),
+        (
+            PgType::Timestamptz,
+            "2024-06-10 08:13:20+02",
+            "\"2024-06-10T06:13:20+00:00\"",
+        ),
         (PgType::Interval, "1 day 02:00", "\"1 day 02:00:00\""),
-        (PgType::Uuid, "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\""),
-        (PgType::Json, "{\"b\":1,\n\"a\":  2}", "{\"b\":1, \"a\":  2}"),
+        (
+            PgType::Uuid,
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\"",
+        ),
+        (
+            PgType::Json,
+            "{\"b\":1,\n\"a\":  2}",
+            "{\"b\":1, \"a\":  2}",
+        ),
         (PgType::Jsonb, "{\"b\":1,\"a\":2}", "{\"a\": 2, \"b\": 1}"),
         (PgType::Int4.array(), "{1,NULL,3}", "[1,null,3]"),
     ];
@@ -234,13 +340,25 @@ fn each_type_is_printed_as_row_to_json_prints_it() {
     columns.extend(cases.iter().map(|(pg_type, _, _)| ("v", pg_type.clone())));
     let known = Known(vec![table(104, "all", &columns, &[0])]);
     let mut values = vec![Value::Integer(1)];
-    values.extend(cases.iter().map(|(pg_type, text, _)| input(pg_type, text).unwrap()));
+    values.extend(
+        cases
+            .iter()
+            .map(|(pg_type, text, _)| input(pg_type, text).unwrap()),
+    );
     let slice = commit(&[(ChangeKind::Insert, ORDERS, None, Some(row(&values)))]);
     let rendered = render(FeedSpec::default(), &known, Framing::JsonArray, &slice);
     let after = rendered.split("\"after\":").nth(1).unwrap();
-    let expected: String = cases.iter().map(|(_, _, json)| format!(",\"v\":{json}")).collect();
-    assert_eq!(after.split(",\"tx\"").next().unwrap(), format!("{{\"id\":1{expected}}}"));
-    let nulls: Vec<Value> = std::iter::once(Value::Integer(1)).chain(cases.iter().map(|_| Value::Null)).collect();
+    let expected: String = cases
+        .iter()
+        .map(|(_, _, json)| format!(",\"v\":{json}"))
+        .collect();
+    assert_eq!(
+        after.split(",\"tx\"").next().unwrap(),
+        format!("{{\"id\":1{expected}}}")
+    );
+    let nulls: Vec<Value> = std::iter::once(Value::Integer(1))
+        .chain(cases.iter().map(|_| Value::Null))
+        .collect();
     let slice = commit(&[(ChangeKind::Insert, ORDERS, None, Some(row(&nulls)))]);
     let rendered = render(FeedSpec::default(), &known, Framing::JsonArray, &slice);
     assert_eq!(rendered.matches("\"v\":null").count(), cases.len());
@@ -255,9 +373,22 @@ fn document_ids_are_text_whatever_the_key() {
         let event: serde_json::Value = serde_json::from_str(&rendered).unwrap();
         event["document_id"].as_str().unwrap().to_owned()
     };
-    assert_eq!(id(&[("a", PgType::Int8)], &[0], &[Value::Integer(i64::MIN)]), "-9223372036854775808");
+    assert_eq!(
+        id(&[("a", PgType::Int8)], &[0], &[Value::Integer(i64::MIN)]),
+        "-9223372036854775808"
+    );
     assert_eq!(id(&[("a", PgType::Text)], &[0], &[text("o\"1")]), "o\"1");
-    assert_eq!(id(&[("a", PgType::Date)], &[0], &[input(&PgType::Date, "2024-06-10").unwrap()]), "2024-06-10");
+    assert_eq!(
+        id(
+            &[("a", PgType::Date)],
+            &[0],
+            &[input(&PgType::Date, "2024-06-10").unwrap()]
+        ),
+        "2024-06-10"
+    );
     let composite = [("a", PgType::Text), ("b", PgType::Int4)];
-    assert_eq!(id(&composite, &[1, 0], &[text("eu"), Value::Integer(17)]), "[17,\"eu\"]");
+    assert_eq!(
+        id(&composite, &[1, 0], &[text("eu"), Value::Integer(17)]),
+        "[17,\"eu\"]"
+    );
 }

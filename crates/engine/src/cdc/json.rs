@@ -1,8 +1,8 @@
 //! Writing JSON by hand: the few shapes of a change event, straight into a buffer. Values of
 //! columns are written by `springhead_sql::types::output_json`; this writes what is around them.
 
-use springhead_sql::types::{output_json, PgType};
 use springhead_proto::ValueRef;
+use springhead_sql::types::{PgType, output_json};
 
 /// Appends a number.
 pub(crate) fn number(out: &mut Vec<u8>, mut value: u64) {
@@ -56,7 +56,11 @@ pub(crate) fn string_inside(out: &mut Vec<u8>, text: &str) {
         if short.is_empty() {
             out.extend_from_slice(b"\\u00");
             out.push(b'0' + (byte >> 4));
-            out.push(if byte & 0xf < 10 { b'0' + (byte & 0xf) } else { b'a' + (byte & 0xf) - 10 });
+            out.push(if byte & 0xf < 10 {
+                b'0' + (byte & 0xf)
+            } else {
+                b'a' + (byte & 0xf) - 10
+            });
         } else {
             out.extend_from_slice(short);
         }
@@ -94,7 +98,12 @@ mod tests {
 
     #[test]
     fn numbers_and_epochs_are_written_whole() {
-        for (value, expected) in [(0, "0"), (7, "7"), (1_718_000_000_000, "1718000000000"), (u64::MAX, "18446744073709551615")] {
+        for (value, expected) in [
+            (0, "0"),
+            (7, "7"),
+            (1_718_000_000_000, "1718000000000"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
             let mut out = Vec::new();
             number(&mut out, value);
             assert_eq!(out, expected.as_bytes());
@@ -107,7 +116,11 @@ mod tests {
     #[test]
     fn a_json_value_stays_on_one_line() {
         let mut out = Vec::new();
-        value(&mut out, &PgType::Json, ValueRef::Text("{\n \"a\": \"x\\ny\"\r\n}"));
+        value(
+            &mut out,
+            &PgType::Json,
+            ValueRef::Text("{\n \"a\": \"x\\ny\"\r\n}"),
+        );
         assert_eq!(out, b"{  \"a\": \"x\\ny\"  }");
     }
 }

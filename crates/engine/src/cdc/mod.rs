@@ -60,7 +60,12 @@ pub struct CdcLimits {
 
 impl Default for CdcLimits {
     fn default() -> CdcLimits {
-        CdcLimits { filter: FilterLimits::default(), chunk_bytes: 64 << 10, page_steps: 64, page_scan_ms: 2000 }
+        CdcLimits {
+            filter: FilterLimits::default(),
+            chunk_bytes: 64 << 10,
+            page_steps: 64,
+            page_scan_ms: 2000,
+        }
     }
 }
 
@@ -88,7 +93,10 @@ type PlanKey = (TenantId, FeedSpec, Option<(u32, u32)>);
 pub enum CdcError {
     /// The position cannot be resumed from. `code` is `cursor_expired`, or `consumer_expired`.
     #[error("{refused}")]
-    Refused { code: ErrorCode, refused: RefusedCursor },
+    Refused {
+        code: ErrorCode,
+        refused: RefusedCursor,
+    },
     #[error(transparent)]
     Sql(#[from] SqlError),
 }
@@ -106,7 +114,10 @@ impl CdcError {
 
 impl From<RefusedCursor> for CdcError {
     fn from(refused: RefusedCursor) -> CdcError {
-        CdcError::Refused { code: ErrorCode::CursorExpired, refused }
+        CdcError::Refused {
+            code: ErrorCode::CursorExpired,
+            refused,
+        }
     }
 }
 
@@ -124,8 +135,12 @@ impl From<TailError> for CdcError {
     fn from(error: TailError) -> CdcError {
         match error {
             TailError::Log(error) => log_error(&error),
-            TailError::TenantDropped => SqlError::new(ErrorCode::TenantDropped, error.to_string()).into(),
-            TailError::ShuttingDown => SqlError::new(ErrorCode::AdminShutdown, error.to_string()).into(),
+            TailError::TenantDropped => {
+                SqlError::new(ErrorCode::TenantDropped, error.to_string()).into()
+            }
+            TailError::ShuttingDown => {
+                SqlError::new(ErrorCode::AdminShutdown, error.to_string()).into()
+            }
         }
     }
 }
@@ -134,13 +149,18 @@ fn log_error(error: &LogError) -> CdcError {
     let code = match error {
         LogError::Trimmed { asked, earliest } => {
             return RefusedCursor {
-                reason: RefusedReason::Trimmed { wanted: *asked, trimmed: earliest.previous() },
+                reason: RefusedReason::Trimmed {
+                    wanted: *asked,
+                    trimmed: earliest.previous(),
+                },
                 earliest_lsn: *earliest,
             }
             .into();
         }
         LogError::Corrupt { .. } => ErrorCode::Corrupted,
-        LogError::Future { .. } | LogError::NewerFormat { .. } | LogError::Io { .. } => ErrorCode::Internal,
+        LogError::Future { .. } | LogError::NewerFormat { .. } | LogError::Io { .. } => {
+            ErrorCode::Internal
+        }
     };
     SqlError::new(code, error.to_string()).into()
 }
@@ -150,7 +170,13 @@ impl Cdc {
     #[must_use]
     pub fn new(engine: Engine, limits: CdcLimits) -> Arc<Cdc> {
         let filters = Filters::new(Arc::clone(engine.clock()), limits.filter);
-        Arc::new(Cdc { engine, limits, filters, plans: Mutex::default(), readers: Readers::default() })
+        Arc::new(Cdc {
+            engine,
+            limits,
+            filters,
+            plans: Mutex::default(),
+            readers: Readers::default(),
+        })
     }
 
     /// The engine that it reads.
@@ -176,7 +202,12 @@ impl Cdc {
         if let Some(plan) = self.plans.lock().known.get(&key).and_then(Weak::upgrade) {
             return Ok(plan);
         }
-        let plan = Arc::new(FeedPlan::new(key.0, &catalog, key.1.clone(), self.limits.filter.max_bytes)?);
+        let plan = Arc::new(FeedPlan::new(
+            key.0,
+            &catalog,
+            key.1.clone(),
+            self.limits.filter.max_bytes,
+        )?);
         let mut plans = self.plans.lock();
         // Another may have been as quick; all who follow share the later one.
         plans.known.insert(key, Arc::downgrade(&plan));

@@ -34,11 +34,15 @@ const CONDITIONS: &[Condition] = &[
     ("b = 'x'", |row| row.2.as_ref().map(|b| b == "x")),
     ("a IS NULL", |row| Some(row.1.is_none())),
     ("NOT (a > 2)", |row| row.1.map(|a| a <= 2)),
-    ("a BETWEEN 1 AND 3 AND id % 2 = 0", |row| match (row.1.map(|a| (1..=3).contains(&a)), row.0 % 2 == 0) {
-        (Some(false), _) | (_, false) => Some(false),
-        (a, true) => a,
+    ("a BETWEEN 1 AND 3 AND id % 2 = 0", |row| {
+        match (row.1.map(|a| (1..=3).contains(&a)), row.0 % 2 == 0) {
+            (Some(false), _) | (_, false) => Some(false),
+            (a, true) => a,
+        }
     }),
-    ("coalesce(b, 'x') LIKE 'x%'", |row| Some(row.2.as_ref().is_none_or(|b| b.starts_with('x')))),
+    ("coalesce(b, 'x') LIKE 'x%'", |row| {
+        Some(row.2.as_ref().is_none_or(|b| b.starts_with('x')))
+    }),
     ("b IN ('x', 'y') OR a = 0", |row| {
         let named = row.2.as_ref().map(|b| b == "x" || b == "y");
         let zero = row.1.map(|a| a == 0);
@@ -51,7 +55,8 @@ const CONDITIONS: &[Condition] = &[
 ];
 
 fn image(id: i64) -> impl Strategy<Value = Image> {
-    let text = prop::option::of(prop::sample::select(vec!["x", "y", "xyz", ""]).prop_map(str::to_owned));
+    let text =
+        prop::option::of(prop::sample::select(vec!["x", "y", "xyz", ""]).prop_map(str::to_owned));
     (Just(id), prop::option::of(0..5i64), text)
 }
 
@@ -77,8 +82,14 @@ fn to_row(image: &Image) -> springhead_proto::Row {
 }
 
 fn to_json(image: Option<&Image>, columns: &[&str]) -> Json {
-    let Some(image) = image else { return Json::Null };
-    let whole = [("id", json!(image.0)), ("a", json!(image.1)), ("b", json!(image.2))];
+    let Some(image) = image else {
+        return Json::Null;
+    };
+    let whole = [
+        ("id", json!(image.0)),
+        ("a", json!(image.1)),
+        ("b", json!(image.2)),
+    ];
     let shown: Map<String, Json> = whole
         .into_iter()
         .filter(|(name, _)| columns.is_empty() || columns.contains(name))
@@ -88,7 +99,12 @@ fn to_json(image: Option<&Image>, columns: &[&str]) -> Json {
 }
 
 /// What the feed should show: operation, before, after and LSN of each change.
-fn expected(made: &[Made], condition: Option<&Condition>, columns: &[&str], operations: &[&str]) -> Vec<Json> {
+fn expected(
+    made: &[Made],
+    condition: Option<&Condition>,
+    columns: &[&str],
+    operations: &[&str],
+) -> Vec<Json> {
     let passes = |image: &Image| condition.is_none_or(|(_, means)| means(image) == Some(true));
     let mut shown = Vec::new();
     for (change, lsn) in made.iter().zip(41..) {
@@ -113,15 +129,27 @@ fn expected(made: &[Made], condition: Option<&Condition>, columns: &[&str], oper
             (Some(_), Some(_)) => "UPDATE",
         };
         if operations.contains(&operation.to_lowercase().as_str()) {
-            shown.push(json!([operation, to_json(before, columns), to_json(after, columns), lsn]));
+            shown.push(json!([
+                operation,
+                to_json(before, columns),
+                to_json(after, columns),
+                lsn
+            ]));
         }
     }
     shown
 }
 
 fn tables() -> Known {
-    let columns = [("id", PgType::Int8), ("a", PgType::Int4), ("b", PgType::Text)];
-    Known(vec![table(104, "t", &columns, &[0]), table(105, "other", &columns, &[0])])
+    let columns = [
+        ("id", PgType::Int8),
+        ("a", PgType::Int4),
+        ("b", PgType::Text),
+    ];
+    Known(vec![
+        table(104, "t", &columns, &[0]),
+        table(105, "other", &columns, &[0]),
+    ])
 }
 
 proptest! {

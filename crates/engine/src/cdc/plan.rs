@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
-use springhead_proto::{ChangeKind, ChangeRef, CollectionId, ErrorCode, RowRef, SchemaVersion, SqlError, TenantId, ValueRef};
+use springhead_proto::{
+    ChangeKind, ChangeRef, CollectionId, ErrorCode, RowRef, SchemaVersion, SqlError, TenantId,
+    ValueRef,
+};
 use springhead_sql::Catalog;
 use springhead_sql::catalog::{QualifiedName, Table};
 use springhead_sql::plan::Filter;
@@ -96,7 +99,10 @@ pub fn find_collection<'c>(catalog: &'c Catalog, name: &str) -> Result<&'c Arc<T
             return Ok(table);
         }
     }
-    Err(SqlError::new(ErrorCode::UndefinedTable, format!("collection \"{name}\" does not exist")))
+    Err(SqlError::new(
+        ErrorCode::UndefinedTable,
+        format!("collection \"{name}\" does not exist"),
+    ))
 }
 
 impl FeedPlan {
@@ -113,7 +119,11 @@ impl FeedPlan {
     ) -> Result<FeedPlan, SqlError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let base = match &spec.collection {
-            Some(name) => Some(Base::new(find_collection(catalog, name)?, &spec, max_filter_bytes)?),
+            Some(name) => Some(Base::new(
+                find_collection(catalog, name)?,
+                &spec,
+                max_filter_bytes,
+            )?),
             None if spec.filter.is_some() => return Err(needs_collection("where")),
             None if !spec.columns.is_empty() => return Err(needs_collection("columns")),
             None => None,
@@ -135,7 +145,9 @@ impl FeedPlan {
 
     /// The collections whose commits are to be read; empty for all.
     pub(crate) fn collections(&self) -> Vec<CollectionId> {
-        self.table().map(|table| vec![table.collection()]).unwrap_or_default()
+        self.table()
+            .map(|table| vec![table.collection()])
+            .unwrap_or_default()
     }
 
     pub(crate) fn is_filtered(&self) -> bool {
@@ -183,7 +195,11 @@ impl FeedPlan {
                 verdict.version = Some(version);
             }
         }
-        Ok(self.spec.operations.contains(verdict.operation).then_some(verdict))
+        Ok(self
+            .spec
+            .operations
+            .contains(verdict.operation)
+            .then_some(verdict))
     }
 
     /// The filter as a condition on the stored columns of the table that was named.
@@ -212,7 +228,9 @@ impl FeedPlan {
         lease: Option<&Lease<'_>>,
     ) -> Result<bool, SqlError> {
         let visible = |row: Option<RowRef<'a>>| match (row, &version.filter, lease) {
-            (Some(row), Some(filter), Some(lease)) if !lease.matches(filter, row)? => Ok(Image::None),
+            (Some(row), Some(filter), Some(lease)) if !lease.matches(filter, row)? => {
+                Ok(Image::None)
+            }
             (Some(row), _, _) => Ok(Image::Row(row)),
             (None, _, _) => Ok::<_, SqlError>(Image::None),
         };
@@ -251,21 +269,31 @@ impl FeedPlan {
             )
         })?;
         let made = Arc::new(self.make_version(table)?);
-        self.versions.write().insert((collection, version), Arc::clone(&made));
+        self.versions
+            .write()
+            .insert((collection, version), Arc::clone(&made));
         Ok(made)
     }
 
     fn make_version(&self, table: Arc<Table>) -> Result<Version, SqlError> {
         let Some(base) = &self.base else {
-            return Ok(Version { form: RowForm::new(table), filter: None });
+            return Ok(Version {
+                form: RowForm::new(table),
+                filter: None,
+            });
         };
-        let filter = base.filter.as_ref().map(|filter| bind(filter, &table)).transpose()?;
+        let filter = base
+            .filter
+            .as_ref()
+            .map(|filter| bind(filter, &table))
+            .transpose()?;
         let form = if base.columns.is_empty() {
             RowForm::new(table)
         } else {
-            if let Some((_, gone)) = (base.columns.iter())
-                .find(|(id, _)| table.schema_version > base.table.schema_version && table.column_by_id(*id).is_none())
-            {
+            if let Some((_, gone)) = (base.columns.iter()).find(|(id, _)| {
+                table.schema_version > base.table.schema_version
+                    && table.column_by_id(*id).is_none()
+            }) {
                 return Err(column_gone(gone));
             }
             RowForm::with_columns(table, &base.columns)
@@ -293,7 +321,10 @@ impl Base {
             Some(text) if text.len() > max_filter_bytes => {
                 return Err(SqlError::new(
                     ErrorCode::StatementTooLarge,
-                    format!("where is {} bytes long, over the limit of {max_filter_bytes}", text.len()),
+                    format!(
+                        "where is {} bytes long, over the limit of {max_filter_bytes}",
+                        text.len()
+                    ),
                 ));
             }
             Some(text) => {
@@ -302,7 +333,12 @@ impl Base {
                 (Some(Arc::new(filter)), Some(stored))
             }
         };
-        Ok(Base { table: Arc::clone(table), filter, stored_condition, columns })
+        Ok(Base {
+            table: Arc::clone(table),
+            filter,
+            stored_condition,
+            columns,
+        })
     }
 }
 
@@ -314,26 +350,40 @@ fn bind(filter: &Arc<Filter>, table: &Table) -> Result<BoundFilter, SqlError> {
         let wanted = &filter.table.columns[place];
         let found = table.column_by_id(wanted.id);
         match found {
-            Some((_, column)) if !column.pg_type.same_base(&wanted.pg_type) || column.pg_type.scaled() != wanted.pg_type.scaled() => {
+            Some((_, column))
+                if !column.pg_type.same_base(&wanted.pg_type)
+                    || column.pg_type.scaled() != wanted.pg_type.scaled() =>
+            {
                 return Err(SqlError::new(
                     ErrorCode::DatatypeMismatch,
                     format!("column \"{}\" in where is {} in some of the changes asked for and {} in others", wanted.name, column.pg_type.sql_name(), wanted.pg_type.sql_name()),
                 )
                 .with_hint("subscribe again after the change of its type, or filter at the reader"));
             }
-            None if table.schema_version > filter.table.schema_version => return Err(column_gone(&wanted.name)),
+            None if table.schema_version > filter.table.schema_version => {
+                return Err(column_gone(&wanted.name));
+            }
             _ => places.push((place + 1, found.map(|(place, _)| place))),
         }
     }
-    Ok(BoundFilter { filter: Arc::clone(filter), places: places.into() })
+    Ok(BoundFilter {
+        filter: Arc::clone(filter),
+        places: places.into(),
+    })
 }
 
 fn column_gone(name: &str) -> SqlError {
-    SqlError::new(ErrorCode::UndefinedColumn, format!("column \"{name}\" has been dropped since this feed was opened"))
-        .with_column(name)
+    SqlError::new(
+        ErrorCode::UndefinedColumn,
+        format!("column \"{name}\" has been dropped since this feed was opened"),
+    )
+    .with_column(name)
 }
 
 fn needs_collection(parameter: &str) -> SqlError {
-    SqlError::new(ErrorCode::InvalidParameterValue, format!("{parameter} needs a collection"))
-        .with_hint("name one in the path: /cdc/{collection}")
+    SqlError::new(
+        ErrorCode::InvalidParameterValue,
+        format!("{parameter} needs a collection"),
+    )
+    .with_hint("name one in the path: /cdc/{collection}")
 }

@@ -69,9 +69,15 @@ impl Poll {
     ///
     /// # Errors
     /// As [`super::Feed::open`].
-    pub async fn open(cdc: &Arc<Cdc>, tenant: Arc<Tenant>, options: PollOptions) -> Result<Poll, CdcError> {
+    pub async fn open(
+        cdc: &Arc<Cdc>,
+        tenant: Arc<Tenant>,
+        options: PollOptions,
+    ) -> Result<Poll, CdcError> {
         let plan = cdc.plan(&tenant, options.spec)?;
-        let (consumer_start, seat) = cdc.take_seat(&tenant, options.consumer.as_deref(), &plan).await?;
+        let (consumer_start, seat) = cdc
+            .take_seat(&tenant, options.consumer.as_deref(), &plan)
+            .await?;
         let start = options.start.or(consumer_start).unwrap_or(Start::Earliest);
         let by_consumer = options.start.is_none() && consumer_start.is_some();
         let position = cdc.resolve(&tenant, start, by_consumer).await?;
@@ -212,9 +218,13 @@ impl Poll {
         }
         // Nothing was scanned that says it: the first commit after the position does.
         let mut slices = Vec::new();
-        let read = log.reader(self.position.next(), ReadFilter::default()).and_then(|mut reader| reader.read(&mut slices, 1));
+        let read = log
+            .reader(self.position.next(), ReadFilter::default())
+            .and_then(|mut reader| reader.read(&mut slices, 1));
         read.map_err(|error| super::log_error(&error))?;
-        Ok(slices.first().map_or(TimestampMs(0), |slice| slice.timestamp_ms))
+        Ok(slices
+            .first()
+            .map_or(TimestampMs(0), |slice| slice.timestamp_ms))
     }
 
     fn is_full(&self) -> bool {
@@ -223,7 +233,13 @@ impl Poll {
 
     fn may_scan(&self) -> bool {
         self.steps_left > 0
-            && self.cdc.engine.clock().monotonic_ms().saturating_sub(self.started_ms) < self.cdc.limits.page_scan_ms
+            && self
+                .cdc
+                .engine
+                .clock()
+                .monotonic_ms()
+                .saturating_sub(self.started_ms)
+                < self.cdc.limits.page_scan_ms
     }
 
     fn take(&mut self, step: Step) {
@@ -244,14 +260,19 @@ impl Poll {
     }
 
     fn render(&mut self, out: &mut Vec<u8>) -> Result<(), CdcError> {
-        let renderer = Renderer { plan: &self.plan, tables: &*self.tenant, filters: &self.cdc.filters };
+        let renderer = Renderer {
+            plan: &self.plan,
+            tables: &*self.tenant,
+            filters: &self.cdc.filters,
+        };
         let stop = Stop {
             out_bytes: self.cdc.limits.chunk_bytes,
             changes: (self.plan.spec.grouping == Grouping::Event).then_some(self.limit),
         };
         while let Some(block) = self.blocks.front() {
             let slice = &block.slice;
-            let done = renderer.slice(slice, &mut self.at, self.after, &mut self.framer, stop, out)?;
+            let done =
+                renderer.slice(slice, &mut self.at, self.after, &mut self.framer, stop, out)?;
             self.timestamp_ms = Some(slice.timestamp_ms);
             if !self.framer.open {
                 self.position = self.position.max(self.at.lsn(slice));
@@ -274,5 +295,9 @@ impl Poll {
 }
 
 fn done_or(out: Vec<u8>) -> Filled {
-    if out.is_empty() { Filled::Done } else { Filled::Chunk(out.into()) }
+    if out.is_empty() {
+        Filled::Done
+    } else {
+        Filled::Chunk(out.into())
+    }
 }

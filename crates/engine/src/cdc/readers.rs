@@ -39,7 +39,11 @@ impl Readers {
             before.taken.store(true, Ordering::Release);
             before.wake.notify_one();
         }
-        ReaderSeat { present: Arc::clone(&self.present), key, seat }
+        ReaderSeat {
+            present: Arc::clone(&self.present),
+            key,
+            seat,
+        }
     }
 }
 
@@ -69,7 +73,10 @@ impl ReaderSeat {
 impl Drop for ReaderSeat {
     fn drop(&mut self) {
         let mut present = self.present.lock();
-        if present.get(&self.key).is_some_and(|seat| Arc::ptr_eq(seat, &self.seat)) {
+        if present
+            .get(&self.key)
+            .is_some_and(|seat| Arc::ptr_eq(seat, &self.seat))
+        {
             present.remove(&self.key);
         }
     }
@@ -85,7 +92,10 @@ mod tests {
         let first = readers.take(TenantId(1), "mailer");
         let other = readers.take(TenantId(2), "mailer");
         let second = readers.take(TenantId(1), "mailer");
-        assert_eq!(first.is_taken_over().map(|error| error.code), Some(ErrorCode::TakenOver));
+        assert_eq!(
+            first.is_taken_over().map(|error| error.code),
+            Some(ErrorCode::TakenOver)
+        );
         assert!(other.is_taken_over().is_none() && second.is_taken_over().is_none());
         // The old one's leaving does not free the new one's place.
         drop(first);

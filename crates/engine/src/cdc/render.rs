@@ -53,7 +53,11 @@ impl RenderCache {
     /// Bytes held.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.forms.lock().iter().map(|(_, rendered)| rendered.bytes.len()).sum()
+        self.forms
+            .lock()
+            .iter()
+            .map(|(_, rendered)| rendered.bytes.len())
+            .sum()
     }
 }
 
@@ -209,7 +213,13 @@ impl Renderer<'_> {
         let mut rest = slice.changes.get(at.offset..).unwrap_or_default();
         while !rest.is_empty() {
             let change = ChangeRef::read(&mut rest).map_err(|error| {
-                SqlError::new(ErrorCode::Corrupted, format!("a change of the commit at LSN {}: {error}", slice.commit_lsn))
+                SqlError::new(
+                    ErrorCode::Corrupted,
+                    format!(
+                        "a change of the commit at LSN {}: {error}",
+                        slice.commit_lsn
+                    ),
+                )
             })?;
             let place = Place {
                 epoch: slice.epoch,
@@ -229,9 +239,13 @@ impl Renderer<'_> {
             }
             at.index += 1;
             at.offset = slice.changes.len() - rest.len();
-            let full = out.len() >= stop.out_bytes || stop.changes.is_some_and(|changes| framer.changes >= changes);
-            let long = started_ms
-                .is_some_and(|started| self.filters.clock().monotonic_ms().saturating_sub(started) > FILTER_STRETCH_MS);
+            let full = out.len() >= stop.out_bytes
+                || stop
+                    .changes
+                    .is_some_and(|changes| framer.changes >= changes);
+            let long = started_ms.is_some_and(|started| {
+                self.filters.clock().monotonic_ms().saturating_sub(started) > FILTER_STRETCH_MS
+            });
             if (full || long) && !rest.is_empty() {
                 return Ok(false);
             }
@@ -250,15 +264,24 @@ impl Renderer<'_> {
         let mut out = Vec::new();
         let mut framer = Framer::new(Framing::EventStream, self.plan);
         let mut at = SlicePosition::default();
-        let stop = Stop { out_bytes: usize::MAX, changes: None };
+        let stop = Stop {
+            out_bytes: usize::MAX,
+            changes: None,
+        };
         while !self.slice(slice, &mut at, Lsn::ZERO, &mut framer, stop, &mut out)? {}
         out.shrink_to_fit();
-        Ok(Rendered { bytes: out.into(), last_id: framer.last_id })
+        Ok(Rendered {
+            bytes: out.into(),
+            last_id: framer.last_id,
+        })
     }
 
     /// An evaluator, if the plan has something to evaluate.
     pub(crate) fn lease(&self) -> Result<Option<Lease<'_>>, SqlError> {
-        self.plan.is_filtered().then(|| self.filters.lease()).transpose()
+        self.plan
+            .is_filtered()
+            .then(|| self.filters.lease())
+            .transpose()
     }
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn tables_of(tenant: &Tenant, plan: &FeedPlan) -> Vec<Arc<Table>> {
             .catalog()
             .tables_by_id()
             .into_iter()
-            .filter(|table| !table.collection().is_system() && table.collection() != CollectionId::NONE)
+            .filter(|table| {
+                !table.collection().is_system() && table.collection() != CollectionId::NONE
+            })
             .cloned()
             .collect(),
     }
@@ -40,8 +42,16 @@ pub(crate) fn tables_of(tenant: &Tenant, plan: &FeedPlan) -> Vec<Arc<Table>> {
 fn query(table: &Table, plan: &FeedPlan) -> String {
     let columns: Vec<String> = table.columns.iter().map(Column::storage_name).collect();
     let key: Vec<String> = table.key_columns().map(Column::storage_name).collect();
-    let condition = plan.stored_condition().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
-    format!("SELECT {} FROM {}{condition} ORDER BY {}", columns.join(", "), table.storage_name(), key.join(", "))
+    let condition = plan
+        .stored_condition()
+        .map(|condition| format!(" WHERE {condition}"))
+        .unwrap_or_default();
+    format!(
+        "SELECT {} FROM {}{condition} ORDER BY {}",
+        columns.join(", "),
+        table.storage_name(),
+        key.join(", ")
+    )
 }
 
 impl Snapshot {
@@ -56,11 +66,17 @@ impl Snapshot {
         timestamp_ms: TimestampMs,
     ) -> Result<Snapshot, SqlError> {
         let tables = tables_of(tenant, plan);
-        let queries = tables.iter().map(|table| (query(table, plan), Vec::new())).collect();
+        let queries = tables
+            .iter()
+            .map(|table| (query(table, plan), Vec::new()))
+            .collect();
         let (results, lsn) = tenant.read_snapshots(queries).await?;
         let mut read = VecDeque::with_capacity(tables.len());
         for (table, rows) in tables.iter().zip(results) {
-            read.push_back((plan.version(tenant, table.collection(), table.version())?, rows));
+            read.push_back((
+                plan.version(tenant, table.collection(), table.version())?,
+                rows,
+            ));
         }
         let tail = log.tail();
         let place = Place {
@@ -71,7 +87,10 @@ impl Snapshot {
             tx_index: 0,
             tx_count: 0,
         };
-        Ok(Snapshot { tables: read, place })
+        Ok(Snapshot {
+            tables: read,
+            place,
+        })
     }
 
     /// Everything up to it is in the rows.
@@ -83,7 +102,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// What the temporary file says.
-    pub(crate) fn render(&mut self, renderer: &Renderer<'_>, out: &mut Vec<u8>) -> Result<bool, SqlError> {
+    pub(crate) fn render(
+        &mut self,
+        renderer: &Renderer<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, SqlError> {
         let Some((version, rows)) = self.tables.front_mut() else {
             return Ok(false);
         };
@@ -101,7 +124,9 @@ impl Snapshot {
                 after: Image::Row(row),
                 schema_version: version.form.table.version(),
             };
-            verdict.event().write(out, renderer.plan.spec.envelope, &self.place);
+            verdict
+                .event()
+                .write(out, renderer.plan.spec.envelope, &self.place);
             out.extend_from_slice(b"\n\n");
         }
         Ok(true)
@@ -109,7 +134,13 @@ impl Snapshot {
 }
 
 /// Appends a frame that carries nothing but a position: `ready` with its LSN, or `progress`.
-pub(crate) fn write_position(out: &mut Vec<u8>, event: &str, lsn: Lsn, epoch: Epoch, with_lsn: bool) {
+pub(crate) fn write_position(
+    out: &mut Vec<u8>,
+    event: &str,
+    lsn: Lsn,
+    epoch: Epoch,
+    with_lsn: bool,
+) {
     out.extend_from_slice(b"id: ");
     write_cursor(out, lsn, epoch);
     out.extend_from_slice(b"\nevent: ");

@@ -145,10 +145,18 @@ impl Operations {
     pub fn parse(text: &str) -> Result<Operations, SqlError> {
         let mut set = 0;
         for word in text.split(',').map(str::trim) {
-            let operation = Operation::CHANGES.into_iter().find(|operation| word.eq_ignore_ascii_case(operation.lower()));
+            let operation = Operation::CHANGES
+                .into_iter()
+                .find(|operation| word.eq_ignore_ascii_case(operation.lower()));
             match operation {
                 Some(operation) => set |= operation as u8,
-                None => return Err(bad_choice("operations", word, "insert, update, delete, truncate, definition, message")),
+                None => {
+                    return Err(bad_choice(
+                        "operations",
+                        word,
+                        "insert, update, delete, truncate, definition, message",
+                    ));
+                }
             }
         }
         Ok(Operations(set))
@@ -184,8 +192,11 @@ impl Grouping {
 }
 
 fn bad_choice(parameter: &str, word: &str, choices: &str) -> SqlError {
-    SqlError::new(ErrorCode::InvalidParameterValue, format!("{parameter} does not take \"{word}\""))
-        .with_hint(format!("it takes: {choices}"))
+    SqlError::new(
+        ErrorCode::InvalidParameterValue,
+        format!("{parameter} does not take \"{word}\""),
+    )
+    .with_hint(format!("it takes: {choices}"))
 }
 
 #[cfg(test)]
@@ -200,6 +211,10 @@ mod tests {
         let error = Operations::parse("insert,upsert").unwrap_err();
         assert!(error.message.contains("upsert"), "{error}");
         assert!(Operations::parse("").is_err());
-        assert!(Operation::CHANGES.into_iter().all(|operation| Operations::ALL.contains(operation)));
+        assert!(
+            Operation::CHANGES
+                .into_iter()
+                .all(|operation| Operations::ALL.contains(operation))
+        );
     }
 }

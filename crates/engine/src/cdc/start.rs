@@ -37,10 +37,16 @@ pub enum RefusedReason {
     Trimmed { wanted: Lsn, trimmed: Lsn },
     #[error("LSN {asked} is past the end of the log at {end}")]
     Future { asked: Lsn, end: Lsn },
-    #[error("epoch {epoch} is unknown here: the cursor is of another database or of a lost history")]
+    #[error(
+        "epoch {epoch} is unknown here: the cursor is of another database or of a lost history"
+    )]
     UnknownEpoch { epoch: Epoch },
     #[error("epoch {epoch} ended at LSN {fork_lsn}, and the cursor's LSN {asked} is past it")]
-    PastFork { epoch: Epoch, asked: Lsn, fork_lsn: Lsn },
+    PastFork {
+        epoch: Epoch,
+        asked: Lsn,
+        fork_lsn: Lsn,
+    },
 }
 
 impl RefusedCursor {
@@ -87,7 +93,12 @@ pub(crate) struct LogView {
 impl LogView {
     pub(crate) fn of(log: &dyn Log) -> LogView {
         let tail = log.tail();
-        LogView { earliest: log.earliest(), durable: tail.durable, timestamp_ms: tail.timestamp_ms, epochs: log.epochs() }
+        LogView {
+            earliest: log.earliest(),
+            durable: tail.durable,
+            timestamp_ms: tail.timestamp_ms,
+            epochs: log.epochs(),
+        }
     }
 
     /// The position (everything up to it has been seen) that `cursor` stands for.
@@ -104,18 +115,26 @@ impl LogView {
         };
         // Each later history left its ancestors at its fork; a restore may have gone back further
         // than the fork before it.
-        let fork_lsn = self.epochs[place + 1..].iter().map(|record| record.fork_lsn).min();
+        let fork_lsn = self.epochs[place + 1..]
+            .iter()
+            .map(|record| record.fork_lsn)
+            .min();
         match fork_lsn {
-            Some(fork_lsn) if lsn > fork_lsn => {
-                Err(self.refuse(RefusedReason::PastFork { epoch, asked: lsn, fork_lsn }))
-            }
+            Some(fork_lsn) if lsn > fork_lsn => Err(self.refuse(RefusedReason::PastFork {
+                epoch,
+                asked: lsn,
+                fork_lsn,
+            })),
             _ => Ok(()),
         }
     }
 
     fn check_position(&self, position: Lsn) -> Result<Lsn, RefusedCursor> {
         if position > self.durable {
-            return Err(self.refuse(RefusedReason::Future { asked: position, end: self.durable }));
+            return Err(self.refuse(RefusedReason::Future {
+                asked: position,
+                end: self.durable,
+            }));
         }
         if position.next() < self.earliest {
             return Err(self.trimmed(position.next()));
@@ -124,11 +143,17 @@ impl LogView {
     }
 
     pub(crate) fn trimmed(&self, wanted: Lsn) -> RefusedCursor {
-        self.refuse(RefusedReason::Trimmed { wanted, trimmed: self.earliest.previous() })
+        self.refuse(RefusedReason::Trimmed {
+            wanted,
+            trimmed: self.earliest.previous(),
+        })
     }
 
     fn refuse(&self, reason: RefusedReason) -> RefusedCursor {
-        RefusedCursor { reason, earliest_lsn: self.earliest }
+        RefusedCursor {
+            reason,
+            earliest_lsn: self.earliest,
+        }
     }
 
     /// As [`resolve`], without waiting; `lsn_at_time` is [`Log::lsn_at_time`].
@@ -146,7 +171,12 @@ impl LogView {
                 // One past the end is fine: it is the next change. Nothing has LSN 0.
                 let position = lsn.previous();
                 if position > self.durable {
-                    return Err(self.refuse(RefusedReason::Future { asked: lsn, end: self.durable }).into());
+                    return Err(self
+                        .refuse(RefusedReason::Future {
+                            asked: lsn,
+                            end: self.durable,
+                        })
+                        .into());
                 }
                 self.check_position(position)?
             }
@@ -195,7 +225,12 @@ mod tests {
     use super::*;
 
     fn view() -> LogView {
-        let record = |epoch, number, fork_lsn| EpochRecord { epoch: Epoch(epoch), number, history_id: u128::from(number), fork_lsn: Lsn(fork_lsn) };
+        let record = |epoch, number, fork_lsn| EpochRecord {
+            epoch: Epoch(epoch),
+            number,
+            history_id: u128::from(number),
+            fork_lsn: Lsn(fork_lsn),
+        };
         LogView {
             earliest: Lsn(11),
             durable: Lsn(100),
@@ -222,10 +257,24 @@ mod tests {
 
     #[test]
     fn g5_every_cursor_is_resumed_or_refused_with_its_reason() {
-        let trimmed = |wanted| Err(RefusedReason::Trimmed { wanted: Lsn(wanted), trimmed: Lsn(10) });
-        let future = |asked| Err(RefusedReason::Future { asked: Lsn(asked), end: Lsn(100) });
+        let trimmed = |wanted| {
+            Err(RefusedReason::Trimmed {
+                wanted: Lsn(wanted),
+                trimmed: Lsn(10),
+            })
+        };
+        let future = |asked| {
+            Err(RefusedReason::Future {
+                asked: Lsn(asked),
+                end: Lsn(100),
+            })
+        };
         let past_fork = |epoch, asked, fork| {
-            Err(RefusedReason::PastFork { epoch: Epoch(epoch), asked: Lsn(asked), fork_lsn: Lsn(fork) })
+            Err(RefusedReason::PastFork {
+                epoch: Epoch(epoch),
+                asked: Lsn(asked),
+                fork_lsn: Lsn(fork),
+            })
         };
         let cases = [
             // The current epoch.
@@ -242,7 +291,10 @@ mod tests {
             (after("41@0000000a"), past_fork(0xa, 41, 40)),
             (after("500@0000000a"), past_fork(0xa, 500, 40)),
             // Nobody's.
-            (after("50@0000000d"), Err(RefusedReason::UnknownEpoch { epoch: Epoch(0xd) })),
+            (
+                after("50@0000000d"),
+                Err(RefusedReason::UnknownEpoch { epoch: Epoch(0xd) }),
+            ),
             // A bare LSN skips the check of the epoch, and only that.
             (after("50"), Ok(50)),
             (after("101"), future(101)),
@@ -270,7 +322,10 @@ mod tests {
     fn g5_a_restore_further_back_than_the_fork_before_it_cuts_both_ancestors() {
         let mut view = view();
         view.epochs[2].fork_lsn = Lsn(30);
-        let check = |text: &str| view.check(parse_cursor(text).unwrap()).map_err(|refused| refused.fork_lsn());
+        let check = |text: &str| {
+            view.check(parse_cursor(text).unwrap())
+                .map_err(|refused| refused.fork_lsn())
+        };
         assert_eq!(check("31@0000000a"), Err(Some(Lsn(30))));
         assert_eq!(check("30@0000000a"), Ok(Lsn(30)));
         assert_eq!(check("31@0000000b"), Err(Some(Lsn(30))));
@@ -278,7 +333,20 @@ mod tests {
 
     #[test]
     fn malformed_cursors_have_a_code_of_their_own() {
-        for text in ["", "x", "-1", "+1", "1@", "1@xyz", "1@9c1e04d", "1@9c1e04d70", "18446744073709551616", "1 ", "1@9c1e04d7@1", "must-refetch"] {
+        for text in [
+            "",
+            "x",
+            "-1",
+            "+1",
+            "1@",
+            "1@xyz",
+            "1@9c1e04d",
+            "1@9c1e04d70",
+            "18446744073709551616",
+            "1 ",
+            "1@9c1e04d7@1",
+            "must-refetch",
+        ] {
             let error = parse_cursor(text).unwrap_err();
             assert_eq!(error.code, ErrorCode::MalformedCursor, "{text:?}");
         }

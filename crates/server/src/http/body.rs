@@ -50,7 +50,14 @@ impl Output {
         }
         *self.slot.lock() = Some(chunk);
         // The task that takes the chunk is the one that runs this; it polls again when it has.
-        poll_fn(|_| if self.slot.lock().is_some() { Poll::Pending } else { Poll::Ready(()) }).await;
+        poll_fn(|_| {
+            if self.slot.lock().is_some() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
     }
 }
 
@@ -62,8 +69,14 @@ impl Body {
         W: Future<Output = Result<(), CutShort>> + Send + 'static,
     {
         let slot = Slot::default();
-        let output = Output { slot: Arc::clone(&slot) };
-        Body::Stream(Producer { work: Box::pin(produce(output)), slot, done: false })
+        let output = Output {
+            slot: Arc::clone(&slot),
+        };
+        Body::Stream(Producer {
+            work: Box::pin(produce(output)),
+            slot,
+            done: false,
+        })
     }
 
     /// The next chunk; `None` at the end.
@@ -105,7 +118,10 @@ impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = CutShort;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         self.get_mut().poll_chunk(cx).map_ok(Frame::data)
     }
 
@@ -127,9 +143,17 @@ impl hyper::body::Body for Body {
 }
 
 /// An answer of one piece.
-pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+pub fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response {
     let body = body.into();
-    let mut response = Response::new(if body.is_empty() { Body::Empty } else { Body::Whole(body) });
+    let mut response = Response::new(if body.is_empty() {
+        Body::Empty
+    } else {
+        Body::Whole(body)
+    });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

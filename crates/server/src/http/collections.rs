@@ -30,13 +30,29 @@ pub async fn document(mut request: Request) -> Result<Response, HttpError> {
     let key = target.key(&id)?;
     let mut session = request.session(target.tenant.id(), target.min_lsn).await?;
     let outcome = if method == Method::PUT {
-        target.put(&mut session, key, request.json_object().await?).await?
+        target
+            .put(&mut session, key, request.json_object().await?)
+            .await?
     } else if method == Method::PATCH {
-        target.patch(&mut session, key, request.json_object().await?).await?
+        target
+            .patch(&mut session, key, request.json_object().await?)
+            .await?
     } else {
-        let verb = if method == Method::DELETE { "DELETE" } else { "SELECT *" };
-        let returning = if method == Method::DELETE { " RETURNING *" } else { "" };
-        let sql = format!("{verb} FROM {} WHERE {}{returning}", target.name(), target.key_condition(1));
+        let verb = if method == Method::DELETE {
+            "DELETE"
+        } else {
+            "SELECT *"
+        };
+        let returning = if method == Method::DELETE {
+            " RETURNING *"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "{verb} FROM {} WHERE {}{returning}",
+            target.name(),
+            target.key_condition(1)
+        );
         run(&mut session, &sql, &key).await?
     };
     target.answer(outcome, &id)
@@ -48,7 +64,10 @@ pub async fn document(mut request: Request) -> Result<Response, HttpError> {
 /// 42P01, 22023, or what SQL says.
 pub async fn list(mut request: Request) -> Result<Response, HttpError> {
     let app = Arc::clone(&request.app);
-    let limit = request.params.number("limit")?.unwrap_or(app.config.list_documents);
+    let limit = request
+        .params
+        .number("limit")?
+        .unwrap_or(app.config.list_documents);
     if limit == 0 {
         return Err(HttpError::parameter("limit is at least 1"));
     }
@@ -58,10 +77,21 @@ pub async fn list(mut request: Request) -> Result<Response, HttpError> {
     if !target.table.has_declared_key() {
         return Err(target.needs_key("listing its documents"));
     }
-    let key = after.as_deref().map(|after| target.key(after)).transpose()?;
-    let condition = if key.is_some() { format!(" WHERE {}", target.after_condition()) } else { String::new() };
+    let key = after
+        .as_deref()
+        .map(|after| target.key(after))
+        .transpose()?;
+    let condition = if key.is_some() {
+        format!(" WHERE {}", target.after_condition())
+    } else {
+        String::new()
+    };
     let order: Vec<String> = target.table.key_columns().map(quoted).collect();
-    let sql = format!("SELECT * FROM {}{condition} ORDER BY {} LIMIT {limit}", target.name(), order.join(", "));
+    let sql = format!(
+        "SELECT * FROM {}{condition} ORDER BY {} LIMIT {limit}",
+        target.name(),
+        order.join(", ")
+    );
     let mut session = request.session(target.tenant.id(), target.min_lsn).await?;
     let outcome = run(&mut session, &sql, &key.unwrap_or_default()).await?;
     target.list_answer(outcome, limit)
@@ -83,7 +113,11 @@ impl Target {
         if let Some(lsn) = min_lsn {
             tenant.wait_visible(lsn).await?;
         }
-        let name = if request.segments.is_empty() { String::new() } else { request.segments.remove(0) };
+        let name = if request.segments.is_empty() {
+            String::new()
+        } else {
+            request.segments.remove(0)
+        };
         let table = Arc::clone(find_collection(&tenant.catalog(), &name)?);
         if table.collection().is_system() && request.method != Method::GET {
             return Err(HttpError::new(
@@ -91,12 +125,20 @@ impl Target {
                 format!("collection \"{name}\" is Springhead's own"),
             ));
         }
-        Ok(Target { tenant, table, min_lsn })
+        Ok(Target {
+            tenant,
+            table,
+            min_lsn,
+        })
     }
 
     /// As SQL names it.
     fn name(&self) -> String {
-        format!("{}.{}", quote(&self.table.name.schema), quote(&self.table.name.name))
+        format!(
+            "{}.{}",
+            quote(&self.table.name.schema),
+            quote(&self.table.name.name)
+        )
     }
 
     /// The key's values that an id stands for.
@@ -106,7 +148,8 @@ impl Target {
         if self.table.key.len() == 1 {
             return Ok(vec![Value::from(id)]);
         }
-        serde_json::from_str(id).map_err(|_| HttpError::parameter("the document id is no list of key values"))
+        serde_json::from_str(id)
+            .map_err(|_| HttpError::parameter("the document id is no list of key values"))
     }
 
     fn key_condition(&self, first: usize) -> String {
@@ -121,8 +164,9 @@ impl Target {
         let columns: Vec<String> = self.table.key_columns().map(quoted).collect();
         let alternatives: Vec<String> = (0..columns.len())
             .map(|at| {
-                let mut parts: Vec<String> =
-                    (0..at).map(|index| format!("{} = ${}", columns[index], index + 1)).collect();
+                let mut parts: Vec<String> = (0..at)
+                    .map(|index| format!("{} = ${}", columns[index], index + 1))
+                    .collect();
                 parts.push(format!("{} > ${}", columns[at], at + 1));
                 format!("({})", parts.join(" AND "))
             })
@@ -148,7 +192,13 @@ impl Target {
             let name = quoted(column);
             if self.table.key.contains(&place) {
                 key_place += 1;
-                let number = self.table.key.iter().position(|&key| key == place).unwrap_or(key_place - 1) + 1;
+                let number = self
+                    .table
+                    .key
+                    .iter()
+                    .position(|&key| key == place)
+                    .unwrap_or(key_place - 1)
+                    + 1;
                 values.push(format!("${number}"));
             } else if column.generated.is_some() {
                 continue;
@@ -197,7 +247,11 @@ impl Target {
             updates.push(format!("{} = ${}", quote(&name), params.len()));
         }
         let sql = if updates.is_empty() {
-            format!("SELECT * FROM {} WHERE {}", self.name(), self.key_condition(1))
+            format!(
+                "SELECT * FROM {} WHERE {}",
+                self.name(),
+                self.key_condition(1)
+            )
         } else {
             format!(
                 "UPDATE {} SET {} WHERE {} RETURNING *",
@@ -211,16 +265,25 @@ impl Target {
 
     /// The body may repeat the key; it must then be the path's.
     fn take_key(&self, fields: &mut Map<String, Value>, key: &[Value]) -> Result<(), HttpError> {
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
         for (column, wanted) in self.table.key_columns().zip(key) {
             if let Some(given) = fields.remove(&column.name)
                 && text(&given) != text(wanted)
             {
                 return Err(SqlError::new(
                     ErrorCode::InvalidParameterValue,
-                    format!("the body's \"{}\" is {given}, and the path's is {wanted}", column.name),
+                    format!(
+                        "the body's \"{}\" is {given}, and the path's is {wanted}",
+                        column.name
+                    ),
                 )
-                .with_hint("a document's key is in its path; to change it, delete one and make the other")
+                .with_hint(
+                    "a document's key is in its path; to change it, delete one and make the other",
+                )
                 .into());
             }
         }
@@ -245,7 +308,11 @@ impl Target {
     fn no_document(&self, id: &str) -> HttpError {
         HttpError::new(
             ErrorCode::NotFound,
-            format!("collection \"{}\" has no document \"{}\"", collection_name(&self.table.name), super::params::shown(id)),
+            format!(
+                "collection \"{}\" has no document \"{}\"",
+                collection_name(&self.table.name),
+                super::params::shown(id)
+            ),
         )
     }
 
@@ -254,14 +321,21 @@ impl Target {
         let documents = self.documents(outcome)?;
         let mut out = b"{\"documents\":[".to_vec();
         for (index, (id, document)) in documents.iter().enumerate() {
-            out.extend_from_slice(if index > 0 { b",{\"document_id\":" } else { b"{\"document_id\":" });
+            out.extend_from_slice(if index > 0 {
+                b",{\"document_id\":"
+            } else {
+                b"{\"document_id\":"
+            });
             out.extend_from_slice(Value::from(id.as_str()).to_string().as_bytes());
             out.extend_from_slice(b",\"document\":");
             out.extend_from_slice(document);
             out.push(b'}');
         }
         let is_full = documents.len() as u64 == limit;
-        let next = documents.last().filter(|_| is_full).map_or(Value::Null, |(id, _)| id.as_str().into());
+        let next = documents
+            .last()
+            .filter(|_| is_full)
+            .map_or(Value::Null, |(id, _)| id.as_str().into());
         out.extend_from_slice(format!("],\"next_after\":{next},\"lsn\":{lsn}}}").as_bytes());
         Ok(response(StatusCode::OK, "application/json", out))
     }
@@ -272,16 +346,23 @@ impl Target {
         let Some(mut rows) = outcome.rows else {
             return Ok(documents);
         };
-        let places: Vec<usize> = self.table.visible_columns().map(|(place, _)| place).collect();
+        let places: Vec<usize> = self
+            .table
+            .visible_columns()
+            .map(|(place, _)| place)
+            .collect();
         while let Some(chunk) = rows.next_chunk()? {
             for row in chunk.rows() {
                 let mut image = vec![ValueRef::Null; self.table.columns.len()];
                 let mut document = vec![b'{'];
-                for (index, (value, column)) in row.values().zip(outcome.columns.iter()).enumerate() {
+                for (index, (value, column)) in row.values().zip(outcome.columns.iter()).enumerate()
+                {
                     if index > 0 {
                         document.push(b',');
                     }
-                    document.extend_from_slice(Value::from(column.name.as_str()).to_string().as_bytes());
+                    document.extend_from_slice(
+                        Value::from(column.name.as_str()).to_string().as_bytes(),
+                    );
                     document.push(b':');
                     output_json(&column.pg_type, value, &mut document);
                     if let Some(&place) = places.get(index) {
@@ -302,7 +383,12 @@ impl Target {
             return Err(self.needs_key("writing documents by id"));
         }
         let key = self.table.parse_document_id(id)?;
-        let columns: Vec<String> = self.table.columns.iter().map(Column::storage_name).collect();
+        let columns: Vec<String> = self
+            .table
+            .columns
+            .iter()
+            .map(Column::storage_name)
+            .collect();
         let conditions: Vec<String> = (self.table.key_columns().enumerate())
             .map(|(index, column)| format!("{} = ?{}", column.storage_name(), index + 1))
             .collect();
@@ -324,9 +410,14 @@ impl Target {
 
     fn needs_key(&self, what: &str) -> HttpError {
         let name = collection_name(&self.table.name);
-        SqlError::unsupported(format_args!("{what} in collection \"{name}\", which has no primary key,"))
-            .with_hint(format!("add one: ALTER TABLE {} ADD PRIMARY KEY (…)", self.name()))
-            .into()
+        SqlError::unsupported(format_args!(
+            "{what} in collection \"{name}\", which has no primary key,"
+        ))
+        .with_hint(format!(
+            "add one: ALTER TABLE {} ADD PRIMARY KEY (…)",
+            self.name()
+        ))
+        .into()
     }
 }
 

@@ -9,7 +9,14 @@ use super::body::{Response, json_response};
 use super::error::HttpError;
 use super::request::{Request, finish_fields, take_flag, take_number, take_text};
 
-const FIELDS: [&str; 6] = ["name", "collection", "cursor", "since_lsn", "since_ms", "pin_bytes"];
+const FIELDS: [&str; 6] = [
+    "name",
+    "collection",
+    "cursor",
+    "since_lsn",
+    "since_ms",
+    "pin_bytes",
+];
 
 /// Lists consumers, or makes one.
 ///
@@ -26,19 +33,37 @@ pub async fn all(mut request: Request) -> Result<Response, HttpError> {
     if request.method == Method::GET {
         let (consumers, lsn) = request.app.cdc.consumers(&tenant).await?;
         let list: Vec<Value> = consumers.iter().map(object).collect();
-        return Ok(json_response(StatusCode::OK, &json!({ "consumers": list, "lsn": lsn.0 })));
+        return Ok(json_response(
+            StatusCode::OK,
+            &json!({ "consumers": list, "lsn": lsn.0 }),
+        ));
     }
     let mut fields = request.json_object().await?;
-    let name = take_text(&mut fields, "name")?.ok_or_else(|| HttpError::parameter("\"name\" is missing"))?;
+    let name = take_text(&mut fields, "name")?
+        .ok_or_else(|| HttpError::parameter("\"name\" is missing"))?;
     let collection = take_text(&mut fields, "collection")?;
-    let cursor = take_text(&mut fields, "cursor")?.map(|text| parse_cursor(&text)).transpose()?;
+    let cursor = take_text(&mut fields, "cursor")?
+        .map(|text| parse_cursor(&text))
+        .transpose()?;
     let since_lsn = take_number(&mut fields, "since_lsn")?.map(|lsn| Start::SinceLsn(Lsn(lsn)));
-    let since_ms = take_number(&mut fields, "since_ms")?.map(|time| Start::SinceMs(TimestampMs(time)));
+    let since_ms =
+        take_number(&mut fields, "since_ms")?.map(|time| Start::SinceMs(TimestampMs(time)));
     let pin_bytes = take_number(&mut fields, "pin_bytes")?;
     finish_fields(&fields, &FIELDS)?;
     let start = cursor.map(Start::After).or(since_lsn).or(since_ms);
-    let (consumer, lsn) =
-        request.app.cdc.create_consumer(&tenant, NewConsumer { name, collection, start, pin_bytes }).await?;
+    let (consumer, lsn) = request
+        .app
+        .cdc
+        .create_consumer(
+            &tenant,
+            NewConsumer {
+                name,
+                collection,
+                start,
+                pin_bytes,
+            },
+        )
+        .await?;
     Ok(answer(StatusCode::CREATED, &consumer, lsn))
 }
 
@@ -57,7 +82,10 @@ pub async fn one(mut request: Request) -> Result<Response, HttpError> {
     let name = request.segments.pop().unwrap_or_default();
     if request.method == Method::DELETE {
         let lsn = request.app.cdc.delete_consumer(&tenant, &name).await?;
-        return Ok(json_response(StatusCode::OK, &json!({ "name": name, "lsn": lsn.0 })));
+        return Ok(json_response(
+            StatusCode::OK,
+            &json!({ "name": name, "lsn": lsn.0 }),
+        ));
     }
     let (consumer, lsn) = request.app.cdc.consumer(&tenant, &name).await?;
     Ok(answer(StatusCode::OK, &consumer, lsn))
@@ -73,11 +101,16 @@ pub async fn commit(mut request: Request) -> Result<Response, HttpError> {
     let tenant = request.app.node.engine.tenant(tenant_id).await?;
     let name = request.segments.pop().unwrap_or_default();
     let mut fields = request.json_object().await?;
-    let cursor = take_text(&mut fields, "cursor")?.ok_or_else(|| HttpError::parameter("\"cursor\" is missing"))?;
+    let cursor = take_text(&mut fields, "cursor")?
+        .ok_or_else(|| HttpError::parameter("\"cursor\" is missing"))?;
     let rewind = take_flag(&mut fields, "rewind")?;
     finish_fields(&fields, &["cursor", "rewind"])?;
     let cursor = parse_cursor(&cursor)?;
-    let (consumer, lsn) = request.app.cdc.commit_consumer(&tenant, &name, cursor, rewind).await?;
+    let (consumer, lsn) = request
+        .app
+        .cdc
+        .commit_consumer(&tenant, &name, cursor, rewind)
+        .await?;
     Ok(answer(StatusCode::OK, &consumer, lsn))
 }
 

@@ -14,7 +14,10 @@ pub enum HttpError {
     Sql(#[from] SqlError),
     /// A position that cannot be resumed from.
     #[error("{refused}")]
-    Refused { code: ErrorCode, refused: RefusedCursor },
+    Refused {
+        code: ErrorCode,
+        refused: RefusedCursor,
+    },
     /// Statement number `index`, from 0, of a transaction failed.
     #[error("statement {index}: {error}")]
     Statement { index: usize, error: SqlError },
@@ -84,7 +87,8 @@ impl HttpError {
     /// The answer.
     #[must_use]
     pub fn response(&self) -> Response {
-        let status = StatusCode::from_u16(self.code().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.code().http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json_response(status, &json!({ "error": self.object() }));
         let headers = response.headers_mut();
         if let HttpError::Method { allowed, .. } = self
@@ -92,8 +96,14 @@ impl HttpError {
         {
             headers.insert(http::header::ALLOW, allowed);
         }
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+        if matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
+            headers.insert(
+                http::header::RETRY_AFTER,
+                http::HeaderValue::from_static("1"),
+            );
         }
         response
     }

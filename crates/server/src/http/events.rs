@@ -33,15 +33,25 @@ const FIRST_PROGRESS: Duration = Duration::from_secs(1);
 /// is told in the stream.
 pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
     let collection = request.segments.pop();
-    let last_event_id = request.header("last-event-id").filter(|id| !id.is_empty()).map(str::to_owned);
+    let last_event_id = request
+        .header("last-event-id")
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned);
     let query_id = request.params.take("last_event_id");
-    if [&last_event_id, &query_id].into_iter().flatten().any(|id| FINAL_IDS.contains(&id.as_str())) {
+    if [&last_event_id, &query_id]
+        .into_iter()
+        .flatten()
+        .any(|id| FINAL_IDS.contains(&id.as_str()))
+    {
         let mut answer = Response::new(Body::Empty);
         *answer.status_mut() = StatusCode::NO_CONTENT;
         return Ok(answer);
     }
     let resumes = last_event_id.is_some();
-    let cursor = last_event_id.or(query_id).map(|text| parse_cursor(&text)).transpose()?;
+    let cursor = last_event_id
+        .or(query_id)
+        .map(|text| parse_cursor(&text))
+        .transpose()?;
     let start = start(&mut request.params, cursor)?;
     let snapshot = request.params.flag("snapshot")? && !resumes;
     let consumer = request.params.take("consumer");
@@ -56,25 +66,34 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
 
     let app = Arc::clone(&request.app);
     let from_now = start.is_none() && !snapshot;
-    let options = FeedOptions { spec, start, snapshot, consumer };
-    let body = match Feed::open(&app.cdc, tenant, options).await.map_err(HttpError::from) {
+    let options = FeedOptions {
+        spec,
+        start,
+        snapshot,
+        consumer,
+    };
+    let body = match Feed::open(&app.cdc, tenant, options)
+        .await
+        .map_err(HttpError::from)
+    {
         Ok(feed) => {
             app.metrics.event_streams_opened.fetch_add(1, Relaxed);
             let counted = Counted::new(&app, |metrics| &metrics.event_streams);
             Body::produced(move |output| run(app, feed, from_now, output, counted))
         }
-        Err(refused @ HttpError::Refused { .. }) => {
-            Body::produced(move |output| async move {
-                output.send(final_frame(&refused).unwrap_or_default()).await;
-                Ok(())
-            })
-        }
+        Err(refused @ HttpError::Refused { .. }) => Body::produced(move |output| async move {
+            output.send(final_frame(&refused).unwrap_or_default()).await;
+            Ok(())
+        }),
         Err(error) => return Err(error),
     };
     let mut answer = response(StatusCode::OK, "text/event-stream", "");
     *answer.body_mut() = body;
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(answer)
 }
@@ -86,16 +105,30 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
 pub fn spec(params: &mut Params, collection: Option<String>) -> Result<FeedSpec, HttpError> {
     let columns = match params.take("columns") {
         None => Vec::new(),
-        Some(text) if text.trim().is_empty() => return Err(HttpError::parameter("columns names no column")),
+        Some(text) if text.trim().is_empty() => {
+            return Err(HttpError::parameter("columns names no column"));
+        }
         Some(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
     };
     Ok(FeedSpec {
         collection,
         filter: params.take("where"),
         columns,
-        operations: params.take("operations").map(|text| Operations::parse(&text)).transpose()?.unwrap_or_default(),
-        envelope: params.take("envelope").map(|text| Envelope::parse(&text)).transpose()?.unwrap_or_default(),
-        grouping: params.take("tx").map(|text| Grouping::parse(&text)).transpose()?.unwrap_or_default(),
+        operations: params
+            .take("operations")
+            .map(|text| Operations::parse(&text))
+            .transpose()?
+            .unwrap_or_default(),
+        envelope: params
+            .take("envelope")
+            .map(|text| Envelope::parse(&text))
+            .transpose()?
+            .unwrap_or_default(),
+        grouping: params
+            .take("tx")
+            .map(|text| Grouping::parse(&text))
+            .transpose()?
+            .unwrap_or_default(),
     })
 }
 
@@ -104,12 +137,22 @@ pub fn spec(params: &mut Params, collection: Option<String>) -> Result<FeedSpec,
 /// # Errors
 /// 22023 for a number that is none, whether or not it is used.
 pub fn start(params: &mut Params, cursor: Option<Cursor>) -> Result<Option<Start>, HttpError> {
-    let since_lsn = params.number("since_lsn")?.map(|lsn| Start::SinceLsn(Lsn(lsn)));
-    let since_ms = params.number("since_ms")?.map(|time| Start::SinceMs(TimestampMs(time)));
+    let since_lsn = params
+        .number("since_lsn")?
+        .map(|lsn| Start::SinceLsn(Lsn(lsn)));
+    let since_ms = params
+        .number("since_ms")?
+        .map(|time| Start::SinceMs(TimestampMs(time)));
     Ok(cursor.map(Start::After).or(since_lsn).or(since_ms))
 }
 
-async fn run(app: Arc<App>, mut feed: Feed, from_now: bool, output: Output, counted: Counted) -> Result<(), CutShort> {
+async fn run(
+    app: Arc<App>,
+    mut feed: Feed,
+    from_now: bool,
+    output: Output,
+    counted: Counted,
+) -> Result<(), CutShort> {
     let _counted = counted;
     let mut shutdown = app.shutdown.clone();
     let heartbeat = app.config.heartbeat;
@@ -155,7 +198,11 @@ async fn run(app: Arc<App>, mut feed: Feed, from_now: bool, output: Output, coun
 fn hello(app: &App, feed: &mut Feed, from_now: bool) -> String {
     let retry = app.config.retry.as_millis();
     if from_now {
-        let hello = format!("retry: {retry}\nid: {}@{}\n\n", feed.position(), feed.epoch());
+        let hello = format!(
+            "retry: {retry}\nid: {}@{}\n\n",
+            feed.position(),
+            feed.epoch()
+        );
         feed.forget_sent();
         hello
     } else {

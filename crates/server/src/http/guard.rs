@@ -24,15 +24,23 @@ pub fn check(
     if uri_bytes > config.max_uri_bytes {
         return Err(HttpError::new(
             ErrorCode::UriTooLong,
-            format!("path and query are {uri_bytes} bytes long, over the limit of {}", config.max_uri_bytes),
+            format!(
+                "path and query are {uri_bytes} bytes long, over the limit of {}",
+                config.max_uri_bytes
+            ),
         ));
     }
     let host = check_host(config, uri, headers)?;
     let origin = check_origin(config, &host, headers)?;
-    if (method == Method::POST || method == Method::PUT || method == Method::PATCH) && !is_json(headers) {
-        return Err(SqlError::new(ErrorCode::UnsupportedMediaType, "the body must be application/json")
-            .with_hint("send content-type: application/json")
-            .into());
+    if (method == Method::POST || method == Method::PUT || method == Method::PATCH)
+        && !is_json(headers)
+    {
+        return Err(SqlError::new(
+            ErrorCode::UnsupportedMediaType,
+            "the body must be application/json",
+        )
+        .with_hint("send content-type: application/json")
+        .into());
     }
     Ok(origin)
 }
@@ -50,18 +58,30 @@ pub fn preflight() -> Response {
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("content-type, last-event-id, authorization"),
     );
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    headers.insert(
+        header::ACCESS_CONTROL_MAX_AGE,
+        HeaderValue::from_static("600"),
+    );
     response
 }
 
 /// Lets a page of an allowed origin read the answer.
 pub fn allow(response: &mut Response, origin: Option<HeaderValue>) {
     let headers = response.headers_mut();
-    headers.insert(header::VARY, HeaderValue::from_static("origin, accept-encoding"));
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::VARY,
+        HeaderValue::from_static("origin, accept-encoding"),
+    );
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            HeaderValue::from_static("true"),
+        );
     }
 }
 
@@ -73,12 +93,20 @@ fn check_host(config: &HttpConfig, uri: &Uri, headers: &HeaderMap) -> Result<Str
         (None, None) => return Ok(String::new()),
     };
     let name = host_name(host);
-    if is_loopback(name) || config.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name)) {
+    if is_loopback(name)
+        || config
+            .allowed_hosts
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(name))
+    {
         return Ok(host.to_ascii_lowercase());
     }
-    Err(SqlError::new(ErrorCode::ForbiddenOrigin, format!("host \"{}\" is not served here", shown(name)))
-        .with_hint("add it to allowed_hosts if it is this server's name")
-        .into())
+    Err(SqlError::new(
+        ErrorCode::ForbiddenOrigin,
+        format!("host \"{}\" is not served here", shown(name)),
+    )
+    .with_hint("add it to allowed_hosts if it is this server's name")
+    .into())
 }
 
 /// Without its port.
@@ -95,28 +123,41 @@ fn is_loopback(name: &str) -> bool {
         return true;
     }
     let bare = name.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    bare.parse::<std::net::IpAddr>()
+        .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-fn check_origin(config: &HttpConfig, host: &str, headers: &HeaderMap) -> Result<Option<HeaderValue>, HttpError> {
+fn check_origin(
+    config: &HttpConfig,
+    host: &str,
+    headers: &HeaderMap,
+) -> Result<Option<HeaderValue>, HttpError> {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return Ok(None);
     };
     let text = origin.to_str().unwrap_or("?");
-    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
     if authority.is_some_and(|authority| !host.is_empty() && authority.eq_ignore_ascii_case(host)) {
         return Ok(None);
     }
     if config.cors_origins.iter().any(|allowed| allowed == text) {
         return Ok(Some(origin.clone()));
     }
-    Err(SqlError::new(ErrorCode::ForbiddenOrigin, format!("origin \"{}\" may not ask here", shown(text)))
-        .with_hint("add it to cors_origins if its pages may read this server")
-        .into())
+    Err(SqlError::new(
+        ErrorCode::ForbiddenOrigin,
+        format!("origin \"{}\" may not ask here", shown(text)),
+    )
+    .with_hint("add it to cors_origins if its pages may read this server")
+    .into())
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     media_type.eq_ignore_ascii_case("application/json")
 }
@@ -143,27 +184,65 @@ mod tests {
 
     #[test]
     fn g6_foreign_hosts_and_origins_are_refused() {
-        for host in ["127.0.0.1:6480", "localhost", "LOCALHOST:1", "app.localhost:6480", "[::1]:6480", "127.9.9.9", "DB.example.org:80"] {
+        for host in [
+            "127.0.0.1:6480",
+            "localhost",
+            "LOCALHOST:1",
+            "app.localhost:6480",
+            "[::1]:6480",
+            "127.9.9.9",
+            "DB.example.org:80",
+        ] {
             assert_eq!(verdict("GET", &[("host", host)]), Ok(false), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:6480", "192.168.1.1", "[::2]", ""] {
-            assert_eq!(verdict("GET", &[("host", host)]), Err(ErrorCode::ForbiddenOrigin), "{host}");
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:6480",
+            "192.168.1.1",
+            "[::2]",
+            "",
+        ] {
+            assert_eq!(
+                verdict("GET", &[("host", host)]),
+                Err(ErrorCode::ForbiddenOrigin),
+                "{host}"
+            );
         }
         let from = |origin| verdict("GET", &[("host", "127.0.0.1:6480"), ("origin", origin)]);
         assert_eq!(from("http://127.0.0.1:6480"), Ok(false));
         assert_eq!(from("https://app.example.org"), Ok(true));
-        for origin in ["null", "http://127.0.0.1:9999", "http://localhost:6480", "https://app.example.org.evil", "http://evil.example"] {
+        for origin in [
+            "null",
+            "http://127.0.0.1:9999",
+            "http://localhost:6480",
+            "https://app.example.org.evil",
+            "http://evil.example",
+        ] {
             assert_eq!(from(origin), Err(ErrorCode::ForbiddenOrigin), "{origin}");
         }
     }
 
     #[test]
     fn g6_a_post_must_be_json_so_that_no_form_can_make_it() {
-        let post = |content_type| verdict("POST", &[("host", "localhost"), ("content-type", content_type)]);
+        let post = |content_type| {
+            verdict(
+                "POST",
+                &[("host", "localhost"), ("content-type", content_type)],
+            )
+        };
         assert_eq!(post("application/json; charset=utf-8"), Ok(false));
-        for other in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"] {
+        for other in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+            "application/jsonp",
+        ] {
             assert_eq!(post(other), Err(ErrorCode::UnsupportedMediaType), "{other}");
         }
-        assert_eq!(verdict("POST", &[("host", "localhost")]), Err(ErrorCode::UnsupportedMediaType));
+        assert_eq!(
+            verdict("POST", &[("host", "localhost")]),
+            Err(ErrorCode::UnsupportedMediaType)
+        );
     }
 }

@@ -94,13 +94,24 @@ fn escape_target(read: &mut Vec<u8>) {
     let Some(end) = read.iter().position(|&byte| byte == b'\r' || byte == b'\n') else {
         return;
     };
-    let is_bare = |byte: &u8| matches!(byte, b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    let is_bare = |byte: &u8| {
+        matches!(
+            byte,
+            b'<' | b'>' | b'"' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+        )
+    };
     if !read.starts_with(b"GET /") || !read[..end].iter().any(is_bare) {
         return;
     }
     let escaped: Vec<u8> = read[..end]
         .iter()
-        .flat_map(|byte| if is_bare(byte) { format!("%{byte:02X}").into_bytes() } else { vec![*byte] })
+        .flat_map(|byte| {
+            if is_bare(byte) {
+                format!("%{byte:02X}").into_bytes()
+            } else {
+                vec![*byte]
+            }
+        })
         .collect();
     read.splice(..end, escaped);
 }
@@ -129,10 +140,20 @@ fn parse(read: &[u8]) -> Result<Option<Parts>, NotOurs> {
     parts.uri = target.parse::<Uri>().map_err(|_| NotOurs)?;
     for header in head.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| NotOurs)?;
-        if [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::EXPECT].contains(&name) {
+        if [
+            header::CONTENT_LENGTH,
+            header::TRANSFER_ENCODING,
+            header::UPGRADE,
+            header::EXPECT,
+        ]
+        .contains(&name)
+        {
             return Err(NotOurs);
         }
-        parts.headers.append(name, HeaderValue::from_bytes(header.value).map_err(|_| NotOurs)?);
+        parts.headers.append(
+            name,
+            HeaderValue::from_bytes(header.value).map_err(|_| NotOurs)?,
+        );
     }
     Ok(Some(parts))
 }
@@ -169,7 +190,9 @@ async fn pass_on(app: &App, stream: &TcpStream, body: &mut Body) {
                 return;
             }
         };
-        app.metrics.event_stream_bytes.fetch_add(chunk.len() as u64, Relaxed);
+        app.metrics
+            .event_stream_bytes
+            .fetch_add(chunk.len() as u64, Relaxed);
         if write_chunk(stream, chunk).await.is_err() {
             return;
         }
@@ -181,14 +204,21 @@ fn head_of(answer: Response) -> (Vec<u8>, Body) {
     let (mut parts, body) = answer.into_parts();
     match &body {
         Body::Stream(_) => {
-            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            parts.headers.insert(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            );
         }
         Body::Whole(bytes) => {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+            parts
+                .headers
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         Body::Empty => {}
     }
-    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    parts
+        .headers
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     let mut head = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
     for (name, value) in &parts.headers {
         head.extend_from_slice(name.as_str().as_bytes());
@@ -238,7 +268,9 @@ async fn write_all(stream: &TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
         match try_write_from(stream, parts, written) {
             Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
             Ok(count) => written += count,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                stream.writable().await?
+            }
             Err(error) => return Err(error),
         }
     }
@@ -294,7 +326,12 @@ mod tests {
             b"GET /h",
             b"\x16\x03\x01",
         ] {
-            assert_eq!(verdict(other), "other", "{}", String::from_utf8_lossy(other));
+            assert_eq!(
+                verdict(other),
+                "other",
+                "{}",
+                String::from_utf8_lossy(other)
+            );
         }
         assert_eq!(verdict(b"GET /cdc/t?where=a>1 HTTP/1.1\r\n\r\n"), "stream");
         assert_eq!(verdict(HTTP2_PREFACE), "http2");

@@ -91,9 +91,13 @@ async fn serve(app: &Arc<App>, stream: TcpStream) {
         () = shutdown.requested() => return,
     };
     match first {
-        Ok(Ok(lean::Look::Http2(read))) => Box::pin(serve_http2(app, Unread::new(stream, read))).await,
+        Ok(Ok(lean::Look::Http2(read))) => {
+            Box::pin(serve_http2(app, Unread::new(stream, read))).await
+        }
         Ok(Ok(lean::Look::EventStream(head))) => lean::serve(app, stream, *head).await,
-        Ok(Ok(lean::Look::Other(read))) => Box::pin(serve_http1(app, Unread::new(stream, read))).await,
+        Ok(Ok(lean::Look::Other(read))) => {
+            Box::pin(serve_http1(app, Unread::new(stream, read))).await
+        }
         // Nothing came, or something that is no HTTP.
         Ok(Ok(lean::Look::Nothing) | Err(_)) => {}
         Err(_) => answer_timeout(stream).await,
@@ -103,7 +107,9 @@ async fn serve(app: &Arc<App>, stream: TcpStream) {
 async fn answer_timeout(mut stream: TcpStream) {
     // Whoever sends nothing may not read either.
     let _ = stream
-        .write_all(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        .write_all(
+            b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        )
         .await;
 }
 
@@ -151,7 +157,8 @@ async fn serve_http2(app: &Arc<App>, stream: Unread) {
     note(ended);
 }
 
-type Answer = std::pin::Pin<Box<dyn Future<Output = Result<super::body::Response, Infallible>> + Send>>;
+type Answer =
+    std::pin::Pin<Box<dyn Future<Output = Result<super::body::Response, Infallible>> + Send>>;
 
 fn service(app: &Arc<App>) -> impl Fn(http::Request<hyper::body::Incoming>) -> Answer + use<> {
     let app = Arc::clone(app);
@@ -179,7 +186,10 @@ mod tests {
     fn the_refusal_of_a_connection_says_how_long_it_is() {
         let text = std::str::from_utf8(TOO_MANY).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())) || head.ends_with(&format!("content-length: {}", body.len())));
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len()))
+                || head.ends_with(&format!("content-length: {}", body.len()))
+        );
         assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
     }
 }

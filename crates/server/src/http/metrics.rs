@@ -59,7 +59,10 @@ impl Counted {
     /// One more, until it is dropped.
     pub fn new(app: &Arc<App>, gauge: fn(&Metrics) -> &Gauge) -> Counted {
         gauge(&app.metrics).0.fetch_add(1, Relaxed);
-        Counted { app: Arc::clone(app), gauge }
+        Counted {
+            app: Arc::clone(app),
+            gauge,
+        }
     }
 }
 
@@ -83,42 +86,156 @@ pub fn text(app: &App) -> String {
     let own = &app.metrics;
     let mut page = Page(String::with_capacity(8 << 10));
     let stats = status.log;
-    page.counter("springhead_log_flushes_total", "Flushes of the log to stable storage.", stats.flushes);
-    page.counter("springhead_log_batches_total", "Batches written to the log.", stats.batches);
-    page.counter("springhead_log_commits_total", "Commits written to the log.", stats.commits);
-    page.counter("springhead_log_written_bytes_total", "Bytes written to the log, padding included.", stats.written_bytes);
-    page.gauge("springhead_log_kept_bytes", "Bytes of log that retention keeps now.", stats.kept_bytes);
-    page.gauge("springhead_log_segments", "Segments of the log on disk.", stats.segments);
-    page.gauge("springhead_log_durable_lsn", "The last durable LSN.", status.tail.durable.0);
-    page.gauge("springhead_log_earliest_lsn", "The first LSN that can be read.", status.earliest.0);
-    page.gauge("springhead_log_timestamp_ms", "The time of the last durable batch.", status.tail.timestamp_ms.0);
-    page.gauge("springhead_tenants", "Tenants there are.", status.tenants as u64);
-    page.gauge("springhead_open_tenants", "Tenants that are open.", status.open_tenants as u64);
-    page.counter("springhead_statements_total", "Statements run.", status.statements);
-    page.counter("springhead_commits_total", "Commits acknowledged.", status.commits);
-    page.gauge("springhead_tails", "Readers of the log's end, of every exit.", status.subscribers as u64);
+    page.counter(
+        "springhead_log_flushes_total",
+        "Flushes of the log to stable storage.",
+        stats.flushes,
+    );
+    page.counter(
+        "springhead_log_batches_total",
+        "Batches written to the log.",
+        stats.batches,
+    );
+    page.counter(
+        "springhead_log_commits_total",
+        "Commits written to the log.",
+        stats.commits,
+    );
+    page.counter(
+        "springhead_log_written_bytes_total",
+        "Bytes written to the log, padding included.",
+        stats.written_bytes,
+    );
+    page.gauge(
+        "springhead_log_kept_bytes",
+        "Bytes of log that retention keeps now.",
+        stats.kept_bytes,
+    );
+    page.gauge(
+        "springhead_log_segments",
+        "Segments of the log on disk.",
+        stats.segments,
+    );
+    page.gauge(
+        "springhead_log_durable_lsn",
+        "The last durable LSN.",
+        status.tail.durable.0,
+    );
+    page.gauge(
+        "springhead_log_earliest_lsn",
+        "The first LSN that can be read.",
+        status.earliest.0,
+    );
+    page.gauge(
+        "springhead_log_timestamp_ms",
+        "The time of the last durable batch.",
+        status.tail.timestamp_ms.0,
+    );
+    page.gauge(
+        "springhead_tenants",
+        "Tenants there are.",
+        status.tenants as u64,
+    );
+    page.gauge(
+        "springhead_open_tenants",
+        "Tenants that are open.",
+        status.open_tenants as u64,
+    );
+    page.counter(
+        "springhead_statements_total",
+        "Statements run.",
+        status.statements,
+    );
+    page.counter(
+        "springhead_commits_total",
+        "Commits acknowledged.",
+        status.commits,
+    );
+    page.gauge(
+        "springhead_tails",
+        "Readers of the log's end, of every exit.",
+        status.subscribers as u64,
+    );
     page.head("springhead_subscribers", "gauge", "Subscribers, by exit.");
-    page.labelled("springhead_subscribers", "exit", "sse", own.event_streams.value());
+    page.labelled(
+        "springhead_subscribers",
+        "exit",
+        "sse",
+        own.event_streams.value(),
+    );
     page.labelled("springhead_subscribers", "exit", "poll", own.polls.value());
-    page.counter("springhead_event_streams_total", "Event streams opened.", own.event_streams_opened.load(Relaxed));
+    page.counter(
+        "springhead_event_streams_total",
+        "Event streams opened.",
+        own.event_streams_opened.load(Relaxed),
+    );
     page.counter(
         "springhead_event_stream_bytes_total",
         "Bytes of event streams handed to sockets.",
         own.event_stream_bytes.load(Relaxed),
     );
-    page.counter("springhead_poll_changes_total", "Changes handed out by polls.", own.poll_changes.load(Relaxed));
-    page.head("springhead_connections", "gauge", "Connections that are open, by protocol.");
-    page.labelled("springhead_connections", "protocol", "http", own.connections.value());
-    page.labelled("springhead_connections", "protocol", "pg", app.node.pg.sessions() as u64);
-    page.head("springhead_connections_accepted_total", "counter", "Connections accepted, by protocol.");
-    page.labelled("springhead_connections_accepted_total", "protocol", "http", own.accepted.load(Relaxed));
-    page.labelled("springhead_connections_accepted_total", "protocol", "pg", app.node.pg.accepted());
-    page.counter("springhead_http_refused_total", "HTTP connections refused because there were too many.", own.refused.load(Relaxed));
-    page.head("springhead_http_answers_total", "counter", "HTTP answers, by class of status.");
+    page.counter(
+        "springhead_poll_changes_total",
+        "Changes handed out by polls.",
+        own.poll_changes.load(Relaxed),
+    );
+    page.head(
+        "springhead_connections",
+        "gauge",
+        "Connections that are open, by protocol.",
+    );
+    page.labelled(
+        "springhead_connections",
+        "protocol",
+        "http",
+        own.connections.value(),
+    );
+    page.labelled(
+        "springhead_connections",
+        "protocol",
+        "pg",
+        app.node.pg.sessions() as u64,
+    );
+    page.head(
+        "springhead_connections_accepted_total",
+        "counter",
+        "Connections accepted, by protocol.",
+    );
+    page.labelled(
+        "springhead_connections_accepted_total",
+        "protocol",
+        "http",
+        own.accepted.load(Relaxed),
+    );
+    page.labelled(
+        "springhead_connections_accepted_total",
+        "protocol",
+        "pg",
+        app.node.pg.accepted(),
+    );
+    page.counter(
+        "springhead_http_refused_total",
+        "HTTP connections refused because there were too many.",
+        own.refused.load(Relaxed),
+    );
+    page.head(
+        "springhead_http_answers_total",
+        "counter",
+        "HTTP answers, by class of status.",
+    );
     for (class, count) in own.answers.iter().enumerate().skip(2) {
-        page.labelled("springhead_http_answers_total", "class", &format!("{class}xx"), count.load(Relaxed));
+        page.labelled(
+            "springhead_http_answers_total",
+            "class",
+            &format!("{class}xx"),
+            count.load(Relaxed),
+        );
     }
-    page.gauge("springhead_uptime_seconds", "Seconds since the node began to serve.", app.node.started.elapsed().as_secs());
+    page.gauge(
+        "springhead_uptime_seconds",
+        "Seconds since the node began to serve.",
+        app.node.started.elapsed().as_secs(),
+    );
     page.0
 }
 

@@ -55,7 +55,13 @@ pub struct App {
 pub async fn serve(listener: TcpListener, node: Arc<NodeState>, shutdown: Shutdown) {
     let config = HttpConfig::from(&node.config);
     let cdc = Cdc::new(node.engine.clone(), config.cdc);
-    let app = Arc::new(App { node, cdc, config, metrics: Metrics::default(), shutdown });
+    let app = Arc::new(App {
+        node,
+        cdc,
+        config,
+        metrics: Metrics::default(),
+        shutdown,
+    });
     let keeper = tokio::spawn(keep_consumers(Arc::clone(&app)));
     listen::run(listener, app).await;
     keeper.abort();

@@ -70,11 +70,30 @@ fn paths() -> Value {
     })
 }
 
-const FEED: [&str; 8] = ["where", "columns", "operations", "envelope", "tx", "consumer", "tenant_id", "min_lsn"];
+const FEED: [&str; 8] = [
+    "where",
+    "columns",
+    "operations",
+    "envelope",
+    "tx",
+    "consumer",
+    "tenant_id",
+    "min_lsn",
+];
 
 fn events(path: &[&str]) -> Value {
-    let names: Vec<&str> =
-        path.iter().chain(&["Last-Event-ID", "last_event_id", "since_lsn", "since_ms", "snapshot"]).chain(&FEED).copied().collect();
+    let names: Vec<&str> = path
+        .iter()
+        .chain(&[
+            "Last-Event-ID",
+            "last_event_id",
+            "since_lsn",
+            "since_ms",
+            "snapshot",
+        ])
+        .chain(&FEED)
+        .copied()
+        .collect();
     json!({
         "operationId": if path.is_empty() { "streamAll" } else { "streamCollection" },
         "summary": "The change feed as Server-Sent Events.",
@@ -90,8 +109,12 @@ fn events(path: &[&str]) -> Value {
 }
 
 fn poll(path: &[&str]) -> Value {
-    let names: Vec<&str> =
-        path.iter().chain(&["cursor", "since_lsn", "since_ms", "limit", "wait_ms"]).chain(&FEED).copied().collect();
+    let names: Vec<&str> = path
+        .iter()
+        .chain(&["cursor", "since_lsn", "since_ms", "limit", "wait_ms"])
+        .chain(&FEED)
+        .copied()
+        .collect();
     json!({
         "operationId": if path.is_empty() { "pollAll" } else { "pollCollection" },
         "summary": "The change feed in pages.",
@@ -101,10 +124,24 @@ fn poll(path: &[&str]) -> Value {
 }
 
 fn document_operation(id: &str, summary: &str, body: Option<&str>) -> Value {
-    operation(id, summary, &["collection", "id", "tenant_id", "min_lsn"], body, "Document", 200)
+    operation(
+        id,
+        summary,
+        &["collection", "id", "tenant_id", "min_lsn"],
+        body,
+        "Document",
+        200,
+    )
 }
 
-fn operation(id: &str, summary: &str, parameters: &[&str], body: Option<&str>, answer: &str, status: u16) -> Value {
+fn operation(
+    id: &str,
+    summary: &str,
+    parameters: &[&str],
+    body: Option<&str>,
+    answer: &str,
+    status: u16,
+) -> Value {
     let mut operation = json!({
         "operationId": id,
         "summary": summary,
@@ -126,15 +163,21 @@ fn schema(name: &str) -> Value {
 }
 
 fn references(names: &[&str]) -> Value {
-    names.iter().map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })).collect()
+    names
+        .iter()
+        .map(|name| json!({ "$ref": format!("#/components/parameters/{name}") }))
+        .collect()
 }
 
 /// Every status that some error has, each with the codes that go with it.
 fn responses() -> Value {
     let mut responses = Map::new();
     for status in error_statuses() {
-        let codes: Vec<&str> =
-            ErrorCode::ALL.iter().filter(|code| code.http_status() == status).map(|code| code.word()).collect();
+        let codes: Vec<&str> = ErrorCode::ALL
+            .iter()
+            .filter(|code| code.http_status() == status)
+            .map(|code| code.word())
+            .collect();
         let described = json!({
             "description": format!("`error.code` is one of: {}.", codes.join(", ")),
             "content": { "application/json": { "schema": schema("Error") } },
@@ -145,7 +188,10 @@ fn responses() -> Value {
 }
 
 fn error_statuses() -> Vec<u16> {
-    let mut statuses: Vec<u16> = ErrorCode::ALL.iter().map(|code| code.http_status()).collect();
+    let mut statuses: Vec<u16> = ErrorCode::ALL
+        .iter()
+        .map(|code| code.http_status())
+        .collect();
     statuses.sort_unstable();
     statuses.dedup();
     statuses
@@ -153,7 +199,8 @@ fn error_statuses() -> Vec<u16> {
 
 fn with_errors(mut responses: Value) -> Value {
     for status in error_statuses() {
-        responses[status.to_string()] = json!({ "$ref": format!("#/components/responses/Error{status}") });
+        responses[status.to_string()] =
+            json!({ "$ref": format!("#/components/responses/Error{status}") });
     }
     responses
 }
@@ -169,26 +216,106 @@ fn parameters() -> Value {
         });
         all.insert(name.to_owned(), parameter);
     };
-    add("collection", "path", text(), "A collection: `orders`, `springhead.consumers`, or `public.poll` for a table named poll.");
-    add("id", "path", text(), "The document's id: its key as text, a composite key as a JSON array.");
+    add(
+        "collection",
+        "path",
+        text(),
+        "A collection: `orders`, `springhead.consumers`, or `public.poll` for a table named poll.",
+    );
+    add(
+        "id",
+        "path",
+        text(),
+        "The document's id: its key as text, a composite key as a JSON array.",
+    );
     add("name", "path", text(), "The consumer's name.");
-    add("Last-Event-ID", "header", text(), "The cursor that a browser's EventSource sends when it comes back.");
-    add("last_event_id", "query", text(), "As the header, for clients that cannot set it.");
-    add("cursor", "query", text(), "Everything up to it has been seen, e.g. `42@9c1e04d7`.");
+    add(
+        "Last-Event-ID",
+        "header",
+        text(),
+        "The cursor that a browser's EventSource sends when it comes back.",
+    );
+    add(
+        "last_event_id",
+        "query",
+        text(),
+        "As the header, for clients that cannot set it.",
+    );
+    add(
+        "cursor",
+        "query",
+        text(),
+        "Everything up to it has been seen, e.g. `42@9c1e04d7`.",
+    );
     add("since_lsn", "query", integer(), "That LSN and later.");
-    add("since_ms", "query", integer(), "That time (milliseconds since 1970) and later; past the end it means now.");
-    add("snapshot", "query", flag(), "Current rows first, then `ready`, then changes.");
+    add(
+        "since_ms",
+        "query",
+        integer(),
+        "That time (milliseconds since 1970) and later; past the end it means now.",
+    );
+    add(
+        "snapshot",
+        "query",
+        flag(),
+        "Current rows first, then `ready`, then changes.",
+    );
     add("where", "query", text(), "One SQL condition on the row.");
-    add("columns", "query", text(), "Names of the columns to show, with commas between them.");
-    add("operations", "query", text(), "Operations to show: insert, update, delete, truncate, definition, message.");
-    add("envelope", "query", json!({ "type": "string", "enum": ["plain", "debezium"], "default": "plain" }), "The form of an event.");
-    add("tx", "query", json!({ "type": "string", "enum": ["event", "group"], "default": "event" }), "A frame per change or per transaction.");
-    add("consumer", "query", text(), "Read for this consumer group, from its committed cursor.");
-    add("limit", "query", json!({ "type": "integer", "minimum": 1, "maximum": 10000, "default": 100 }), "How many, at most.");
-    add("wait_ms", "query", json!({ "type": "integer", "minimum": 0, "maximum": 60000, "default": 0 }), "How long to wait for a first change.");
+    add(
+        "columns",
+        "query",
+        text(),
+        "Names of the columns to show, with commas between them.",
+    );
+    add(
+        "operations",
+        "query",
+        text(),
+        "Operations to show: insert, update, delete, truncate, definition, message.",
+    );
+    add(
+        "envelope",
+        "query",
+        json!({ "type": "string", "enum": ["plain", "debezium"], "default": "plain" }),
+        "The form of an event.",
+    );
+    add(
+        "tx",
+        "query",
+        json!({ "type": "string", "enum": ["event", "group"], "default": "event" }),
+        "A frame per change or per transaction.",
+    );
+    add(
+        "consumer",
+        "query",
+        text(),
+        "Read for this consumer group, from its committed cursor.",
+    );
+    add(
+        "limit",
+        "query",
+        json!({ "type": "integer", "minimum": 1, "maximum": 10000, "default": 100 }),
+        "How many, at most.",
+    );
+    add(
+        "wait_ms",
+        "query",
+        json!({ "type": "integer", "minimum": 0, "maximum": 60000, "default": 0 }),
+        "How long to wait for a first change.",
+    );
     add("after", "query", text(), "Documents after this id.");
-    add("tenant_id", "query", json!({ "type": "integer", "minimum": 1, "default": 1 }), "The tenant, in open mode.");
-    add("min_lsn", "query", integer(), "Wait until this LSN is visible.");
+    add(
+        "tenant_id",
+        "query",
+        json!({ "type": "integer", "minimum": 1, "default": 1 }),
+        "The tenant, in open mode.",
+    );
+    add(
+        "min_lsn",
+        "query",
+        integer(),
+        "Wait until this LSN is visible.",
+    );
     Value::Object(all)
 }
 
@@ -337,7 +464,11 @@ mod tests {
         let document = document();
         let paths = document["paths"].as_object().unwrap();
         let all = paths.iter().flat_map(|(path, methods)| {
-            methods.as_object().unwrap().iter().map(|(method, operation)| (path.clone(), method.clone(), operation.clone()))
+            methods
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(method, operation)| (path.clone(), method.clone(), operation.clone()))
         });
         all.collect()
     }
@@ -346,9 +477,12 @@ mod tests {
     fn every_operation_is_served_and_every_reference_leads_somewhere() {
         let document = document();
         for (path, method, _) in operations() {
-            let concrete = path.replace('{', "").replace('}', "");
+            let concrete = path.replace(['{', '}'], "");
             let (route, _) = find(&concrete).unwrap_or_else(|| panic!("{path}"));
-            assert!(route.methods().contains(&method.to_uppercase().as_str()), "{method} {path}");
+            assert!(
+                route.methods().contains(&method.to_uppercase().as_str()),
+                "{method} {path}"
+            );
         }
         let mut pending = vec![&document];
         while let Some(value) = pending.pop() {
@@ -369,12 +503,18 @@ mod tests {
     #[test]
     fn every_method_and_parameter_of_the_feeds_is_described() {
         let all = operations();
-        for (path, expected) in [("/cdc/{collection}", &EVENT_PARAMETERS), ("/cdc/{collection}/poll", &POLL_PARAMETERS)] {
+        for (path, expected) in [
+            ("/cdc/{collection}", &EVENT_PARAMETERS),
+            ("/cdc/{collection}/poll", &POLL_PARAMETERS),
+        ] {
             let (_, _, operation) = all.iter().find(|(known, _, _)| known == path).unwrap();
             let text = operation["parameters"].to_string();
             for name in expected {
                 let name = name.split(' ').next().unwrap();
-                assert!(text.contains(&format!("/parameters/{name}\"")), "{path} {name}");
+                assert!(
+                    text.contains(&format!("/parameters/{name}\"")),
+                    "{path} {name}"
+                );
             }
         }
         for (path, methods) in [
@@ -386,10 +526,17 @@ mod tests {
         ] {
             let (route, _) = find(path).unwrap();
             let described = all.iter().filter(|(known, _, _)| {
-                let concrete = known.replace("{collection}", "c").replace("{id}", "i").replace("{name}", "n");
+                let concrete = known
+                    .replace("{collection}", "c")
+                    .replace("{id}", "i")
+                    .replace("{name}", "n");
                 concrete == path
             });
-            assert_eq!((route.methods().len(), described.count()), (methods, methods), "{path}");
+            assert_eq!(
+                (route.methods().len(), described.count()),
+                (methods, methods),
+                "{path}"
+            );
         }
     }
 

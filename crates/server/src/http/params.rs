@@ -18,11 +18,17 @@ impl Params {
     /// 22021 for what is not UTF-8, 22023 for a broken escape or a parameter given twice.
     pub fn parse(query: Option<&str>) -> Result<Params, HttpError> {
         let mut left: Vec<(String, String)> = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name, true)?;
             if left.iter().any(|(known, _)| *known == name) {
-                return Err(HttpError::parameter(format!("parameter \"{name}\" is given twice")));
+                return Err(HttpError::parameter(format!(
+                    "parameter \"{name}\" is given twice"
+                )));
             }
             left.push((name, decode(value, true)?));
         }
@@ -51,7 +57,10 @@ impl Params {
         match self.take(name).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("true" | "1" | "") => Ok(true),
-            Some(other) => Err(HttpError::parameter(format!("{name} is true or false, not \"{}\"", shown(other)))),
+            Some(other) => Err(HttpError::parameter(format!(
+                "{name} is true or false, not \"{}\"",
+                shown(other)
+            ))),
         }
     }
 
@@ -92,7 +101,11 @@ pub fn number(name: &str, text: &str) -> Result<u64, HttpError> {
     // `u64::from_str` also takes a leading plus.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits).ok_or_else(|| {
-        HttpError::parameter(format!("{name} is a whole number from 0 to {}, not \"{}\"", u64::MAX, shown(text)))
+        HttpError::parameter(format!(
+            "{name} is a whole number from 0 to {}, not \"{}\"",
+            u64::MAX,
+            shown(text)
+        ))
     })
 }
 
@@ -112,7 +125,10 @@ pub fn decode(text: &str, plus_is_blank: bool) -> Result<String, HttpError> {
                     Some((byte, after))
                 });
                 let Some((byte, after)) = escaped else {
-                    return Err(HttpError::parameter(format!("\"{}\" has a % without two hexadecimal digits", shown(text))));
+                    return Err(HttpError::parameter(format!(
+                        "\"{}\" has a % without two hexadecimal digits",
+                        shown(text)
+                    )));
                 };
                 out.push(byte);
                 rest = after;
@@ -121,12 +137,18 @@ pub fn decode(text: &str, plus_is_blank: bool) -> Result<String, HttpError> {
             byte => out.push(byte),
         }
     }
-    String::from_utf8(out)
-        .map_err(|_| HttpError::new(ErrorCode::InvalidByteSequence, format!("\"{}\" is not UTF-8", shown(text))))
+    String::from_utf8(out).map_err(|_| {
+        HttpError::new(
+            ErrorCode::InvalidByteSequence,
+            format!("\"{}\" is not UTF-8", shown(text)),
+        )
+    })
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// At most some of it, for messages.
@@ -140,7 +162,8 @@ mod tests {
 
     #[test]
     fn parameters_are_decoded_and_taken_once() {
-        let mut params = Params::parse(Some("where=a%3D1+or+b%26c&limit=5&flag&x=%E2%82%AC")).unwrap();
+        let mut params =
+            Params::parse(Some("where=a%3D1+or+b%26c&limit=5&flag&x=%E2%82%AC")).unwrap();
         assert_eq!(params.take("where").as_deref(), Some("a=1 or b&c"));
         assert_eq!(params.number("limit").unwrap(), Some(5));
         assert!(params.flag("flag").unwrap());
@@ -157,9 +180,16 @@ mod tests {
         assert_eq!(code("a=%4"), ErrorCode::InvalidParameterValue);
         assert_eq!(code("a=%FF%FE"), ErrorCode::InvalidByteSequence);
         for text in ["", "x", "-1", "+1", "1.0", "99999999999999999999999"] {
-            assert_eq!(number("limit", text).unwrap_err().code(), ErrorCode::InvalidParameterValue, "{text}");
+            assert_eq!(
+                number("limit", text).unwrap_err().code(),
+                ErrorCode::InvalidParameterValue,
+                "{text}"
+            );
         }
-        let error = Params::parse(Some("sinse_lsn=1")).unwrap().finish(&["since_lsn"]).unwrap_err();
+        let error = Params::parse(Some("sinse_lsn=1"))
+            .unwrap()
+            .finish(&["since_lsn"])
+            .unwrap_err();
         assert!(error.to_string().contains("sinse_lsn"));
     }
 }

@@ -33,14 +33,18 @@ pub async fn page(mut request: Request) -> Result<Response, HttpError> {
     let collection = request.segments.pop();
     let app = Arc::clone(&request.app);
     let params = &mut request.params;
-    let cursor = params.take("cursor").map(|text| parse_cursor(&text)).transpose()?;
+    let cursor = params
+        .take("cursor")
+        .map(|text| parse_cursor(&text))
+        .transpose()?;
     let start = events::start(params, cursor)?;
     let limit = params.number("limit")?.unwrap_or(app.config.page_changes);
     if limit == 0 {
         return Err(HttpError::parameter("limit is at least 1"));
     }
     let limit = limit.min(app.config.max_page_changes);
-    let wait = Duration::from_millis(params.number("wait_ms")?.unwrap_or(0)).min(app.config.max_wait);
+    let wait =
+        Duration::from_millis(params.number("wait_ms")?.unwrap_or(0)).min(app.config.max_wait);
     let consumer = params.take("consumer");
     let spec = events::spec(params, collection)?;
     let min_lsn = params.min_lsn()?;
@@ -52,9 +56,18 @@ pub async fn page(mut request: Request) -> Result<Response, HttpError> {
     }
 
     let counted = Counted::new(&app, |metrics| &metrics.polls);
-    let options = PollOptions { spec, start, limit, consumer };
+    let options = PollOptions {
+        spec,
+        start,
+        limit,
+        consumer,
+    };
     let mut poll = Poll::open(&app.cdc, tenant, options).await?;
-    let mut page: Vec<u8> = if poll.is_grouped() { b"{\"transactions\":[".to_vec() } else { b"{\"changes\":[".to_vec() };
+    let mut page: Vec<u8> = if poll.is_grouped() {
+        b"{\"transactions\":[".to_vec()
+    } else {
+        b"{\"changes\":[".to_vec()
+    };
     let gzip = accepts_gzip(&request);
     let deadline = Instant::now() + wait;
     let done = loop {
@@ -81,7 +94,10 @@ pub async fn page(mut request: Request) -> Result<Response, HttpError> {
     }
     let body = Body::produced(move |output| async move {
         let _counted = counted;
-        let mut output = Chunks { output, gzip: gzip.then(Gzip::new) };
+        let mut output = Chunks {
+            output,
+            gzip: gzip.then(Gzip::new),
+        };
         output.send(page.into()).await;
         match rest(&app, poll, &mut output).await {
             Ok(()) => Ok(()),
@@ -128,7 +144,9 @@ fn answer(body: Body, gzip: bool) -> Response {
     let mut answer = response(StatusCode::OK, "application/json", "");
     *answer.body_mut() = body;
     if gzip {
-        answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     answer
 }
@@ -139,7 +157,10 @@ fn accepts_gzip(request: &Request) -> bool {
     };
     accepted.split(',').any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.trim().parse().is_ok_and(|q: f32| q == 0.0));
+        let refused = weight
+            .trim()
+            .strip_prefix("q=")
+            .is_some_and(|q| q.trim().parse().is_ok_and(|q: f32| q == 0.0));
         matches!(name.trim(), "gzip" | "*") && !refused
     })
 }
@@ -175,7 +196,9 @@ impl Gzip {
 
     /// What of the compressed bytes is ready after `bytes`.
     fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        self.0.write_all(bytes).expect("writing to memory does not fail");
+        self.0
+            .write_all(bytes)
+            .expect("writing to memory does not fail");
         std::mem::take(self.0.get_mut())
     }
 

@@ -49,8 +49,16 @@ impl Request {
             return Ok(TenantId::DEFAULT);
         };
         let number = super::params::number("tenant_id", &text)?;
-        let unknown = || SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {number} does not exist"));
-        let id = u32::try_from(number).ok().filter(|&id| id > 0).ok_or_else(unknown)?;
+        let unknown = || {
+            SqlError::new(
+                ErrorCode::UnknownDatabase,
+                format!("tenant {number} does not exist"),
+            )
+        };
+        let id = u32::try_from(number)
+            .ok()
+            .filter(|&id| id > 0)
+            .ok_or_else(unknown)?;
         Ok(TenantId(id))
     }
 
@@ -58,7 +66,11 @@ impl Request {
     ///
     /// # Errors
     /// Why the tenant does not open.
-    pub async fn session(&self, tenant: TenantId, min_lsn: Option<Lsn>) -> Result<Session, HttpError> {
+    pub async fn session(
+        &self,
+        tenant: TenantId,
+        min_lsn: Option<Lsn>,
+    ) -> Result<Session, HttpError> {
         let mut session = self.app.node.engine.session(tenant, OPEN_USER).await?;
         if let Some(lsn) = min_lsn {
             session.require_lsn(lsn);
@@ -78,18 +90,28 @@ impl Request {
         match serde_json::from_str(text) {
             Ok(Value::Object(object)) => Ok(object),
             Ok(_) => Err(HttpError::parameter("the body is no JSON object")),
-            Err(error) => Err(HttpError::parameter(format!("the body is no JSON: {error}"))),
+            Err(error) => Err(HttpError::parameter(format!(
+                "the body is no JSON: {error}"
+            ))),
         }
     }
 
     async fn body_bytes(&mut self) -> Result<Bytes, HttpError> {
         let limit = self.app.config.max_body_bytes;
-        let too_long = || HttpError::new(ErrorCode::StatementTooLarge, format!("the body is over {limit} bytes"));
-        let length = self.header(header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<u64>().ok());
+        let too_long = || {
+            HttpError::new(
+                ErrorCode::StatementTooLarge,
+                format!("the body is over {limit} bytes"),
+            )
+        };
+        let length = self
+            .header(header::CONTENT_LENGTH.as_str())
+            .and_then(|length| length.parse::<u64>().ok());
         if length.is_some_and(|length| length > limit as u64) {
             return Err(too_long());
         }
-        let RequestBody::Hyper(mut body) = std::mem::replace(&mut self.body, RequestBody::None) else {
+        let RequestBody::Hyper(mut body) = std::mem::replace(&mut self.body, RequestBody::None)
+        else {
             return Ok(Bytes::new());
         };
         let read = async {
@@ -103,9 +125,14 @@ impl Request {
             Ok(Bytes::from(whole))
         };
         let timeout: Duration = self.app.config.body_timeout;
-        tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| {
-            Err(HttpError::new(ErrorCode::ProtocolViolation, "the body did not come in time"))
-        })
+        tokio::time::timeout(timeout, read)
+            .await
+            .unwrap_or_else(|_| {
+                Err(HttpError::new(
+                    ErrorCode::ProtocolViolation,
+                    "the body did not come in time",
+                ))
+            })
     }
 }
 
@@ -122,7 +149,10 @@ async fn next_data(body: &mut hyper::body::Incoming) -> Result<Option<Bytes>, Ht
                 }
             }
             Some(Err(error)) => {
-                return Err(HttpError::new(ErrorCode::ProtocolViolation, format!("the body broke off: {error}")));
+                return Err(HttpError::new(
+                    ErrorCode::ProtocolViolation,
+                    format!("the body broke off: {error}"),
+                ));
             }
         }
     }
@@ -152,10 +182,9 @@ pub fn take_text(object: &mut Map<String, Value>, name: &str) -> Result<Option<S
 pub fn take_number(object: &mut Map<String, Value>, name: &str) -> Result<Option<u64>, HttpError> {
     match take_field(object, name) {
         None => Ok(None),
-        Some(value) => value
-            .as_u64()
-            .map(Some)
-            .ok_or_else(|| HttpError::parameter(format!("\"{name}\" is a whole number of 0 or more"))),
+        Some(value) => value.as_u64().map(Some).ok_or_else(|| {
+            HttpError::parameter(format!("\"{name}\" is a whole number of 0 or more"))
+        }),
     }
 }
 

@@ -14,14 +14,36 @@ use super::{App, collections, consumers, events, guard, openapi, poll, sql, stat
 
 /// What event streams take.
 pub const EVENT_PARAMETERS: [&str; 13] = [
-    "last_event_id", "since_lsn", "since_ms", "snapshot", "where", "columns", "operations", "envelope", "tx",
-    "consumer", "tenant_id", "min_lsn", "Last-Event-ID (header)",
+    "last_event_id",
+    "since_lsn",
+    "since_ms",
+    "snapshot",
+    "where",
+    "columns",
+    "operations",
+    "envelope",
+    "tx",
+    "consumer",
+    "tenant_id",
+    "min_lsn",
+    "Last-Event-ID (header)",
 ];
 
 /// What polls take.
 pub const POLL_PARAMETERS: [&str; 13] = [
-    "cursor", "since_lsn", "since_ms", "limit", "wait_ms", "where", "columns", "operations", "envelope", "tx",
-    "consumer", "tenant_id", "min_lsn",
+    "cursor",
+    "since_lsn",
+    "since_ms",
+    "limit",
+    "wait_ms",
+    "where",
+    "columns",
+    "operations",
+    "envelope",
+    "tx",
+    "consumer",
+    "tenant_id",
+    "min_lsn",
 ];
 
 /// A path with its placeholders, by what serves it.
@@ -72,13 +94,17 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
         ["cdc", collection] if !collection.is_empty() => (Route::Events, vec![*collection]),
         ["cdc", collection, "poll"] if !collection.is_empty() => (Route::Poll, vec![*collection]),
         ["v1", "sql"] => (Route::Sql, vec![]),
-        ["v1", "collections", collection] if !collection.is_empty() => (Route::Documents, vec![*collection]),
+        ["v1", "collections", collection] if !collection.is_empty() => {
+            (Route::Documents, vec![*collection])
+        }
         ["v1", "collections", collection, id] if !collection.is_empty() && !id.is_empty() => {
             (Route::Document, vec![*collection, *id])
         }
         ["v1", "consumers"] => (Route::Consumers, vec![]),
         ["v1", "consumers", name] if !name.is_empty() => (Route::Consumer, vec![*name]),
-        ["v1", "consumers", name, "commit"] if !name.is_empty() => (Route::ConsumerCommit, vec![*name]),
+        ["v1", "consumers", name, "commit"] if !name.is_empty() => {
+            (Route::ConsumerCommit, vec![*name])
+        }
         ["v1", "status"] => (Route::Status, vec![]),
         ["healthz"] => (Route::Health, vec![]),
         ["readyz"] => (Route::Ready, vec![]),
@@ -94,7 +120,9 @@ pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
     let is_head = head.method == Method::HEAD;
     let (mut answer, origin) = match checked {
         Err(error) => (error.response(), None),
-        Ok(origin) if head.method == Method::OPTIONS && origin.is_some() => (guard::preflight(), origin),
+        Ok(origin) if head.method == Method::OPTIONS && origin.is_some() => {
+            (guard::preflight(), origin)
+        }
         Ok(origin) => {
             let served = serve(Arc::clone(&app), head, body).await;
             (served.unwrap_or_else(|error| error.response()), origin)
@@ -112,7 +140,9 @@ pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
         };
         *answer.body_mut() = Body::Empty;
         if let Some(length) = length {
-            answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            answer
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length.into());
         }
     }
     answer
@@ -121,17 +151,33 @@ pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
 async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response, HttpError> {
     let path = head.uri.path();
     let Some((route, segments)) = find(path) else {
-        return Err(HttpError::new(ErrorCode::NotFound, format!("there is nothing at \"{}\"", shown(path))));
+        return Err(HttpError::new(
+            ErrorCode::NotFound,
+            format!("there is nothing at \"{}\"", shown(path)),
+        ));
     };
     // HEAD is GET without its body; a stream has no end to be asked for.
     let is_head = head.method == Method::HEAD && !matches!(route, Route::Events | Route::Poll);
     let method = if is_head { Method::GET } else { head.method };
     if !route.methods().contains(&method.as_str()) {
-        return Err(HttpError::Method { method: method.to_string(), allowed: route.methods().join(", ") });
+        return Err(HttpError::Method {
+            method: method.to_string(),
+            allowed: route.methods().join(", "),
+        });
     }
-    let segments = segments.into_iter().map(|segment| decode(segment, false)).collect::<Result<_, _>>()?;
+    let segments = segments
+        .into_iter()
+        .map(|segment| decode(segment, false))
+        .collect::<Result<_, _>>()?;
     let params = Params::parse(head.uri.query())?;
-    let request = Request { app, method, headers: head.headers, params, segments, body };
+    let request = Request {
+        app,
+        method,
+        headers: head.headers,
+        params,
+        segments,
+        body,
+    };
     match route {
         Route::Events => events::stream(request).await,
         Route::Poll => Box::pin(poll::page(request)).await,
@@ -147,7 +193,11 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         Route::Metrics => status::metrics(request),
         Route::OpenApi => {
             request.params.finish(&[])?;
-            Ok(response(StatusCode::OK, "application/json", openapi::text()))
+            Ok(response(
+                StatusCode::OK,
+                "application/json",
+                openapi::text(),
+            ))
         }
     }
 }
@@ -158,16 +208,29 @@ mod tests {
 
     #[test]
     fn paths_lead_to_their_handlers() {
-        let cases: &[(&str, Option<(Route, &[&str])>)] = &[
+        type Case = (&'static str, Option<(Route, &'static [&'static str])>);
+        let cases: &[Case] = &[
             ("/cdc", Some((Route::Events, &[]))),
             ("/cdc/poll", Some((Route::Poll, &[]))),
             ("/cdc/orders", Some((Route::Events, &["orders"]))),
             ("/cdc/public.poll", Some((Route::Events, &["public.poll"]))),
-            ("/cdc/public.poll/poll", Some((Route::Poll, &["public.poll"]))),
+            (
+                "/cdc/public.poll/poll",
+                Some((Route::Poll, &["public.poll"])),
+            ),
             ("/cdc/orders/poll", Some((Route::Poll, &["orders"]))),
-            ("/cdc/springhead.consumers", Some((Route::Events, &["springhead.consumers"]))),
-            ("/v1/collections/t/a%2Fb", Some((Route::Document, &["t", "a%2Fb"]))),
-            ("/v1/consumers/x/commit", Some((Route::ConsumerCommit, &["x"]))),
+            (
+                "/cdc/springhead.consumers",
+                Some((Route::Events, &["springhead.consumers"])),
+            ),
+            (
+                "/v1/collections/t/a%2Fb",
+                Some((Route::Document, &["t", "a%2Fb"])),
+            ),
+            (
+                "/v1/consumers/x/commit",
+                Some((Route::ConsumerCommit, &["x"])),
+            ),
             ("/", None),
             ("/cdc/", None),
             ("/cdc/a/b", None),

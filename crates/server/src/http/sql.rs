@@ -34,19 +34,29 @@ pub async fn run(mut request: Request) -> Result<Response, HttpError> {
     };
     finish_fields(&object, &["transaction", "min_lsn"])?;
     let Value::Array(list) = transaction else {
-        return Err(HttpError::parameter("\"transaction\" is a list of statements"));
+        return Err(HttpError::parameter(
+            "\"transaction\" is a list of statements",
+        ));
     };
     if list.len() > request.app.config.max_statements {
         return Err(HttpError::new(
             ErrorCode::StatementTooLarge,
-            format!("a transaction of {} statements is over the limit of {}", list.len(), request.app.config.max_statements),
+            format!(
+                "a transaction of {} statements is over the limit of {}",
+                list.len(),
+                request.app.config.max_statements
+            ),
         ));
     }
     let mut statements = Vec::with_capacity(list.len());
     for statement in list {
         match statement {
             Value::Object(object) => statements.push(Asked::read(object)?),
-            _ => return Err(HttpError::parameter("each statement of \"transaction\" is an object with \"sql\"")),
+            _ => {
+                return Err(HttpError::parameter(
+                    "each statement of \"transaction\" is an object with \"sql\"",
+                ));
+            }
         }
     }
     let mut session = request.session(tenant, min_lsn).await?;
@@ -62,7 +72,8 @@ struct Asked {
 
 impl Asked {
     fn read(mut object: Map<String, Value>) -> Result<Asked, HttpError> {
-        let sql = take_text(&mut object, "sql")?.ok_or_else(|| HttpError::parameter("\"sql\" is missing"))?;
+        let sql = take_text(&mut object, "sql")?
+            .ok_or_else(|| HttpError::parameter("\"sql\" is missing"))?;
         let params = match take_field(&mut object, "params") {
             None => Vec::new(),
             Some(Value::Array(params)) => params,
@@ -87,7 +98,10 @@ pub fn param(value: &Value) -> ParamValue<'_> {
     }
 }
 
-async fn run_transaction(session: &mut Session, statements: &[Asked]) -> Result<(Vec<Outcome>, Lsn), HttpError> {
+async fn run_transaction(
+    session: &mut Session,
+    statements: &[Asked],
+) -> Result<(Vec<Outcome>, Lsn), HttpError> {
     let mut outcomes = Vec::with_capacity(statements.len());
     session.begin_block();
     for (index, statement) in statements.iter().enumerate() {
@@ -112,7 +126,14 @@ enum Shape {
 
 /// The results as JSON: made whole if they are small, else streamed from where they are spooled.
 async fn answer(outcomes: Vec<Outcome>, lsn: Lsn, shape: Shape) -> Result<Response, HttpError> {
-    let mut writer = Writer { outcomes: outcomes.into_iter(), present: None, lsn, shape, begun: false, ended: false };
+    let mut writer = Writer {
+        outcomes: outcomes.into_iter(),
+        present: None,
+        lsn,
+        shape,
+        begun: false,
+        ended: false,
+    };
     let mut out = Vec::new();
     while out.len() < WHOLE_BYTES {
         if !writer.write(&mut out)? {
@@ -175,7 +196,10 @@ impl Writer {
                 (Shape::Single, _) => {}
             }
             self.begun = true;
-            let present = Present { outcome, rows_written: 0 };
+            let present = Present {
+                outcome,
+                rows_written: 0,
+            };
             present.write_begin(out);
             self.present = Some(present);
         } else {
@@ -203,7 +227,8 @@ impl Present {
             if index > 0 {
                 out.push(b',');
             }
-            let column = serde_json::json!({ "name": column.name, "type": column.pg_type.sql_name() });
+            let column =
+                serde_json::json!({ "name": column.name, "type": column.pg_type.sql_name() });
             out.extend_from_slice(column.to_string().as_bytes());
         }
         out.extend_from_slice(b"],\"rows\":[");
@@ -223,16 +248,30 @@ impl Present {
     fn write_end(&self, out: &mut Vec<u8>) {
         let count = row_count(&self.outcome.tag).unwrap_or(self.rows_written);
         out.extend_from_slice(format!("],\"row_count\":{count},\"command\":").as_bytes());
-        out.extend_from_slice(Value::from(self.outcome.tag.as_str()).to_string().as_bytes());
+        out.extend_from_slice(
+            Value::from(self.outcome.tag.as_str())
+                .to_string()
+                .as_bytes(),
+        );
         if !self.outcome.notices.is_empty() {
-            let notices: Vec<&str> = self.outcome.notices.iter().map(|notice| notice.message.as_str()).collect();
+            let notices: Vec<&str> = self
+                .outcome
+                .notices
+                .iter()
+                .map(|notice| notice.message.as_str())
+                .collect();
             out.extend_from_slice(b",\"notices\":");
             out.extend_from_slice(Value::from(notices).to_string().as_bytes());
         }
     }
 }
 
-fn write_chunk(out: &mut Vec<u8>, chunk: &RowChunk, columns: &Arc<[OutputColumn]>, written: &mut u64) {
+fn write_chunk(
+    out: &mut Vec<u8>,
+    chunk: &RowChunk,
+    columns: &Arc<[OutputColumn]>,
+    written: &mut u64,
+) {
     for row in chunk.rows() {
         out.extend_from_slice(if *written > 0 { b",[" } else { b"[" });
         for (index, (value, column)) in row.values().zip(columns.iter()).enumerate() {

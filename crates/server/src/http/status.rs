@@ -25,10 +25,16 @@ pub fn health(request: Request) -> Result<Response, HttpError> {
 pub fn ready(request: Request) -> Result<Response, HttpError> {
     request.params.finish(&[])?;
     if request.app.shutdown.is_requested() {
-        return Err(HttpError::new(ErrorCode::AdminShutdown, "the server is shutting down"));
+        return Err(HttpError::new(
+            ErrorCode::AdminShutdown,
+            "the server is shutting down",
+        ));
     }
     let lsn = request.app.node.engine.status().tail.durable;
-    Ok(json_response(StatusCode::OK, &json!({ "status": "ready", "lsn": lsn.0 })))
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({ "status": "ready", "lsn": lsn.0 }),
+    ))
 }
 
 /// Figures for Prometheus.
@@ -38,7 +44,11 @@ pub fn ready(request: Request) -> Result<Response, HttpError> {
 pub fn metrics(request: Request) -> Result<Response, HttpError> {
     request.params.finish(&[])?;
     let text = metrics::text(&request.app);
-    Ok(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+    Ok(response(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        text,
+    ))
 }
 
 /// Positions, role, readers and their holds.

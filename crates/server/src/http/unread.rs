@@ -21,7 +21,11 @@ pub struct Unread {
 
 impl Unread {
     pub fn new(stream: TcpStream, read: Vec<u8>) -> Unread {
-        Unread { stream, read: read.into(), unwritten: Bytes::new() }
+        Unread {
+            stream,
+            read: read.into(),
+            unwritten: Bytes::new(),
+        }
     }
 
     fn poll_unwritten(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -39,8 +43,16 @@ impl Unread {
 fn with_body(answer: &[u8]) -> Option<String> {
     let head = answer.strip_prefix(b"HTTP/1.1 ")?;
     let (status, code, message) = match head.first_chunk::<3>()? {
-        b"400" => ("400 Bad Request", ErrorCode::ProtocolViolation, "this is no HTTP request"),
-        b"414" => ("414 URI Too Long", ErrorCode::UriTooLong, "path and query are too long"),
+        b"400" => (
+            "400 Bad Request",
+            ErrorCode::ProtocolViolation,
+            "this is no HTTP request",
+        ),
+        b"414" => (
+            "414 URI Too Long",
+            ErrorCode::UriTooLong,
+            "path and query are too long",
+        ),
         b"431" => (
             "431 Request Header Fields Too Large",
             ErrorCode::StatementTooLarge,
@@ -49,7 +61,9 @@ fn with_body(answer: &[u8]) -> Option<String> {
         _ => return None,
     };
     // Every answer of ours has a body, so one without is not ours.
-    if memchr::memmem::find(answer, b"content-length: 0\r\n").is_none() || !answer.ends_with(b"\r\n\r\n") {
+    if memchr::memmem::find(answer, b"content-length: 0\r\n").is_none()
+        || !answer.ends_with(b"\r\n\r\n")
+    {
         return None;
     }
     let error = serde_json::json!({ "error": { "code": code.word(), "sqlstate": code.sqlstate().0, "message": message } });
@@ -62,7 +76,11 @@ fn with_body(answer: &[u8]) -> Option<String> {
 }
 
 impl AsyncRead for Unread {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         if self.read.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, out);
         }
@@ -77,7 +95,11 @@ impl AsyncRead for Unread {
 }
 
 impl AsyncWrite for Unread {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         ready!(self.poll_unwritten(cx))?;
         if let Some(answer) = with_body(bytes) {
             self.unwritten = answer.into();

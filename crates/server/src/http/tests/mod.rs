@@ -44,14 +44,25 @@ impl Node {
 
     fn start_with(change: impl FnOnce(&mut Config)) -> Node {
         let directory = tempfile::tempdir().unwrap();
-        let mut config = Config { data_dir: directory.path().to_owned(), ..Config::default() };
+        let mut config = Config {
+            data_dir: directory.path().to_owned(),
+            ..Config::default()
+        };
         change(&mut config);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let log = Arc::new(MemoryLog::new(Epoch(0xabcd_0123)));
         let guard = runtime.enter();
-        let engine =
-            Engine::open(config.engine(), Arc::clone(&log) as Arc<dyn Log>, Arc::new(SystemClock), Arc::new(SystemEntropy))
-                .unwrap();
+        let engine = Engine::open(
+            config.engine(),
+            Arc::clone(&log) as Arc<dyn Log>,
+            Arc::new(SystemClock),
+            Arc::new(SystemEntropy),
+        )
+        .unwrap();
         drop(guard);
         let node = Arc::new(NodeState {
             engine: engine.clone(),
@@ -63,7 +74,14 @@ impl Node {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(super::serve(listener, node, shutdown));
-        Node { address, log, engine, _switch: switch, _runtime: runtime, _directory: directory }
+        Node {
+            address,
+            log,
+            engine,
+            _switch: switch,
+            _runtime: runtime,
+            _directory: directory,
+        }
     }
 
     /// With a table of orders.
@@ -73,7 +91,13 @@ impl Node {
         node
     }
 
-    fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
         http::request(self.address, method, target, headers, body.as_bytes()).unwrap()
     }
 
@@ -82,7 +106,12 @@ impl Node {
     }
 
     fn send(&self, method: &str, target: &str, body: &Value) -> Response {
-        self.request(method, target, &[("content-type", "application/json")], &body.to_string())
+        self.request(
+            method,
+            target,
+            &[("content-type", "application/json")],
+            &body.to_string(),
+        )
     }
 
     /// A page that must be there.
@@ -113,7 +142,12 @@ impl Node {
     #[track_caller]
     fn refused(&self, target: &str, status: u16, code: &str) -> Value {
         let answer = self.get(target);
-        assert_eq!((answer.status, answer.error_code().as_str()), (status, code), "{target}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (status, code),
+            "{target}: {}",
+            answer.text()
+        );
         answer.json()["error"].clone()
     }
 
@@ -124,7 +158,10 @@ impl Node {
 
     fn metric(&self, line: &str) -> u64 {
         let text = self.get("/metrics").text();
-        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')).unwrap();
+        let value = text
+            .lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '))
+            .unwrap();
         value.parse().unwrap()
     }
 
@@ -137,7 +174,10 @@ impl Node {
             if value == expected {
                 return;
             }
-            assert!(begun.elapsed() < PATIENCE, "{line} is {value}, not {expected}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{line} is {value}, not {expected}"
+            );
             std::thread::yield_now();
         }
     }
@@ -147,7 +187,10 @@ impl Node {
 #[track_caller]
 fn next(stream: &mut SseStream) -> SseEvent {
     loop {
-        let event = stream.next_event().unwrap().expect("an event before the end");
+        let event = stream
+            .next_event()
+            .unwrap()
+            .expect("an event before the end");
         if event.event != "progress" {
             return event;
         }
@@ -172,14 +215,23 @@ fn all_pages(node: &Node, target: &str, limit: usize) -> Vec<Value> {
         if page["has_more"] == false {
             return changes;
         }
-        position = format!("cursor={}", encode(page["next_cursor"]["cursor"].as_str().unwrap()));
+        position = format!(
+            "cursor={}",
+            encode(page["next_cursor"]["cursor"].as_str().unwrap())
+        );
     }
 }
 
 fn lsns(changes: &[Value]) -> Vec<u64> {
-    changes.iter().map(|change| change["lsn"].as_u64().unwrap()).collect()
+    changes
+        .iter()
+        .map(|change| change["lsn"].as_u64().unwrap())
+        .collect()
 }
 
 fn words(changes: &[Value], field: &str) -> Vec<String> {
-    changes.iter().map(|change| change[field].as_str().unwrap_or("-").to_owned()).collect()
+    changes
+        .iter()
+        .map(|change| change[field].as_str().unwrap_or("-").to_owned())
+        .collect()
 }

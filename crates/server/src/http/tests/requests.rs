@@ -11,15 +11,35 @@ fn sql(node: &Node, body: &Value) -> Response {
 #[test]
 fn sql_answers_columns_rows_and_the_lsn() {
     let node = Node::with_orders();
-    let answer = sql(&node, &json!({ "sql": "INSERT INTO orders VALUES ($1, $2, $3)", "params": ["a", null, 7] })).json();
-    assert_eq!((&answer["command"], &answer["row_count"]), (&json!("INSERT 0 1"), &json!(1)));
+    let answer = sql(
+        &node,
+        &json!({ "sql": "INSERT INTO orders VALUES ($1, $2, $3)", "params": ["a", null, 7] }),
+    )
+    .json();
+    assert_eq!(
+        (&answer["command"], &answer["row_count"]),
+        (&json!("INSERT 0 1"), &json!(1))
+    );
     let lsn = answer["lsn"].as_u64().unwrap();
-    let answer = sql(&node, &json!({ "sql": "SELECT id, status, qty FROM orders", "min_lsn": lsn })).json();
-    assert_eq!(answer["columns"][2], json!({ "name": "qty", "type": "integer" }));
-    assert_eq!((&answer["rows"], &answer["row_count"]), (&json!([["a", null, 7]]), &json!(1)));
+    let answer = sql(
+        &node,
+        &json!({ "sql": "SELECT id, status, qty FROM orders", "min_lsn": lsn }),
+    )
+    .json();
+    assert_eq!(
+        answer["columns"][2],
+        json!({ "name": "qty", "type": "integer" })
+    );
+    assert_eq!(
+        (&answer["rows"], &answer["row_count"]),
+        (&json!([["a", null, 7]]), &json!(1))
+    );
     assert!(answer["lsn"].as_u64().unwrap() >= lsn);
     // A large result comes whole, in pieces.
-    let answer = sql(&node, &json!({ "sql": "SELECT repeat('x', 1000), n FROM generate_series(1, 3000) AS n" }));
+    let answer = sql(
+        &node,
+        &json!({ "sql": "SELECT repeat('x', 1000), n FROM generate_series(1, 3000) AS n" }),
+    );
     assert_eq!(answer.status, 200, "{:.300}", answer.text());
     assert_eq!(answer.json()["rows"].as_array().unwrap().len(), 3000);
     assert_eq!(answer.json()["rows"][2999][1], 3000);
@@ -28,16 +48,37 @@ fn sql_answers_columns_rows_and_the_lsn() {
 #[test]
 fn g3_a_transaction_is_all_or_nothing_and_names_the_statement_that_failed() {
     let node = Node::with_orders();
-    let insert = |id: &str| json!({ "sql": "INSERT INTO orders VALUES ($1, null, 1)", "params": [id] });
-    let answer = sql(&node, &json!({ "transaction": [insert("a"), insert("b"), insert("a")] }));
-    assert_eq!((answer.status, answer.error_code().as_str()), (409, "unique_violation"), "{}", answer.text());
+    let insert =
+        |id: &str| json!({ "sql": "INSERT INTO orders VALUES ($1, null, 1)", "params": [id] });
+    let answer = sql(
+        &node,
+        &json!({ "transaction": [insert("a"), insert("b"), insert("a")] }),
+    );
+    assert_eq!(
+        (answer.status, answer.error_code().as_str()),
+        (409, "unique_violation"),
+        "{}",
+        answer.text()
+    );
     assert_eq!(answer.json()["error"]["statement"], 2);
-    let answer = sql(&node, &json!({ "transaction": [insert("a"), { "sql": "SELECT count(*) FROM orders" }] })).json();
+    let answer = sql(
+        &node,
+        &json!({ "transaction": [insert("a"), { "sql": "SELECT count(*) FROM orders" }] }),
+    )
+    .json();
     assert_eq!(answer["results"][1]["rows"], json!([[1]]));
     assert_eq!(node.page("/cdc/orders/poll?operations=insert")["count"], 1);
-    assert_eq!(answer["lsn"], node.page("/cdc/orders/poll?operations=insert")["changes"][0]["lsn"]);
+    assert_eq!(
+        answer["lsn"],
+        node.page("/cdc/orders/poll?operations=insert")["changes"][0]["lsn"]
+    );
     let answer = sql(&node, &json!({ "transaction": [] }));
-    assert_eq!((answer.status, &answer.json()["results"]), (200, &json!([])), "{}", answer.text());
+    assert_eq!(
+        (answer.status, &answer.json()["results"]),
+        (200, &json!([])),
+        "{}",
+        answer.text()
+    );
 }
 
 #[test]
@@ -47,28 +88,65 @@ fn documents_are_read_and_written_by_their_key() {
     let target = format!("/v1/collections/places/{}", encode("[\"eu\",17]"));
     let put = node.send("PUT", &target, &json!({ "name": "Ulm", "area": 1.5 }));
     assert_eq!(put.status, 200, "{}", put.text());
-    assert_eq!(put.json()["document"], json!({ "country": "eu", "no": 17, "name": "Ulm", "area": 1.5 }));
-    assert_eq!((&put.json()["document_id"], &put.json()["collection"]), (&json!("[\"eu\",17]"), &json!("places")));
+    assert_eq!(
+        put.json()["document"],
+        json!({ "country": "eu", "no": 17, "name": "Ulm", "area": 1.5 })
+    );
+    assert_eq!(
+        (&put.json()["document_id"], &put.json()["collection"]),
+        (&json!("[\"eu\",17]"), &json!("places"))
+    );
     let patched = node.send("PATCH", &target, &json!({ "area": 2 })).json();
-    assert_eq!((&patched["document"]["name"], &patched["document"]["area"]), (&json!("Ulm"), &json!(2.0)));
+    assert_eq!(
+        (&patched["document"]["name"], &patched["document"]["area"]),
+        (&json!("Ulm"), &json!(2.0))
+    );
     // What a whole document does not name goes back to its default.
-    let put = node.send("PUT", &target, &json!({ "country": "eu", "no": 17 })).json();
-    assert_eq!((&put["document"]["name"], &put["document"]["area"]), (&json!("unnamed"), &Value::Null));
+    let put = node
+        .send("PUT", &target, &json!({ "country": "eu", "no": 17 }))
+        .json();
+    assert_eq!(
+        (&put["document"]["name"], &put["document"]["area"]),
+        (&json!("unnamed"), &Value::Null)
+    );
     assert_eq!(node.page(&target)["document"], put["document"]);
     let feed = node.page("/cdc/places/poll?operations=insert,update");
-    assert_eq!(words(feed["changes"].as_array().unwrap(), "operation"), ["INSERT", "UPDATE", "UPDATE"]);
-    assert_eq!(words(feed["changes"].as_array().unwrap(), "document_id"), ["[\"eu\",17]"; 3]);
+    assert_eq!(
+        words(feed["changes"].as_array().unwrap(), "operation"),
+        ["INSERT", "UPDATE", "UPDATE"]
+    );
+    assert_eq!(
+        words(feed["changes"].as_array().unwrap(), "document_id"),
+        ["[\"eu\",17]"; 3]
+    );
     let wrong = node.send("PUT", &target, &json!({ "no": 18 }));
-    assert_eq!((wrong.status, wrong.error_code().as_str()), (400, "invalid_parameter"));
+    assert_eq!(
+        (wrong.status, wrong.error_code().as_str()),
+        (400, "invalid_parameter")
+    );
     let wrong = node.send("PATCH", &target, &json!({ "nope": 18 }));
-    assert_eq!((wrong.status, wrong.error_code().as_str()), (400, "unknown_column"));
+    assert_eq!(
+        (wrong.status, wrong.error_code().as_str()),
+        (400, "unknown_column")
+    );
     let deleted = node.request("DELETE", &target, &[], "");
-    assert_eq!((deleted.status, &deleted.json()["document"]["name"]), (200, &json!("unnamed")), "{}", deleted.text());
+    assert_eq!(
+        (deleted.status, &deleted.json()["document"]["name"]),
+        (200, &json!("unnamed")),
+        "{}",
+        deleted.text()
+    );
     for method in ["GET", "DELETE"] {
         let answer = node.request(method, &target, &[], "");
-        assert_eq!((answer.status, answer.error_code().as_str()), (404, "not_found"));
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (404, "not_found")
+        );
     }
-    assert_eq!(node.send("PATCH", &target, &json!({ "area": 1 })).status, 404);
+    assert_eq!(
+        node.send("PATCH", &target, &json!({ "area": 1 })).status,
+        404
+    );
     node.refused("/v1/collections/places/17", 400, "invalid_value");
 }
 
@@ -89,7 +167,18 @@ fn documents_are_listed_by_key_page_by_page() {
             None => break,
         }
     }
-    assert_eq!(ids, ["[\"c0\",0]", "[\"c0\",2]", "[\"c0\",4]", "[\"c0\",6]", "[\"c1\",1]", "[\"c1\",3]", "[\"c1\",5]"]);
+    assert_eq!(
+        ids,
+        [
+            "[\"c0\",0]",
+            "[\"c0\",2]",
+            "[\"c0\",4]",
+            "[\"c0\",6]",
+            "[\"c1\",1]",
+            "[\"c1\",3]",
+            "[\"c1\",5]"
+        ]
+    );
 }
 
 #[test]
@@ -100,26 +189,61 @@ fn a_row_without_a_key_is_read_by_the_id_that_the_feed_gives_it() {
     let page = node.page("/cdc/notes/poll?operations=insert");
     let change = &page["changes"][0];
     assert_eq!(change["after"], json!({ "text": "hello" }));
-    let target = format!("/v1/collections/notes/{}", change["document_id"].as_str().unwrap());
+    let target = format!(
+        "/v1/collections/notes/{}",
+        change["document_id"].as_str().unwrap()
+    );
     assert_eq!(node.page(&target)["document"], json!({ "text": "hello" }));
     let answer = node.send("PUT", &target, &json!({ "text": "x" }));
-    assert_eq!((answer.status, answer.error_code().as_str()), (400, "not_supported"));
+    assert_eq!(
+        (answer.status, answer.error_code().as_str()),
+        (400, "not_supported")
+    );
     node.refused("/v1/collections/notes/99", 404, "not_found");
 }
 
 #[test]
 fn g6_who_may_not_ask_is_refused_on_every_path() {
-    let node = Node::start_with(|config| config.cors_origins = vec!["https://app.example.org".to_owned()]);
+    let node =
+        Node::start_with(|config| config.cors_origins = vec!["https://app.example.org".to_owned()]);
     for target in ["/cdc", "/cdc/poll", "/healthz", "/v1/status"] {
         let answer = node.request("GET", target, &[("origin", "http://evil.example")], "");
-        assert_eq!((answer.status, answer.error_code().as_str()), (403, "forbidden_origin"), "{target}");
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (403, "forbidden_origin"),
+            "{target}"
+        );
     }
-    let answer = node.request("GET", "/healthz", &[("origin", "https://app.example.org")], "");
-    assert_eq!(answer.headers.get("access-control-allow-origin").map(String::as_str), Some("https://app.example.org"));
-    let answer = node.request("OPTIONS", "/v1/sql", &[("origin", "https://app.example.org")], "");
+    let answer = node.request(
+        "GET",
+        "/healthz",
+        &[("origin", "https://app.example.org")],
+        "",
+    );
+    assert_eq!(
+        answer
+            .headers
+            .get("access-control-allow-origin")
+            .map(String::as_str),
+        Some("https://app.example.org")
+    );
+    let answer = node.request(
+        "OPTIONS",
+        "/v1/sql",
+        &[("origin", "https://app.example.org")],
+        "",
+    );
     assert_eq!(answer.status, 204);
-    let answer = node.request("POST", "/v1/sql", &[("content-type", "text/plain")], "{\"sql\":\"SELECT 1\"}");
-    assert_eq!((answer.status, answer.error_code().as_str()), (415, "unsupported_media_type"));
+    let answer = node.request(
+        "POST",
+        "/v1/sql",
+        &[("content-type", "text/plain")],
+        "{\"sql\":\"SELECT 1\"}",
+    );
+    assert_eq!(
+        (answer.status, answer.error_code().as_str()),
+        (415, "unsupported_media_type")
+    );
 }
 
 #[test]
@@ -128,19 +252,33 @@ fn refusals_have_bodies_whoever_makes_them() {
     let long = format!("/cdc/poll?where={}", "a".repeat(5000));
     node.refused(&long, 414, "uri_too_long");
     node.refused("/nope", 404, "not_found");
-    let answer = node.request("PUT", "/healthz", &[("content-type", "application/json")], "");
-    assert_eq!((answer.status, answer.error_code().as_str()), (405, "method_not_allowed"));
+    let answer = node.request(
+        "PUT",
+        "/healthz",
+        &[("content-type", "application/json")],
+        "",
+    );
+    assert_eq!(
+        (answer.status, answer.error_code().as_str()),
+        (405, "method_not_allowed")
+    );
     assert_eq!(answer.headers.get("allow").map(String::as_str), Some("GET"));
     for (sent, status) in [
         ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), "400"),
-        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200_000)), "4"),
+        (
+            format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200_000)),
+            "4",
+        ),
     ] {
         let mut stream = std::net::TcpStream::connect(node.address).unwrap();
         stream.write_all(sent.as_bytes()).unwrap();
         let mut answer = String::new();
         // What was sent and not read may reset the connection after the answer.
         let _ = stream.read_to_string(&mut answer);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer:.200}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer:.200}"
+        );
         assert!(answer.contains("\"error\":{\"code\":"), "{answer:.500}");
     }
 }
@@ -151,16 +289,28 @@ fn operators_pages_say_how_things_are() {
     assert_eq!(node.page("/healthz")["status"], "ok");
     assert_eq!(node.page("/readyz")["status"], "ready");
     let status = node.page("/v1/status");
-    assert_eq!((&status["epoch"], &status["role"]), (&json!("abcd0123"), &json!("primary")));
+    assert_eq!(
+        (&status["epoch"], &status["role"]),
+        (&json!("abcd0123"), &json!("primary"))
+    );
     assert_eq!(status["durable_lsn"], status["visible_lsn"]);
     let spec = node.page("/openapi.json");
     assert!(spec["paths"]["/cdc/{collection}/poll"]["get"].is_object());
-    for line in ["springhead_log_flushes_total", "springhead_commits_total", "springhead_log_durable_lsn"] {
+    for line in [
+        "springhead_log_flushes_total",
+        "springhead_commits_total",
+        "springhead_log_durable_lsn",
+    ] {
         assert!(node.metric(line) > 0, "{line}");
     }
     let mut stream = std::net::TcpStream::connect(node.address).unwrap();
-    stream.write_all(b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
 }
