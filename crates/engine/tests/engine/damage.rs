@@ -1,0 +1,192 @@
+//! Damage to a tenant's state file: noticed, named, and never an answer (G12).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use springhead_engine::{EngineError, state};
+use springhead_proto::TenantId;
+
+use crate::support::{Client, Node};
+
+/// Two tables with some pages each.
+async fn filled(node: &Node) -> Client {
+    let mut client = node.client().await;
+    for table in ["apples", "pears"] {
+        client.ok(&format!("CREATE TABLE {table} (id int PRIMARY KEY, body text)")).await;
+        for tens in 0..10 {
+            let (from, to) = (tens * 30, tens * 30 + 29);
+            client
+                .ok(&format!(
+                    "INSERT INTO {table} SELECT i, '{table}-' || i || repeat('.', 100) FROM generate_series({from}, {to}) g(i)"
+                ))
+                .await;
+        }
+    }
+    client
+}
+
+fn path(node: &Node) -> PathBuf {
+    node.state_file(TenantId::DEFAULT)
+}
+
+fn wal(state: &Path) -> PathBuf {
+    state.with_file_name("state.db-wal")
+}
+
+/// Flips a bit of `text` in the file, and the page that it is in.
+fn damage(state: &Path, text: &str) -> usize {
+    let mut bytes = std::fs::read(state).unwrap();
+    let place = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+    bytes[place] ^= 1;
+    std::fs::write(state, bytes).unwrap();
+    place / 4096 + 1
+}
+
+/// Ends the engine with everything in the state file, and opens it with `text` damaged there.
+async fn reopened_with_damage_in(node: Node, text: &str) -> (Node, usize) {
+    let state = path(&node);
+    let mut page = 0;
+    node.engine.shutdown();
+    let node = node.try_reopen(|_| page = damage(&state, text)).unwrap();
+    (node, page)
+}
+
+#[tokio::test]
+async fn g12_a_damaged_page_is_an_error_where_it_is_read_and_nowhere_else() {
+    let node = Node::on_disk(|_| {});
+    let mut client = filled(&node).await;
+    let pears = client.lines("SELECT * FROM pears ORDER BY id").await;
+    drop(client);
+    let (node, page) = reopened_with_damage_in(node, "apples-150.").await;
+    let mut client = node.client().await;
+    for query in ["SELECT * FROM apples", "SELECT body FROM apples WHERE id = 150", "SELECT sum(id) FROM apples"] {
+        let error = client.fails(query, "XX001").await;
+        assert!(error.message.contains(&format!("page {page} of ")), "{}", error.message);
+        assert!(error.message.contains("\"tenants/"), "{}", error.message);
+        assert!(!error.message.contains(node.config().data_dir.to_str().unwrap()), "{}", error.message);
+    }
+    assert_eq!(client.one("SELECT count(*) FROM apples WHERE id < 20").await, "20");
+    assert_eq!(client.lines("SELECT * FROM pears ORDER BY id").await, pears);
+    // Readers end nothing: what is whole can still be written.
+    client.ok("INSERT INTO pears VALUES (1000, 'new')").await;
+}
+
+#[tokio::test]
+async fn g12_a_writer_that_meets_damage_acknowledges_nothing_and_stops_the_node() {
+    let attempts = [
+        "UPDATE apples SET body = body || '!'",
+        "DELETE FROM apples WHERE id = 150",
+        "INSERT INTO pears SELECT id + 5000, body FROM apples",
+        "BEGIN; INSERT INTO pears VALUES (9000, 'x'); UPDATE apples SET body = 'y' WHERE id = 150; COMMIT",
+    ];
+    for attempt in attempts {
+        let node = Node::on_disk(|_| {});
+        drop(filled(&node).await);
+        let (node, page) = reopened_with_damage_in(node, "apples-150.").await;
+        let durable = node.engine.log().tail().durable;
+        let mut client = node.client().await;
+        client.fails(attempt, "XX001").await;
+        let why = tokio::time::timeout(Duration::from_secs(10), node.engine.poisoned()).await.unwrap();
+        assert!(why.contains(&format!("page {page} of ")), "{why}");
+        assert_eq!(node.engine.log().tail().durable, durable, "{attempt} was logged");
+        let mut other = node.client().await;
+        other.fails("INSERT INTO pears VALUES (9001, 'x')", "XX001").await;
+        assert_eq!(other.one("SELECT count(*) FROM pears").await, "300");
+        assert_eq!(node.engine.log().tail().durable, durable);
+    }
+}
+
+/// The files as a killed process leaves them: an orderly end would empty the WAL.
+struct Killed {
+    state: PathBuf,
+    file: Vec<u8>,
+    wal: Vec<u8>,
+}
+
+impl Killed {
+    fn now(node: &Node) -> Killed {
+        let state = path(node);
+        Killed { file: std::fs::read(&state).unwrap(), wal: std::fs::read(wal(&state)).unwrap(), state }
+    }
+
+    /// Puts the files back, with one bit of the WAL flipped.
+    fn put(&self, flipped: Option<usize>) {
+        let mut bytes = self.wal.clone();
+        if let Some(place) = flipped {
+            bytes[place] ^= 0x10;
+        }
+        std::fs::write(&self.state, &self.file).unwrap();
+        std::fs::write(wal(&self.state), bytes).unwrap();
+        let _ = std::fs::remove_file(self.state.with_file_name("state.db-shm"));
+    }
+}
+
+const BOTH: &str = "SELECT * FROM apples UNION ALL SELECT * FROM pears ORDER BY body";
+
+#[tokio::test]
+async fn g12_what_a_damaged_wal_loses_comes_again_from_the_log() {
+    let mut node = Node::start();
+    let mut client = filled(&node).await;
+    let whole = client.lines(BOTH).await;
+    drop(client);
+    let killed = Killed::now(&node);
+    let length = killed.wal.len();
+    assert!(length > 100_000, "{length}");
+    for place in (40..length).step_by(length / 14).chain([length - 1]) {
+        node = node.try_reopen(|_| killed.put(Some(place))).unwrap();
+        assert!(node.client().await.lines(BOTH).await == whole, "byte {place}");
+    }
+}
+
+#[tokio::test]
+async fn g12_a_wal_without_its_header_is_refused() {
+    let mut node = Node::start();
+    drop(filled(&node).await);
+    let killed = Killed::now(&node);
+    let state = path(&node);
+    node = node.try_reopen(|_| killed.put(None)).unwrap();
+    drop(node.client().await.lines(BOTH).await);
+    match node.try_reopen(|_| killed.put(Some(9))) {
+        Err(EngineError::Corrupt { what, .. }) => assert!(what.contains("WAL"), "{what}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("{} was opened", state.display()),
+    }
+}
+
+/// Part of a checkpointed WAL over a file that has all of it would be a state that there never was.
+#[tokio::test]
+async fn g12_a_wal_that_is_damaged_after_a_checkpoint_is_refused() {
+    let node = Node::start();
+    let mut client = filled(&node).await;
+    let whole = client.lines(BOTH).await;
+    drop(client);
+    assert!(state::checkpoint(&path(&node), false).unwrap());
+    let killed = Killed::now(&node);
+    let node = node.try_reopen(|_| killed.put(None)).unwrap();
+    assert!(node.client().await.lines(BOTH).await == whole, "undamaged");
+    match node.try_reopen(|_| killed.put(Some(killed.wal.len() / 2))) {
+        Err(EngineError::Corrupt { what, .. }) => assert!(what.contains("WAL"), "{what}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was opened"),
+    }
+}
+
+#[tokio::test]
+async fn g12_a_state_file_cut_short_is_refused() {
+    let node = Node::start();
+    drop(filled(&node).await);
+    let state = path(&node);
+    node.engine.shutdown();
+    let cut = |_: &_| {
+        let bytes = std::fs::read(&state).unwrap();
+        std::fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    match node.try_reopen(cut) {
+        Err(error @ (EngineError::Corrupt { .. } | EngineError::Sqlite { .. })) => {
+            let error = springhead_proto::SqlError::from(error);
+            assert_eq!(error.code.sqlstate().0, "XX001", "{}", error.message);
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was opened"),
+    }
+}
