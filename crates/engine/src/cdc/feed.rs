@@ -65,13 +65,23 @@ impl Feed {
         let mut snapshot = None;
         let position = if options.snapshot {
             let now = TimestampMs(cdc.engine.clock().now_ms());
+            let mut attempts = 0;
             let read = loop {
                 let version = tenant.catalog().version;
                 let read = Snapshot::read(&tenant, &*log, &plan, now).await;
+                attempts += 1;
                 if tenant.catalog().version == version {
                     break read?;
                 }
-                // Definitions changed while the rows were read: again, by the new ones.
+                if attempts == SNAPSHOT_ATTEMPTS {
+                    return Err(SqlError::new(
+                        ErrorCode::ObjectNotInState,
+                        "definitions kept changing while the snapshot was read",
+                    )
+                    .with_hint("try again once they rest")
+                    .into());
+                }
+                // By the new definitions, then.
                 plan = cdc.plan(&tenant, options.spec.clone())?;
             };
             let lsn = read.lsn();
@@ -290,6 +300,9 @@ impl Feed {
         self.plan.spec.grouping == Grouping::Group
     }
 }
+
+/// How often a snapshot is read again because definitions changed under it.
+const SNAPSHOT_ATTEMPTS: usize = 5;
 
 /// Blocks filtered before others get their turn.
 const FILTERED_BLOCKS: usize = 64;
