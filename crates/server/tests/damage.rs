@@ -126,7 +126,10 @@ fn is_found(mut fixture: Fixture, file: &Path, right: &[springhead_sim::history:
             // A page that has begun can only be broken off; then the server's own output says why.
             Err(error) => {
                 let printed = fixture.setup.printed();
-                assert!(error.contains("data_corrupted") || printed.contains(&name), "{error}\n{printed}");
+                assert!(
+                    error.contains("data_corrupted") || printed.contains(&name),
+                    "{error}\n{printed}"
+                );
             }
         },
     }
