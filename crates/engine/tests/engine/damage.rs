@@ -12,7 +12,11 @@ use crate::support::{Client, Node};
 async fn filled(node: &Node) -> Client {
     let mut client = node.client().await;
     for table in ["apples", "pears"] {
-        client.ok(&format!("CREATE TABLE {table} (id int PRIMARY KEY, body text)")).await;
+        client
+            .ok(&format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, body text)"
+            ))
+            .await;
         for tens in 0..10 {
             let (from, to) = (tens * 30, tens * 30 + 29);
             client
@@ -36,7 +40,10 @@ fn wal(state: &Path) -> PathBuf {
 /// Flips a bit of `text` in the file, and the page that it is in.
 fn damage(state: &Path, text: &str) -> usize {
     let mut bytes = std::fs::read(state).unwrap();
-    let place = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+    let place = bytes
+        .windows(text.len())
+        .position(|window| window == text.as_bytes())
+        .unwrap();
     bytes[place] ^= 1;
     std::fs::write(state, bytes).unwrap();
     place / 4096 + 1
@@ -59,13 +66,32 @@ async fn g12_a_damaged_page_is_an_error_where_it_is_read_and_nowhere_else() {
     drop(client);
     let (node, page) = reopened_with_damage_in(node, "apples-150.").await;
     let mut client = node.client().await;
-    for query in ["SELECT * FROM apples", "SELECT body FROM apples WHERE id = 150", "SELECT sum(id) FROM apples"] {
+    for query in [
+        "SELECT * FROM apples",
+        "SELECT body FROM apples WHERE id = 150",
+        "SELECT sum(id) FROM apples",
+    ] {
         let error = client.fails(query, "XX001").await;
-        assert!(error.message.contains(&format!("page {page} of ")), "{}", error.message);
+        assert!(
+            error.message.contains(&format!("page {page} of ")),
+            "{}",
+            error.message
+        );
         assert!(error.message.contains("\"tenants/"), "{}", error.message);
-        assert!(!error.message.contains(node.config().data_dir.to_str().unwrap()), "{}", error.message);
+        assert!(
+            !error
+                .message
+                .contains(node.config().data_dir.to_str().unwrap()),
+            "{}",
+            error.message
+        );
     }
-    assert_eq!(client.one("SELECT count(*) FROM apples WHERE id < 20").await, "20");
+    assert_eq!(
+        client
+            .one("SELECT count(*) FROM apples WHERE id < 20")
+            .await,
+        "20"
+    );
     assert_eq!(client.lines("SELECT * FROM pears ORDER BY id").await, pears);
     // Readers end nothing: what is whole can still be written.
     client.ok("INSERT INTO pears VALUES (1000, 'new')").await;
@@ -86,14 +112,68 @@ async fn g12_a_writer_that_meets_damage_acknowledges_nothing_and_stops_the_node(
         let durable = node.engine.log().tail().durable;
         let mut client = node.client().await;
         client.fails(attempt, "XX001").await;
-        let why = tokio::time::timeout(Duration::from_secs(10), node.engine.poisoned()).await.unwrap();
+        let why = tokio::time::timeout(Duration::from_secs(10), node.engine.poisoned())
+            .await
+            .unwrap();
         assert!(why.contains(&format!("page {page} of ")), "{why}");
-        assert_eq!(node.engine.log().tail().durable, durable, "{attempt} was logged");
+        assert_eq!(
+            node.engine.log().tail().durable,
+            durable,
+            "{attempt} was logged"
+        );
         let mut other = node.client().await;
-        other.fails("INSERT INTO pears VALUES (9001, 'x')", "XX001").await;
+        other
+            .fails("INSERT INTO pears VALUES (9001, 'x')", "XX001")
+            .await;
         assert_eq!(other.one("SELECT count(*) FROM pears").await, "300");
         assert_eq!(node.engine.log().tail().durable, durable);
     }
+}
+
+/// Those that share its transaction have not been answered and are not in the log: they fail too.
+#[tokio::test]
+async fn g12_neighbours_of_a_statement_that_meets_damage_are_not_acknowledged() {
+    let node = Node::on_disk(|_| {});
+    drop(filled(&node).await);
+    let (node, _) = reopened_with_damage_in(node, "apples-150.").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(node.client().await);
+    }
+    let mut first = node.client().await;
+    node.log.hold();
+    let blocking =
+        tokio::spawn(async move { first.run("INSERT INTO pears VALUES (8000, 'first')").await });
+    node.log.held().await;
+    let statements = [
+        "INSERT INTO pears VALUES (8001, 'before')",
+        "INSERT INTO pears VALUES (8000, 'twice')",
+        "UPDATE apples SET body = body || '!'",
+        "INSERT INTO pears VALUES (8002, 'after')",
+    ];
+    let running: Vec<_> = clients
+        .into_iter()
+        .zip(statements)
+        .map(|(mut client, sql)| tokio::spawn(async move { client.run(sql).await }))
+        .collect();
+    tokio::task::yield_now().await;
+    node.log.release();
+    blocking.await.unwrap().unwrap();
+    let durable = node.engine.log().tail().durable;
+    for (task, sql) in running.into_iter().zip(statements) {
+        let error = task.await.unwrap().unwrap_err();
+        assert_eq!(error.code.sqlstate().0, "XX001", "{sql}: {error:?}");
+    }
+    assert_eq!(
+        node.engine.log().tail().durable,
+        durable,
+        "something was logged"
+    );
+    let mut client = node.client().await;
+    assert_eq!(
+        client.lines("SELECT id FROM pears WHERE id >= 8000").await,
+        ["8000"]
+    );
 }
 
 /// The files as a killed process leaves them: an orderly end would empty the WAL.
@@ -106,7 +186,11 @@ struct Killed {
 impl Killed {
     fn now(node: &Node) -> Killed {
         let state = path(node);
-        Killed { file: std::fs::read(&state).unwrap(), wal: std::fs::read(wal(&state)).unwrap(), state }
+        Killed {
+            file: std::fs::read(&state).unwrap(),
+            wal: std::fs::read(wal(&state)).unwrap(),
+            state,
+        }
     }
 
     /// Puts the files back, with one bit of the WAL flipped.
@@ -134,7 +218,10 @@ async fn g12_what_a_damaged_wal_loses_comes_again_from_the_log() {
     assert!(length > 100_000, "{length}");
     for place in (40..length).step_by(length / 14).chain([length - 1]) {
         node = node.try_reopen(|_| killed.put(Some(place))).unwrap();
-        assert!(node.client().await.lines(BOTH).await == whole, "byte {place}");
+        assert!(
+            node.client().await.lines(BOTH).await == whole,
+            "byte {place}"
+        );
     }
 }
 
