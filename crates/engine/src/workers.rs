@@ -17,12 +17,47 @@ pub struct Workers {
 
 struct Shared {
     queue: Mutex<Queue>,
-    wake: Condvar,
 }
 
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Threads that wait, the one that worked last on top: its caches are warm.
+    idle: Vec<Arc<Desk>>,
     open: bool,
+}
+
+/// Where one thread waits for a job.
+#[derive(Default)]
+struct Desk {
+    hand_over: Mutex<HandOver>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct HandOver {
+    job: Option<Job>,
+    ended: bool,
+}
+
+impl Desk {
+    fn give(&self, job: Job) {
+        self.hand_over.lock().job = Some(job);
+        self.wake.notify_one();
+    }
+
+    /// The next job; `None` once the pool has stopped.
+    fn wait(&self) -> Option<Job> {
+        let mut hand_over = self.hand_over.lock();
+        loop {
+            if let Some(job) = hand_over.job.take() {
+                return Some(job);
+            }
+            if hand_over.ended {
+                return None;
+            }
+            self.wake.wait(&mut hand_over);
+        }
+    }
 }
 
 impl Workers {
@@ -31,14 +66,13 @@ impl Workers {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(name: &str, count: usize) -> std::io::Result<Workers> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), open: true }),
-            wake: Condvar::new(),
-        });
+        let queue = Queue { jobs: VecDeque::new(), idle: Vec::new(), open: true };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue) });
         let mut threads = Vec::with_capacity(count);
         for index in 0..count.max(1) {
             let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || work(&shared))?;
+            let thread =
+                std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || work(&shared))?;
             threads.push(thread);
         }
         Ok(Workers { shared, threads: Mutex::new(threads) })
@@ -48,10 +82,15 @@ impl Workers {
     /// dropped unrun.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.shared.queue.lock();
-        if queue.open {
-            queue.jobs.push_back(Box::new(job));
-            drop(queue);
-            self.shared.wake.notify_one();
+        if !queue.open {
+            return;
+        }
+        match queue.idle.pop() {
+            Some(desk) => {
+                drop(queue);
+                desk.give(Box::new(job));
+            }
+            None => queue.jobs.push_back(Box::new(job)),
         }
     }
 
@@ -70,8 +109,15 @@ impl Workers {
 
     /// Takes no more, finishes what is queued, and waits for the threads.
     pub fn stop(&self) {
-        self.shared.queue.lock().open = false;
-        self.shared.wake.notify_all();
+        let idle = {
+            let mut queue = self.shared.queue.lock();
+            queue.open = false;
+            std::mem::take(&mut queue.idle)
+        };
+        for desk in idle {
+            desk.hand_over.lock().ended = true;
+            desk.wake.notify_one();
+        }
         for thread in self.threads.lock().drain(..) {
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
@@ -98,19 +144,20 @@ impl From<Stopped> for springhead_proto::SqlError {
 }
 
 fn work(shared: &Shared) {
+    let desk = Arc::new(Desk::default());
     loop {
         let job = {
             let mut queue = shared.queue.lock();
-            loop {
-                if let Some(job) = queue.jobs.pop_front() {
-                    break job;
+            match queue.jobs.pop_front() {
+                Some(job) => Some(job),
+                None if queue.open => {
+                    queue.idle.push(Arc::clone(&desk));
+                    None
                 }
-                if !queue.open {
-                    return;
-                }
-                shared.wake.wait(&mut queue);
+                None => return,
             }
         };
+        let Some(job) = job.or_else(|| desk.wait()) else { return };
         // A panic in one job must not take the thread from all others; whoever waits for the job's
         // reply sees its channel closed.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {

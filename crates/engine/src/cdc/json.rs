@@ -37,35 +37,7 @@ pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
 /// Appends a string's inside, escaped. Control characters never get through raw, so that a text
 /// can never end a line of an event stream.
 pub(crate) fn string_inside(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        let short: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0x08 => b"\\b",
-            0x0c => b"\\f",
-            0..=0x1f => b"",
-            _ => continue,
-        };
-        out.extend_from_slice(&bytes[from..at]);
-        from = at + 1;
-        if short.is_empty() {
-            out.extend_from_slice(b"\\u00");
-            out.push(b'0' + (byte >> 4));
-            out.push(if byte & 0xf < 10 {
-                b'0' + (byte & 0xf)
-            } else {
-                b'a' + (byte & 0xf) - 10
-            });
-        } else {
-            out.extend_from_slice(short);
-        }
-    }
-    out.extend_from_slice(&bytes[from..]);
+    springhead_sql::types::json::write_string_inside(text, out);
 }
 
 /// Appends a column's value as `row_to_json` prints it, on one line: a `json` value is kept as it

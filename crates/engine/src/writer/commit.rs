@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use springhead_log::failpoint;
@@ -32,7 +33,9 @@ impl Writer {
     /// the writer for itself, which is run after the group.
     pub(super) fn run_group(&mut self, commands: &mut VecDeque<Command>) {
         let mut group: Vec<Ran> = Vec::new();
-        while let Some(command) = commands.pop_front() {
+        while self.dead.is_none()
+            && let Some(command) = commands.pop_front()
+        {
             match command {
                 Command::Run(request) if is_definition(&request) => {
                     // Alone: whoever follows is planned against the catalog that it makes.
@@ -229,7 +232,10 @@ impl Writer {
 
         failpoint::hit("writer.before_append");
         self.hub.begin_flight();
-        let appended = match self.log.append(pending) {
+        let begun = Instant::now();
+        let appended = self.log.append(pending);
+        self.last_flush = begun.elapsed();
+        let appended = match appended {
             Ok(appended) => appended,
             Err(AppendError::Refused(reason)) => {
                 self.roll_back();

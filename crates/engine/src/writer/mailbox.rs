@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use springhead_proto::{ErrorCode, SqlError};
 
 use super::{Command, Writer, refuse};
@@ -14,6 +15,8 @@ use crate::workers::Workers;
 /// A writer with its queue.
 pub struct Mailbox {
     inbox: Mutex<Inbox>,
+    /// The writer's group has grown to what it waits for.
+    grown: Condvar,
     writer: Mutex<Writer>,
     workers: Arc<Workers>,
     max_bytes: usize,
@@ -28,18 +31,25 @@ struct Inbox {
     scheduled: bool,
     /// Above zero while commands have lately come several at a time.
     crowd: u32,
+    /// While the writer waits for its group to grow: to how many.
+    expected: Option<usize>,
     closed: bool,
 }
 
 /// Lone commands after a crowd before the submitting thread runs the writer itself again.
 const CROWD_MEMORY: u32 = 16;
 
+/// A flush shorter than this is not worth waiting for company.
+const SHORT_FLUSH: Duration = Duration::from_micros(200);
+/// The part of a flush's time that a group waits to grow, at most.
+const GATHER_FRACTION: u32 = 4;
+
 /// Rounds that a writer runs before it lets other tenants' writers have the thread.
 const ROUNDS: usize = 64;
 
 impl Mailbox {
     pub fn new(writer: Writer, workers: Arc<Workers>, max_bytes: usize, max_group: usize) -> Arc<Mailbox> {
-        Arc::new(Mailbox { inbox: Mutex::default(), writer: Mutex::new(writer), workers, max_bytes, max_group })
+        Arc::new(Mailbox { inbox: Mutex::default(), grown: Condvar::new(), writer: Mutex::new(writer), workers, max_bytes, max_group })
     }
 
     /// Queues `command`; it is answered through its own channel, whatever happens.
@@ -70,6 +80,9 @@ impl Mailbox {
         }
         inbox.bytes += bytes;
         inbox.queue.push_back(command);
+        if inbox.expected.is_some_and(|expected| inbox.queue.len() >= expected) {
+            self.grown.notify_one();
+        }
         if !std::mem::replace(&mut inbox.scheduled, true) {
             let is_lone = may_run && inbox.crowd == 0 && inbox.queue.len() == 1;
             drop(inbox);
@@ -90,9 +103,11 @@ impl Mailbox {
     fn run(self: &Arc<Self>, rounds: usize) {
         let mut writer = self.writer.lock();
         let mut commands = VecDeque::new();
+        let mut answered = 0;
         for _ in 0..rounds {
             {
                 let mut inbox = self.inbox.lock();
+                self.gather(&mut inbox, answered, writer.last_flush());
                 while commands.len() < self.max_group
                     && let Some(command) = inbox.queue.pop_front()
                 {
@@ -105,6 +120,7 @@ impl Mailbox {
                 }
                 inbox.crowd = if commands.len() > 1 { CROWD_MEMORY } else { inbox.crowd.saturating_sub(1) };
             }
+            answered = commands.len();
             writer.process(&mut commands);
         }
         drop(writer);
@@ -115,6 +131,19 @@ impl Mailbox {
             drop(inbox);
             self.schedule();
         }
+    }
+
+    /// Where flushes are slow, waits a moment for those who have just been answered: clients that
+    /// commit one after the other would otherwise form two groups that take turns.
+    fn gather(&self, inbox: &mut MutexGuard<'_, Inbox>, answered: usize, flush: Duration) {
+        if answered < 2 || flush < SHORT_FLUSH || inbox.queue.is_empty() || inbox.closed {
+            return;
+        }
+        let expected = (inbox.queue.len() + answered).min(self.max_group);
+        let deadline = Instant::now() + flush / GATHER_FRACTION;
+        inbox.expected = Some(expected);
+        while inbox.queue.len() < expected && !self.grown.wait_until(inbox, deadline).timed_out() {}
+        inbox.expected = None;
     }
 
     /// Runs `act` with the writer, between commands.

@@ -18,6 +18,7 @@ mod run;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use springhead_log::Log;
@@ -125,6 +126,8 @@ pub struct Writer {
     waiting: VecDeque<Command>,
     /// Whether a SQLite transaction is open.
     open: bool,
+    /// How long the log took for the last group.
+    last_flush: Duration,
     /// Set for good when the log has failed or the state cannot follow it.
     dead: Option<SqlError>,
 }
@@ -191,6 +194,7 @@ impl Writer {
             owner: None,
             waiting: VecDeque::new(),
             open: false,
+            last_flush: Duration::ZERO,
             dead: None,
         };
         writer.adopt(&parts.catalog);
@@ -228,6 +232,11 @@ impl Writer {
                 None => self.run_group(commands),
             }
         }
+    }
+
+    /// How long the log took for the last group.
+    pub(super) fn last_flush(&self) -> Duration {
+        self.last_flush
     }
 
     /// Whether nothing is under way, so that the tenant may be closed.

@@ -470,22 +470,26 @@ fn jsonb_number(text: Cow<'_, str>) -> Result<Cow<'_, str>, SqlError> {
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.reserve(text.len() + 2);
     out.push(b'"');
+    write_string_inside(text, out);
+    out.push(b'"');
+}
+
+/// Writes the inside of a JSON string, escaped as PostgreSQL does: control characters never raw.
+pub fn write_string_inside(text: &str, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
     let mut copied = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
+    while let Some(found) = first_special(&bytes[copied..]) {
+        let at = copied + found;
         out.extend_from_slice(&bytes[copied..at]);
         copied = at + 1;
-        let short = match byte {
-            b'"' | b'\\' => byte,
+        let short = match bytes[at] {
+            byte @ (b'"' | b'\\') => byte,
             0x08 => b'b',
             0x0c => b'f',
             b'\n' => b'n',
             b'\r' => b'r',
             b'\t' => b't',
-            _ => {
+            byte => {
                 out.extend_from_slice(b"\\u00");
                 super::bytea::write_hex(&[byte], out);
                 continue;
@@ -494,5 +498,26 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&[b'\\', short]);
     }
     out.extend_from_slice(&bytes[copied..]);
-    out.push(b'"');
+}
+
+/// Where the first byte is that a JSON string must escape. Eight bytes at a time: most texts have
+/// none.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let is_special = |&byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    // The usual test for a zero byte in a word, applied to what is zero where the byte is equal.
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, chunk) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*chunk);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        if control | has_zero(word ^ (ONES * 0x22)) | has_zero(word ^ (ONES * 0x5c)) != 0 {
+            // A borrow may mark a byte too many, so that each is looked at here.
+            if let Some(at) = chunk.iter().position(is_special) {
+                return Some(index * 8 + at);
+            }
+        }
+    }
+    rest.iter().position(is_special).map(|at| words.len() * 8 + at)
 }
