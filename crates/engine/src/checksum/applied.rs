@@ -89,7 +89,11 @@ fn lsn_of(page: &[u8]) -> Option<u64> {
     };
     let number = cell.get(header_bytes..header_bytes + bytes)?;
     // An LSN is never negative, so there is no sign to carry.
-    Some(number.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    Some(
+        number
+            .iter()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+    )
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {

@@ -44,31 +44,48 @@ pub fn found(path: &str, damage: Damage) -> c_int {
 /// What of a path an error may show: the file with its tenant's directory, as in the data directory.
 pub fn shown(path: &str) -> String {
     const PARTS: usize = 3;
-    let parts: Vec<_> = Path::new(path).iter().map(|part| part.to_string_lossy()).collect();
+    let parts: Vec<_> = Path::new(path)
+        .iter()
+        .map(|part| part.to_string_lossy())
+        .collect();
     parts[parts.len().saturating_sub(PARTS)..].join("/")
 }
 
 /// Whether SQLite says that the file is damaged.
 #[must_use]
 pub fn is_damage(error: &rusqlite::Error) -> bool {
-    let rusqlite::Error::SqliteFailure(failure, _) = error else { return false };
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+        return false;
+    };
     failure.extended_code == ffi::SQLITE_IOERR_DATA
-        || matches!(failure.extended_code & 0xff, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB)
+        || matches!(
+            failure.extended_code & 0xff,
+            ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB
+        )
 }
 
 /// XX001 with the file and page, if SQLite says that the file is damaged. On the thread that met the
 /// error.
 #[must_use]
 pub fn describe(error: &rusqlite::Error) -> Option<SqlError> {
-    let rusqlite::Error::SqliteFailure(failure, message) = error else { return None };
+    let rusqlite::Error::SqliteFailure(failure, message) = error else {
+        return None;
+    };
     if !is_damage(error) {
         return None;
     }
-    let last = if failure.extended_code == ffi::SQLITE_IOERR_DATA { LAST.take() } else { None };
+    let last = if failure.extended_code == ffi::SQLITE_IOERR_DATA {
+        LAST.take()
+    } else {
+        None
+    };
     let text = match (last, message) {
         (Some(damage), _) => damage.to_string(),
         (None, Some(message)) => format!("the state is damaged: {message}"),
         (None, None) => format!("the state is damaged: {failure}"),
     };
-    Some(SqlError::new(ErrorCode::Corrupted, text).with_hint("Restore the database from a standby or a backup."))
+    Some(
+        SqlError::new(ErrorCode::Corrupted, text)
+            .with_hint("Restore the database from a standby or a backup."),
+    )
 }

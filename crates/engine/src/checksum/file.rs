@@ -41,7 +41,9 @@ pub enum Kind {
     /// With a sum of each frame's content that this connection wrote since the WAL last began, so
     /// that it can verify what it has not committed: those frames' own checksums are not final. 8
     /// bytes for each frame; 0 where nothing is known.
-    Wal { written: Vec<u64> },
+    Wal {
+        written: Vec<u64>,
+    },
 }
 
 impl Kind {
@@ -50,7 +52,9 @@ impl Kind {
     }
 
     pub fn wal() -> Kind {
-        Kind::Wal { written: Vec::new() }
+        Kind::Wal {
+            written: Vec::new(),
+        }
     }
 }
 
@@ -75,11 +79,17 @@ impl State {
             (ffi::SQLITE_OK, Some(number)) if page::is_intact(buffer, number) => code,
             (ffi::SQLITE_OK, Some(page)) => {
                 buffer.fill(0);
-                self.damaged(Damage::Page { file: damage::shown(&self.path), page })
+                self.damaged(Damage::Page {
+                    file: damage::shown(&self.path),
+                    page,
+                })
             }
             // SQLite takes it for a page of zeros, which is right only past the end of the database.
             (ffi::SQLITE_IOERR_SHORT_READ, Some(page)) if below.should_have(page) => {
-                self.damaged(Damage::Missing { file: damage::shown(&self.path), page })
+                self.damaged(Damage::Missing {
+                    file: damage::shown(&self.path),
+                    page,
+                })
             }
             (ffi::SQLITE_OK, None) if offset + buffer.len() as u64 > HEADER => {
                 // Never asked for: `device_characteristics` says that parts of pages cannot be read.
@@ -127,7 +137,9 @@ impl State {
         let zeros = vec![0; page_bytes];
         let mut offset = size.next_multiple_of(page_bytes as u64);
         while offset < up_to {
-            let Some(number) = page::number_at(page_bytes, offset) else { return ffi::SQLITE_FULL };
+            let Some(number) = page::number_at(page_bytes, offset) else {
+                return ffi::SQLITE_FULL;
+            };
             let code = self.write_page(below, &zeros, number, offset);
             if code != ffi::SQLITE_OK {
                 return code;
@@ -138,7 +150,9 @@ impl State {
     }
 
     fn read_wal(&mut self, below: &Below, buffer: &mut [u8], offset: u64) -> c_int {
-        let Kind::Wal { written } = &self.kind else { return ffi::SQLITE_MISUSE };
+        let Kind::Wal { written } = &self.kind else {
+            return ffi::SQLITE_MISUSE;
+        };
         let sum_of = |frame: Frame| {
             let place = usize::try_from(frame.index).ok()?;
             written.get(place).copied().filter(|&sum| sum != 0)
@@ -148,7 +162,10 @@ impl State {
             // checksums of a transaction, which must not make damage look right.
             let code = below.read(buffer, offset);
             return match sum_of(frame) {
-                Some(sum) if code == ffi::SQLITE_OK && sum != content_sum(&buffer[wal::FRAME_HEADER..]) => {
+                Some(sum)
+                    if code == ffi::SQLITE_OK
+                        && sum != content_sum(&buffer[wal::FRAME_HEADER..]) =>
+                {
                     self.verify_chain(below, frame, buffer)
                 }
                 _ => code,
@@ -177,7 +194,10 @@ impl State {
             code = self.verify_chain(below, frame, &mut whole);
         } else if code == ffi::SQLITE_IOERR_SHORT_READ {
             // A frame is only looked for where one has been written.
-            code = self.damaged(Damage::Frame { file: damage::shown(&self.path), frame: frame.index + 1 });
+            code = self.damaged(Damage::Frame {
+                file: damage::shown(&self.path),
+                frame: frame.index + 1,
+            });
         }
         content.copy_from_slice(&whole[wal::FRAME_HEADER..]);
         self.scratch = whole;
@@ -191,12 +211,17 @@ impl State {
             return code;
         }
         whole.fill(0);
-        self.damaged(Damage::Frame { file: damage::shown(&self.path), frame: frame.index + 1 })
+        self.damaged(Damage::Frame {
+            file: damage::shown(&self.path),
+            frame: frame.index + 1,
+        })
     }
 
     fn write_wal(&mut self, below: &Below, content: &[u8], offset: u64) -> c_int {
         let code = below.write(content, offset);
-        let Kind::Wal { written } = &mut self.kind else { return code };
+        let Kind::Wal { written } = &mut self.kind else {
+            return code;
+        };
         if offset == 0 {
             // The WAL begins anew.
             written.clear();
@@ -206,7 +231,11 @@ impl State {
             if written.len() <= place {
                 written.resize(place + 1, 0);
             }
-            written[place] = if code == ffi::SQLITE_OK { content_sum(content) } else { 0 };
+            written[place] = if code == ffi::SQLITE_OK {
+                content_sum(content)
+            } else {
+                0
+            };
         }
         code
     }
@@ -256,7 +285,8 @@ impl Below {
     }
 
     fn write(&self, content: &[u8], offset: u64) -> c_int {
-        let (Ok(bytes), Ok(offset)) = (c_int::try_from(content.len()), i64::try_from(offset)) else {
+        let (Ok(bytes), Ok(offset)) = (c_int::try_from(content.len()), i64::try_from(offset))
+        else {
             return ffi::SQLITE_IOERR_WRITE;
         };
         match self.methods().xWrite {
@@ -281,7 +311,11 @@ impl Below {
             Some(file_size) => unsafe { file_size(self.0, &raw mut size) },
             None => ffi::SQLITE_IOERR_FSTAT,
         };
-        if code == ffi::SQLITE_OK { u64::try_from(size).map_err(|_| ffi::SQLITE_IOERR_FSTAT) } else { Err(code) }
+        if code == ffi::SQLITE_OK {
+            u64::try_from(size).map_err(|_| ffi::SQLITE_IOERR_FSTAT)
+        } else {
+            Err(code)
+        }
     }
 
     /// Whether the database in the file has page `number`, by the header in the file, which is of the
@@ -323,7 +357,12 @@ pub unsafe fn below(file: *mut ffi::sqlite3_file) -> *mut ffi::sqlite3_file {
 ///
 /// # Safety
 /// `file` is room for this VFS's file; `name` is null or ends in zero.
-pub unsafe fn opened(file: *mut ffi::sqlite3_file, name: *const c_char, kind: Kind, code: c_int) -> c_int {
+pub unsafe fn opened(
+    file: *mut ffi::sqlite3_file,
+    name: *const c_char,
+    kind: Kind,
+    code: c_int,
+) -> c_int {
     let head: *mut Head = file.cast();
     // SAFETY: by contract there is room for the head and the file below, which SQLite fills with
     // zeros before it opens a file; a file below that could not be opened may still want closing.
@@ -339,8 +378,16 @@ pub unsafe fn opened(file: *mut ffi::sqlite3_file, name: *const c_char, kind: Ki
             }
             return code;
         }
-        let path = if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() };
-        (*head).state = Box::into_raw(Box::new(State { path, kind, scratch: Vec::new() }));
+        let path = if name.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        };
+        (*head).state = Box::into_raw(Box::new(State {
+            path,
+            kind,
+            scratch: Vec::new(),
+        }));
         (*head).base.pMethods = &raw const METHODS;
     }
     code
@@ -405,7 +452,12 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     code
 }
 
-unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, out: *mut c_void, bytes: c_int, offset: i64) -> c_int {
+unsafe extern "C" fn read(
+    file: *mut ffi::sqlite3_file,
+    out: *mut c_void,
+    bytes: c_int,
+    offset: i64,
+) -> c_int {
     let (Ok(bytes), Ok(offset)) = (usize::try_from(bytes), u64::try_from(offset)) else {
         return ffi::SQLITE_IOERR_READ;
     };
@@ -413,7 +465,11 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, out: *mut c_void, bytes:
     // allocated itself and that nobody else uses meanwhile.
     let (state, below, buffer) = unsafe {
         let (state, below) = parts(file);
-        (state, below, std::slice::from_raw_parts_mut(out.cast::<u8>(), bytes))
+        (
+            state,
+            below,
+            std::slice::from_raw_parts_mut(out.cast::<u8>(), bytes),
+        )
     };
     state.read(&below, buffer, offset)
 }
@@ -430,7 +486,11 @@ unsafe extern "C" fn write(
     // SAFETY: the file is open, and there are `bytes` at `content`.
     let (state, below, content) = unsafe {
         let (state, below) = parts(file);
-        (state, below, std::slice::from_raw_parts(content.cast::<u8>(), bytes))
+        (
+            state,
+            below,
+            std::slice::from_raw_parts(content.cast::<u8>(), bytes),
+        )
     };
     match state.kind {
         Kind::Database => state.write_database(&below, content, offset),
@@ -439,7 +499,9 @@ unsafe extern "C" fn write(
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
-    let Ok(size) = u64::try_from(size) else { return ffi::SQLITE_IOERR_TRUNCATE };
+    let Ok(size) = u64::try_from(size) else {
+        return ffi::SQLITE_IOERR_TRUNCATE;
+    };
     // SAFETY: the file is open.
     let (state, below) = unsafe { parts(file) };
     state.truncate(&below, size)
@@ -462,17 +524,32 @@ unsafe extern "C" fn unlock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int
 }
 
 unsafe extern "C" fn check_reserved_lock(file: *mut ffi::sqlite3_file, out: *mut c_int) -> c_int {
-    forward!(file, xCheckReservedLock, ffi::SQLITE_IOERR_CHECKRESERVEDLOCK, out)
+    forward!(
+        file,
+        xCheckReservedLock,
+        ffi::SQLITE_IOERR_CHECKRESERVEDLOCK,
+        out
+    )
 }
 
-unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int, argument: *mut c_void) -> c_int {
+unsafe extern "C" fn file_control(
+    file: *mut ffi::sqlite3_file,
+    operation: c_int,
+    argument: *mut c_void,
+) -> c_int {
     if operation == ffi::SQLITE_FCNTL_MMAP_SIZE {
         // Stays off, whoever asks.
         // SAFETY: this control's argument is a pointer to a 64-bit number.
         unsafe { argument.cast::<i64>().write(0) };
         return ffi::SQLITE_OK;
     }
-    forward!(file, xFileControl, ffi::SQLITE_NOTFOUND, operation, argument)
+    forward!(
+        file,
+        xFileControl,
+        ffi::SQLITE_NOTFOUND,
+        operation,
+        argument
+    )
 }
 
 unsafe extern "C" fn sector_size(file: *mut ffi::sqlite3_file) -> c_int {
@@ -492,11 +569,31 @@ unsafe extern "C" fn shm_map(
     extend: c_int,
     out: *mut *mut c_void,
 ) -> c_int {
-    forward!(file, xShmMap, ffi::SQLITE_IOERR_SHMMAP, region, bytes, extend, out)
+    forward!(
+        file,
+        xShmMap,
+        ffi::SQLITE_IOERR_SHMMAP,
+        region,
+        bytes,
+        extend,
+        out
+    )
 }
 
-unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, offset: c_int, count: c_int, flags: c_int) -> c_int {
-    forward!(file, xShmLock, ffi::SQLITE_IOERR_SHMLOCK, offset, count, flags)
+unsafe extern "C" fn shm_lock(
+    file: *mut ffi::sqlite3_file,
+    offset: c_int,
+    count: c_int,
+    flags: c_int,
+) -> c_int {
+    forward!(
+        file,
+        xShmLock,
+        ffi::SQLITE_IOERR_SHMLOCK,
+        offset,
+        count,
+        flags
+    )
 }
 
 unsafe extern "C" fn shm_barrier(file: *mut ffi::sqlite3_file) {

@@ -18,14 +18,18 @@ struct Fixture {
 const READ_WRITE: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE
     .union(OpenFlags::SQLITE_OPEN_CREATE)
     .union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
-const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+const READ_ONLY: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// Everything in a table, in an order of its own.
 type Rows = Vec<(i64, String)>;
 
 impl Fixture {
     fn new(page_bytes: usize) -> Fixture {
-        Fixture { dir: tempfile::tempdir().unwrap(), page_bytes }
+        Fixture {
+            dir: tempfile::tempdir().unwrap(),
+            page_bytes,
+        }
     }
 
     /// As [`Fixture::new`], with rows, all of them checkpointed.
@@ -34,7 +38,10 @@ impl Fixture {
         let conn = fixture.writer();
         fill(&conn);
         drop(conn);
-        assert!(!fixture.wal().exists(), "the last to close moves the WAL into the file");
+        assert!(
+            !fixture.wal().exists(),
+            "the last to close moves the WAL into the file"
+        );
         fixture
     }
 
@@ -76,7 +83,11 @@ impl Fixture {
     /// Reads every page there is.
     fn read_all(&self) -> rusqlite::Result<[Rows; 3]> {
         let conn = self.reader()?;
-        Ok([rows(&conn, "a")?, rows(&conn, "b")?, rows(&conn, "a INDEXED BY ai WHERE body > ''")?])
+        Ok([
+            rows(&conn, "a")?,
+            rows(&conn, "b")?,
+            rows(&conn, "a INDEXED BY ai WHERE body > ''")?,
+        ])
     }
 
     /// Asserts that every page of the file is there and has its checksum.
@@ -85,7 +96,11 @@ impl Fixture {
         assert_eq!(bytes.len() % self.page_bytes, 0);
         for (index, page) in bytes.chunks(self.page_bytes).enumerate() {
             let number = u32::try_from(index + 1).unwrap();
-            assert!(page::is_intact(page, number), "page {number} of {}", bytes.len() / self.page_bytes);
+            assert!(
+                page::is_intact(page, number),
+                "page {number} of {}",
+                bytes.len() / self.page_bytes
+            );
         }
     }
 }
@@ -108,7 +123,9 @@ fn fill(conn: &Connection) {
 
 fn rows(conn: &Connection, from: &str) -> rusqlite::Result<Rows> {
     let mut statement = conn.prepare(&format!("SELECT id, body FROM {from}"))?;
-    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 fn expect_damage<T: std::fmt::Debug>(result: rusqlite::Result<T>, what: &str) {
@@ -144,7 +161,10 @@ fn g12_no_flipped_bit_is_ever_read_as_a_row() {
                 let mut damaged = bytes.clone();
                 damaged[index * page_bytes + place] ^= 1 << (place % 8);
                 fixture.put(&damaged);
-                expect_damage(fixture.read_all(), &format!("page {} byte {place}", index + 1));
+                expect_damage(
+                    fixture.read_all(),
+                    &format!("page {} byte {place}", index + 1),
+                );
             }
         }
         fixture.put(&bytes);
@@ -159,14 +179,24 @@ fn g12_damage_names_its_file_and_page_and_spares_other_tables() {
     let root: u32 = fixture
         .reader()
         .unwrap()
-        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'a'", [], |row| row.get(0))
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'a'",
+            [],
+            |row| row.get(0),
+        )
         .unwrap();
     let mut bytes = fixture.bytes();
     bytes[usize::try_from(root).unwrap() * 1024 - 500] ^= 4;
     fixture.put(&bytes);
     let error = describe(&fixture.read("a").unwrap_err()).unwrap();
     assert_eq!(error.code.sqlstate().0, "XX001");
-    assert!(error.message.starts_with(&format!("invalid checksum in page {root} of ")), "{}", error.message);
+    assert!(
+        error
+            .message
+            .starts_with(&format!("invalid checksum in page {root} of ")),
+        "{}",
+        error.message
+    );
     assert!(error.message.contains("state.db"), "{}", error.message);
     assert_eq!(fixture.read("b").unwrap(), b);
 }
@@ -181,7 +211,10 @@ fn g12_a_page_in_anothers_place_is_noticed() {
             let mut damaged = bytes.clone();
             damaged[to * 1024..][..1024].copy_from_slice(&bytes[from * 1024..][..1024]);
             fixture.put(&damaged);
-            expect_damage(fixture.read_all(), &format!("page {} as {}", from + 1, to + 1));
+            expect_damage(
+                fixture.read_all(),
+                &format!("page {} as {}", from + 1, to + 1),
+            );
         }
     }
 }
@@ -203,7 +236,10 @@ fn g12_a_file_cut_short_is_noticed() {
     let fixture = Fixture::filled(1024);
     let bytes = fixture.bytes();
     // One byte is what SQLite itself may leave in a file that is otherwise empty.
-    for length in (2..bytes.len()).step_by(509).chain((1024..bytes.len()).step_by(1024)) {
+    for length in (2..bytes.len())
+        .step_by(509)
+        .chain((1024..bytes.len()).step_by(1024))
+    {
         fixture.put(&bytes[..length]);
         expect_damage(fixture.read_all(), &format!("cut to {length}"));
     }
@@ -216,14 +252,19 @@ fn g12_a_file_cut_short_while_it_is_open_is_noticed() {
     let fixture = Fixture::filled(1024);
     let bytes = fixture.bytes();
     let writer = fixture.writer();
-    writer.execute_batch("INSERT INTO b VALUES (2000, 'x'); PRAGMA wal_checkpoint(PASSIVE);").unwrap();
+    writer
+        .execute_batch("INSERT INTO b VALUES (2000, 'x'); PRAGMA wal_checkpoint(PASSIVE);")
+        .unwrap();
     for kept in [3, bytes.len() / 2048, bytes.len() / 1024 - 1] {
         let bytes = fixture.bytes();
         let reader = fixture.reader().unwrap();
         assert_eq!(rows(&reader, "b WHERE id = 1").unwrap().len(), 1);
         fixture.put(&bytes[..kept * 1024]);
-        reader.execute_batch("PRAGMA cache_size=0; PRAGMA shrink_memory").unwrap();
-        let whole = rows(&reader, "a").and_then(|a| Ok((a, rows(&reader, "a INDEXED BY ai WHERE body > ''")?)));
+        reader
+            .execute_batch("PRAGMA cache_size=0; PRAGMA shrink_memory")
+            .unwrap();
+        let whole = rows(&reader, "a")
+            .and_then(|a| Ok((a, rows(&reader, "a INDEXED BY ai WHERE body > ''")?)));
         expect_damage(whole, &format!("cut to {kept} pages"));
         fixture.put(&bytes);
     }
@@ -233,20 +274,28 @@ fn g12_a_file_cut_short_while_it_is_open_is_noticed() {
 fn g12_a_file_without_room_for_checksums_is_refused() {
     let fixture = Fixture::new(4096);
     let conn = Connection::open(fixture.path()).unwrap();
-    conn.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE a (id INTEGER PRIMARY KEY, body TEXT)").unwrap();
+    conn.execute_batch(
+        "PRAGMA journal_mode=WAL; CREATE TABLE a (id INTEGER PRIMARY KEY, body TEXT)",
+    )
+    .unwrap();
     drop(conn);
     expect_damage(fixture.read("a"), "a file of SQLite's own");
     // And none is made.
     let fixture = Fixture::new(4096);
     let conn = open(&fixture.path(), READ_WRITE).unwrap();
-    assert!(conn.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY)").is_err());
+    assert!(
+        conn.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+            .is_err()
+    );
 }
 
 #[test]
 fn memory_mapping_stays_off() {
     let fixture = Fixture::filled(4096);
     let conn = fixture.writer();
-    let bytes: i64 = conn.query_row("PRAGMA mmap_size=1000000", [], |row| row.get(0)).unwrap();
+    let bytes: i64 = conn
+        .query_row("PRAGMA mmap_size=1000000", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(bytes, 0);
 }
 
@@ -256,7 +305,11 @@ fn g12_a_damaged_frame_of_the_wal_is_noticed() {
     let writer = fixture.writer();
     fill(&writer);
     let whole = fixture.read_all().unwrap();
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(fixture.wal()).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(fixture.wal())
+        .unwrap();
     let bytes = std::fs::read(fixture.wal()).unwrap();
     let frame_bytes = wal::FRAME_HEADER + 1024;
     // The first transaction wrote page 1 alone, which the second wrote again.
@@ -273,7 +326,11 @@ fn g12_a_damaged_frame_of_the_wal_is_noticed() {
                 Err(error) => {
                     assert!(is_damage(&error), "{error:?}");
                     let error = describe(&error).unwrap();
-                    assert!(error.message.starts_with("invalid checksum in frame "), "{}", error.message);
+                    assert!(
+                        error.message.starts_with("invalid checksum in frame "),
+                        "{}",
+                        error.message
+                    );
                     damaged += 1;
                 }
             }
@@ -289,17 +346,27 @@ fn g12_a_checkpoint_does_not_move_a_damaged_frame() {
     let fixture = Fixture::new(1024);
     let writer = fixture.writer();
     fill(&writer);
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(fixture.wal()).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(fixture.wal())
+        .unwrap();
     let middle = std::fs::metadata(fixture.wal()).unwrap().len() / 2;
     let mut byte = [0];
     file.read_exact_at(&mut byte, middle).unwrap();
     file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
     for conn in [&writer, &open(&fixture.path(), READ_WRITE).unwrap()] {
-        let moved = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0));
+        let moved = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            row.get::<_, i64>(0)
+        });
         expect_damage(moved, "a checkpoint");
     }
     file.write_all_at(&byte, middle).unwrap();
-    writer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0)).unwrap();
+    writer
+        .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            row.get::<_, i64>(0)
+        })
+        .unwrap();
     drop(writer);
     fixture.assert_sealed();
 }
@@ -316,7 +383,11 @@ fn g12_what_a_transaction_spills_is_verified_when_it_reads_it_back() {
     writer.execute_batch(update).unwrap();
     let mine = rows(&writer, "a").unwrap();
     assert!(mine.iter().all(|(_, body)| body.ends_with("xy")));
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(fixture.wal()).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(fixture.wal())
+        .unwrap();
     let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
     let mut noticed = 0;
     for start in (32..length).step_by(wal::FRAME_HEADER + 1024) {
@@ -339,7 +410,10 @@ fn g12_what_a_transaction_spills_is_verified_when_it_reads_it_back() {
     }
     assert!(noticed > 10, "{noticed}");
     writer.execute_batch("COMMIT").unwrap();
-    assert!(fixture.read("a").unwrap() == mine, "others verify the final checksums");
+    assert!(
+        fixture.read("a").unwrap() == mine,
+        "others verify the final checksums"
+    );
     drop(writer);
     fixture.assert_sealed();
 }
@@ -360,7 +434,10 @@ fn pages_that_sqlite_skips_have_checksums_too() {
             .unwrap();
         drop(writer);
         fixture.assert_sealed();
-        assert!(fixture.bytes().len() / 1024 > pages + 100, "the file has become longer");
+        assert!(
+            fixture.bytes().len() / 1024 > pages + 100,
+            "the file has become longer"
+        );
         fixture.read_all().unwrap();
     }
 }
@@ -390,10 +467,33 @@ fn the_lsn_in_the_file_is_the_last_that_was_checkpointed() {
         .execute_batch("CREATE TABLE s_meta (id INTEGER PRIMARY KEY, applied_lsn INTEGER NOT NULL, applied_epoch INTEGER NOT NULL) STRICT; INSERT INTO s_meta VALUES (1, 0, 77)")
         .unwrap();
     let mut moved = None;
-    for lsn in [0, 1, 2, 127, 128, 32_767, 32_768, 8_388_607, 8_388_608, 1 << 31, 1 << 40, 1 << 47, i64::MAX as u64] {
-        writer.execute("UPDATE s_meta SET applied_lsn = ?1", [i64::try_from(lsn).unwrap()]).unwrap();
+    for lsn in [
+        0,
+        1,
+        2,
+        127,
+        128,
+        32_767,
+        32_768,
+        8_388_607,
+        8_388_608,
+        1 << 31,
+        1 << 40,
+        1 << 47,
+        i64::MAX as u64,
+    ] {
+        writer
+            .execute(
+                "UPDATE s_meta SET applied_lsn = ?1",
+                [i64::try_from(lsn).unwrap()],
+            )
+            .unwrap();
         assert_eq!(applied_in_file(&fixture.path(), 2).unwrap(), moved);
-        writer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0)).unwrap();
+        writer
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap();
         moved = Some(lsn);
         assert_eq!(applied_in_file(&fixture.path(), 2).unwrap(), moved);
     }
@@ -410,7 +510,11 @@ fn the_bytes_of_a_checksum_are_the_documented_ones() {
         for &byte in bytes {
             crc ^= u32::from(byte);
             for _ in 0..8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+                crc = if crc & 1 == 1 {
+                    crc >> 1 ^ 0x82f6_3b78
+                } else {
+                    crc >> 1
+                };
             }
         }
         !crc
@@ -419,18 +523,176 @@ fn the_bytes_of_a_checksum_are_the_documented_ones() {
     page::seal(&mut page, 7);
     assert_eq!(page[504..508], crc32c_from(7, &page[..256]).to_le_bytes());
     assert_eq!(page[508..], crc32c_from(!7, &page[256..504]).to_le_bytes());
-    assert_eq!(page[504..], [0xd5, 0x90, 0x8a, 0x80, 0xfb, 0xad, 0xde, 0xf4]);
+    assert_eq!(
+        page[504..],
+        [0xd5, 0x90, 0x8a, 0x80, 0xfb, 0xad, 0xde, 0xf4]
+    );
+}
+
+/// Checkpoints write pages while others read; none of them ever meets a page half written.
+#[test]
+fn readers_writers_and_checkpoints_at_once_raise_no_false_alarm() {
+    const COMMITS: usize = 400;
+    let fixture = Fixture::filled(4096);
+    let writer = fixture.writer();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut conn = fixture.reader().unwrap();
+                let mut reads = 0;
+                while !is_done() || reads == 0 {
+                    conn.execute_batch("PRAGMA cache_size=2; BEGIN").unwrap();
+                    let sum: i64 = conn
+                        .query_row("SELECT sum(length(body)) FROM a WHERE id < 1000", [], |row| row.get(0))
+                        .unwrap();
+                    let again: i64 = conn
+                        .query_row("SELECT sum(length(body)) FROM a INDEXED BY ai WHERE body > '' AND id < 1000", [], |row| row.get(0))
+                        .unwrap();
+                    conn.execute_batch("COMMIT").unwrap();
+                    assert_eq!(sum, again);
+                    reads += 1;
+                    if reads % 16 == 0 {
+                        conn = fixture.reader().unwrap();
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !is_done() {
+                let conn = open(&fixture.path(), READ_WRITE).unwrap();
+                conn.busy_timeout(std::time::Duration::ZERO).unwrap();
+                conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    row.get::<_, i64>(0)
+                })
+                .unwrap();
+            }
+        });
+        writer
+            .busy_timeout(std::time::Duration::from_secs(10))
+            .unwrap();
+        for commit in 0..COMMITS {
+            writer
+                .execute("UPDATE a SET body = printf('%04d', ?1 + id) || hex(zeroblob((?1 * 7 + id * 13) % 900)) WHERE id < 1000", [i64::try_from(commit).unwrap()])
+                .unwrap();
+            if commit % 8 == 0 {
+                writer
+                    .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                        row.get::<_, i64>(0)
+                    })
+                    .unwrap();
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    drop(writer);
+    fixture.assert_sealed();
+}
+
+/// Not a check: what the checksums cost, printed. `cargo test -p springhead-engine --release --lib
+/// cost_of -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn the_cost_of_checksums() {
+    const ROWS: i64 = 300_000;
+    let page = vec![0x5a; 4096];
+    let start = std::time::Instant::now();
+    let mut sum = 0;
+    for number in 0..1_000_000 {
+        sum ^= page::checksum(std::hint::black_box(&page), number);
+    }
+    println!(
+        "one page: {:.0} ns ({sum:x})",
+        start.elapsed().as_secs_f64() * 1e3
+    );
+    for round in 0..3 {
+        for shim in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("state.db");
+            let connect = |flags| {
+                if shim {
+                    open(&path, flags)
+                } else {
+                    Connection::open_with_flags(&path, flags)
+                }
+                .unwrap()
+            };
+            let conn = connect(READ_WRITE);
+            reserve(&conn).unwrap();
+            conn.execute_batch(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-16384;
+                 CREATE TABLE a (id INTEGER PRIMARY KEY, body TEXT) STRICT",
+            )
+            .unwrap();
+            let body = "x".repeat(200);
+            let mut timed = Vec::new();
+            let mut time = |what: &'static str, act: &mut dyn FnMut()| {
+                let start = std::time::Instant::now();
+                act();
+                timed.push((what, start.elapsed().as_secs_f64()));
+            };
+            time("insert", &mut || {
+                let mut insert = conn.prepare("INSERT INTO a VALUES (?1, ?2)").unwrap();
+                for id in 0..ROWS {
+                    if id % 1000 == 0 {
+                        conn.execute_batch(if id == 0 { "BEGIN" } else { "COMMIT; BEGIN" })
+                            .unwrap();
+                    }
+                    insert.execute((id, &body)).unwrap();
+                }
+                conn.execute_batch("COMMIT").unwrap();
+            });
+            let scan = |conn: &Connection| {
+                conn.execute_batch("PRAGMA cache_size=-2000").unwrap();
+                let bytes: i64 = conn
+                    .query_row("SELECT sum(length(body)) FROM a", [], |row| row.get(0))
+                    .unwrap();
+                assert_eq!(bytes, ROWS * 200);
+            };
+            time("scan of the WAL", &mut || scan(&connect(READ_ONLY)));
+            time("checkpoint", &mut || {
+                conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                    row.get::<_, i64>(0)
+                })
+                .unwrap();
+            });
+            time("scan of the file", &mut || scan(&connect(READ_ONLY)));
+            time("one row at a time", &mut || {
+                let mut insert = conn.prepare("INSERT INTO a VALUES (?1, ?2)").unwrap();
+                for id in 0..ROWS / 10 {
+                    insert.execute((ROWS + id, &body)).unwrap();
+                }
+            });
+            let times: Vec<_> = timed
+                .iter()
+                .map(|(what, seconds)| format!("{what} {:.0} ms", seconds * 1e3))
+                .collect();
+            println!("round {round}, checksums {shim}: {}", times.join(", "));
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Put { id: i64, bytes: usize },
-    Delete { from: i64, to: i64 },
+    Put {
+        id: i64,
+        bytes: usize,
+    },
+    Delete {
+        from: i64,
+        to: i64,
+    },
     /// A savepoint with a row in it that is given up.
-    Undone { id: i64, bytes: usize },
+    Undone {
+        id: i64,
+        bytes: usize,
+    },
     Commit,
     RollBack,
-    Checkpoint { truncate: bool },
+    Checkpoint {
+        truncate: bool,
+    },
     Reopen,
 }
 

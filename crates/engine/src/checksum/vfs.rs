@@ -16,7 +16,10 @@ pub fn register() -> rusqlite::Result<()> {
     static REGISTERED: OnceLock<c_int> = OnceLock::new();
     match *REGISTERED.get_or_init(make) {
         ffi::SQLITE_OK => Ok(()),
-        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("no VFS to build on".to_owned()))),
+        code => Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(code),
+            Some("no VFS to build on".to_owned()),
+        )),
     }
 }
 
@@ -27,8 +30,11 @@ fn make() -> c_int {
         return ffi::SQLITE_ERROR;
     }
     // SAFETY: a registered VFS is never freed or changed.
-    let (version, file_bytes, max_path) = unsafe { ((*real).iVersion, (*real).szOsFile, (*real).mxPathname) };
-    let Ok(head) = c_int::try_from(file::HEAD) else { return ffi::SQLITE_ERROR };
+    let (version, file_bytes, max_path) =
+        unsafe { ((*real).iVersion, (*real).szOsFile, (*real).mxPathname) };
+    let Ok(head) = c_int::try_from(file::HEAD) else {
+        return ffi::SQLITE_ERROR;
+    };
     let vfs = ffi::sqlite3_vfs {
         // Version 3 only adds system calls to replace in tests.
         iVersion: version.min(2),
@@ -96,12 +102,28 @@ unsafe extern "C" fn open(
         file::Kind::wal()
     } else {
         // The system's own file, in the room where ours would be.
-        return forward!(vfs, xOpen, ffi::SQLITE_CANTOPEN, name, file, flags, out_flags);
+        return forward!(
+            vfs,
+            xOpen,
+            ffi::SQLITE_CANTOPEN,
+            name,
+            file,
+            flags,
+            out_flags
+        );
     };
     // SAFETY: SQLite gives room for `szOsFile` bytes at `file`, which is HEAD and a file of the
     // system's.
     let below = unsafe { file::below(file) };
-    let code = forward!(vfs, xOpen, ffi::SQLITE_CANTOPEN, name, below, flags, out_flags);
+    let code = forward!(
+        vfs,
+        xOpen,
+        ffi::SQLITE_CANTOPEN,
+        name,
+        below,
+        flags,
+        out_flags
+    );
     // SAFETY: as above; `name` is null or ends in zero, as SQLite promises.
     unsafe { file::opened(file, name, kind, code) }
 }
@@ -128,7 +150,11 @@ unsafe extern "C" fn full_pathname(
     forward!(vfs, xFullPathname, ffi::SQLITE_CANTOPEN, name, bytes, out)
 }
 
-unsafe extern "C" fn randomness(vfs: *mut ffi::sqlite3_vfs, bytes: c_int, out: *mut c_char) -> c_int {
+unsafe extern "C" fn randomness(
+    vfs: *mut ffi::sqlite3_vfs,
+    bytes: c_int,
+    out: *mut c_char,
+) -> c_int {
     forward!(vfs, xRandomness, 0, bytes, out)
 }
 
@@ -140,10 +166,17 @@ unsafe extern "C" fn current_time(vfs: *mut ffi::sqlite3_vfs, out: *mut f64) -> 
     forward!(vfs, xCurrentTime, ffi::SQLITE_ERROR, out)
 }
 
-unsafe extern "C" fn last_error(vfs: *mut ffi::sqlite3_vfs, bytes: c_int, out: *mut c_char) -> c_int {
+unsafe extern "C" fn last_error(
+    vfs: *mut ffi::sqlite3_vfs,
+    bytes: c_int,
+    out: *mut c_char,
+) -> c_int {
     forward!(vfs, xGetLastError, 0, bytes, out)
 }
 
-unsafe extern "C" fn current_time_ms(vfs: *mut ffi::sqlite3_vfs, out: *mut ffi::sqlite3_int64) -> c_int {
+unsafe extern "C" fn current_time_ms(
+    vfs: *mut ffi::sqlite3_vfs,
+    out: *mut ffi::sqlite3_int64,
+) -> c_int {
     forward!(vfs, xCurrentTimeInt64, ffi::SQLITE_ERROR, out)
 }

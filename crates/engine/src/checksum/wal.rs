@@ -40,13 +40,20 @@ impl Frame {
     /// The frame that is `bytes` bytes at `offset`, header and content, if they are one.
     pub fn of_whole(bytes: usize, offset: u64) -> Option<Frame> {
         let content = bytes.checked_sub(FRAME_HEADER)?;
-        if page::is_page_size(content) { Frame::at(content, offset) } else { None }
+        if page::is_page_size(content) {
+            Frame::at(content, offset)
+        } else {
+            None
+        }
     }
 
     fn at(page_bytes: usize, start: u64) -> Option<Frame> {
         let size = (page_bytes + FRAME_HEADER) as u64;
         let start = start.checked_sub(HEADER)?;
-        start.is_multiple_of(size).then_some(Frame { index: start / size, page_bytes })
+        start.is_multiple_of(size).then_some(Frame {
+            index: start / size,
+            page_bytes,
+        })
     }
 
     /// Where its header begins.
@@ -95,8 +102,16 @@ enum Order {
 }
 
 impl Order {
-    const NATIVE: Order = if cfg!(target_endian = "big") { Order::Big } else { Order::Little };
-    const FOREIGN: Order = if cfg!(target_endian = "big") { Order::Little } else { Order::Big };
+    const NATIVE: Order = if cfg!(target_endian = "big") {
+        Order::Big
+    } else {
+        Order::Little
+    };
+    const FOREIGN: Order = if cfg!(target_endian = "big") {
+        Order::Little
+    } else {
+        Order::Big
+    };
 
     fn go_on(self, sum: (u32, u32), bytes: &[u8]) -> (u32, u32) {
         match self {
@@ -107,9 +122,16 @@ impl Order {
 }
 
 #[inline]
-fn run((mut first, mut second): (u32, u32), bytes: &[u8], number: impl Fn([u8; 4]) -> u32) -> (u32, u32) {
+fn run(
+    (mut first, mut second): (u32, u32),
+    bytes: &[u8],
+    number: impl Fn([u8; 4]) -> u32,
+) -> (u32, u32) {
     for pair in bytes.chunks_exact(8) {
-        let (low, high) = ([pair[0], pair[1], pair[2], pair[3]], [pair[4], pair[5], pair[6], pair[7]]);
+        let (low, high) = (
+            [pair[0], pair[1], pair[2], pair[3]],
+            [pair[4], pair[5], pair[6], pair[7]],
+        );
         first = first.wrapping_add(number(low)).wrapping_add(second);
         second = second.wrapping_add(number(high)).wrapping_add(first);
     }
