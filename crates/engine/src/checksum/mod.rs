@@ -24,11 +24,15 @@
 //! reads the page as a whole; the WAL's index, which is memory; a page that was never written to the
 //! disk although the system said so, if it is an old version of itself.
 //!
+//! The way of a call: SQLite → [`methods`] → [`file`], which verifies → [`below`], the system's file.
+//!
 //! This module never repairs anything and never makes a file readable that is not.
 
 mod applied;
+mod below;
 mod damage;
 mod file;
+mod methods;
 mod page;
 mod vfs;
 mod wal;

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use libsqlite3_sys as ffi;
 
-use super::{VFS, file};
+use super::file::Kind;
+use super::{VFS, methods};
 
 /// Registers the VFS, once for the process. It does not become the default.
 ///
@@ -32,7 +33,7 @@ fn make() -> c_int {
     // SAFETY: a registered VFS is never freed or changed.
     let (version, file_bytes, max_path) =
         unsafe { ((*real).iVersion, (*real).szOsFile, (*real).mxPathname) };
-    let Ok(head) = c_int::try_from(file::HEAD) else {
+    let Ok(head) = c_int::try_from(methods::HEAD) else {
         return ffi::SQLITE_ERROR;
     };
     let vfs = ffi::sqlite3_vfs {
@@ -97,9 +98,9 @@ unsafe extern "C" fn open(
     out_flags: *mut c_int,
 ) -> c_int {
     let kind = if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-        file::Kind::database()
+        Kind::database()
     } else if flags & ffi::SQLITE_OPEN_WAL != 0 {
-        file::Kind::wal()
+        Kind::wal()
     } else {
         // The system's own file, in the room where ours would be.
         return forward!(
@@ -114,7 +115,7 @@ unsafe extern "C" fn open(
     };
     // SAFETY: SQLite gives room for `szOsFile` bytes at `file`, which is HEAD and a file of the
     // system's.
-    let below = unsafe { file::below(file) };
+    let below = unsafe { methods::below(file) };
     let code = forward!(
         vfs,
         xOpen,
@@ -125,7 +126,7 @@ unsafe extern "C" fn open(
         out_flags
     );
     // SAFETY: as above; `name` is null or ends in zero, as SQLite promises.
-    unsafe { file::opened(file, name, kind, code) }
+    unsafe { methods::opened(file, name, kind, code) }
 }
 
 unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
