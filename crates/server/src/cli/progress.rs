@@ -47,11 +47,10 @@ impl springhead_log::Progress for Progress {
         }
         *last = Some(now);
         drop(last);
-        let percent = if total_bytes == 0 {
-            100
-        } else {
-            done_bytes.saturating_mul(100) / total_bytes
-        };
+        let percent = done_bytes
+            .saturating_mul(100)
+            .checked_div(total_bytes)
+            .unwrap_or(100);
         let line = format!("{}: {percent} % of {} MiB", self.what, total_bytes >> 20);
         if self.terminal {
             // Progress is a courtesy: nobody is told if it cannot be shown.

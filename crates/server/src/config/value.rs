@@ -73,7 +73,7 @@ impl SettingValue for Size {
     fn text(&self) -> String {
         let (unit, scale) = UNITS_BYTES
             .into_iter()
-            .find(|(_, scale)| self.0 % scale == 0 && self.0 >= *scale)
+            .find(|(_, scale)| self.0.is_multiple_of(*scale) && self.0 >= *scale)
             .unwrap_or(("B", 1));
         format!("{}{unit}", self.0 / scale)
     }
@@ -122,7 +122,7 @@ impl SettingValue for Duration {
         }
         let (unit, scale) = UNITS_MS
             .into_iter()
-            .find(|(_, scale)| ms % scale == 0 && ms >= *scale)
+            .find(|(_, scale)| ms.is_multiple_of(*scale) && ms >= *scale)
             .unwrap_or(("s", 1_000));
         format!("{}{unit}", ms / scale)
     }

@@ -41,10 +41,7 @@ struct Portal {
 enum Run {
     NotYet,
     /// Some rows are still to be sent.
-    Suspended {
-        outcome: Outcome,
-        unsent: Unsent,
-    },
+    Suspended(Box<(Outcome, Unsent)>),
     Done,
 }
 
@@ -274,7 +271,7 @@ impl Extended {
     ) -> Result<(), SendError> {
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         let (outcome, mut unsent) = match std::mem::replace(&mut portal.run, Run::Done) {
-            Run::Suspended { outcome, unsent } => (outcome, unsent),
+            Run::Suspended(suspended) => *suspended,
             Run::Done => {
                 return Err(SqlError::new(
                     ErrorCode::ObjectNotInState,
@@ -312,7 +309,7 @@ impl Extended {
         let sent = sent?;
         if unsent.sent(sent) {
             backend::portal_suspended(&mut wire.out);
-            portal.run = Run::Suspended { outcome, unsent };
+            portal.run = Run::Suspended(Box::new((outcome, unsent)));
         } else if max_rows != 0 && outcome.tag.starts_with("SELECT") {
             // PostgreSQL counts the rows of this Execute.
             backend::command_complete(&mut wire.out, &format!("SELECT {sent}"));

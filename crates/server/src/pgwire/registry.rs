@@ -35,10 +35,19 @@ struct CancelEntry {
 }
 
 /// A session's place within the limits; dropped, it is free again.
+#[derive(Debug)]
 pub struct Place {
     registry: Registry,
     tenant: TenantId,
     process_id: Option<i32>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("sessions", &self.sessions())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Registry {
@@ -145,17 +154,14 @@ mod tests {
     #[test]
     fn places_are_limited_and_given_back() {
         let registry = Registry::default();
-        let first = registry.admit(TenantId(1), 2, 1).ok().expect("a place");
-        let error = registry
-            .admit(TenantId(1), 2, 1)
-            .err()
-            .expect("the tenant is full");
+        let first = registry.admit(TenantId(1), 2, 1).unwrap();
+        let error = registry.admit(TenantId(1), 2, 1).unwrap_err();
         assert_eq!(error.code, ErrorCode::TooManyConnections);
-        let second = registry.admit(TenantId(2), 2, 1).ok().expect("a place");
+        let second = registry.admit(TenantId(2), 2, 1).unwrap();
         assert!(registry.admit(TenantId(3), 2, 1).is_err());
         drop(first);
         assert_eq!(registry.sessions(), 1);
-        let _third = registry.admit(TenantId(1), 2, 1).ok().expect("a place");
+        let _third = registry.admit(TenantId(1), 2, 1).unwrap();
         drop(second);
         registry.cancel(1, 1);
     }
