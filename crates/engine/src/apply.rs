@@ -55,9 +55,18 @@ impl<'c> Applier<'c> {
         catalog: Arc<Catalog>,
         schemas: &'c Schemas,
     ) -> Result<Applier<'c>, EngineError> {
-        let applier =
-            Applier { conn, tenant, catalog, schemas, statements: FxHashMap::default(), open: false, open_bytes: 0 };
-        applier.enforce(false).map_err(|error| applier.sqlite(error))?;
+        let applier = Applier {
+            conn,
+            tenant,
+            catalog,
+            schemas,
+            statements: FxHashMap::default(),
+            open: false,
+            open_bytes: 0,
+        };
+        applier
+            .enforce(false)
+            .map_err(|error| applier.sqlite(error))?;
         Ok(applier)
     }
 
@@ -67,7 +76,9 @@ impl<'c> Applier<'c> {
     /// Damage, or what SQLite says; the open SQLite transaction is then to be given up.
     pub fn apply(&mut self, slice: &CommitSlice) -> Result<(), EngineError> {
         if !self.open {
-            self.conn.execute_batch("BEGIN IMMEDIATE").map_err(|error| self.sqlite(error))?;
+            self.conn
+                .execute_batch("BEGIN IMMEDIATE")
+                .map_err(|error| self.sqlite(error))?;
             self.open = true;
         }
         for change in Changes::new(&slice.changes) {
@@ -79,7 +90,10 @@ impl<'c> Applier<'c> {
         }
         self.open_bytes += slice.changes.len();
         if slice.last {
-            let applied = Applied { lsn: slice.commit_last_lsn(), epoch: slice.epoch };
+            let applied = Applied {
+                lsn: slice.commit_last_lsn(),
+                epoch: slice.epoch,
+            };
             state::set_applied(self.conn, applied).map_err(|error| self.sqlite(error))?;
             if self.open_bytes >= TRANSACTION_BYTES {
                 self.commit()?;
@@ -101,7 +115,9 @@ impl<'c> Applier<'c> {
     fn commit(&mut self) -> Result<(), EngineError> {
         if std::mem::take(&mut self.open) {
             self.open_bytes = 0;
-            self.conn.execute_batch("COMMIT").map_err(|error| self.sqlite(error))?;
+            self.conn
+                .execute_batch("COMMIT")
+                .map_err(|error| self.sqlite(error))?;
         }
         Ok(())
     }
@@ -111,7 +127,9 @@ impl<'c> Applier<'c> {
             ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete => self.apply_row(change),
             ChangeKind::Truncate => {
                 let sql = format!("DELETE FROM {}", state::storage_name(change.collection));
-                self.conn.execute_batch(&sql).map_err(|error| self.sqlite(error))
+                self.conn
+                    .execute_batch(&sql)
+                    .map_err(|error| self.sqlite(error))
             }
             ChangeKind::Definition => self.apply_definition(change),
             ChangeKind::Sequence => {
@@ -134,7 +152,10 @@ impl<'c> Applier<'c> {
                 (&statements.insert, self.run(&statements.insert, values))
             }
             ChangeKind::Update => {
-                let (before, after) = (self.image(&statements, change.before)?, self.image(&statements, change.after)?);
+                let (before, after) = (
+                    self.image(&statements, change.before)?,
+                    self.image(&statements, change.after)?,
+                );
                 let values = statements
                     .stored
                     .iter()
@@ -165,7 +186,9 @@ impl<'c> Applier<'c> {
         let row = row.ok_or_else(|| self.damaged("a row image is missing"))?;
         let values: Vec<_> = row.values().map(to_sqlite).collect();
         if values.len() != statements.columns {
-            return Err(self.damaged("a row image has another number of values than its table has columns"));
+            return Err(
+                self.damaged("a row image has another number of values than its table has columns")
+            );
         }
         Ok(values)
     }
@@ -177,38 +200,50 @@ impl<'c> Applier<'c> {
     ) -> rusqlite::Result<usize> {
         let mut statement = self.conn.prepare_cached(sql)?;
         for (index, value) in values.enumerate() {
-            statement.raw_bind_parameter(index + 1, rusqlite::types::ToSqlOutput::Borrowed(value))?;
+            statement
+                .raw_bind_parameter(index + 1, rusqlite::types::ToSqlOutput::Borrowed(value))?;
         }
         statement.raw_execute()
     }
 
-    fn row_statements(&mut self, collection: CollectionId) -> Result<Arc<RowStatements>, EngineError> {
+    fn row_statements(
+        &mut self,
+        collection: CollectionId,
+    ) -> Result<Arc<RowStatements>, EngineError> {
         if let Some(statements) = self.statements.get(&collection) {
             return Ok(Arc::clone(statements));
         }
-        let table = self
-            .catalog
-            .tables
-            .get(&collection)
-            .ok_or_else(|| self.damaged(&format!("a change names the unknown collection {collection}")))?;
+        let table = self.catalog.tables.get(&collection).ok_or_else(|| {
+            self.damaged(&format!(
+                "a change names the unknown collection {collection}"
+            ))
+        })?;
         let statements = Arc::new(RowStatements::of(table));
         self.statements.insert(collection, Arc::clone(&statements));
         Ok(statements)
     }
 
     fn apply_definition(&mut self, change: &ChangeRef<'_>) -> Result<(), EngineError> {
-        let after = change.after.ok_or_else(|| self.damaged("a definition is missing"))?;
-        let record = DefinitionRecord::from_row(after).map_err(|error| self.damaged(&error.message))?;
+        let after = change
+            .after
+            .ok_or_else(|| self.damaged("a definition is missing"))?;
+        let record =
+            DefinitionRecord::from_row(after).map_err(|error| self.damaged(&error.message))?;
         for statement in &record.payload.statements {
-            self.conn.execute_batch(statement).map_err(|error| self.sqlite(error))?;
+            self.conn
+                .execute_batch(statement)
+                .map_err(|error| self.sqlite(error))?;
         }
         self.conn.flush_prepared_statement_cache();
         self.statements.clear();
         definitions::store(self.conn, &record).map_err(|error| self.sqlite(error))?;
         definitions::publish(self.schemas, &record);
         let change = definitions::change(&record);
-        self.catalog =
-            Arc::new(self.catalog.with_changes(&[change], record.catalog_version, record.payload.next_id));
+        self.catalog = Arc::new(self.catalog.with_changes(
+            &[change],
+            record.catalog_version,
+            record.payload.next_id,
+        ));
         Ok(())
     }
 
@@ -216,15 +251,23 @@ impl<'c> Applier<'c> {
     fn enforce(&self, on: bool) -> rusqlite::Result<()> {
         let word = if on { "OFF" } else { "ON" };
         set_foreign_keys(self.conn, on)?;
-        self.conn.execute_batch(&format!("PRAGMA ignore_check_constraints={word}; PRAGMA legacy_alter_table={word};"))
+        self.conn.execute_batch(&format!(
+            "PRAGMA ignore_check_constraints={word}; PRAGMA legacy_alter_table={word};"
+        ))
     }
 
     fn sqlite(&self, error: rusqlite::Error) -> EngineError {
-        EngineError::Sqlite { tenant: self.tenant.0, error }
+        EngineError::Sqlite {
+            tenant: self.tenant.0,
+            error,
+        }
     }
 
     fn damaged(&self, what: &str) -> EngineError {
-        EngineError::Corrupt { tenant: self.tenant.0, what: what.to_owned() }
+        EngineError::Corrupt {
+            tenant: self.tenant.0,
+            what: what.to_owned(),
+        }
     }
 }
 
@@ -242,7 +285,11 @@ pub fn set_foreign_keys(conn: &Connection, on: bool) -> rusqlite::Result<()> {
             std::ptr::null_mut::<i32>(),
         )
     };
-    if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+    if code == ffi::SQLITE_OK {
+        Ok(())
+    } else {
+        Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+    }
 }
 
 impl RowStatements {
@@ -258,24 +305,35 @@ impl RowStatements {
         let names: Vec<String> = stored.iter().map(name).collect();
         let keys: Vec<String> = table.key.iter().map(name).collect();
         let numbered = |names: &[String], first: usize, separator: &str| {
-            let parts: Vec<String> =
-                names.iter().enumerate().map(|(index, name)| format!("{name} = ?{}", index + first)).collect();
+            let parts: Vec<String> = names
+                .iter()
+                .enumerate()
+                .map(|(index, name)| format!("{name} = ?{}", index + first))
+                .collect();
             parts.join(separator)
         };
-        let places: Vec<String> = (1..=names.len()).map(|number| format!("?{number}")).collect();
+        let places: Vec<String> = (1..=names.len())
+            .map(|number| format!("?{number}"))
+            .collect();
         let storage = table.storage_name();
         RowStatements {
-            insert: format!("INSERT INTO {storage} ({}) VALUES ({})", names.join(", "), places.join(", ")),
+            insert: format!(
+                "INSERT INTO {storage} ({}) VALUES ({})",
+                names.join(", "),
+                places.join(", ")
+            ),
             update: format!(
                 "UPDATE {storage} SET {} WHERE {}",
                 numbered(&names, 1, ", "),
                 numbered(&keys, names.len() + 1, " AND ")
             ),
-            delete: format!("DELETE FROM {storage} WHERE {}", numbered(&keys, 1, " AND ")),
+            delete: format!(
+                "DELETE FROM {storage} WHERE {}",
+                numbered(&keys, 1, " AND ")
+            ),
             stored,
             key: table.key.clone(),
             columns: table.columns.len(),
         }
     }
 }
-

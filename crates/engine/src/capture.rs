@@ -14,7 +14,8 @@ use libsqlite3_sys as ffi;
 use rusqlite::Connection;
 use rustc_hash::FxHashMap;
 use springhead_proto::{
-    ChangeKind, CollectionId, ErrorCode, RowBuilder, SchemaVersion, SqlError, ValueRef, encode_change,
+    ChangeKind, CollectionId, ErrorCode, RowBuilder, SchemaVersion, SqlError, ValueRef,
+    encode_change,
 };
 use springhead_sql::catalog::Table;
 use springhead_sql::types::PgType;
@@ -37,8 +38,16 @@ unsafe extern "C" {
         hook: Option<PreupdateHook>,
         argument: *mut c_void,
     ) -> *mut c_void;
-    fn sqlite3_preupdate_old(db: *mut ffi::sqlite3, index: c_int, value: *mut *mut ffi::sqlite3_value) -> c_int;
-    fn sqlite3_preupdate_new(db: *mut ffi::sqlite3, index: c_int, value: *mut *mut ffi::sqlite3_value) -> c_int;
+    fn sqlite3_preupdate_old(
+        db: *mut ffi::sqlite3,
+        index: c_int,
+        value: *mut *mut ffi::sqlite3_value,
+    ) -> c_int;
+    fn sqlite3_preupdate_new(
+        db: *mut ffi::sqlite3,
+        index: c_int,
+        value: *mut *mut ffi::sqlite3_value,
+    ) -> c_int;
     fn sqlite3_preupdate_count(db: *mut ffi::sqlite3) -> c_int;
 }
 
@@ -101,12 +110,20 @@ pub struct CapturedCommit {
 pub enum CapturedBytes {
     /// A range of the group's buffer ([`Capture::take_buffer`]).
     Buffer(Range<usize>),
-    File { file: std::fs::File, length: u64 },
+    File {
+        file: std::fs::File,
+        length: u64,
+    },
 }
 
 impl Capture {
     /// Puts the hook on `conn`. The capture must live as long as the connection is used.
-    pub fn install(conn: &Connection, memory_bytes: usize, max_bytes: u64, max_row_bytes: usize) -> Box<Capture> {
+    pub fn install(
+        conn: &Connection,
+        memory_bytes: usize,
+        max_bytes: u64,
+        max_row_bytes: usize,
+    ) -> Box<Capture> {
         let mut capture = Box::new(Capture {
             tables: FxHashMap::default(),
             enabled: false,
@@ -152,14 +169,18 @@ impl Capture {
 
     /// The present end of the open commit.
     pub fn mark(&self) -> Mark {
-        Mark { bytes: self.open_bytes(), count: self.count }
+        Mark {
+            bytes: self.open_bytes(),
+            count: self.count,
+        }
     }
 
     /// Forgets what the open commit got since `mark`.
     pub fn cut(&mut self, mark: Mark) {
         let spilled = self.spill.as_ref().map_or(0, |spill| spill.bytes);
         if mark.bytes >= spilled {
-            let kept = usize::try_from(mark.bytes - spilled).expect("it was the length of a buffer");
+            let kept =
+                usize::try_from(mark.bytes - spilled).expect("it was the length of a buffer");
             self.buffer.truncate(self.start + kept);
         } else {
             self.buffer.truncate(self.start);
@@ -167,7 +188,10 @@ impl Capture {
                 self.spill = None;
             } else if let Some(spill) = &mut self.spill {
                 spill.bytes = mark.bytes;
-                let cut = spill.file.set_len(mark.bytes).and_then(|()| spill.file.seek(SeekFrom::Start(mark.bytes)));
+                let cut = spill
+                    .file
+                    .set_len(mark.bytes)
+                    .and_then(|()| spill.file.seek(SeekFrom::Start(mark.bytes)));
                 if let Err(error) = cut {
                     self.failed = Some(spill_failed(&error));
                     self.count = mark.count;
@@ -201,7 +225,14 @@ impl Capture {
         schema_version: SchemaVersion,
         after: Option<&[u8]>,
     ) {
-        encode_change(&mut self.buffer, kind, collection, schema_version, None, after);
+        encode_change(
+            &mut self.buffer,
+            kind,
+            collection,
+            schema_version,
+            None,
+            after,
+        );
         self.added(collection);
     }
 
@@ -230,7 +261,10 @@ impl Capture {
                 Ok(()) => {
                     let length = spill.bytes + (self.buffer.len() - self.start) as u64;
                     self.buffer.truncate(self.start);
-                    CapturedBytes::File { file: spill.file, length }
+                    CapturedBytes::File {
+                        file: spill.file,
+                        length,
+                    }
                 }
                 Err(error) => {
                     // The caller has checked before, so this is the disk's last word.
@@ -241,7 +275,11 @@ impl Capture {
         };
         self.start = self.buffer.len();
         let count = std::mem::take(&mut self.count);
-        Some(CapturedCommit { count, collections: std::mem::take(&mut self.collections), bytes })
+        Some(CapturedCommit {
+            count,
+            collections: std::mem::take(&mut self.collections),
+            bytes,
+        })
     }
 
     /// Takes the bytes of all commits taken since the last call. No commit may be open.
@@ -278,7 +316,10 @@ impl Capture {
             self.failed = Some(
                 SqlError::new(
                     ErrorCode::StatementTooLarge,
-                    format!("the transaction's changes are over {} bytes", self.max_bytes),
+                    format!(
+                        "the transaction's changes are over {} bytes",
+                        self.max_bytes
+                    ),
                 )
                 .with_hint("split it, or raise max_transaction_bytes"),
             );
@@ -293,7 +334,10 @@ impl Capture {
 
     fn spill_open(&mut self) -> std::io::Result<()> {
         if self.spill.is_none() {
-            self.spill = Some(Spill { file: tempfile::tempfile()?, bytes: 0 });
+            self.spill = Some(Spill {
+                file: tempfile::tempfile()?,
+                bytes: 0,
+            });
         }
         let spill = self.spill.as_mut().expect("it has just been made");
         let open = &self.buffer[self.start..];
@@ -308,12 +352,17 @@ impl Capture {
     /// # Safety
     /// Only inside the hook, with the handle it was called with.
     unsafe fn on_row(&mut self, db: *mut ffi::sqlite3, operation: c_int, table_name: &[u8]) {
-        let Some(id) = storage_id(table_name) else { return };
+        let Some(id) = storage_id(table_name) else {
+            return;
+        };
         if self.failed.is_some() {
             return;
         }
         let Some(table) = self.tables.get(&id) else {
-            self.failed = Some(SqlError::new(ErrorCode::Internal, format!("capture does not know table t{id}")));
+            self.failed = Some(SqlError::new(
+                ErrorCode::Internal,
+                format!("capture does not know table t{id}"),
+            ));
             return;
         };
         let collection = CollectionId(id);
@@ -325,12 +374,16 @@ impl Capture {
             let count = sqlite3_preupdate_count(db);
             let has_before = operation != ffi::SQLITE_INSERT;
             let has_after = operation != ffi::SQLITE_DELETE;
-            let ok = (!has_before || image(db, sqlite3_preupdate_old, count, table, &mut self.before))
+            let ok = (!has_before
+                || image(db, sqlite3_preupdate_old, count, table, &mut self.before))
                 && (!has_after || image(db, sqlite3_preupdate_new, count, table, &mut self.after));
             (has_before, has_after, ok)
         };
         if !ok {
-            self.failed = Some(SqlError::new(ErrorCode::OutOfMemory, "a row's image could not be read"));
+            self.failed = Some(SqlError::new(
+                ErrorCode::OutOfMemory,
+                "a row's image could not be read",
+            ));
             return;
         }
         if self.before.len().max(self.after.len()) > self.max_row_bytes {
@@ -344,9 +397,23 @@ impl Capture {
         let before = has_before.then_some(&self.before[..]);
         let after = has_after.then_some(&self.after[..]);
         if rekeyed {
-            encode_change(&mut self.buffer, ChangeKind::Delete, collection, version, before, None);
+            encode_change(
+                &mut self.buffer,
+                ChangeKind::Delete,
+                collection,
+                version,
+                before,
+                None,
+            );
             self.added(collection);
-            encode_change(&mut self.buffer, ChangeKind::Insert, collection, version, None, Some(&self.after));
+            encode_change(
+                &mut self.buffer,
+                ChangeKind::Insert,
+                collection,
+                version,
+                None,
+                Some(&self.after),
+            );
         } else {
             let kind = match (has_before, has_after) {
                 (false, _) => ChangeKind::Insert,
@@ -360,7 +427,10 @@ impl Capture {
 }
 
 fn spill_failed(error: &std::io::Error) -> SqlError {
-    SqlError::new(ErrorCode::DiskFull, format!("the transaction's temporary file: {error}"))
+    SqlError::new(
+        ErrorCode::DiskFull,
+        format!("the transaction's temporary file: {error}"),
+    )
 }
 
 /// The number in `t<number>`; `None` for the engine's own tables.
@@ -372,10 +442,12 @@ fn storage_id(name: &[u8]) -> Option<u32> {
 fn key_differs(before: &[u8], after: &[u8], key: &[usize]) -> bool {
     let parse = |bytes| springhead_proto::RowRef::parse(bytes).expect("it has just been written");
     let (before, after) = (parse(before), parse(after));
-    key.iter().any(|&place| before.get(place) != after.get(place))
+    key.iter()
+        .any(|&place| before.get(place) != after.get(place))
 }
 
-type ImageValue = unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
+type ImageValue =
+    unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
 
 /// Writes the row's old or new image; whether SQLite gave all its values.
 ///
@@ -396,7 +468,11 @@ unsafe fn image(
             if read(db, index, &raw mut value) != ffi::SQLITE_OK || value.is_null() {
                 return false;
             }
-            let real = table.real.get(usize::try_from(index).unwrap_or(usize::MAX)).copied().unwrap_or(false);
+            let real = table
+                .real
+                .get(usize::try_from(index).unwrap_or(usize::MAX))
+                .copied()
+                .unwrap_or(false);
             if real && ffi::sqlite3_value_type(value) == ffi::SQLITE_INTEGER {
                 row.push(ValueRef::Real(ffi::sqlite3_value_double(value)));
             } else if !push_value(&mut row, value) {
@@ -420,7 +496,11 @@ unsafe fn push_value(row: &mut RowBuilder<'_>, value: *mut ffi::sqlite3_value) -
             ffi::SQLITE_TEXT => {
                 let data = ffi::sqlite3_value_text(value);
                 let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
-                let bytes = if length == 0 { &[][..] } else { std::slice::from_raw_parts(data, length) };
+                let bytes = if length == 0 {
+                    &[][..]
+                } else {
+                    std::slice::from_raw_parts(data, length)
+                };
                 match std::str::from_utf8(bytes) {
                     Ok(text) => row.push(ValueRef::Text(text)),
                     Err(_) => return false,
@@ -429,8 +509,11 @@ unsafe fn push_value(row: &mut RowBuilder<'_>, value: *mut ffi::sqlite3_value) -
             _ => {
                 let data = ffi::sqlite3_value_blob(value);
                 let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
-                let bytes =
-                    if length == 0 { &[][..] } else { std::slice::from_raw_parts(data.cast::<u8>(), length) };
+                let bytes = if length == 0 {
+                    &[][..]
+                } else {
+                    std::slice::from_raw_parts(data.cast::<u8>(), length)
+                };
                 row.push(ValueRef::Blob(bytes));
             }
         }

@@ -17,7 +17,9 @@ use crate::state;
 /// What SQLite says.
 pub fn store(conn: &Connection, record: &DefinitionRecord) -> rusqlite::Result<()> {
     conn.prepare_cached("INSERT OR REPLACE INTO t1 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
-        .execute(rusqlite::params_from_iter(record.values().into_iter().map(Output)))?;
+        .execute(rusqlite::params_from_iter(
+            record.values().into_iter().map(Output),
+        ))?;
     match (&record.payload.definition, record.action) {
         (Definition::Table(table), DefinitionAction::Put) => state::put_schema(conn, table),
         (Definition::Sequence(sequence), DefinitionAction::Drop) => conn
@@ -30,7 +32,9 @@ pub fn store(conn: &Connection, record: &DefinitionRecord) -> rusqlite::Result<(
 
 /// Adds the table that `record` puts, if it is one, to the schemas that row images are read by.
 pub fn publish(schemas: &Schemas, record: &DefinitionRecord) {
-    if let (Definition::Table(table), DefinitionAction::Put) = (&record.payload.definition, record.action) {
+    if let (Definition::Table(table), DefinitionAction::Put) =
+        (&record.payload.definition, record.action)
+    {
         schemas.put(&Arc::new(table.clone()));
     }
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_log::{Clock, Log, LogStats, NoProgress, Progress, TailPosition};
-use springhead_proto::{CollectionId, ErrorCode, Lsn, RowRef, SYSTEM_TENANT, SqlError, TenantId, ValueRef};
+use springhead_proto::{
+    CollectionId, ErrorCode, Lsn, RowRef, SYSTEM_TENANT, SqlError, TenantId, ValueRef,
+};
 use tokio::sync::watch;
 
 use crate::session::ParamValue;
@@ -97,11 +99,13 @@ impl Engine {
         progress: &dyn Progress,
     ) -> Result<Engine, EngineError> {
         let workers = |name: &str, count| {
-            Workers::start(name, count).map(Arc::new).map_err(|error| EngineError::Io {
-                operation: "start",
-                path: format!("threads of {name}"),
-                error,
-            })
+            Workers::start(name, count)
+                .map(Arc::new)
+                .map_err(|error| EngineError::Io {
+                    operation: "start",
+                    path: format!("threads of {name}"),
+                    error,
+                })
         };
         let threads = config.worker_threads;
         let shared = Arc::new(Shared {
@@ -129,11 +133,20 @@ impl Engine {
             }),
         };
         engine.load_registry()?;
-        let slot = engine.inner.registry.lock().slots.get(&TenantId::DEFAULT).cloned();
+        let slot = engine
+            .inner
+            .registry
+            .lock()
+            .slots
+            .get(&TenantId::DEFAULT)
+            .cloned();
         if let Some(slot) = slot {
             let fresh = engine.is_fresh();
             let tenant = Tenant::open(&engine.inner.shared, slot.id, &slot.name, fresh, progress)?;
-            *slot.tenant.try_lock().expect("nobody else has the engine yet") = Some(tenant);
+            *slot
+                .tenant
+                .try_lock()
+                .expect("nobody else has the engine yet") = Some(tenant);
         }
         Ok(engine)
     }
@@ -143,7 +156,10 @@ impl Engine {
     }
 
     fn load_registry(&self) -> Result<(), EngineError> {
-        let named = |error: SqlError| EngineError::Corrupt { tenant: 0, what: error.to_string() };
+        let named = |error: SqlError| EngineError::Corrupt {
+            tenant: 0,
+            what: error.to_string(),
+        };
         let mut found = self.list_tenants().map_err(named)?;
         if found.is_empty() {
             let mut system = self.inner.system.system_session();
@@ -163,13 +179,19 @@ impl Engine {
     /// Id, name and whether it is active (as opposed to dropped) of every tenant there has been.
     fn list_tenants(&self) -> Result<Vec<(TenantId, String, bool)>, SqlError> {
         let snapshot = self.inner.system.snapshots().snapshot()?;
-        let sql = format!("SELECT c1, c2, c3 FROM {} ORDER BY c1", state::storage_name(CollectionId::TENANTS));
+        let sql = format!(
+            "SELECT c1, c2, c3 FROM {} ORDER BY c1",
+            state::storage_name(CollectionId::TENANTS)
+        );
         let mut rows = snapshot.query(&sql, &[], &Arc::default(), &Arc::default())?;
         let mut tenants = Vec::new();
         while let Some(chunk) = rows.next_chunk()? {
             for row in chunk.rows() {
                 tenants.push(tenant_of(row).ok_or_else(|| {
-                    SqlError::new(ErrorCode::Corrupted, "a row of springhead.tenants has other values")
+                    SqlError::new(
+                        ErrorCode::Corrupted,
+                        "a row of springhead.tenants has other values",
+                    )
                 })?);
             }
         }
@@ -204,7 +226,13 @@ impl Engine {
     pub fn tenant_id(&self, name: &str) -> Result<TenantId, SqlError> {
         let registry = self.inner.registry.lock();
         let known = registry.names.get(name);
-        let known = known.or_else(|| if name == POSTGRES_NAME { registry.names.get(DEFAULT_NAME) } else { None });
+        let known = known.or_else(|| {
+            if name == POSTGRES_NAME {
+                registry.names.get(DEFAULT_NAME)
+            } else {
+                None
+            }
+        });
         known.copied().ok_or_else(|| unknown_name(name))
     }
 
@@ -217,7 +245,10 @@ impl Engine {
             .map(|slot| TenantInfo {
                 id: slot.id,
                 name: slot.name.clone(),
-                open: slot.tenant.try_lock().map_or(true, |tenant| tenant.is_some()),
+                open: slot
+                    .tenant
+                    .try_lock()
+                    .map_or(true, |tenant| tenant.is_some()),
             })
             .collect();
         all.sort_by_key(|tenant| tenant.id);
@@ -236,12 +267,18 @@ impl Engine {
         let slot = {
             let registry = self.inner.registry.lock();
             if registry.closed {
-                return Err(SqlError::new(ErrorCode::AdminShutdown, "the server is shutting down"));
+                return Err(SqlError::new(
+                    ErrorCode::AdminShutdown,
+                    "the server is shutting down",
+                ));
             }
             registry.slots.get(&id).cloned()
         };
         let slot = slot.ok_or_else(|| {
-            SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {id} does not exist"))
+            SqlError::new(
+                ErrorCode::UnknownDatabase,
+                format!("tenant {id} does not exist"),
+            )
         })?;
         let mut tenant = slot.tenant.lock().await;
         if let Some(tenant) = &*tenant {
@@ -250,7 +287,10 @@ impl Engine {
         }
         if !self.inner.registry.lock().slots.contains_key(&id) {
             // Dropped while we waited; opened now, it would come back from the log.
-            return Err(SqlError::new(ErrorCode::UnknownDatabase, format!("tenant {id} does not exist")));
+            return Err(SqlError::new(
+                ErrorCode::UnknownDatabase,
+                format!("tenant {id} does not exist"),
+            ));
         }
         let shared = Arc::clone(&self.inner.shared);
         let name = slot.name.clone();
@@ -281,12 +321,17 @@ impl Engine {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
             return Err(SqlError::new(
                 ErrorCode::NameTooLong,
-                format!("a database's name has 1 to {MAX_NAME_BYTES} bytes and no control characters"),
+                format!(
+                    "a database's name has 1 to {MAX_NAME_BYTES} bytes and no control characters"
+                ),
             ));
         }
         let _changing = self.inner.changing.lock().await;
         if self.tenant_id(name).is_ok() {
-            return Err(SqlError::new(ErrorCode::DuplicateDatabase, format!("database \"{name}\" already exists")));
+            return Err(SqlError::new(
+                ErrorCode::DuplicateDatabase,
+                format!("database \"{name}\" already exists"),
+            ));
         }
         let id = TenantId(self.inner.registry.lock().last_id + 1);
         let mut system = self.inner.system.system_session();
@@ -308,9 +353,19 @@ impl Engine {
         let _changing = self.inner.changing.lock().await;
         let id = self.tenant_id(name)?;
         if id == TenantId::DEFAULT {
-            return Err(SqlError::new(ErrorCode::ObjectInUse, "the default database cannot be dropped"));
+            return Err(SqlError::new(
+                ErrorCode::ObjectInUse,
+                "the default database cannot be dropped",
+            ));
         }
-        let slot = self.inner.registry.lock().slots.get(&id).cloned().ok_or_else(|| unknown_name(name))?;
+        let slot = self
+            .inner
+            .registry
+            .lock()
+            .slots
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| unknown_name(name))?;
         let mut open = slot.tenant.lock().await;
         if let Some(tenant) = &*open {
             let sessions = tenant.sessions.load(Ordering::Acquire);
@@ -319,13 +374,20 @@ impl Engine {
                     ErrorCode::ObjectInUse,
                     format!("database \"{name}\" is being accessed by other users"),
                 )
-                .with_detail(format!("There are {sessions} other sessions using the database.")));
+                .with_detail(format!(
+                    "There are {sessions} other sessions using the database."
+                )));
             }
         }
         let mut system = self.inner.system.system_session();
         let sql = "UPDATE springhead.tenants SET state = 'dropped', name = $2 WHERE id = $1";
         let (id_text, past_name) = (id.to_string(), format!("{name}#{id}"));
-        execute(&mut system, sql, &[ParamValue::Text(&id_text), ParamValue::Text(&past_name)]).await?;
+        execute(
+            &mut system,
+            sql,
+            &[ParamValue::Text(&id_text), ParamValue::Text(&past_name)],
+        )
+        .await?;
         {
             let mut registry = self.inner.registry.lock();
             registry.slots.remove(&id);
@@ -365,7 +427,10 @@ impl Engine {
 
     fn open_tenants(&self) -> Vec<Arc<Tenant>> {
         let slots: Vec<_> = self.inner.registry.lock().slots.values().cloned().collect();
-        slots.iter().filter_map(|slot| slot.tenant.try_lock().ok()?.clone()).collect()
+        slots
+            .iter()
+            .filter_map(|slot| slot.tenant.try_lock().ok()?.clone())
+            .collect()
     }
 
     /// Applies retention and closes idle tenants. Called about every 10 s. Blocks.
@@ -385,21 +450,32 @@ impl Engine {
         let idle_ms = u64::try_from(self.config().tenant_idle.as_millis()).unwrap_or(u64::MAX);
         let mut open: Vec<(u64, Arc<Slot>)> = Vec::new();
         for slot in slots {
-            let idle = slot.tenant.try_lock().ok().and_then(|tenant| tenant.as_ref()?.idle_ms());
+            let idle = slot
+                .tenant
+                .try_lock()
+                .ok()
+                .and_then(|tenant| tenant.as_ref()?.idle_ms());
             if let Some(idle) = idle {
                 open.push((idle, slot));
             }
         }
         // The longest idle first, until few enough are open and none has been idle for too long.
         open.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
-        let too_many = self.open_tenants().len().saturating_sub(self.config().open_tenants);
+        let too_many = self
+            .open_tenants()
+            .len()
+            .saturating_sub(self.config().open_tenants);
         for (place, (idle, slot)) in open.into_iter().enumerate() {
             if idle < idle_ms && place >= too_many {
                 break;
             }
-            let Ok(mut held) = slot.tenant.try_lock() else { continue };
+            let Ok(mut held) = slot.tenant.try_lock() else {
+                continue;
+            };
             // With the slot locked nobody can get hold of it; somebody may have already.
-            let is_ours = held.as_ref().is_some_and(|tenant| Arc::strong_count(tenant) == 1 && tenant.idle_ms().is_some());
+            let is_ours = held
+                .as_ref()
+                .is_some_and(|tenant| Arc::strong_count(tenant) == 1 && tenant.idle_ms().is_some());
             if is_ours && let Some(tenant) = held.take() {
                 tenant.close(false);
             }
@@ -409,9 +485,15 @@ impl Engine {
     /// Forgets old log, once every tenant with changes in it has them in its synced state file.
     fn trim(&self) -> Result<(), EngineError> {
         let log = self.log();
-        let Some(mut up_to) = log.trim_candidate() else { return Ok(()) };
+        let Some(mut up_to) = log.trim_candidate() else {
+            return Ok(());
+        };
         for id in log.tenants_before(up_to)? {
-            let tenant = if id == SYSTEM_TENANT { Some(Arc::clone(&self.inner.system)) } else { self.blocking_tenant(id)? };
+            let tenant = if id == SYSTEM_TENANT {
+                Some(Arc::clone(&self.inner.system))
+            } else {
+                self.blocking_tenant(id)?
+            };
             // A tenant that was dropped needs nothing.
             let Some(tenant) = tenant else { continue };
             match tenant.checkpoint()? {
@@ -430,7 +512,13 @@ impl Engine {
         let Some(slot) = slot else { return Ok(None) };
         let mut tenant = block_on(slot.tenant.lock());
         if tenant.is_none() && self.inner.registry.lock().slots.contains_key(&id) {
-            *tenant = Some(Tenant::open(&self.inner.shared, id, &slot.name, false, &NoProgress)?);
+            *tenant = Some(Tenant::open(
+                &self.inner.shared,
+                id,
+                &slot.name,
+                false,
+                &NoProgress,
+            )?);
         }
         Ok(tenant.clone())
     }
@@ -455,18 +543,29 @@ impl Engine {
 
 impl Registry {
     fn add(&mut self, id: TenantId, name: &str) {
-        let slot = Slot { id, name: name.to_owned(), tenant: tokio::sync::Mutex::default() };
+        let slot = Slot {
+            id,
+            name: name.to_owned(),
+            tenant: tokio::sync::Mutex::default(),
+        };
         self.slots.insert(id, Arc::new(slot));
         self.names.insert(name.to_owned(), id);
     }
 }
 
 fn unknown_name(name: &str) -> SqlError {
-    SqlError::new(ErrorCode::UnknownDatabase, format!("database \"{name}\" does not exist"))
-        .with_hint("a database is a tenant: CREATE DATABASE makes one, and `postgres` means `default`")
+    SqlError::new(
+        ErrorCode::UnknownDatabase,
+        format!("database \"{name}\" does not exist"),
+    )
+    .with_hint("a database is a tenant: CREATE DATABASE makes one, and `postgres` means `default`")
 }
 
-async fn execute(session: &mut Session, sql: &str, params: &[ParamValue<'_>]) -> Result<crate::Outcome, SqlError> {
+async fn execute(
+    session: &mut Session,
+    sql: &str,
+    params: &[ParamValue<'_>],
+) -> Result<crate::Outcome, SqlError> {
     let statement = session.prepare(sql, &[])?;
     session.execute(&statement, params).await
 }
@@ -474,15 +573,23 @@ async fn execute(session: &mut Session, sql: &str, params: &[ParamValue<'_>]) ->
 async fn insert_tenant(system: &mut Session, id: TenantId, name: &str) -> Result<(), SqlError> {
     let id = id.to_string();
     let sql = "INSERT INTO springhead.tenants (id, name, state, created_at) VALUES ($1, $2, 'active', now())";
-    execute(system, sql, &[ParamValue::Text(&id), ParamValue::Text(name)]).await.map(|_| ())
+    execute(
+        system,
+        sql,
+        &[ParamValue::Text(&id), ParamValue::Text(name)],
+    )
+    .await
+    .map(|_| ())
 }
 
 fn tenant_of(row: RowRef<'_>) -> Option<(TenantId, String, bool)> {
     let mut values = row.values();
     match (values.next()?, values.next()?, values.next()?) {
-        (ValueRef::Integer(id), ValueRef::Text(name), ValueRef::Text(state)) => {
-            Some((TenantId(u32::try_from(id).ok()?), name.to_owned(), state == "active"))
-        }
+        (ValueRef::Integer(id), ValueRef::Text(name), ValueRef::Text(state)) => Some((
+            TenantId(u32::try_from(id).ok()?),
+            name.to_owned(),
+            state == "active",
+        )),
         _ => None,
     }
 }

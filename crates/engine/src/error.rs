@@ -13,7 +13,11 @@ pub enum EngineError {
     #[error("state of tenant {tenant}: {error}")]
     Sqlite { tenant: u32, error: rusqlite::Error },
     #[error("{operation} {path}: {error}")]
-    Io { operation: &'static str, path: String, error: std::io::Error },
+    Io {
+        operation: &'static str,
+        path: String,
+        error: std::io::Error,
+    },
     #[error("state of tenant {tenant} is damaged: {what}; restore it from a standby or a backup")]
     Corrupt { tenant: u32, what: String },
 }
@@ -26,7 +30,9 @@ impl From<EngineError> for SqlError {
             return damage;
         }
         let code = match &error {
-            EngineError::Log(LogError::Corrupt { .. }) | EngineError::Corrupt { .. } => ErrorCode::Corrupted,
+            EngineError::Log(LogError::Corrupt { .. }) | EngineError::Corrupt { .. } => {
+                ErrorCode::Corrupted
+            }
             _ => ErrorCode::Internal,
         };
         SqlError::new(code, error.to_string())

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::functions::{Aggregate, FunctionFlags, WindowAggregate};
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
@@ -65,19 +65,30 @@ impl CancelFlag {
     /// Asks the statement to end; the first reason stays.
     pub fn cancel(&self, reason: CancelReason) {
         // A later reason is of no interest.
-        let _ = self.0.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
-        let _ = self.0.compare_exchange(STARTED, STARTED | reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self
+            .0
+            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.0.compare_exchange(
+            STARTED,
+            STARTED | reason as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
 
     /// Ends a statement that has not begun; whether it had not. Then it never will, and whoever
     /// asked answers for it.
     pub fn cancel_waiting(&self, reason: CancelReason) -> bool {
-        self.0.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0
+            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Marks it as running; false if it has been cancelled and must not.
     pub fn start(&self) -> bool {
-        self.0.compare_exchange(0, STARTED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0
+            .compare_exchange(0, STARTED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Whether it runs, or has run.
@@ -97,12 +108,21 @@ impl CancelFlag {
     pub fn error(&self) -> Option<SqlError> {
         Some(match self.0.load(Ordering::Acquire) & !STARTED {
             0 => return None,
-            2 => SqlError::new(ErrorCode::QueryCanceled, "canceling statement due to statement timeout"),
-            3 => SqlError::new(ErrorCode::LockNotAvailable, "canceling statement due to lock timeout"),
+            2 => SqlError::new(
+                ErrorCode::QueryCanceled,
+                "canceling statement due to statement timeout",
+            ),
+            3 => SqlError::new(
+                ErrorCode::LockNotAvailable,
+                "canceling statement due to lock timeout",
+            ),
             4 => SqlError::new(ErrorCode::SnapshotTooOld, "snapshot too old")
                 .with_hint("read less at a time, or raise snapshot_max_age"),
             5 => SqlError::new(ErrorCode::AdminShutdown, "the server is shutting down"),
-            _ => SqlError::new(ErrorCode::QueryCanceled, "canceling statement due to user request"),
+            _ => SqlError::new(
+                ErrorCode::QueryCanceled,
+                "canceling statement due to user request",
+            ),
         })
     }
 }
@@ -122,7 +142,11 @@ pub struct Context {
 
 impl Context {
     /// `sequences` for a writer's connection.
-    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, sequences: Option<SequenceBook>) -> Arc<Context> {
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        sequences: Option<SequenceBook>,
+    ) -> Arc<Context> {
         Arc::new(Context {
             session: Mutex::default(),
             cancel: Mutex::default(),
@@ -149,7 +173,10 @@ impl Context {
 
     /// What a function said was wrong, once.
     pub fn take_error(&self) -> Option<SqlError> {
-        self.cancel.lock().error().or_else(|| self.error.lock().take())
+        self.cancel
+            .lock()
+            .error()
+            .or_else(|| self.error.lock().take())
     }
 
     fn is_cancelled(&self) -> bool {
@@ -168,17 +195,27 @@ impl Context {
     /// nothing else; what is not on this list only the engine itself may do.
     fn authorize(&self, action: &AuthAction<'_>) -> Authorization {
         let is_allowed = match action {
-            AuthAction::Select | AuthAction::Recursive | AuthAction::Savepoint { .. } | AuthAction::Transaction { .. } => true,
+            AuthAction::Select
+            | AuthAction::Recursive
+            | AuthAction::Savepoint { .. }
+            | AuthAction::Transaction { .. } => true,
             AuthAction::Read { table_name, .. }
             | AuthAction::Insert { table_name }
             | AuthAction::Update { table_name, .. }
-            | AuthAction::Delete { table_name } => !table_name.starts_with("sqlite_") && !table_name.starts_with("pragma_"),
-            AuthAction::Function { function_name } => {
-                !matches!(*function_name, "load_extension" | "readfile" | "writefile" | "fts3_tokenizer")
+            | AuthAction::Delete { table_name } => {
+                !table_name.starts_with("sqlite_") && !table_name.starts_with("pragma_")
             }
+            AuthAction::Function { function_name } => !matches!(
+                *function_name,
+                "load_extension" | "readfile" | "writefile" | "fts3_tokenizer"
+            ),
             _ => false,
         };
-        if is_allowed || self.privileged.load(Ordering::Relaxed) { Authorization::Allow } else { Authorization::Deny }
+        if is_allowed || self.privileged.load(Ordering::Relaxed) {
+            Authorization::Allow
+        } else {
+            Authorization::Deny
+        }
     }
 
     /// Runs what only the engine may do, in the middle of a statement.
@@ -201,14 +238,23 @@ pub fn register(conn: &mut Connection, context: &Arc<Context>) -> rusqlite::Resu
     register_pure(conn, context)?;
     register_engine(conn, context)?;
     let asked = Arc::clone(context);
-    conn.authorizer(Some(move |question: AuthContext<'_>| asked.authorize(&question.action)))?;
+    conn.authorizer(Some(move |question: AuthContext<'_>| {
+        asked.authorize(&question.action)
+    }))?;
     let watched = Arc::clone(context);
-    conn.progress_handler(CANCEL_CHECK_INSTRUCTIONS, Some(move || watched.is_cancelled()))
+    conn.progress_handler(
+        CANCEL_CHECK_INSTRUCTIONS,
+        Some(move || watched.is_cancelled()),
+    )
 }
 
 fn flags(deterministic: bool) -> FunctionFlags {
     let flags = FunctionFlags::SQLITE_UTF8;
-    if deterministic { flags | FunctionFlags::SQLITE_DETERMINISTIC } else { flags }
+    if deterministic {
+        flags | FunctionFlags::SQLITE_DETERMINISTIC
+    } else {
+        flags
+    }
 }
 
 fn register_pure(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
@@ -219,13 +265,20 @@ fn register_pure(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<
         // refuses in a schema that it is told not to trust.
         let flags = flags(scalar.deterministic) | FunctionFlags::SQLITE_INNOCUOUS;
         conn.create_scalar_function(scalar.name, scalar.args, flags, move |arguments| {
-            with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| call(values))
-                .map(Output)
-                .map_err(|error| context.fail(error))
+            with_arguments(
+                arguments.len(),
+                |index| arguments.get_raw(index),
+                |values| call(values),
+            )
+            .map(Output)
+            .map_err(|error| context.fail(error))
         })?;
     }
     for aggregate in functions::aggregates() {
-        let bridge = AggregateBridge { start: aggregate.start, context: Arc::clone(context) };
+        let bridge = AggregateBridge {
+            start: aggregate.start,
+            context: Arc::clone(context),
+        };
         conn.create_window_function(aggregate.name, aggregate.args, flags(true), bridge)?;
     }
     Ok(())
@@ -245,7 +298,9 @@ fn with_arguments<'a, T>(
         }
         use_values(&values[..count])
     } else {
-        let values = (0..count).map(|index| from_sqlite(get(index))).collect::<Result<Vec<_>, _>>()?;
+        let values = (0..count)
+            .map(|index| from_sqlite(get(index)))
+            .collect::<Result<Vec<_>, _>>()?;
         use_values(&values)
     }
 }
@@ -260,7 +315,10 @@ pub fn from_sqlite(value: SqliteRef<'_>) -> Result<ValueRef<'_>, SqlError> {
         SqliteRef::Integer(value) => ValueRef::Integer(value),
         SqliteRef::Real(value) => ValueRef::Real(value),
         SqliteRef::Text(bytes) => ValueRef::Text(std::str::from_utf8(bytes).map_err(|_| {
-            SqlError::new(ErrorCode::InvalidByteSequence, "invalid byte sequence for encoding \"UTF8\"")
+            SqlError::new(
+                ErrorCode::InvalidByteSequence,
+                "invalid byte sequence for encoding \"UTF8\"",
+            )
         })?),
         SqliteRef::Blob(bytes) => ValueRef::Blob(bytes),
     })
@@ -305,16 +363,31 @@ impl Aggregate<State, Output> for AggregateBridge {
         Ok(Some(self.begin()))
     }
 
-    fn step(&self, arguments: &mut rusqlite::functions::Context<'_>, state: &mut State) -> rusqlite::Result<()> {
+    fn step(
+        &self,
+        arguments: &mut rusqlite::functions::Context<'_>,
+        state: &mut State,
+    ) -> rusqlite::Result<()> {
         let state = state.get_or_insert_with(|| self.begin());
         let arguments = &*arguments;
-        with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| state.step(values))
-            .map_err(|error| self.context.fail(error))
+        with_arguments(
+            arguments.len(),
+            |index| arguments.get_raw(index),
+            |values| state.step(values),
+        )
+        .map_err(|error| self.context.fail(error))
     }
 
-    fn finalize(&self, _: &mut rusqlite::functions::Context<'_>, state: Option<State>) -> rusqlite::Result<Output> {
+    fn finalize(
+        &self,
+        _: &mut rusqlite::functions::Context<'_>,
+        state: Option<State>,
+    ) -> rusqlite::Result<Output> {
         let state = state.flatten().unwrap_or_else(|| self.begin());
-        state.finish().map(Output).map_err(|error| self.context.fail(error))
+        state
+            .finish()
+            .map(Output)
+            .map_err(|error| self.context.fail(error))
     }
 }
 
@@ -327,11 +400,19 @@ impl WindowAggregate<State, Output> for AggregateBridge {
         value.map(Output).map_err(|error| self.context.fail(error))
     }
 
-    fn inverse(&self, arguments: &mut rusqlite::functions::Context<'_>, state: &mut State) -> rusqlite::Result<()> {
+    fn inverse(
+        &self,
+        arguments: &mut rusqlite::functions::Context<'_>,
+        state: &mut State,
+    ) -> rusqlite::Result<()> {
         let state = state.get_or_insert_with(|| self.begin());
         let arguments = &*arguments;
-        with_arguments(arguments.len(), |index| arguments.get_raw(index), |values| state.inverse(values))
-            .map_err(|error| self.context.fail(error))
+        with_arguments(
+            arguments.len(),
+            |index| arguments.get_raw(index),
+            |values| state.inverse(values),
+        )
+        .map_err(|error| self.context.fail(error))
     }
 }
 
@@ -342,7 +423,9 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
         Ok(at.session.lock().now_us.load(Ordering::Relaxed))
     })?;
     let at = Arc::clone(context);
-    conn.create_scalar_function("sh_clock_timestamp", 0, volatile, move |_| Ok(now_us(&*at.clock)))?;
+    conn.create_scalar_function("sh_clock_timestamp", 0, volatile, move |_| {
+        Ok(now_us(&*at.clock))
+    })?;
     let at = Arc::clone(context);
     conn.create_scalar_function("sh_random", 0, volatile, move |_| {
         let mut bytes = [0; 8];
@@ -368,13 +451,22 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
         let (name, value): (String, String) = (arguments.get(0)?, arguments.get(1)?);
         let name = name.to_ascii_lowercase();
         let value = settings::check(&name, &value).map_err(|error| at.fail(error))?;
-        at.session.lock().settings.lock().insert(name, value.clone());
+        at.session
+            .lock()
+            .settings
+            .lock()
+            .insert(name, value.clone());
         Ok(value)
     })?;
     let at = Arc::clone(context);
-    conn.create_scalar_function("sh_notify", 2, volatile, move |_| -> rusqlite::Result<Option<String>> {
-        Err(at.fail(SqlError::unsupported("pg_notify")))
-    })?;
+    conn.create_scalar_function(
+        "sh_notify",
+        2,
+        volatile,
+        move |_| -> rusqlite::Result<Option<String>> {
+            Err(at.fail(SqlError::unsupported("pg_notify")))
+        },
+    )?;
     register_sequences(conn, context)
 }
 
@@ -391,7 +483,8 @@ fn register_sequences(conn: &Connection, context: &Arc<Context>) -> rusqlite::Re
     })?;
     let at = Arc::clone(context);
     conn.create_scalar_function("sh_setval", 3, volatile, move |arguments| {
-        let (id, value, called): (u32, i64, bool) = (arguments.get(0)?, arguments.get(1)?, arguments.get(2)?);
+        let (id, value, called): (u32, i64, bool) =
+            (arguments.get(0)?, arguments.get(1)?, arguments.get(2)?);
         at.with_sequences(|book| book.set(id, value, called))?;
         if called {
             at.session.lock().sequence_values.lock().insert(id, value);
@@ -414,7 +507,10 @@ fn register_sequences(conn: &Connection, context: &Arc<Context>) -> rusqlite::Re
 }
 
 impl Context {
-    fn with_sequences<T>(&self, act: impl FnOnce(&mut SequenceBook) -> Result<T, SqlError>) -> rusqlite::Result<T> {
+    fn with_sequences<T>(
+        &self,
+        act: impl FnOnce(&mut SequenceBook) -> Result<T, SqlError>,
+    ) -> rusqlite::Result<T> {
         let Some(sequences) = &self.sequences else {
             return Err(self.fail(SqlError::new(
                 ErrorCode::ReadOnlyTransaction,
@@ -426,13 +522,18 @@ impl Context {
 }
 
 fn undefined_in_session(what: &str) -> SqlError {
-    SqlError::new(ErrorCode::ObjectNotInState, format!("{what} is not yet defined in this session"))
+    SqlError::new(
+        ErrorCode::ObjectNotInState,
+        format!("{what} is not yet defined in this session"),
+    )
 }
 
 /// The wall clock in microseconds since 1970.
 #[must_use]
 pub fn now_us(clock: &dyn Clock) -> i64 {
-    i64::try_from(clock.now_ms()).unwrap_or(i64::MAX / 1000).saturating_mul(1000)
+    i64::try_from(clock.now_ms())
+        .unwrap_or(i64::MAX / 1000)
+        .saturating_mul(1000)
 }
 
 fn uuid_v4(mut bytes: [u8; 16]) -> String {

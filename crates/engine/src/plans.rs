@@ -16,7 +16,9 @@ use springhead_sql::{PgType, Plan};
 enum Entry {
     Plan(Arc<Plan>),
     /// A template that cannot stand for its statements: each is planned as it is written.
-    NotLiftable { catalog_version: u64 },
+    NotLiftable {
+        catalog_version: u64,
+    },
 }
 
 /// A bounded cache.
@@ -35,11 +37,19 @@ pub enum Template {
 impl PlanCache {
     #[must_use]
     pub fn new(capacity: usize) -> PlanCache {
-        PlanCache { entries: Mutex::default(), capacity: capacity.max(1) }
+        PlanCache {
+            entries: Mutex::default(),
+            capacity: capacity.max(1),
+        }
     }
 
     /// The plan of a lifted statement without parameters of its own.
-    pub fn template(&self, catalog: &Arc<Catalog>, lifted: &Lifted, context: &PlanContext) -> Template {
+    pub fn template(
+        &self,
+        catalog: &Arc<Catalog>,
+        lifted: &Lifted,
+        context: &PlanContext,
+    ) -> Template {
         if let Some(entry) = self.entries.lock().get(&lifted.template) {
             match entry {
                 Entry::Plan(plan) if plan.catalog_version == catalog.version => {
@@ -54,7 +64,9 @@ impl PlanCache {
         let planned = planner::plan_template(catalog, lifted, &[], context).map(Arc::new);
         let entry = match &planned {
             Some(plan) => Entry::Plan(Arc::clone(plan)),
-            None => Entry::NotLiftable { catalog_version: catalog.version },
+            None => Entry::NotLiftable {
+                catalog_version: catalog.version,
+            },
         };
         self.put(lifted.template.clone(), entry);
         planned.map_or(Template::Unliftable, Template::Plan)

@@ -56,7 +56,15 @@ impl Readers {
         entropy: Arc<dyn Entropy>,
         hub: Arc<Hub>,
     ) -> Readers {
-        Readers { config, tenant, clock, entropy, hub, idle: Mutex::default(), gate: Gate::default() }
+        Readers {
+            config,
+            tenant,
+            clock,
+            entropy,
+            hub,
+            idle: Mutex::default(),
+            gate: Gate::default(),
+        }
     }
 
     /// Opens a snapshot of the newest state. Blocks on the gate.
@@ -77,7 +85,11 @@ impl Readers {
         let visible = self.hub.visible();
         let applied = begin(&reader.conn).map_err(|error| internal(&error))?;
         // Both hold: the file has every commit of this tenant up to each of them.
-        Ok(Snapshot { readers: Arc::clone(self), reader: Some(reader), lsn: visible.max(applied) })
+        Ok(Snapshot {
+            readers: Arc::clone(self),
+            reader: Some(reader),
+            lsn: visible.max(applied),
+        })
     }
 
     fn take(&self) -> Result<Reader, SqlError> {
@@ -85,8 +97,8 @@ impl Readers {
             return Ok(reader);
         }
         let context = Context::new(Arc::clone(&self.clock), Arc::clone(&self.entropy), None);
-        let conn =
-            state::open_reader(&self.config, self.tenant, &context).map_err(|error| internal(&error))?;
+        let conn = state::open_reader(&self.config, self.tenant, &context)
+            .map_err(|error| internal(&error))?;
         Ok(Reader { conn, context })
     }
 
@@ -135,7 +147,10 @@ fn internal(error: &rusqlite::Error) -> SqlError {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            let ended = reader.conn.prepare_cached("ROLLBACK").and_then(|mut rollback| rollback.execute([]));
+            let ended = reader
+                .conn
+                .prepare_cached("ROLLBACK")
+                .and_then(|mut rollback| rollback.execute([]));
             let mut idle = self.readers.idle.lock();
             // A connection that cannot end its snapshot is closed, which ends it.
             if ended.is_ok() && idle.len() < self.readers.config.readers_per_tenant {
@@ -165,7 +180,10 @@ impl Snapshot {
         reader.context.leave();
         rows.map_err(|failure| match failure {
             Failure::Sql(error) => error,
-            Failure::Sqlite(error) => reader.context.take_error().unwrap_or_else(|| translate_plain(&error)),
+            Failure::Sqlite(error) => reader
+                .context
+                .take_error()
+                .unwrap_or_else(|| translate_plain(&error)),
         })
     }
 
@@ -199,7 +217,12 @@ impl From<rusqlite::Error> for Failure {
 ///
 /// # Errors
 /// What SQLite says, or that the result is too large.
-pub fn collect_rows(conn: &Connection, sql: &str, params: &[Value], config: &EngineConfig) -> Result<Rows, Failure> {
+pub fn collect_rows(
+    conn: &Connection,
+    sql: &str,
+    params: &[Value],
+    config: &EngineConfig,
+) -> Result<Rows, Failure> {
     let mut statement = conn.prepare_cached(sql)?;
     bind(&mut statement, params)?;
     let columns = statement.column_count();
@@ -238,8 +261,10 @@ pub fn bind(statement: &mut rusqlite::Statement<'_>, params: &[Value]) -> rusqli
     // A parameter that the SQLite text has no use for has no place there.
     let places = statement.parameter_count();
     for (index, value) in params.iter().enumerate().take(places) {
-        statement
-            .raw_bind_parameter(index + 1, rusqlite::types::ToSqlOutput::Borrowed(functions::to_sqlite(value.as_ref())))?;
+        statement.raw_bind_parameter(
+            index + 1,
+            rusqlite::types::ToSqlOutput::Borrowed(functions::to_sqlite(value.as_ref())),
+        )?;
     }
     Ok(())
 }

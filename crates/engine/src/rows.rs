@@ -73,30 +73,40 @@ impl Rows {
             let mut whole = whole_rows(&bytes, CHUNK_BYTES);
             if whole == 0 {
                 // The first row is longer than a chunk.
-                let length = u32::from_le_bytes(bytes[..LENGTH_BYTES].try_into().expect("four bytes"));
+                let length =
+                    u32::from_le_bytes(bytes[..LENGTH_BYTES].try_into().expect("four bytes"));
                 whole = LENGTH_BYTES + length as usize;
                 bytes.resize(whole, 0);
                 read_at(file, &mut bytes, self.file_read)?;
             }
             bytes.truncate(whole);
             self.file_read += whole as u64;
-            return Ok(Some(RowChunk { bytes: bytes.into() }));
+            return Ok(Some(RowChunk {
+                bytes: bytes.into(),
+            }));
         }
         if self.memory.is_empty() {
             return Ok(None);
         }
         let mut whole = whole_rows(&self.memory, CHUNK_BYTES);
         if whole == 0 {
-            let length = u32::from_le_bytes(self.memory[..LENGTH_BYTES].try_into().expect("four bytes"));
+            let length =
+                u32::from_le_bytes(self.memory[..LENGTH_BYTES].try_into().expect("four bytes"));
             whole = LENGTH_BYTES + length as usize;
         }
-        Ok(Some(RowChunk { bytes: self.memory.split_to(whole) }))
+        Ok(Some(RowChunk {
+            bytes: self.memory.split_to(whole),
+        }))
     }
 }
 
 fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), SqlError> {
-    file.read_exact_at(bytes, offset)
-        .map_err(|error| SqlError::new(ErrorCode::Internal, format!("the result's temporary file: {error}")))
+    file.read_exact_at(bytes, offset).map_err(|error| {
+        SqlError::new(
+            ErrorCode::Internal,
+            format!("the result's temporary file: {error}"),
+        )
+    })
 }
 
 /// How many bytes at the front of `bytes` are whole rows, at most `limit` unless the first is longer.
@@ -126,22 +136,36 @@ impl RowsWriter {
     /// Empty. Up to `memory_bytes` in memory, `max_bytes` in all.
     #[must_use]
     pub fn new(memory_bytes: usize, max_bytes: u64) -> RowsWriter {
-        RowsWriter { memory: Vec::new(), file: None, file_bytes: 0, count: 0, memory_bytes, max_bytes }
+        RowsWriter {
+            memory: Vec::new(),
+            file: None,
+            file_bytes: 0,
+            count: 0,
+            memory_bytes,
+            max_bytes,
+        }
     }
 
     /// Adds one row of `count` values.
     ///
     /// # Errors
     /// 54000 past the result's limit, 53100 if the temporary file cannot be written.
-    pub fn push<'v>(&mut self, values: impl ExactSizeIterator<Item = ValueRef<'v>>) -> Result<(), SqlError> {
+    pub fn push<'v>(
+        &mut self,
+        values: impl ExactSizeIterator<Item = ValueRef<'v>>,
+    ) -> Result<(), SqlError> {
         let start = self.memory.len();
         self.memory.extend_from_slice(&[0; LENGTH_BYTES]);
         let mut row = RowBuilder::new(&mut self.memory, values.len());
         for value in values {
             row.push(value);
         }
-        let length = u32::try_from(self.memory.len() - start - LENGTH_BYTES)
-            .map_err(|_| SqlError::new(ErrorCode::StatementTooLarge, "a row of the result is over 4 GiB"))?;
+        let length = u32::try_from(self.memory.len() - start - LENGTH_BYTES).map_err(|_| {
+            SqlError::new(
+                ErrorCode::StatementTooLarge,
+                "a row of the result is over 4 GiB",
+            )
+        })?;
         self.memory[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
         self.count += 1;
         if self.memory.len() > self.memory_bytes {
@@ -169,7 +193,10 @@ impl RowsWriter {
 
     fn spill(&mut self) -> Result<(), SqlError> {
         let failed = |error: std::io::Error| {
-            SqlError::new(ErrorCode::DiskFull, format!("the result's temporary file: {error}"))
+            SqlError::new(
+                ErrorCode::DiskFull,
+                format!("the result's temporary file: {error}"),
+            )
         };
         if self.file_bytes + self.memory.len() as u64 > self.max_bytes {
             return Err(SqlError::new(
@@ -182,7 +209,9 @@ impl RowsWriter {
             self.file = Some(tempfile::tempfile().map_err(failed)?);
         }
         let file = self.file.as_mut().expect("it has just been made");
-        file.seek(SeekFrom::Start(self.file_bytes)).and_then(|_| file.write_all(&self.memory)).map_err(failed)?;
+        file.seek(SeekFrom::Start(self.file_bytes))
+            .and_then(|_| file.write_all(&self.memory))
+            .map_err(failed)?;
         self.file_bytes += self.memory.len() as u64;
         self.memory.clear();
         Ok(())

@@ -22,6 +22,8 @@ impl Schemas {
 
     /// Adds a version, or the same version under a new name.
     pub fn put(&self, table: &Arc<Table>) {
-        self.tables.write().insert((table.collection(), table.version()), Arc::clone(table));
+        self.tables
+            .write()
+            .insert((table.collection(), table.version()), Arc::clone(table));
     }
 }

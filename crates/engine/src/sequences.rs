@@ -47,7 +47,11 @@ impl Advance {
         let mut values = row.values();
         match (values.next()?, values.next()?, values.next()?) {
             (ValueRef::Integer(id), ValueRef::Integer(last), ValueRef::Integer(called)) => {
-                Some(Advance { id: u32::try_from(id).ok()?, last, called: called != 0 })
+                Some(Advance {
+                    id: u32::try_from(id).ok()?,
+                    last,
+                    called: called != 0,
+                })
             }
             _ => None,
         }
@@ -66,8 +70,15 @@ pub struct SequenceBook {
 
 impl SequenceBook {
     fn define(&mut self, definition: &Arc<Sequence>, stored: Option<Advance>) {
-        let (last, called) = stored.map_or((definition.start, false), |stored| (stored.last, stored.called));
-        let counter = Counter { definition: Arc::clone(definition), last, called, reserved: None };
+        let (last, called) = stored.map_or((definition.start, false), |stored| {
+            (stored.last, stored.called)
+        });
+        let counter = Counter {
+            definition: Arc::clone(definition),
+            last,
+            called,
+            reserved: None,
+        };
         self.counters.insert(definition.id, counter);
     }
 
@@ -79,19 +90,31 @@ impl SequenceBook {
         let counter = self.counters.get_mut(&id).ok_or_else(|| unknown(id))?;
         let next = counter.following()?;
         let increment = counter.definition.increment;
-        let ahead = |from: i64, to: i64| if increment > 0 { from <= to } else { from >= to };
+        let ahead = |from: i64, to: i64| {
+            if increment > 0 {
+                from <= to
+            } else {
+                from >= to
+            }
+        };
         if counter.called && !ahead(counter.last, next) {
             // A cycle began again: what was reserved is behind.
             counter.reserved = None;
         }
-        let is_reserved = counter.reserved.is_some_and(|reserved| ahead(next, reserved));
+        let is_reserved = counter
+            .reserved
+            .is_some_and(|reserved| ahead(next, reserved));
         if !is_reserved {
             let reach = next.saturating_add(increment.saturating_mul(BLOCK - 1));
             let reserved = reach.clamp(counter.definition.min, counter.definition.max);
             // Only whole steps, so that the numbers after a restart keep their rhythm.
             let reserved = next + (reserved - next) / increment * increment;
             counter.reserved = Some(reserved);
-            self.advances.push(Advance { id, last: reserved, called: true });
+            self.advances.push(Advance {
+                id,
+                last: reserved,
+                called: true,
+            });
         }
         counter.last = next;
         counter.called = true;
@@ -117,14 +140,22 @@ impl SequenceBook {
         counter.last = value;
         counter.called = called;
         counter.reserved = None;
-        self.advances.push(Advance { id, last: value, called });
+        self.advances.push(Advance {
+            id,
+            last: value,
+            called,
+        });
         Ok(())
     }
 
     /// The first number again, as TRUNCATE … RESTART IDENTITY has it. Unlike all else that happens to
     /// a sequence it is undone with its transaction.
     pub fn restart(&mut self, id: u32) {
-        if let Some(start) = self.counters.get(&id).map(|counter| counter.definition.start) {
+        if let Some(start) = self
+            .counters
+            .get(&id)
+            .map(|counter| counter.definition.start)
+        {
             self.restart_at(id, start);
         }
     }
@@ -136,7 +167,11 @@ impl SequenceBook {
             counter.last = next;
             counter.called = false;
             counter.reserved = None;
-            self.advances.push(Advance { id, last: next, called: false });
+            self.advances.push(Advance {
+                id,
+                last: next,
+                called: false,
+            });
         }
     }
 
@@ -151,10 +186,18 @@ impl SequenceBook {
             && let Some((id, before)) = self.restarted.pop()
         {
             if let Some(counter) = self.counters.get_mut(&id) {
-                (counter.last, counter.called, counter.reserved) = (before.last, before.called, before.reserved);
+                (counter.last, counter.called, counter.reserved) =
+                    (before.last, before.called, before.reserved);
                 // What is logged last counts.
-                let last = before.reserved.filter(|_| before.called).unwrap_or(before.last);
-                self.advances.push(Advance { id, last, called: before.called });
+                let last = before
+                    .reserved
+                    .filter(|_| before.called)
+                    .unwrap_or(before.last);
+                self.advances.push(Advance {
+                    id,
+                    last,
+                    called: before.called,
+                });
             }
         }
     }
@@ -181,7 +224,8 @@ impl SequenceBook {
     /// which may come back: numbers drawn from them in a transaction that drops them stay drawn
     /// when it is rolled back. What is in memory goes before what is `stored`.
     pub fn follow(&mut self, catalog: &Catalog, kept: &Catalog, stored: &FxHashMap<u32, Advance>) {
-        let is_known = |id: &u32| catalog.sequences.contains_key(id) || kept.sequences.contains_key(id);
+        let is_known =
+            |id: &u32| catalog.sequences.contains_key(id) || kept.sequences.contains_key(id);
         self.counters.retain(|id, _| is_known(id));
         // The id of one that never was may be given to another.
         self.advances.retain(|advance| is_known(&advance.id));
@@ -203,13 +247,23 @@ impl Counter {
         let next = self.last.checked_add(definition.increment);
         match next {
             Some(next) if next >= definition.min && next <= definition.max => Ok(next),
-            _ if definition.cycle => Ok(if definition.increment > 0 { definition.min } else { definition.max }),
+            _ if definition.cycle => Ok(if definition.increment > 0 {
+                definition.min
+            } else {
+                definition.max
+            }),
             _ => {
-                let (word, bound) =
-                    if definition.increment > 0 { ("maximum", definition.max) } else { ("minimum", definition.min) };
+                let (word, bound) = if definition.increment > 0 {
+                    ("maximum", definition.max)
+                } else {
+                    ("minimum", definition.min)
+                };
                 Err(SqlError::new(
                     ErrorCode::SequenceLimit,
-                    format!("nextval: reached {word} value of sequence \"{}\" ({bound})", definition.name.name),
+                    format!(
+                        "nextval: reached {word} value of sequence \"{}\" ({bound})",
+                        definition.name.name
+                    ),
                 ))
             }
         }
@@ -217,5 +271,8 @@ impl Counter {
 }
 
 fn unknown(id: u32) -> SqlError {
-    SqlError::new(ErrorCode::UndefinedTable, format!("sequence {id} does not exist"))
+    SqlError::new(
+        ErrorCode::UndefinedTable,
+        format!("sequence {id} does not exist"),
+    )
 }

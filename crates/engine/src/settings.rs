@@ -27,31 +27,96 @@ struct Known {
 }
 
 const fn known(name: &'static str, default: &'static str, takes: Takes) -> Known {
-    Known { name, default, takes, reported: None }
+    Known {
+        name,
+        default,
+        takes,
+        reported: None,
+    }
 }
 
-const fn reported(name: &'static str, default: &'static str, takes: Takes, as_name: &'static str) -> Known {
-    Known { name, default, takes, reported: Some(as_name) }
+const fn reported(
+    name: &'static str,
+    default: &'static str,
+    takes: Takes,
+    as_name: &'static str,
+) -> Known {
+    Known {
+        name,
+        default,
+        takes,
+        reported: Some(as_name),
+    }
 }
 
-const ISOLATION: Takes = Takes::OneOf(&["read committed", "read uncommitted", "repeatable read", "serializable"]);
+const ISOLATION: Takes = Takes::OneOf(&[
+    "read committed",
+    "read uncommitted",
+    "repeatable read",
+    "serializable",
+]);
 
 /// What `server_version` says: the PostgreSQL version whose behaviour clients may count on.
 pub const SERVER_VERSION: &str = "15.0";
 
 const KNOWN: &[Known] = &[
     reported("application_name", "", Takes::Anything, "application_name"),
-    reported("client_encoding", "UTF8", Takes::OneOf(&["utf8", "utf-8", "unicode"]), "client_encoding"),
-    reported("datestyle", "ISO, MDY", Takes::OneOf(&["iso", "iso, mdy", "iso, dmy", "iso, ymd"]), "DateStyle"),
-    reported("timezone", "UTC", Takes::OneOf(&["utc", "gmt", "etc/utc", "z", "zulu", "default", "0"]), "TimeZone"),
-    reported("intervalstyle", "postgres", Takes::OneOf(&["postgres"]), "IntervalStyle"),
-    reported("standard_conforming_strings", "on", Takes::OneOf(&["on", "true", "1", "yes"]), "standard_conforming_strings"),
-    reported("integer_datetimes", "on", Takes::Nothing, "integer_datetimes"),
+    reported(
+        "client_encoding",
+        "UTF8",
+        Takes::OneOf(&["utf8", "utf-8", "unicode"]),
+        "client_encoding",
+    ),
+    reported(
+        "datestyle",
+        "ISO, MDY",
+        Takes::OneOf(&["iso", "iso, mdy", "iso, dmy", "iso, ymd"]),
+        "DateStyle",
+    ),
+    reported(
+        "timezone",
+        "UTC",
+        Takes::OneOf(&["utc", "gmt", "etc/utc", "z", "zulu", "default", "0"]),
+        "TimeZone",
+    ),
+    reported(
+        "intervalstyle",
+        "postgres",
+        Takes::OneOf(&["postgres"]),
+        "IntervalStyle",
+    ),
+    reported(
+        "standard_conforming_strings",
+        "on",
+        Takes::OneOf(&["on", "true", "1", "yes"]),
+        "standard_conforming_strings",
+    ),
+    reported(
+        "integer_datetimes",
+        "on",
+        Takes::Nothing,
+        "integer_datetimes",
+    ),
     reported("server_encoding", "UTF8", Takes::Nothing, "server_encoding"),
-    reported("server_version", SERVER_VERSION, Takes::Nothing, "server_version"),
+    reported(
+        "server_version",
+        SERVER_VERSION,
+        Takes::Nothing,
+        "server_version",
+    ),
     reported("is_superuser", "on", Takes::Nothing, "is_superuser"),
-    reported("session_authorization", "", Takes::Nothing, "session_authorization"),
-    reported("default_transaction_read_only", "off", Takes::Bool, "default_transaction_read_only"),
+    reported(
+        "session_authorization",
+        "",
+        Takes::Nothing,
+        "session_authorization",
+    ),
+    reported(
+        "default_transaction_read_only",
+        "off",
+        Takes::Bool,
+        "default_transaction_read_only",
+    ),
     reported("in_hot_standby", "off", Takes::Nothing, "in_hot_standby"),
     known("server_version_num", "150000", Takes::Nothing),
     known("max_identifier_length", "63", Takes::Nothing),
@@ -89,7 +154,11 @@ const KNOWN: &[Known] = &[
     known("lc_numeric", "C", Takes::Anything),
     known("lc_time", "C", Takes::Anything),
     known("role", "none", Takes::OneOf(&["none"])),
-    known("session_replication_role", "origin", Takes::OneOf(&["origin", "default", "local"])),
+    known(
+        "session_replication_role",
+        "origin",
+        Takes::OneOf(&["origin", "default", "local"]),
+    ),
     known("tcp_keepalives_idle", "0", Takes::Anything),
 ];
 
@@ -114,7 +183,10 @@ pub fn check(name: &str, value: &str) -> Result<String, SqlError> {
         ));
     };
     let invalid = || {
-        SqlError::new(ErrorCode::InvalidParameterValue, format!("invalid value for parameter \"{name}\": \"{value}\""))
+        SqlError::new(
+            ErrorCode::InvalidParameterValue,
+            format!("invalid value for parameter \"{name}\": \"{value}\""),
+        )
     };
     let lower = value.to_ascii_lowercase();
     match &known.takes {
@@ -124,7 +196,9 @@ pub fn check(name: &str, value: &str) -> Result<String, SqlError> {
             "off" | "false" | "no" | "0" | "f" | "n" => Ok("off".to_owned()),
             _ => Err(invalid()),
         },
-        Takes::Duration => parse_duration(value).map(|_| value.to_owned()).ok_or_else(invalid),
+        Takes::Duration => parse_duration(value)
+            .map(|_| value.to_owned())
+            .ok_or_else(invalid),
         Takes::OneOf(values) if values.contains(&lower.as_str()) => Ok(canonical(known, value)),
         Takes::OneOf(values) => Err(SqlError::unsupported(format!("{name} = \"{value}\""))
             .with_hint(format!("supported: {}", values.join("; ")))),
@@ -176,7 +250,9 @@ pub fn can_be_set(name: &str) -> bool {
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;
     let micros = match text[digits..].trim() {
         "us" => 1,

@@ -42,7 +42,10 @@ pub struct Applied {
 /// Where a tenant's files are.
 #[must_use]
 pub fn tenant_dir(config: &EngineConfig, tenant: TenantId) -> PathBuf {
-    config.data_dir.join("tenants").join(format!("{:010}", tenant.0))
+    config
+        .data_dir
+        .join("tenants")
+        .join(format!("{:010}", tenant.0))
 }
 
 /// Where a tenant's state is.
@@ -70,7 +73,9 @@ pub fn open_writer(
     let sqlite = |error| sqlite_error(tenant, error);
     let path = state_file(config, tenant);
     expect_checksums(tenant, &path)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = checksum::open(&path, flags).map_err(sqlite)?;
     // Before anything is read or written: it is the first page that says how long pages are.
     checksum::reserve(&conn).map_err(sqlite)?;
@@ -83,22 +88,28 @@ pub fn open_writer(
          PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=ON;",
     )
     .map_err(sqlite)?;
-    let format: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite)?;
+    let format: i64 = conn
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(sqlite)?;
     match format {
         0 => {
             create(&conn, epoch).map_err(sqlite)?;
             // The file's name must survive a power cut before the log is trimmed on its strength.
-            std::fs::File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|error| EngineError::Io {
-                operation: "sync",
-                path: dir.display().to_string(),
-                error,
-            })?;
+            std::fs::File::open(&dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(|error| EngineError::Io {
+                    operation: "sync",
+                    path: dir.display().to_string(),
+                    error,
+                })?;
         }
         FORMAT => expect_whole(&conn, tenant, &path)?,
         newer => {
             return Err(EngineError::Corrupt {
                 tenant: tenant.0,
-                what: format!("its format is {newer}, and this version reads {FORMAT}: upgrade springhead"),
+                what: format!(
+                    "its format is {newer}, and this version reads {FORMAT}: upgrade springhead"
+                ),
             });
         }
     }
@@ -109,7 +120,11 @@ pub fn open_writer(
 ///
 /// # Errors
 /// What SQLite says.
-pub fn open_reader(config: &EngineConfig, tenant: TenantId, context: &Arc<Context>) -> rusqlite::Result<Connection> {
+pub fn open_reader(
+    config: &EngineConfig,
+    tenant: TenantId,
+    context: &Arc<Context>,
+) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = checksum::open(&state_file(config, tenant), flags)?;
     prepare(&mut conn, config, context)?;
@@ -126,24 +141,42 @@ pub fn has_state(config: &EngineConfig, tenant: TenantId) -> bool {
 /// SQLite's error, or the damage that it stands for.
 fn sqlite_error(tenant: TenantId, error: rusqlite::Error) -> EngineError {
     match checksum::describe(&error) {
-        Some(damage) => EngineError::Corrupt { tenant: tenant.0, what: damage.message.clone() },
-        None => EngineError::Sqlite { tenant: tenant.0, error },
+        Some(damage) => EngineError::Corrupt {
+            tenant: tenant.0,
+            what: damage.message.clone(),
+        },
+        None => EngineError::Sqlite {
+            tenant: tenant.0,
+            error,
+        },
     }
 }
 
 /// # Errors
 /// Damage, if the file says that it has no checksums, or its WAL does not begin like one.
 fn expect_checksums(tenant: TenantId, path: &Path) -> Result<(), EngineError> {
-    let io = |error| EngineError::Io { operation: "read", path: path.display().to_string(), error };
-    let damaged = |what: &str| EngineError::Corrupt { tenant: tenant.0, what: what.to_owned() };
+    let io = |error| EngineError::Io {
+        operation: "read",
+        path: path.display().to_string(),
+        error,
+    };
+    let damaged = |what: &str| EngineError::Corrupt {
+        tenant: tenant.0,
+        what: what.to_owned(),
+    };
     let mut header = Vec::new();
     match std::fs::File::open(path) {
-        Ok(file) => file.take(checksum::HEADER_BYTES).read_to_end(&mut header).map_err(io)?,
+        Ok(file) => file
+            .take(checksum::HEADER_BYTES)
+            .read_to_end(&mut header)
+            .map_err(io)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io(error)),
     };
     if !checksum::reserves(&header) {
-        return Err(damaged("its pages carry no checksums: it was not made by this version, or its header is damaged"));
+        return Err(damaged(
+            "its pages carry no checksums: it was not made by this version, or its header is damaged",
+        ));
     }
     if !checksum::wal_begins_sound(path).map_err(io)? {
         return Err(damaged("the header of its WAL is damaged"));
@@ -155,21 +188,35 @@ fn expect_checksums(tenant: TenantId, path: &Path) -> Result<(), EngineError> {
 /// Damage, if SQLite has cut its WAL below what had been moved into the file.
 fn expect_whole(conn: &Connection, tenant: TenantId, path: &Path) -> Result<(), EngineError> {
     let sqlite = |error| sqlite_error(tenant, error);
-    let io = |error| EngineError::Io { operation: "read", path: path.display().to_string(), error };
+    let io = |error| EngineError::Io {
+        operation: "read",
+        path: path.display().to_string(),
+        error,
+    };
     let root: u32 = conn
-        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 's_meta'", [], |row| row.get(0))
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 's_meta'",
+            [],
+            |row| row.get(0),
+        )
         .map_err(sqlite)?;
     let whole = applied(conn).map_err(sqlite)?.lsn;
     match checksum::applied_in_file(path, root).map_err(io)? {
         Some(file) if Lsn(file) > whole => Err(EngineError::Corrupt {
             tenant: tenant.0,
-            what: format!("its WAL is damaged: it ends at LSN {whole}, and some of LSN {file} has been moved out of it"),
+            what: format!(
+                "its WAL is damaged: it ends at LSN {whole}, and some of LSN {file} has been moved out of it"
+            ),
         }),
         _ => Ok(()),
     }
 }
 
-fn prepare(conn: &mut Connection, config: &EngineConfig, context: &Arc<Context>) -> rusqlite::Result<()> {
+fn prepare(
+    conn: &mut Connection,
+    config: &EngineConfig,
+    context: &Arc<Context>,
+) -> rusqlite::Result<()> {
     conn.busy_timeout(std::time::Duration::from_secs(10))?;
     conn.set_prepared_statement_cache_capacity(256);
     let cache_kib = config.cache_bytes / 1024;
@@ -208,9 +255,13 @@ fn create(conn: &Connection, epoch: Epoch) -> rusqlite::Result<()> {
 /// # Errors
 /// What SQLite says.
 pub fn applied(conn: &Connection) -> rusqlite::Result<Applied> {
-    conn.prepare_cached("SELECT applied_lsn, applied_epoch FROM s_meta")?.query_row([], |row| {
-        Ok(Applied { lsn: Lsn(row.get::<_, i64>(0)?.unsigned_abs()), epoch: Epoch(row.get(1)?) })
-    })
+    conn.prepare_cached("SELECT applied_lsn, applied_epoch FROM s_meta")?
+        .query_row([], |row| {
+            Ok(Applied {
+                lsn: Lsn(row.get::<_, i64>(0)?.unsigned_abs()),
+                epoch: Epoch(row.get(1)?),
+            })
+        })
 }
 
 /// The highest LSN that any tenant's state file holds; [`Lsn::ZERO`] without any. A log that ends
@@ -219,20 +270,35 @@ pub fn applied(conn: &Connection) -> rusqlite::Result<Applied> {
 /// # Errors
 /// What SQLite says.
 pub fn highest_applied(data_dir: &Path) -> Result<Lsn, EngineError> {
-    let Ok(tenants) = std::fs::read_dir(data_dir.join("tenants")) else { return Ok(Lsn::ZERO) };
+    let Ok(tenants) = std::fs::read_dir(data_dir.join("tenants")) else {
+        return Ok(Lsn::ZERO);
+    };
     let mut highest = Lsn::ZERO;
     for entry in tenants.flatten() {
-        let Some(tenant) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(tenant) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
         let path = entry.path().join("state.db");
         if !path.exists() {
             continue;
         }
         let read = || -> rusqlite::Result<Lsn> {
             let conn = checksum::open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-            let has_meta: bool =
-                conn.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 's_meta'", [], |row| row.get(0))?;
+            let has_meta: bool = conn.query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE name = 's_meta'",
+                [],
+                |row| row.get(0),
+            )?;
             // A file that was never finished holds nothing.
-            if has_meta { applied(&conn).map(|applied| applied.lsn) } else { Ok(Lsn::ZERO) }
+            if has_meta {
+                applied(&conn).map(|applied| applied.lsn)
+            } else {
+                Ok(Lsn::ZERO)
+            }
         };
         highest = highest.max(read().map_err(|error| sqlite_error(TenantId(tenant), error))?);
     }
@@ -245,7 +311,10 @@ pub fn highest_applied(data_dir: &Path) -> Result<Lsn, EngineError> {
 /// What SQLite says.
 pub fn set_applied(conn: &Connection, applied: Applied) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE s_meta SET applied_lsn = ?1, applied_epoch = ?2")?
-        .execute(params![i64::try_from(applied.lsn.0).unwrap_or(i64::MAX), applied.epoch.0])?;
+        .execute(params![
+            i64::try_from(applied.lsn.0).unwrap_or(i64::MAX),
+            applied.epoch.0
+        ])?;
     Ok(())
 }
 
@@ -266,7 +335,11 @@ pub fn set_sequence(conn: &Connection, advance: Advance) -> rusqlite::Result<()>
 pub fn sequences(conn: &Connection) -> rusqlite::Result<FxHashMap<u32, Advance>> {
     let mut statement = conn.prepare("SELECT id, last, called FROM s_sequences")?;
     let rows = statement.query_map([], |row| {
-        let advance = Advance { id: row.get(0)?, last: row.get(1)?, called: row.get(2)? };
+        let advance = Advance {
+            id: row.get(0)?,
+            last: row.get(1)?,
+            called: row.get(2)?,
+        };
         Ok((advance.id, advance))
     })?;
     rows.collect()
@@ -287,13 +360,25 @@ pub fn put_schema(conn: &Connection, table: &Table) -> rusqlite::Result<()> {
 ///
 /// # Errors
 /// What SQLite says, or that a row cannot be understood.
-pub fn load_catalog(conn: &Connection, tenant: TenantId, schemas: &Schemas) -> Result<Catalog, EngineError> {
-    let sqlite = |error| EngineError::Sqlite { tenant: tenant.0, error };
-    let damaged = |what: String| EngineError::Corrupt { tenant: tenant.0, what };
+pub fn load_catalog(
+    conn: &Connection,
+    tenant: TenantId,
+    schemas: &Schemas,
+) -> Result<Catalog, EngineError> {
+    let sqlite = |error| EngineError::Sqlite {
+        tenant: tenant.0,
+        error,
+    };
+    let damaged = |what: String| EngineError::Corrupt {
+        tenant: tenant.0,
+        what,
+    };
     let mut definitions = Vec::new();
     let (mut version, mut next_id) = (0, 0);
     {
-        let mut statement = conn.prepare("SELECT * FROM t1 ORDER BY c1").map_err(sqlite)?;
+        let mut statement = conn
+            .prepare("SELECT * FROM t1 ORDER BY c1")
+            .map_err(sqlite)?;
         let mut rows = statement.query([]).map_err(sqlite)?;
         while let Some(row) = rows.next().map_err(sqlite)? {
             let values: Vec<_> = (0..9)
@@ -304,7 +389,8 @@ pub fn load_catalog(conn: &Connection, tenant: TenantId, schemas: &Schemas) -> R
                 .map(functions::from_sqlite)
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|error| damaged(error.to_string()))?;
-            let record = DefinitionRecord::from_values(&values).map_err(|error| damaged(error.to_string()))?;
+            let record = DefinitionRecord::from_values(&values)
+                .map_err(|error| damaged(error.to_string()))?;
             version = version.max(record.catalog_version);
             next_id = next_id.max(record.payload.next_id);
             if record.action == DefinitionAction::Put {
@@ -312,7 +398,9 @@ pub fn load_catalog(conn: &Connection, tenant: TenantId, schemas: &Schemas) -> R
             }
         }
     }
-    let mut statement = conn.prepare("SELECT payload FROM s_schemas").map_err(sqlite)?;
+    let mut statement = conn
+        .prepare("SELECT payload FROM s_schemas")
+        .map_err(sqlite)?;
     let mut rows = statement.query([]).map_err(sqlite)?;
     while let Some(row) = rows.next().map_err(sqlite)? {
         let payload: String = row.get(0).map_err(sqlite)?;
@@ -339,7 +427,10 @@ pub fn storage_name(collection: CollectionId) -> String {
 /// # Errors
 /// What SQLite says.
 pub fn checkpoint(path: &Path, truncate: bool) -> rusqlite::Result<bool> {
-    let conn = checksum::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let conn = checksum::open(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     conn.busy_timeout(std::time::Duration::from_millis(200))?;
     conn.execute_batch("PRAGMA synchronous=NORMAL;")?;
     let mode = if truncate { "TRUNCATE" } else { "PASSIVE" };

@@ -30,7 +30,10 @@ pub struct Block {
 
 impl Block {
     fn new(slice: CommitSlice) -> Arc<Block> {
-        Arc::new(Block { slice, rendered: RenderCache::default() })
+        Arc::new(Block {
+            slice,
+            rendered: RenderCache::default(),
+        })
     }
 }
 
@@ -218,7 +221,9 @@ impl Hub {
 pub enum Published {
     InMemory(CommitSlice),
     /// Too large to keep.
-    OnDisk { last_lsn: Lsn },
+    OnDisk {
+        last_lsn: Lsn,
+    },
 }
 
 /// Reads one tenant's commits after a position.
@@ -301,14 +306,27 @@ impl TailReader {
         if self.position < ring.floor {
             return None;
         }
-        let first = ring.blocks.partition_point(|block| block.slice.last_lsn() <= self.position);
-        let blocks: Vec<_> = ring.blocks.iter().skip(first).take(STEP_BLOCKS).cloned().collect();
+        let first = ring
+            .blocks
+            .partition_point(|block| block.slice.last_lsn() <= self.position);
+        let blocks: Vec<_> = ring
+            .blocks
+            .iter()
+            .skip(first)
+            .take(STEP_BLOCKS)
+            .cloned()
+            .collect();
         let has_more = first + blocks.len() < ring.blocks.len();
         drop(ring);
         // Commits at or before `visible` were in the ring before `visible` was read.
-        let last = blocks.last().map_or(visible, |block| block.slice.last_lsn());
+        let last = blocks
+            .last()
+            .map_or(visible, |block| block.slice.last_lsn());
         self.position = if has_more { last } else { last.max(visible) };
-        Some(Step { blocks, position: self.position })
+        Some(Step {
+            blocks,
+            position: self.position,
+        })
     }
 
     async fn from_disk(&mut self, visible: Lsn) -> Result<Step, TailError> {
@@ -318,8 +336,10 @@ impl TailReader {
             let mut reader = match self.disk.take() {
                 Some(reader) => reader,
                 None => {
-                    let filter =
-                        ReadFilter { tenant: Some(self.hub.tenant), collections: self.collections.clone() };
+                    let filter = ReadFilter {
+                        tenant: Some(self.hub.tenant),
+                        collections: self.collections.clone(),
+                    };
                     self.hub.log.reader(self.position.next(), filter)?
                 }
             };
@@ -353,7 +373,9 @@ impl TailReader {
             }
             slices.pop_front();
         }
-        let delivered = blocks.last().map_or(self.position, |block| block.slice.last_lsn());
+        let delivered = blocks
+            .last()
+            .map_or(self.position, |block| block.slice.last_lsn());
         self.position = match slices.front() {
             // What is left is not visible yet; everything before it has been delivered.
             Some(left) => left.first_lsn().previous().max(delivered),
@@ -365,7 +387,10 @@ impl TailReader {
             self.disk = None;
         }
         self.ahead = slices;
-        Ok(Step { blocks, position: self.position })
+        Ok(Step {
+            blocks,
+            position: self.position,
+        })
     }
 }
 

@@ -141,7 +141,8 @@ impl Published {
     /// then the node stops, and what recovery cuts off comes again from the log.
     fn checkpoint_failed(&self, error: &rusqlite::Error) {
         if checksum::is_damage(error) {
-            let what = checksum::describe(error).map_or_else(|| error.to_string(), |damage| damage.message.clone());
+            let what = checksum::describe(error)
+                .map_or_else(|| error.to_string(), |damage| damage.message.clone());
             self.poison(format!("the state cannot be checkpointed: {what}"));
         } else {
             tracing::warn!(path = %self.path.display(), "checkpoint: {error}");
@@ -157,8 +158,13 @@ impl Published {
     /// finishes it here once so little is left that nobody notices, since the WAL begins anew only
     /// after a checkpoint during which nothing was written.
     pub fn note_wal(self: &Arc<Self>, conn: &Connection) {
-        if self.checkpoint.compare_exchange(MOVED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            let finished: rusqlite::Result<i64> = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
+        if self
+            .checkpoint
+            .compare_exchange(MOVED, IDLE, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            let finished: rusqlite::Result<i64> =
+                conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
             if let Err(error) = finished {
                 self.checkpoint_failed(&error);
             }
@@ -170,7 +176,10 @@ impl Published {
         self.since_look.store(0, Ordering::Relaxed);
         let wal_bytes = wal_bytes(&self.path);
         let is_due = wal_bytes >= CHECKPOINT_BYTES
-            && self.checkpoint.compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            && self
+                .checkpoint
+                .compare_exchange(IDLE, RUNNING, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
         if !is_due {
             return;
         }
@@ -217,16 +226,25 @@ pub fn replay(
     log: &dyn Log,
     progress: &dyn Progress,
 ) -> Result<Arc<Catalog>, EngineError> {
-    let sqlite = |error| EngineError::Sqlite { tenant: tenant.0, error };
+    let sqlite = |error| EngineError::Sqlite {
+        tenant: tenant.0,
+        error,
+    };
     let applied = state::applied(conn).map_err(sqlite)?;
     let tail = log.tail();
     if applied.lsn > tail.durable {
         return Err(EngineError::Corrupt {
             tenant: tenant.0,
-            what: format!("it holds LSN {}, and the log ends at {}", applied.lsn, tail.durable),
+            what: format!(
+                "it holds LSN {}, and the log ends at {}",
+                applied.lsn, tail.durable
+            ),
         });
     }
-    let filter = ReadFilter { tenant: Some(tenant), collections: Vec::new() };
+    let filter = ReadFilter {
+        tenant: Some(tenant),
+        collections: Vec::new(),
+    };
     // What retention has trimmed was in the file first, or was other tenants'.
     let from = applied.lsn.next().max(log.earliest());
     let mut reader = log.reader(from, filter)?;
@@ -263,19 +281,26 @@ impl Tenant {
         progress: &dyn Progress,
     ) -> Result<Arc<Tenant>, EngineError> {
         let config = &shared.config;
-        let context =
-            Context::new(Arc::clone(&shared.clock), Arc::clone(&shared.entropy), Some(SequenceBook::default()));
+        let context = Context::new(
+            Arc::clone(&shared.clock),
+            Arc::clone(&shared.entropy),
+            Some(SequenceBook::default()),
+        );
         if !fresh && shared.log.earliest() > Lsn::FIRST && !state::has_state(config, id) {
             return Err(EngineError::Corrupt {
                 tenant: id.0,
-                what: "its state file is gone, and the log no longer goes back to the beginning".to_owned(),
+                what: "its state file is gone, and the log no longer goes back to the beginning"
+                    .to_owned(),
             });
         }
         let conn = state::open_writer(config, id, shared.log.tail().epoch, &context)?;
         let schemas = Arc::new(Schemas::default());
         let catalog = Arc::new(state::load_catalog(&conn, id, &schemas)?);
         let catalog = replay(&conn, id, catalog, &schemas, &*shared.log, progress)?;
-        let applied = state::applied(&conn).map_err(|error| EngineError::Sqlite { tenant: id.0, error })?;
+        let applied = state::applied(&conn).map_err(|error| EngineError::Sqlite {
+            tenant: id.0,
+            error,
+        })?;
         let hub = Hub::new(
             Arc::clone(&shared.log),
             id,
@@ -314,7 +339,12 @@ impl Tenant {
             id,
             name: ArcSwap::from_pointee(name.to_owned()),
             shared: Arc::clone(shared),
-            mailbox: Mailbox::new(writer, Arc::clone(&shared.writers), config.writer_queue_bytes, config.max_group),
+            mailbox: Mailbox::new(
+                writer,
+                Arc::clone(&shared.writers),
+                config.writer_queue_bytes,
+                config.max_group,
+            ),
             plans: PlanCache::new(config.plan_cache),
             published,
             schemas,
@@ -369,13 +399,20 @@ impl Tenant {
                 let _ = moved.changed().await;
             }
         };
-        tokio::time::timeout(self.shared.config.min_lsn_wait, wait).await.map_err(|_| {
-            SqlError::new(
-                ErrorCode::CannotConnectNow,
-                format!("LSN {lsn} has not become visible in time; {} is", self.visible()),
-            )
-            .with_hint("retry shortly; an LSN that this node never gave out never becomes visible")
-        })
+        tokio::time::timeout(self.shared.config.min_lsn_wait, wait)
+            .await
+            .map_err(|_| {
+                SqlError::new(
+                    ErrorCode::CannotConnectNow,
+                    format!(
+                        "LSN {lsn} has not become visible in time; {} is",
+                        self.visible()
+                    ),
+                )
+                .with_hint(
+                    "retry shortly; an LSN that this node never gave out never becomes visible",
+                )
+            })
     }
 
     /// A tail that delivers what comes after `position`, which must not be past [`Tenant::visible`].
@@ -396,7 +433,11 @@ impl Tenant {
     ///
     /// # Errors
     /// What SQLite says; 72000 past the snapshot's maximum age.
-    pub async fn read_snapshot(&self, sql: &str, params: Vec<Value>) -> Result<(Rows, Lsn), SqlError> {
+    pub async fn read_snapshot(
+        &self,
+        sql: &str,
+        params: Vec<Value>,
+    ) -> Result<(Rows, Lsn), SqlError> {
         let (mut rows, lsn) = self.read_snapshots(vec![(sql.to_owned(), params)]).await?;
         Ok((rows.pop().unwrap_or_default(), lsn))
     }
@@ -405,7 +446,10 @@ impl Tenant {
     ///
     /// # Errors
     /// As [`Tenant::read_snapshot`].
-    pub async fn read_snapshots(&self, queries: Vec<(String, Vec<Value>)>) -> Result<(Vec<Rows>, Lsn), SqlError> {
+    pub async fn read_snapshots(
+        &self,
+        queries: Vec<(String, Vec<Value>)>,
+    ) -> Result<(Vec<Rows>, Lsn), SqlError> {
         let cancel = Arc::new(CancelFlag::default());
         self.read(Arc::default(), cancel, move |snapshot, session, cancel| {
             let rows = queries
@@ -447,7 +491,11 @@ impl Tenant {
     /// Opens a snapshot that a transaction keeps between its statements.
     pub(crate) async fn hold_snapshot(&self) -> Result<Arc<HeldSnapshot>, SqlError> {
         let snapshots = Arc::clone(&self.snapshots);
-        let snapshot = self.shared.readers.call(move || snapshots.snapshot()).await??;
+        let snapshot = self
+            .shared
+            .readers
+            .call(move || snapshots.snapshot())
+            .await??;
         let held = Arc::new(HeldSnapshot {
             lsn: snapshot.lsn,
             since_ms: self.shared.clock.monotonic_ms(),
@@ -462,7 +510,8 @@ impl Tenant {
     /// Takes snapshots past their maximum age away from their transactions, which get 72000.
     pub(crate) fn drop_old_snapshots(&self) {
         let now_ms = self.shared.clock.monotonic_ms();
-        let max_ms = u64::try_from(self.shared.config.snapshot_max_age.as_millis()).unwrap_or(u64::MAX);
+        let max_ms =
+            u64::try_from(self.shared.config.snapshot_max_age.as_millis()).unwrap_or(u64::MAX);
         for held in self.held.lock().iter().filter_map(Weak::upgrade) {
             if now_ms.saturating_sub(held.since_ms) > max_ms
                 // A query that runs in it is cancelled by its session.
@@ -475,7 +524,12 @@ impl Tenant {
 
     /// How long a held snapshot may still be used.
     pub(crate) fn left_of(&self, held: &HeldSnapshot) -> Duration {
-        let age = Duration::from_millis(self.shared.clock.monotonic_ms().saturating_sub(held.since_ms));
+        let age = Duration::from_millis(
+            self.shared
+                .clock
+                .monotonic_ms()
+                .saturating_sub(held.since_ms),
+        );
         self.shared.config.snapshot_max_age.saturating_sub(age)
     }
 
@@ -490,14 +544,20 @@ impl Tenant {
 
     /// Notes that it is in use.
     pub(crate) fn touch(&self) {
-        self.last_used_ms.store(self.shared.clock.monotonic_ms(), Ordering::Relaxed);
+        self.last_used_ms
+            .store(self.shared.clock.monotonic_ms(), Ordering::Relaxed);
     }
 
     /// Milliseconds since it was last used; `None` while something is under way.
     pub(crate) fn idle_ms(&self) -> Option<u64> {
-        let quiet = self.sessions.load(Ordering::Acquire) == 0 && self.hub.subscribers() == 0 && self.mailbox.is_idle();
+        let quiet = self.sessions.load(Ordering::Acquire) == 0
+            && self.hub.subscribers() == 0
+            && self.mailbox.is_idle();
         quiet.then(|| {
-            self.shared.clock.monotonic_ms().saturating_sub(self.last_used_ms.load(Ordering::Relaxed))
+            self.shared
+                .clock
+                .monotonic_ms()
+                .saturating_sub(self.last_used_ms.load(Ordering::Relaxed))
         })
     }
 
@@ -510,7 +570,10 @@ impl Tenant {
         let sure = self.hub.visible();
         let complete = state::checkpoint(&self.published.path, false)
             .inspect_err(|error| self.published.checkpoint_failed(error))
-            .map_err(|error| EngineError::Sqlite { tenant: self.id.0, error })?;
+            .map_err(|error| EngineError::Sqlite {
+                tenant: self.id.0,
+                error,
+            })?;
         Ok(complete.then_some(sure))
     }
 

@@ -66,16 +66,26 @@ impl Workers {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(name: &str, count: usize) -> std::io::Result<Workers> {
-        let queue = Queue { jobs: VecDeque::new(), idle: Vec::new(), open: true };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue) });
+        let queue = Queue {
+            jobs: VecDeque::new(),
+            idle: Vec::new(),
+            open: true,
+        };
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(queue),
+        });
         let mut threads = Vec::with_capacity(count);
         for index in 0..count.max(1) {
             let shared = Arc::clone(&shared);
-            let thread =
-                std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || work(&shared))?;
+            let thread = std::thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .spawn(move || work(&shared))?;
             threads.push(thread);
         }
-        Ok(Workers { shared, threads: Mutex::new(threads) })
+        Ok(Workers {
+            shared,
+            threads: Mutex::new(threads),
+        })
     }
 
     /// Runs `job` on one of the threads, in the order of calls. After [`Workers::stop`] it is
@@ -98,7 +108,10 @@ impl Workers {
     ///
     /// # Errors
     /// [`Stopped`].
-    pub async fn call<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Stopped> {
+    pub async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
         let (reply, result) = tokio::sync::oneshot::channel();
         self.run(move || {
             // A caller that went away does not want the result.
@@ -139,7 +152,10 @@ pub struct Stopped;
 
 impl From<Stopped> for springhead_proto::SqlError {
     fn from(stopped: Stopped) -> Self {
-        springhead_proto::SqlError::new(springhead_proto::ErrorCode::AdminShutdown, stopped.to_string())
+        springhead_proto::SqlError::new(
+            springhead_proto::ErrorCode::AdminShutdown,
+            stopped.to_string(),
+        )
     }
 }
 
@@ -157,7 +173,9 @@ fn work(shared: &Shared) {
                 None => return,
             }
         };
-        let Some(job) = job.or_else(|| desk.wait()) else { return };
+        let Some(job) = job.or_else(|| desk.wait()) else {
+            return;
+        };
         // A panic in one job must not take the thread from all others; whoever waits for the job's
         // reply sees its channel closed.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {

@@ -108,18 +108,30 @@ impl<'a> ChangeRef<'a> {
     /// # Errors
     /// [`DamagedChange`] if the bytes are none; `input` is then anywhere.
     pub fn read(input: &mut &'a [u8]) -> Result<ChangeRef<'a>, DamagedChange> {
-        let (&[kind, images], rest) =
-            input.split_first_chunk::<2>().ok_or(DamagedChange::Change("its head is cut short"))?;
+        let (&[kind, images], rest) = input
+            .split_first_chunk::<2>()
+            .ok_or(DamagedChange::Change("its head is cut short"))?;
         *input = rest;
-        let kind = ChangeKind::from_byte(kind).ok_or(DamagedChange::Change("of an unknown kind"))?;
+        let kind =
+            ChangeKind::from_byte(kind).ok_or(DamagedChange::Change("of an unknown kind"))?;
         if images & !0b11 != 0 {
             return Err(DamagedChange::Change("unknown images"));
         }
         let collection = CollectionId(read_u32(input)?);
         let schema_version = SchemaVersion(read_u32(input)?);
-        let before = (images & 0b01 != 0).then(|| read_image(input)).transpose()?;
-        let after = (images & 0b10 != 0).then(|| read_image(input)).transpose()?;
-        Ok(ChangeRef { kind, collection, schema_version, before, after })
+        let before = (images & 0b01 != 0)
+            .then(|| read_image(input))
+            .transpose()?;
+        let after = (images & 0b10 != 0)
+            .then(|| read_image(input))
+            .transpose()?;
+        Ok(ChangeRef {
+            kind,
+            collection,
+            schema_version,
+            before,
+            after,
+        })
     }
 }
 

@@ -190,7 +190,10 @@ impl SqlError {
 
     /// Refuses what cannot be given its PostgreSQL meaning: 0A000, naming it.
     pub fn unsupported(what: impl fmt::Display) -> SqlError {
-        SqlError::new(ErrorCode::FeatureNotSupported, format!("{what} is not supported"))
+        SqlError::new(
+            ErrorCode::FeatureNotSupported,
+            format!("{what} is not supported"),
+        )
     }
 
     /// With what exactly was wrong.

@@ -68,7 +68,10 @@ impl Cursor {
     /// The cursor after `lsn` of `epoch`.
     #[must_use]
     pub const fn new(lsn: Lsn, epoch: Epoch) -> Cursor {
-        Cursor { lsn, epoch: Some(epoch) }
+        Cursor {
+            lsn,
+            epoch: Some(epoch),
+        }
     }
 }
 
@@ -83,7 +86,9 @@ impl fmt::Display for Cursor {
 
 /// A cursor's text that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed cursor: expected <lsn> or <lsn>@<epoch> with an epoch of eight hexadecimal digits, as in 42@9c1e04d7")]
+#[error(
+    "malformed cursor: expected <lsn> or <lsn>@<epoch> with an epoch of eight hexadecimal digits, as in 42@9c1e04d7"
+)]
 pub struct BadCursor;
 
 impl FromStr for Cursor {

@@ -14,7 +14,8 @@ pub mod error;
 pub use change::{ChangeKind, ChangeRef, Changes, DamagedChange, encode_change};
 pub use error::{ErrorCode, SqlError, SqlErrorFields, SqlState};
 pub use ids::{
-    BadCursor, CollectionId, Cursor, Epoch, Lsn, SchemaVersion, SYSTEM_TENANT, TenantId, TimestampMs,
+    BadCursor, CollectionId, Cursor, Epoch, Lsn, SYSTEM_TENANT, SchemaVersion, TenantId,
+    TimestampMs,
 };
 pub use row::{DamagedRow, Row, RowBuilder, RowRef, Value, ValueRef};
 pub use varint::{read_varint, unzigzag, write_varint, zigzag};

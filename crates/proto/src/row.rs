@@ -175,7 +175,8 @@ impl<'a> RowRef<'a> {
     /// [`DamagedRow`] if they are anything else, bytes left over included.
     pub fn parse(bytes: &'a [u8]) -> Result<RowRef<'a>, DamagedRow> {
         let mut rest = bytes;
-        let count = read_varint(&mut rest).ok_or(DamagedRow("its number of values is cut short"))?;
+        let count =
+            read_varint(&mut rest).ok_or(DamagedRow("its number of values is cut short"))?;
         // Each value takes at least a byte, so a larger count cannot be true.
         let count = usize::try_from(count)
             .ok()
@@ -205,7 +206,10 @@ impl<'a> RowRef<'a> {
 
     /// The values, first to last.
     pub fn values(self) -> Values<'a> {
-        Values { left: self.count, rest: self.values }
+        Values {
+            left: self.count,
+            rest: self.values,
+        }
     }
 
     /// The value at `index`, from 0; `None` past the end. Walks the row.
@@ -249,14 +253,17 @@ fn read_value<'a>(rest: &mut &'a [u8]) -> Result<ValueRef<'a>, DamagedRow> {
             .map(|bits| ValueRef::Integer(unzigzag(bits)))
             .ok_or(DamagedRow("an integer is cut short")),
         REAL => {
-            let (bytes, after) =
-                rest.split_first_chunk::<8>().ok_or(DamagedRow("a real is cut short"))?;
+            let (bytes, after) = rest
+                .split_first_chunk::<8>()
+                .ok_or(DamagedRow("a real is cut short"))?;
             *rest = after;
             Ok(ValueRef::Real(f64::from_le_bytes(*bytes)))
         }
         TEXT => {
             let bytes = read_bytes(rest)?;
-            std::str::from_utf8(bytes).map(ValueRef::Text).map_err(|_| DamagedRow("a text is not UTF-8"))
+            std::str::from_utf8(bytes)
+                .map(ValueRef::Text)
+                .map_err(|_| DamagedRow("a text is not UTF-8"))
         }
         BLOB => read_bytes(rest).map(ValueRef::Blob),
         _ => Err(DamagedRow("a value has an unknown tag")),

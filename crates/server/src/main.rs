@@ -21,7 +21,10 @@ fn open_log(dir: &Path, config: &Config, known_durable: Lsn) -> Result<Arc<dyn L
     let log = SegmentLog::open_on(
         Arc::new(RealDisk),
         dir,
-        SegmentConfig { known_durable, ..config.segment_log() },
+        SegmentConfig {
+            known_durable,
+            ..config.segment_log()
+        },
         Arc::new(SystemClock),
         &progress,
     )?;

@@ -117,7 +117,11 @@ fn show(variable: &[ast::Ident]) -> Setting {
 /// # Errors
 /// 42601 where it is not of its form.
 pub(crate) fn plan_text(sql: &str) -> Result<Option<PlanKind>, SqlError> {
-    if !sql.trim_start().get(..3).is_some_and(|first| first.eq_ignore_ascii_case("set")) {
+    if !sql
+        .trim_start()
+        .get(..3)
+        .is_some_and(|first| first.eq_ignore_ascii_case("set"))
+    {
         return Ok(None);
     }
     let mut tokens = Vec::new();
@@ -130,7 +134,10 @@ pub(crate) fn plan_text(sql: &str) -> Result<Option<PlanKind>, SqlError> {
         tokens.push((token, &sql[start..end]));
         at = end;
     }
-    while tokens.last().is_some_and(|(token, _)| *token == Token::Symbol(b';')) {
+    while tokens
+        .last()
+        .is_some_and(|(token, _)| *token == Token::Symbol(b';'))
+    {
         tokens.pop();
     }
     let is = |place: usize, word: &str| {

@@ -44,7 +44,10 @@ pub enum PlanKind {
     Query(Query),
     /// INSERT, UPDATE, DELETE, or a query with side effects (`SELECT nextval(…)`).
     Write(Write),
-    Truncate { tables: Vec<CollectionId>, restart_identity: Vec<u32> },
+    Truncate {
+        tables: Vec<CollectionId>,
+        restart_identity: Vec<u32>,
+    },
     Ddl(Box<Ddl>),
     Transaction(TransactionControl),
     /// SET, RESET, SHOW, DISCARD: the session's own business.
@@ -170,16 +173,30 @@ pub struct Validation {
 /// BEGIN and its kin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransactionControl {
-    Begin { isolation: Option<Isolation>, read_only: Option<bool> },
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Begin {
+        isolation: Option<Isolation>,
+        read_only: Option<bool>,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(String),
     Release(String),
     RollbackTo(String),
     /// SET TRANSACTION …, SET SESSION CHARACTERISTICS ….
-    Set { isolation: Option<Isolation>, read_only: Option<bool>, session: bool },
+    Set {
+        isolation: Option<Isolation>,
+        read_only: Option<bool>,
+        session: bool,
+    },
     /// SET CONSTRAINTS ALL|names DEFERRED|IMMEDIATE.
-    Constraints { names: Option<Vec<String>>, deferred: bool },
+    Constraints {
+        names: Option<Vec<String>>,
+        deferred: bool,
+    },
 }
 
 /// Isolation levels that differ here; READ UNCOMMITTED is READ COMMITTED, as in PostgreSQL.
@@ -193,9 +210,17 @@ pub enum Isolation {
 /// SET and its kin. Names are lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setting {
-    Set { name: String, value: Option<String>, local: bool },
-    Reset { name: Option<String> },
-    Show { name: Option<String> },
+    Set {
+        name: String,
+        value: Option<String>,
+        local: bool,
+    },
+    Reset {
+        name: Option<String>,
+    },
+    Show {
+        name: Option<String>,
+    },
     Discard,
 }
 
@@ -220,5 +245,9 @@ pub struct Filter {
 /// A name for messages: `"schema.name"`, or the name alone for `public`.
 #[must_use]
 pub fn display_name(name: &QualifiedName) -> String {
-    if name.schema == "public" { name.name.clone() } else { format!("{}.{}", name.schema, name.name) }
+    if name.schema == "public" {
+        name.name.clone()
+    } else {
+        format!("{}.{}", name.schema, name.name)
+    }
 }

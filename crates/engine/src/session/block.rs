@@ -112,38 +112,61 @@ impl Session {
         }
     }
 
-    pub(super) async fn control(&mut self, control: &TransactionControl) -> Result<Outcome, SqlError> {
+    pub(super) async fn control(
+        &mut self,
+        control: &TransactionControl,
+    ) -> Result<Outcome, SqlError> {
         match control {
-            TransactionControl::Begin { isolation, read_only } => Ok(self.begin(*isolation, *read_only)),
+            TransactionControl::Begin {
+                isolation,
+                read_only,
+            } => Ok(self.begin(*isolation, *read_only)),
             TransactionControl::Commit { chain } => self.end(true, *chain).await,
             TransactionControl::Rollback { chain } => self.end(false, *chain).await,
-            TransactionControl::Savepoint(name) => self.savepoint("SAVEPOINT", SavepointAction::Set(name.clone())).await,
-            TransactionControl::Release(name) => self.savepoint("RELEASE", SavepointAction::Release(name.clone())).await,
+            TransactionControl::Savepoint(name) => {
+                self.savepoint("SAVEPOINT", SavepointAction::Set(name.clone()))
+                    .await
+            }
+            TransactionControl::Release(name) => {
+                self.savepoint("RELEASE", SavepointAction::Release(name.clone()))
+                    .await
+            }
             TransactionControl::RollbackTo(name) => {
-                self.savepoint("ROLLBACK", SavepointAction::RollbackTo(name.clone())).await
+                self.savepoint("ROLLBACK", SavepointAction::RollbackTo(name.clone()))
+                    .await
             }
-            TransactionControl::Set { isolation, read_only, session } => {
-                self.set_transaction(*isolation, *read_only, *session)
-            }
+            TransactionControl::Set {
+                isolation,
+                read_only,
+                session,
+            } => self.set_transaction(*isolation, *read_only, *session),
             TransactionControl::Constraints { names, deferred } => {
                 if let Some(writer) = self.block.as_ref().and_then(|block| block.writer) {
                     let (names, deferred) = (names.clone(), *deferred);
-                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply)).await?;
+                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply))
+                        .await?;
                 } else if self.block.is_some() {
                     let writer = self.acquire_writer().await?;
                     let (names, deferred) = (names.clone(), *deferred);
-                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply)).await?;
+                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply))
+                        .await?;
                 }
                 Ok(Outcome::command("SET CONSTRAINTS"))
             }
         }
     }
 
-    fn open_block(&mut self, implicit: bool, isolation: Option<Isolation>, read_only: Option<bool>) {
+    fn open_block(
+        &mut self,
+        implicit: bool,
+        isolation: Option<Isolation>,
+        read_only: Option<bool>,
+    ) {
         let setting = |name: &str| self.setting(name).unwrap_or_default();
-        let isolation =
-            isolation.unwrap_or_else(|| settings::isolation(&setting("default_transaction_isolation")));
-        let read_only = read_only.unwrap_or_else(|| setting("default_transaction_read_only") == "on");
+        let isolation = isolation
+            .unwrap_or_else(|| settings::isolation(&setting("default_transaction_isolation")));
+        let read_only =
+            read_only.unwrap_or_else(|| setting("default_transaction_read_only") == "on");
         self.note_start();
         self.block = Some(Block {
             implicit,
@@ -170,7 +193,10 @@ impl Session {
         };
         let mut values = self.context.settings.lock();
         values.insert("transaction_isolation".to_owned(), level.to_owned());
-        values.insert("transaction_read_only".to_owned(), if block.read_only { "on" } else { "off" }.to_owned());
+        values.insert(
+            "transaction_read_only".to_owned(),
+            if block.read_only { "on" } else { "off" }.to_owned(),
+        );
     }
 
     fn begin(&mut self, isolation: Option<Isolation>, read_only: Option<bool>) -> Outcome {
@@ -199,7 +225,10 @@ impl Session {
                     "AND CHAIN can only be used in transaction blocks",
                 ));
             }
-            let notice = SqlError::new(ErrorCode::NoActiveTransaction, "there is no transaction in progress");
+            let notice = SqlError::new(
+                ErrorCode::NoActiveTransaction,
+                "there is no transaction in progress",
+            );
             return Ok(Outcome::command(if commit { "COMMIT" } else { "ROLLBACK" }).noticed(notice));
         };
         let (isolation, read_only) = (block.isolation, block.read_only);
@@ -219,20 +248,29 @@ impl Session {
     }
 
     async fn commit(&mut self) -> Result<Lsn, SqlError> {
-        let Some(block) = self.block.take() else { return Ok(self.tenant.visible()) };
+        let Some(block) = self.block.take() else {
+            return Ok(self.tenant.visible());
+        };
         let committed = match block.writer {
             None => Ok(self.tenant.visible()),
-            Some(writer) => self.ask_owned(|reply| Command::Commit(writer, reply)).await.map(|done| done.lsn),
+            Some(writer) => self
+                .ask_owned(|reply| Command::Commit(writer, reply))
+                .await
+                .map(|done| done.lsn),
         };
         self.restore_settings(committed.is_ok().then_some(block.kept_settings));
         committed
     }
 
     async fn roll_back(&mut self) {
-        let Some(block) = self.block.take() else { return };
+        let Some(block) = self.block.take() else {
+            return;
+        };
         if let Some(writer) = block.writer {
             // Whatever the answer: the transaction is gone.
-            let _ = self.ask_owned(|reply| Command::Rollback(writer, Some(reply))).await;
+            let _ = self
+                .ask_owned(|reply| Command::Rollback(writer, Some(reply)))
+                .await;
         }
         self.restore_settings(None);
     }
@@ -252,9 +290,16 @@ impl Session {
             ));
         };
         let place = |name: &String| {
-            block.savepoints.iter().rposition(|savepoint| savepoint.name == *name).ok_or_else(|| {
-                SqlError::new(ErrorCode::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"))
-            })
+            block
+                .savepoints
+                .iter()
+                .rposition(|savepoint| savepoint.name == *name)
+                .ok_or_else(|| {
+                    SqlError::new(
+                        ErrorCode::InvalidSavepoint,
+                        format!("savepoint \"{name}\" does not exist"),
+                    )
+                })
         };
         let kept = match &action {
             SavepointAction::Set(_) => block.savepoints.len(),
@@ -263,7 +308,9 @@ impl Session {
         };
         if let Some(writer) = block.writer {
             let asked = action.clone();
-            let done = self.ask_owned(|reply| Command::Savepoint(writer, asked, reply)).await?;
+            let done = self
+                .ask_owned(|reply| Command::Savepoint(writer, asked, reply))
+                .await?;
             self.follow_catalog(&done);
         }
         let block = self.block.as_mut().expect("it was there above");
@@ -275,7 +322,9 @@ impl Session {
             }
             SavepointAction::RollbackTo(_) => {
                 block.failed = false;
-                if let Some((local, kept)) = block.savepoints.last().map(|savepoint| savepoint.settings) {
+                if let Some((local, kept)) =
+                    block.savepoints.last().map(|savepoint| savepoint.settings)
+                {
                     block.kept_settings.truncate(kept);
                     put_back(&mut self.context.settings.lock(), self.local.drain(local..));
                 }

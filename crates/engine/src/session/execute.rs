@@ -55,7 +55,10 @@ impl Session {
     }
 
     async fn run_plan(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
-        self.tenant.shared.statements.fetch_add(1, Ordering::Relaxed);
+        self.tenant
+            .shared
+            .statements
+            .fetch_add(1, Ordering::Relaxed);
         if let PlanKind::Transaction(control) = &plan.kind {
             self.expect_not_failed(Some(control))?;
             return self.control(control).await.map(Answer::Outcome);
@@ -75,7 +78,10 @@ impl Session {
         control: Option<&springhead_sql::plan::TransactionControl>,
     ) -> Result<(), SqlError> {
         use springhead_sql::plan::TransactionControl::{Commit, Rollback, RollbackTo};
-        let is_end = matches!(control, Some(Commit { .. } | Rollback { .. } | RollbackTo(_)));
+        let is_end = matches!(
+            control,
+            Some(Commit { .. } | Rollback { .. } | RollbackTo(_))
+        );
         if !is_end && self.block.as_ref().is_some_and(|block| block.failed) {
             return Err(SqlError::new(
                 ErrorCode::FailedTransaction,
@@ -112,30 +118,61 @@ impl Session {
     fn is_read_only(&self) -> bool {
         match &self.block {
             Some(block) => block.read_only,
-            None => self.context.settings.lock().get("default_transaction_read_only").is_some_and(|value| value == "on"),
+            None => self
+                .context
+                .settings
+                .lock()
+                .get("default_transaction_read_only")
+                .is_some_and(|value| value == "on"),
         }
     }
 
     /// An autocommit statement, together with its neighbours'.
-    async fn run_alone(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+    async fn run_alone(
+        &mut self,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+    ) -> Result<Answer, SqlError> {
         let (session, plan_to_run) = (Arc::clone(&self.context), Arc::clone(plan));
         let reply = self
             .ask(true, |cancel, reply| {
-                Command::Run(Request { plan: plan_to_run, params, session, cancel, reply })
+                Command::Run(Request {
+                    plan: plan_to_run,
+                    params,
+                    session,
+                    cancel,
+                    reply,
+                })
             })
             .await?;
         self.answer(plan, reply)
     }
 
     /// A statement of the transaction that has the writer.
-    async fn run_owned(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+    async fn run_owned(
+        &mut self,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+    ) -> Result<Answer, SqlError> {
         let Some(writer) = self.block.as_ref().and_then(|block| block.writer) else {
-            return Err(SqlError::new(ErrorCode::Internal, "the transaction does not have the writer"));
+            return Err(SqlError::new(
+                ErrorCode::Internal,
+                "the transaction does not have the writer",
+            ));
         };
         let (session, plan_to_run) = (Arc::clone(&self.context), Arc::clone(plan));
         let reply = self
             .ask(false, |cancel, reply| {
-                Command::Execute(writer, Request { plan: plan_to_run, params, session, cancel, reply })
+                Command::Execute(
+                    writer,
+                    Request {
+                        plan: plan_to_run,
+                        params,
+                        session,
+                        cancel,
+                        reply,
+                    },
+                )
             })
             .await?;
         self.answer(plan, reply)
@@ -144,7 +181,10 @@ impl Session {
     /// Makes the writer this block's own.
     pub(super) async fn acquire_writer(&mut self) -> Result<TransactionId, SqlError> {
         let shared = Arc::clone(&self.tenant.shared);
-        let block = self.block.as_mut().expect("only a block acquires the writer");
+        let block = self
+            .block
+            .as_mut()
+            .expect("only a block acquires the writer");
         let transaction = TransactionId(shared.next_transaction.fetch_add(1, Ordering::Relaxed));
         let unchanged_since = match block.isolation {
             Isolation::ReadCommitted => None,
@@ -152,12 +192,22 @@ impl Session {
                 block.snapshot.as_ref().map(|snapshot| snapshot.lsn)
             }
         };
-        let savepoints = block.savepoints.iter().map(|savepoint| savepoint.name.clone()).collect();
+        let savepoints = block
+            .savepoints
+            .iter()
+            .map(|savepoint| savepoint.name.clone())
+            .collect();
         // Already now: a session that is dropped while it waits gives back what it may have got.
         block.writer = Some(transaction);
         let reply = self
             .ask(true, |cancel, reply| {
-                Command::Begin(Begin { transaction, unchanged_since, savepoints, cancel, reply })
+                Command::Begin(Begin {
+                    transaction,
+                    unchanged_since,
+                    savepoints,
+                    cancel,
+                    reply,
+                })
             })
             .await;
         let block = self.block.as_mut().expect("it was there above");
@@ -188,10 +238,11 @@ impl Session {
                 }
                 Ok(Answer::Stale)
             }
-            Reply::Failed { error, transaction_lost } => {
-                if transaction_lost
-                    && let Some(block) = &mut self.block
-                {
+            Reply::Failed {
+                error,
+                transaction_lost,
+            } => {
+                if transaction_lost && let Some(block) = &mut self.block {
                     block.writer = None;
                     block.savepoints.clear();
                 }
@@ -224,7 +275,11 @@ impl Session {
     ) -> Result<Reply, SqlError> {
         let (reply, mut answer) = oneshot::channel();
         let statement_timeout = self.duration("statement_timeout");
-        let lock_timeout = if queues { self.duration("lock_timeout") } else { None };
+        let lock_timeout = if queues {
+            self.duration("lock_timeout")
+        } else {
+            None
+        };
         let running = Arc::clone(&self.running);
         let asked = running.asked.notified();
         tokio::pin!(asked);
@@ -275,11 +330,16 @@ impl Session {
 
     async fn read(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Outcome, SqlError> {
         if !matches!(plan.kind, PlanKind::Query(_)) {
-            return Err(SqlError::new(ErrorCode::Internal, "this statement is no query"));
+            return Err(SqlError::new(
+                ErrorCode::Internal,
+                "this statement is no query",
+            ));
         }
         self.tenant.wait_visible(self.required_lsn).await?;
-        let keeps_snapshot =
-            self.block.as_ref().is_some_and(|block| block.isolation != Isolation::ReadCommitted);
+        let keeps_snapshot = self
+            .block
+            .as_ref()
+            .is_some_and(|block| block.isolation != Isolation::ReadCommitted);
         let flag = self.running.begin();
         let work = self.read_rows(plan, params, keeps_snapshot, Arc::clone(&flag));
         let statement_timeout = self.duration("statement_timeout");
@@ -298,7 +358,9 @@ impl Session {
         if let (Some(block), Some(held)) = (&mut self.block, held) {
             block.snapshot = Some(held);
         }
-        let PlanKind::Query(query) = &plan.kind else { unreachable!("looked at above") };
+        let PlanKind::Query(query) = &plan.kind else {
+            unreachable!("looked at above")
+        };
         Ok(Outcome {
             tag: format!("SELECT {}", rows.count()),
             columns: Arc::clone(&query.columns),
@@ -314,15 +376,27 @@ impl Session {
         params: Vec<Value>,
         keeps_snapshot: bool,
         flag: Arc<CancelFlag>,
-    ) -> Result<(crate::Rows, springhead_proto::Lsn, Option<Arc<crate::tenant::HeldSnapshot>>), SqlError> {
+    ) -> Result<
+        (
+            crate::Rows,
+            springhead_proto::Lsn,
+            Option<Arc<crate::tenant::HeldSnapshot>>,
+        ),
+        SqlError,
+    > {
         let context = Arc::clone(&self.context);
         let plan = Arc::clone(plan);
         if !keeps_snapshot {
             let (rows, lsn) = self
                 .tenant
                 .read(context, flag, move |snapshot, session, cancel| {
-                    let PlanKind::Query(query) = &plan.kind else { unreachable!("the caller has looked") };
-                    Ok((snapshot.query(&query.sql, &params, session, cancel)?, snapshot.lsn))
+                    let PlanKind::Query(query) = &plan.kind else {
+                        unreachable!("the caller has looked")
+                    };
+                    Ok((
+                        snapshot.query(&query.sql, &params, session, cancel)?,
+                        snapshot.lsn,
+                    ))
                 })
                 .await?;
             return Ok((rows, lsn, None));
@@ -333,7 +407,9 @@ impl Session {
         };
         let (used, cancel) = (Arc::clone(&held), Arc::clone(&flag));
         let work = self.tenant.shared.readers.call(move || {
-            let PlanKind::Query(query) = &plan.kind else { unreachable!("the caller has looked") };
+            let PlanKind::Query(query) = &plan.kind else {
+                unreachable!("the caller has looked")
+            };
             used.query(&query.sql, &params, &context, &cancel)
         });
         tokio::pin!(work);
@@ -358,13 +434,18 @@ impl Session {
                 format!("{what} cannot run inside a transaction block"),
             ));
         }
-        let engine = self
-            .engine
-            .clone()
-            .ok_or_else(|| SqlError::new(ErrorCode::FeatureNotSupported, format!("{what} is not possible here")))?;
+        let engine = self.engine.clone().ok_or_else(|| {
+            SqlError::new(
+                ErrorCode::FeatureNotSupported,
+                format!("{what} is not possible here"),
+            )
+        })?;
         let mut outcome = Outcome::command(what);
         match database {
-            Database::Create { name, if_not_exists } => match Box::pin(engine.create_tenant(name)).await {
+            Database::Create {
+                name,
+                if_not_exists,
+            } => match Box::pin(engine.create_tenant(name)).await {
                 Ok(_) => {}
                 Err(error) if *if_not_exists && error.code == ErrorCode::DuplicateDatabase => {
                     outcome.notices.push(error);
@@ -393,7 +474,10 @@ impl Session {
             _ => return Err(SqlError::unsupported("EXPLAIN of this statement")),
         };
         let params = vec![Value::Null; plan.parameters.len()];
-        let (mut rows, _) = self.tenant.read_snapshot(&format!("EXPLAIN QUERY PLAN {sql}"), params).await?;
+        let (mut rows, _) = self
+            .tenant
+            .read_snapshot(&format!("EXPLAIN QUERY PLAN {sql}"), params)
+            .await?;
         let mut lines = Vec::new();
         while let Some(chunk) = rows.next_chunk()? {
             for row in chunk.rows() {
@@ -439,12 +523,22 @@ fn outcome(plan: &Plan, done: Done) -> Outcome {
             };
             (tag, Arc::clone(&write.returning))
         }
-        PlanKind::Query(query) => (format!("SELECT {}", done.affected), Arc::clone(&query.columns)),
+        PlanKind::Query(query) => (
+            format!("SELECT {}", done.affected),
+            Arc::clone(&query.columns),
+        ),
         PlanKind::Truncate { .. } => ("TRUNCATE TABLE".to_owned(), Arc::from([])),
         PlanKind::Ddl(ddl) => (ddl.tag.to_owned(), Arc::from([])),
         _ => (String::new(), Arc::from([])),
     };
-    Outcome { tag, columns, rows: done.rows, notices: done.notices, parameter_status: Vec::new(), lsn: done.lsn }
+    Outcome {
+        tag,
+        columns,
+        rows: done.rows,
+        notices: done.notices,
+        parameter_status: Vec::new(),
+        lsn: done.lsn,
+    }
 }
 
 /// A result of texts.
@@ -459,9 +553,17 @@ pub(super) fn text_rows(
     }
     let columns: Vec<_> = names
         .iter()
-        .map(|name| OutputColumn { name: (*name).to_owned(), pg_type: PgType::Text, origin: None })
+        .map(|name| OutputColumn {
+            name: (*name).to_owned(),
+            pg_type: PgType::Text,
+            origin: None,
+        })
         .collect();
-    Ok(Outcome { columns: columns.into(), rows: Some(collected.finish()?), ..Outcome::command(tag) })
+    Ok(Outcome {
+        columns: columns.into(),
+        rows: Some(collected.finish()?),
+        ..Outcome::command(tag)
+    })
 }
 
 fn verb(plan: &Plan) -> &'static str {
@@ -479,16 +581,24 @@ fn verb(plan: &Plan) -> &'static str {
 }
 
 fn changing_catalog() -> SqlError {
-    SqlError::new(ErrorCode::SerializationFailure, "the definitions kept changing under the statement")
-        .with_hint("the statement might succeed if retried")
+    SqlError::new(
+        ErrorCode::SerializationFailure,
+        "the definitions kept changing under the statement",
+    )
+    .with_hint("the statement might succeed if retried")
 }
 
 /// The writer drops what it does not run because it was cancelled first.
 fn never_answered(flag: &CancelFlag) -> SqlError {
-    flag.error().filter(|_| !flag.has_started()).unwrap_or_else(outcome_unknown)
+    flag.error()
+        .filter(|_| !flag.has_started())
+        .unwrap_or_else(outcome_unknown)
 }
 
 fn outcome_unknown() -> SqlError {
-    SqlError::new(ErrorCode::OutcomeUnknown, "the writer ended before it answered; the outcome is unknown")
-        .with_hint("look whether the change is there before you repeat it")
+    SqlError::new(
+        ErrorCode::OutcomeUnknown,
+        "the writer ended before it answered; the outcome is unknown",
+    )
+    .with_hint("look whether the change is there before you repeat it")
 }

@@ -26,8 +26,8 @@ use crate::functions::{CancelFlag, CancelReason, SessionContext, now_us};
 use crate::rows::Rows;
 use crate::{Tenant, settings};
 
-pub use block::TransactionStatus;
 use block::Block;
+pub use block::TransactionStatus;
 pub use statement::{ParamValue, Statement};
 
 /// A conversation. Dropped, it rolls back what is open.
@@ -130,12 +130,23 @@ impl Session {
         for (name, limit) in [
             ("statement_timeout", config.statement_timeout),
             ("lock_timeout", config.lock_timeout),
-            ("idle_in_transaction_session_timeout", config.idle_in_transaction_timeout),
+            (
+                "idle_in_transaction_session_timeout",
+                config.idle_in_transaction_timeout,
+            ),
         ] {
             let limit = limit.filter(|_| !system);
-            values.insert(name.to_owned(), limit.map_or("0".to_owned(), |limit| format!("{}ms", limit.as_millis())));
+            values.insert(
+                name.to_owned(),
+                limit.map_or("0".to_owned(), |limit| format!("{}ms", limit.as_millis())),
+            );
         }
-        for name in ["session_user", "current_user", "user", "session_authorization"] {
+        for name in [
+            "session_user",
+            "current_user",
+            "user",
+            "session_authorization",
+        ] {
             values.insert(name.to_owned(), user.to_owned());
         }
         values.insert("current_database".to_owned(), tenant.name());
@@ -143,9 +154,16 @@ impl Session {
         values.insert("backend_pid".to_owned(), process_id.to_string());
         values.insert(
             "version".to_owned(),
-            format!("PostgreSQL {} (Springhead {})", settings::SERVER_VERSION, env!("CARGO_PKG_VERSION")),
+            format!(
+                "PostgreSQL {} (Springhead {})",
+                settings::SERVER_VERSION,
+                env!("CARGO_PKG_VERSION")
+            ),
         );
-        let context = SessionContext { settings: Mutex::new(values), ..SessionContext::default() };
+        let context = SessionContext {
+            settings: Mutex::new(values),
+            ..SessionContext::default()
+        };
         let plan_context = PlanContext {
             max_statement_bytes: config.max_statement_bytes,
             system,
@@ -175,7 +193,9 @@ impl Session {
     }
 
     pub fn canceller(&self) -> Canceller {
-        Canceller { running: Arc::clone(&self.running) }
+        Canceller {
+            running: Arc::clone(&self.running),
+        }
     }
 
     /// Unique in the process, positive; the backend PID of the PostgreSQL protocol.
@@ -193,7 +213,9 @@ impl Session {
 
     /// Whether a transaction is open and holds the tenant's writer, so that the idle timeout counts.
     pub fn holds_writer(&self) -> bool {
-        self.block.as_ref().is_some_and(|block| block.writer.is_some())
+        self.block
+            .as_ref()
+            .is_some_and(|block| block.writer.is_some())
     }
 
     /// The value of a setting (SHOW).
@@ -222,14 +244,25 @@ impl Session {
         let mut statements = split::statements(sql);
         let first = statements.next();
         let second = statements.next();
-        Script { session: self, is_several: second.is_some(), next: [first, second], rest: statements, ended: false, ran: false }
+        Script {
+            session: self,
+            is_several: second.is_some(),
+            next: [first, second],
+            rest: statements,
+            ended: false,
+            ran: false,
+        }
     }
 
     /// Parses and plans one statement, which may be empty.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn prepare(&mut self, sql: &str, types: &[Option<PgType>]) -> Result<Arc<Statement>, SqlError> {
+    pub fn prepare(
+        &mut self,
+        sql: &str,
+        types: &[Option<PgType>],
+    ) -> Result<Arc<Statement>, SqlError> {
         let mut statements = split::statements(sql);
         let text = statements.next().transpose()?.unwrap_or("");
         if statements.next().is_some() {
@@ -272,7 +305,9 @@ impl Session {
 
     /// now() for the transaction that begins.
     fn note_start(&self) {
-        self.context.now_us.store(now_us(&*self.tenant.shared.clock), Ordering::Relaxed);
+        self.context
+            .now_us
+            .store(now_us(&*self.tenant.shared.clock), Ordering::Relaxed);
     }
 
     fn change_setting(&mut self, setting: &Setting) -> Result<Outcome, SqlError> {
@@ -283,11 +318,17 @@ impl Session {
                     None => self.default_setting(name)?,
                 };
                 if *local && self.block.is_none() {
-                    let notice =
-                        SqlError::new(ErrorCode::NoActiveTransaction, "SET LOCAL can only be used in transaction blocks");
+                    let notice = SqlError::new(
+                        ErrorCode::NoActiveTransaction,
+                        "SET LOCAL can only be used in transaction blocks",
+                    );
                     return Ok(Outcome::command("SET").noticed(notice));
                 }
-                let before = self.context.settings.lock().insert(name.clone(), value.clone());
+                let before = self
+                    .context
+                    .settings
+                    .lock()
+                    .insert(name.clone(), value.clone());
                 // A transaction that is rolled back takes its settings with it; SET LOCAL also ends
                 // with a commit.
                 if self.block.is_some() {
@@ -299,19 +340,29 @@ impl Session {
                     }
                 }
                 let mut outcome = Outcome::command("SET");
-                outcome.parameter_status.extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
+                outcome
+                    .parameter_status
+                    .extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
                 Ok(outcome)
             }
             Setting::Reset { name: Some(name) } => {
                 let value = self.default_setting(name)?;
-                self.context.settings.lock().insert(name.clone(), value.clone());
+                self.context
+                    .settings
+                    .lock()
+                    .insert(name.clone(), value.clone());
                 let mut outcome = Outcome::command("RESET");
-                outcome.parameter_status.extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
+                outcome
+                    .parameter_status
+                    .extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
                 Ok(outcome)
             }
             Setting::Reset { name: None } | Setting::Discard => {
                 // What tells who and where one is are no settings that a client made.
-                self.context.settings.lock().retain(|name, _| !settings::can_be_set(name));
+                self.context
+                    .settings
+                    .lock()
+                    .retain(|name, _| !settings::can_be_set(name));
                 if *setting == Setting::Discard {
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
@@ -339,7 +390,8 @@ impl Session {
                 execute::text_rows("SHOW", &[shown], std::iter::once(vec![value]))
             }
             None => {
-                let all = settings::names().map(|name| vec![name.to_owned(), self.setting(name).unwrap_or_default()]);
+                let all = settings::names()
+                    .map(|name| vec![name.to_owned(), self.setting(name).unwrap_or_default()]);
                 execute::text_rows("SHOW", &["name", "setting"], all)
             }
         }
@@ -347,7 +399,10 @@ impl Session {
 }
 
 fn unrecognized(name: &str) -> SqlError {
-    SqlError::new(ErrorCode::UndefinedObject, format!("unrecognized configuration parameter \"{name}\""))
+    SqlError::new(
+        ErrorCode::UndefinedObject,
+        format!("unrecognized configuration parameter \"{name}\""),
+    )
 }
 
 /// See [`Session::script`].
@@ -368,7 +423,10 @@ impl Script<'_> {
         if self.ended {
             return None;
         }
-        let text = self.next[0].take().or_else(|| self.next[1].take()).or_else(|| self.rest.next());
+        let text = self.next[0]
+            .take()
+            .or_else(|| self.next[1].take())
+            .or_else(|| self.rest.next());
         let result = match text {
             Some(Ok(text)) => {
                 self.ran = true;

@@ -28,9 +28,17 @@ pub enum ParamValue<'a> {
 }
 
 impl Statement {
-    pub(super) fn prepare(session: &Session, sql: &str, types: &[Option<PgType>]) -> Result<Statement, SqlError> {
+    pub(super) fn prepare(
+        session: &Session,
+        sql: &str,
+        types: &[Option<PgType>],
+    ) -> Result<Statement, SqlError> {
         let plan = plan_text(session, sql, types)?;
-        Ok(Statement { plan, sql: sql.to_owned(), types: types.to_vec() })
+        Ok(Statement {
+            plan,
+            sql: sql.to_owned(),
+            types: types.to_vec(),
+        })
     }
 
     /// The plan for the catalog that the session sees now.
@@ -43,8 +51,11 @@ impl Statement {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.pg_type == b.pg_type)
         };
         if !same(&plan.parameters, &self.plan.parameters) || columns(&plan) != columns(&self.plan) {
-            return Err(SqlError::new(ErrorCode::FeatureNotSupported, "cached plan must not change result type")
-                .with_hint("prepare the statement again"));
+            return Err(SqlError::new(
+                ErrorCode::FeatureNotSupported,
+                "cached plan must not change result type",
+            )
+            .with_hint("prepare the statement again"));
         }
         Ok(plan)
     }
@@ -59,7 +70,11 @@ fn columns(plan: &Plan) -> Option<&[springhead_sql::plan::OutputColumn]> {
 }
 
 /// Plans `sql` as it is written.
-pub(super) fn plan_text(session: &Session, sql: &str, types: &[Option<PgType>]) -> Result<Arc<Plan>, SqlError> {
+pub(super) fn plan_text(
+    session: &Session,
+    sql: &str,
+    types: &[Option<PgType>],
+) -> Result<Arc<Plan>, SqlError> {
     if sql.is_empty() {
         return Ok(Arc::new(Plan {
             catalog_version: session.catalog().version,
@@ -67,18 +82,30 @@ pub(super) fn plan_text(session: &Session, sql: &str, types: &[Option<PgType>]) 
             kind: PlanKind::NoEffect(""),
         }));
     }
-    session.tenant.plans.text(&session.catalog(), sql, types, &session.plan_context)
+    session
+        .tenant
+        .plans
+        .text(&session.catalog(), sql, types, &session.plan_context)
 }
 
 /// Plans a statement of a simple query, with its literals as parameters where that is sound.
-pub(super) fn plan_simple(session: &mut Session, sql: &str) -> Result<(Arc<Plan>, Vec<Value>), SqlError> {
+pub(super) fn plan_simple(
+    session: &mut Session,
+    sql: &str,
+) -> Result<(Arc<Plan>, Vec<Value>), SqlError> {
     let mut lifted = std::mem::take(&mut session.lifted);
     let planned = if sql.len() <= session.plan_context.max_statement_bytes
         && lift::lift(sql, &mut lifted)
         && lifted.parameters == 0
     {
-        match session.tenant.plans.template(&session.catalog(), &lifted, &session.plan_context) {
-            Template::Plan(plan) => convert_literals(&plan, &lifted).map(|params| Some((plan, params))),
+        match session
+            .tenant
+            .plans
+            .template(&session.catalog(), &lifted, &session.plan_context)
+        {
+            Template::Plan(plan) => {
+                convert_literals(&plan, &lifted).map(|params| Some((plan, params)))
+            }
             Template::Unliftable => Ok(None),
         }
     } else {
@@ -90,8 +117,11 @@ pub(super) fn plan_simple(session: &mut Session, sql: &str) -> Result<(Arc<Plan>
         None => {
             let plan = plan_text(session, sql, &[])?;
             if !plan.parameters.is_empty() {
-                return Err(SqlError::new(ErrorCode::UndefinedParameter, "there is no parameter $1")
-                    .with_hint("a simple query has no parameters; prepare the statement"));
+                return Err(SqlError::new(
+                    ErrorCode::UndefinedParameter,
+                    "there is no parameter $1",
+                )
+                .with_hint("a simple query has no parameters; prepare the statement"));
             }
             Ok((plan, Vec::new()))
         }
@@ -99,7 +129,11 @@ pub(super) fn plan_simple(session: &mut Session, sql: &str) -> Result<(Arc<Plan>
 }
 
 fn convert_literals(plan: &Plan, lifted: &lift::Lifted) -> Result<Vec<Value>, SqlError> {
-    plan.parameters.iter().zip(lifted.texts()).map(|(parameter, text)| types::input(&parameter.pg_type, text)).collect()
+    plan.parameters
+        .iter()
+        .zip(lifted.texts())
+        .map(|(parameter, text)| types::input(&parameter.pg_type, text))
+        .collect()
 }
 
 /// A client's parameters as values to bind.
@@ -142,7 +176,10 @@ fn convert_one(parameter: &Parameter, value: ParamValue<'_>) -> Result<Value, Sq
     {
         return Err(SqlError::new(
             ErrorCode::NotNullViolation,
-            format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", column.column, column.table),
+            format!(
+                "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+                column.column, column.table
+            ),
         )
         .with_table(column.table.clone())
         .with_column(column.column.clone()));

@@ -11,7 +11,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use springhead_log::failpoint;
 use springhead_log::{AppendError, Appended, CommitSlice, CommitSource, PendingCommit};
-use springhead_proto::{ChangeKind, CollectionId, ErrorCode, Lsn, SchemaVersion, SqlError, encode_change};
+use springhead_proto::{
+    ChangeKind, CollectionId, ErrorCode, Lsn, SchemaVersion, SqlError, encode_change,
+};
 use tokio::sync::oneshot;
 
 use super::run::{Executed, NotDone};
@@ -75,25 +77,46 @@ impl Writer {
                 ErrorCode::Corrupted => NotDone::Damaged(error),
                 _ => NotDone::Failed(error),
             });
-            match opened.and_then(|()| self.execute(&request)).and_then(|executed| self.taken(executed)) {
+            match opened
+                .and_then(|()| self.execute(&request))
+                .and_then(|executed| self.taken(executed))
+            {
                 Err(NotDone::Damaged(error)) => {
                     self.stop_damaged(&error);
                     self.roll_back();
-                    let lost = group.drain(..).map(|ran| ran.request).chain([request]).chain(to_run.drain(..));
+                    let lost = group
+                        .drain(..)
+                        .map(|ran| ran.request)
+                        .chain([request])
+                        .chain(to_run.drain(..));
                     for request in lost {
-                        let _ = request.reply.send(Reply::Failed { error: error.clone(), transaction_lost: false });
+                        let _ = request.reply.send(Reply::Failed {
+                            error: error.clone(),
+                            transaction_lost: false,
+                        });
                     }
                 }
-                Ok((executed, commit)) => group.push(Ran { request, outcome: Ok(executed), commit }),
+                Ok((executed, commit)) => group.push(Ran {
+                    request,
+                    outcome: Ok(executed),
+                    commit,
+                }),
                 // A failure may rest on what a neighbour has done and nobody may know yet, so it
                 // waits for the flush like everyone.
-                Err(NotDone::Failed(error)) => group.push(Ran { request, outcome: Err(error), commit: None }),
+                Err(NotDone::Failed(error)) => group.push(Ran {
+                    request,
+                    outcome: Err(error),
+                    commit: None,
+                }),
                 Err(NotDone::Stale) => {
                     let _ = request.reply.send(Reply::Stale(Arc::clone(&self.catalog)));
                 }
                 Err(NotDone::TransactionLost(error)) => {
                     self.roll_back();
-                    let _ = request.reply.send(Reply::Failed { error, transaction_lost: false });
+                    let _ = request.reply.send(Reply::Failed {
+                        error,
+                        transaction_lost: false,
+                    });
                     // Their clients have not been answered. One statement fewer each time, so this
                     // ends.
                     let lost: Vec<Request> = group.drain(..).map(|ran| ran.request).collect();
@@ -128,7 +151,11 @@ impl Writer {
                 for (ran, changed) in group.into_iter().zip(changed) {
                     let reply = match ran.outcome {
                         Ok(executed) => {
-                            let lsn = if changed { lsns.next().unwrap_or(visible) } else { visible };
+                            let lsn = if changed {
+                                lsns.next().unwrap_or(visible)
+                            } else {
+                                visible
+                            };
                             Reply::Done(super::Done {
                                 rows: executed.rows,
                                 affected: executed.affected,
@@ -137,7 +164,10 @@ impl Writer {
                                 catalog: executed.catalog,
                             })
                         }
-                        Err(error) => Reply::Failed { error, transaction_lost: false },
+                        Err(error) => Reply::Failed {
+                            error,
+                            transaction_lost: false,
+                        },
                     };
                     // A client that left does not want the answer.
                     let _ = ran.request.reply.send(reply);
@@ -151,23 +181,34 @@ impl Writer {
                         Err(own) => own,
                         Ok(_) => error.clone(),
                     };
-                    let _ = ran.request.reply.send(Reply::Failed { error, transaction_lost: false });
+                    let _ = ran.request.reply.send(Reply::Failed {
+                        error,
+                        transaction_lost: false,
+                    });
                 }
             }
         }
     }
 
     pub(super) fn commit_owner(&mut self, reply: oneshot::Sender<Reply>) {
-        let ready = self.check_foreign_keys(true, None).and_then(|()| self.capture.check());
+        let ready = self
+            .check_foreign_keys(true, None)
+            .and_then(|()| self.capture.check());
         if let Err(error) = ready {
             self.end_owner_rollback();
-            let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+            let _ = reply.send(Reply::Failed {
+                error,
+                transaction_lost: true,
+            });
             return;
         }
         let commits: Vec<CapturedCommit> = self.capture.take_commit().into_iter().collect();
         if let Err(error) = self.capture.check() {
             self.end_owner_rollback();
-            let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+            let _ = reply.send(Reply::Failed {
+                error,
+                transaction_lost: true,
+            });
             return;
         }
         let result = self.make_durable(commits);
@@ -176,7 +217,10 @@ impl Writer {
             Ok(last_lsns) => {
                 // Going back to a savepoint may have left nothing but another version.
                 self.publish_catalog();
-                let lsn = last_lsns.last().copied().unwrap_or_else(|| self.hub.visible());
+                let lsn = last_lsns
+                    .last()
+                    .copied()
+                    .unwrap_or_else(|| self.hub.visible());
                 answer(reply, Ok(self.done(lsn)));
             }
             Err(error) => {
@@ -185,7 +229,10 @@ impl Writer {
                 {
                     self.forget_definitions(&owner.before);
                 }
-                let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+                let _ = reply.send(Reply::Failed {
+                    error,
+                    transaction_lost: true,
+                });
             }
         }
     }
@@ -254,11 +301,24 @@ impl Writer {
         failpoint::hit("writer.after_append");
 
         let slices = slices(self.tenant, appended, &sizes, in_memory);
-        let last_lsns: Vec<Lsn> = slices.iter().skip(sequence_commits).map(Placed::last_lsn).collect();
+        let last_lsns: Vec<Lsn> = slices
+            .iter()
+            .skip(sequence_commits)
+            .map(Placed::last_lsn)
+            .collect();
         let last = slices.last().map_or(appended.first_lsn, Placed::last_lsn);
-        if let Err(error) = self.commit_state(&advances, Applied { lsn: last, epoch: appended.epoch }) {
+        if let Err(error) = self.commit_state(
+            &advances,
+            Applied {
+                lsn: last,
+                epoch: appended.epoch,
+            },
+        ) {
             // The commit stands: it is in the log. The state has to come to it by replay.
-            tracing::warn!(tenant = self.tenant.0, "the state file did not take a commit that is in the log ({error}); replaying");
+            tracing::warn!(
+                tenant = self.tenant.0,
+                "the state file did not take a commit that is in the log ({error}); replaying"
+            );
             self.reopen()?;
         }
         failpoint::hit("writer.after_commit");
@@ -270,9 +330,15 @@ impl Writer {
     /// Ends a transaction that changed nothing.
     fn roll_forward_nothing(&mut self) {
         if std::mem::take(&mut self.open)
-            && let Err(error) = self.conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]))
+            && let Err(error) = self
+                .conn
+                .prepare_cached("COMMIT")
+                .and_then(|mut commit| commit.execute([]))
         {
-            tracing::warn!(tenant = self.tenant.0, "ending an empty transaction: {error}");
+            tracing::warn!(
+                tenant = self.tenant.0,
+                "ending an empty transaction: {error}"
+            );
             self.open = true;
             self.roll_back();
         }
@@ -322,10 +388,11 @@ impl Writer {
             book.lock().keep_restarts();
         }
         self.published.committed(slices.len() as u64);
-        self.hub.publish(slices.into_iter().map(|placed| match placed {
-            Placed::InMemory(slice) => tail::Published::InMemory(slice),
-            Placed::OnDisk { last_lsn } => tail::Published::OnDisk { last_lsn },
-        }));
+        self.hub
+            .publish(slices.into_iter().map(|placed| match placed {
+                Placed::InMemory(slice) => tail::Published::InMemory(slice),
+                Placed::OnDisk { last_lsn } => tail::Published::OnDisk { last_lsn },
+            }));
         self.published.moved(self.hub.published());
         self.published.note_wal(&self.conn);
     }
@@ -341,7 +408,11 @@ impl Writer {
         self.published.set_catalog(Arc::clone(&self.catalog));
         if let Some(book) = &self.context.sequences {
             // What was dropped does not come back any more.
-            book.lock().follow(&self.catalog, &self.catalog, &rustc_hash::FxHashMap::default());
+            book.lock().follow(
+                &self.catalog,
+                &self.catalog,
+                &rustc_hash::FxHashMap::default(),
+            );
         }
     }
 
@@ -420,7 +491,9 @@ fn slices(
                     last: true,
                     changes,
                 }),
-                None => Placed::OnDisk { last_lsn: next.previous() },
+                None => Placed::OnDisk {
+                    last_lsn: next.previous(),
+                },
             }
         })
         .collect()

@@ -22,7 +22,9 @@ impl Writer {
 
     fn run_ddl(&mut self, ddl: &Ddl) -> Result<Executed, Failure> {
         let before = Arc::clone(&self.catalog);
-        self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
+        self.conn
+            .prepare_cached("SAVEPOINT statement")?
+            .execute([])?;
         let defined = self.define(ddl);
         let result = defined.and_then(|()| {
             self.adopt(&ddl.catalog);
@@ -43,8 +45,16 @@ impl Writer {
             self.adopt(&before);
         }
         result?;
-        let notices = ddl.notices.iter().map(|text| SqlError::new(ErrorCode::DuplicateObject, text.clone())).collect();
-        Ok(Executed { notices, catalog: Some(Arc::clone(&self.catalog)), ..Executed::default() })
+        let notices = ddl
+            .notices
+            .iter()
+            .map(|text| SqlError::new(ErrorCode::DuplicateObject, text.clone()))
+            .collect();
+        Ok(Executed {
+            notices,
+            catalog: Some(Arc::clone(&self.catalog)),
+            ..Executed::default()
+        })
     }
 
     fn define(&mut self, ddl: &Ddl) -> Result<(), Failure> {
@@ -68,8 +78,15 @@ impl Writer {
             };
             let values = record.values();
             let row = Row::from_values(values.iter().map(springhead_proto::Value::as_ref));
-            self.capture.push(ChangeKind::Definition, change.collection, version, Some(row.bytes()));
-            if let (Definition::Table(table), DefinitionAction::Drop) = (&change.definition, change.action) {
+            self.capture.push(
+                ChangeKind::Definition,
+                change.collection,
+                version,
+                Some(row.bytes()),
+            );
+            if let (Definition::Table(table), DefinitionAction::Drop) =
+                (&change.definition, change.action)
+            {
                 self.capture.remove_table(table.collection());
             }
         }
@@ -84,11 +101,13 @@ impl Writer {
             self.conn.execute_batch("PRAGMA legacy_alter_table=ON")?;
         }
         let ran = ddl.statements.iter().try_for_each(|statement| {
-            self.conn.execute_batch(statement).map_err(|error| self.describe_ddl(ddl, error))
+            self.conn
+                .execute_batch(statement)
+                .map_err(|error| self.describe_ddl(ddl, error))
         });
         if ddl.rebuilds {
-            let restored =
-                set_foreign_keys(&self.conn, true).and_then(|()| self.conn.execute_batch("PRAGMA legacy_alter_table=OFF"));
+            let restored = set_foreign_keys(&self.conn, true)
+                .and_then(|()| self.conn.execute_batch("PRAGMA legacy_alter_table=OFF"));
             ran?;
             restored?;
         } else {
@@ -103,7 +122,11 @@ impl Writer {
             (Some(error), _) => Failure::Sql(error),
             (None, error) if crate::checksum::is_damage(&error) => Failure::Sqlite(error),
             (None, rusqlite::Error::SqliteFailure(failure, Some(message))) => {
-                Failure::Sql(springhead_sql::errors::translate_ddl(&ddl.catalog, failure.extended_code, &message))
+                Failure::Sql(springhead_sql::errors::translate_ddl(
+                    &ddl.catalog,
+                    failure.extended_code,
+                    &message,
+                ))
             }
             (None, error) => Failure::Sqlite(error),
         }
@@ -127,17 +150,36 @@ impl Writer {
     }
 
     fn check_table(&self, ddl: &Ddl, table: CollectionId) -> Result<(), Failure> {
-        let Some(table) = ddl.catalog.tables.get(&table) else { return Ok(()) };
-        let mut check = self.conn.prepare(&format!("PRAGMA foreign_key_check({})", table.storage_name()))?;
+        let Some(table) = ddl.catalog.tables.get(&table) else {
+            return Ok(());
+        };
+        let mut check = self.conn.prepare(&format!(
+            "PRAGMA foreign_key_check({})",
+            table.storage_name()
+        ))?;
         let mut rows = check.query([])?;
         if let Some(row) = rows.next()? {
             let ordinal: u16 = row.get(3)?;
-            let key = table.foreign_keys.iter().rev().nth(usize::from(ordinal)).ok_or_else(|| {
-                SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated")
-            })?;
-            return Err(springhead_sql::errors::foreign_key_violation(&ddl.catalog, table, key, None, true).into());
+            let key = table
+                .foreign_keys
+                .iter()
+                .rev()
+                .nth(usize::from(ordinal))
+                .ok_or_else(|| {
+                    SqlError::new(
+                        ErrorCode::ForeignKeyViolation,
+                        "a foreign key constraint is violated",
+                    )
+                })?;
+            return Err(springhead_sql::errors::foreign_key_violation(
+                &ddl.catalog,
+                table,
+                key,
+                None,
+                true,
+            )
+            .into());
         }
         Ok(())
     }
 }
-

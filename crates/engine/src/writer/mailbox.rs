@@ -48,8 +48,20 @@ const GATHER_FRACTION: u32 = 4;
 const ROUNDS: usize = 64;
 
 impl Mailbox {
-    pub fn new(writer: Writer, workers: Arc<Workers>, max_bytes: usize, max_group: usize) -> Arc<Mailbox> {
-        Arc::new(Mailbox { inbox: Mutex::default(), grown: Condvar::new(), writer: Mutex::new(writer), workers, max_bytes, max_group })
+    pub fn new(
+        writer: Writer,
+        workers: Arc<Workers>,
+        max_bytes: usize,
+        max_group: usize,
+    ) -> Arc<Mailbox> {
+        Arc::new(Mailbox {
+            inbox: Mutex::default(),
+            grown: Condvar::new(),
+            writer: Mutex::new(writer),
+            workers,
+            max_bytes,
+            max_group,
+        })
     }
 
     /// Queues `command`; it is answered through its own channel, whatever happens.
@@ -67,20 +79,29 @@ impl Mailbox {
         let mut inbox = self.inbox.lock();
         if inbox.closed {
             drop(inbox);
-            return refuse(command, SqlError::new(ErrorCode::AdminShutdown, "the tenant is closing"));
+            return refuse(
+                command,
+                SqlError::new(ErrorCode::AdminShutdown, "the tenant is closing"),
+            );
         }
         // What ends a transaction always fits: refusing it would hold up everyone.
         let ends = matches!(command, Command::Rollback(..) | Command::Commit(..));
         let bytes = command.bytes();
         if inbox.bytes + bytes > self.max_bytes && inbox.bytes > 0 && !ends {
             drop(inbox);
-            let error = SqlError::new(ErrorCode::TooManyRequests, "too many statements wait for this tenant's writer")
-                .with_hint("try again shortly, or raise writer_queue_bytes");
+            let error = SqlError::new(
+                ErrorCode::TooManyRequests,
+                "too many statements wait for this tenant's writer",
+            )
+            .with_hint("try again shortly, or raise writer_queue_bytes");
             return refuse(command, error);
         }
         inbox.bytes += bytes;
         inbox.queue.push_back(command);
-        if inbox.expected.is_some_and(|expected| inbox.queue.len() >= expected) {
+        if inbox
+            .expected
+            .is_some_and(|expected| inbox.queue.len() >= expected)
+        {
             self.grown.notify_one();
         }
         if !std::mem::replace(&mut inbox.scheduled, true) {
@@ -118,7 +139,11 @@ impl Mailbox {
                     inbox.scheduled = false;
                     return;
                 }
-                inbox.crowd = if commands.len() > 1 { CROWD_MEMORY } else { inbox.crowd.saturating_sub(1) };
+                inbox.crowd = if commands.len() > 1 {
+                    CROWD_MEMORY
+                } else {
+                    inbox.crowd.saturating_sub(1)
+                };
             }
             answered = commands.len();
             writer.process(&mut commands);
@@ -171,7 +196,11 @@ impl Mailbox {
         let inbox = self.inbox.lock();
         let quiet = inbox.queue.is_empty() && !inbox.scheduled;
         drop(inbox);
-        quiet && self.writer.try_lock().is_some_and(|writer| writer.is_idle())
+        quiet
+            && self
+                .writer
+                .try_lock()
+                .is_some_and(|writer| writer.is_idle())
     }
 }
 
@@ -179,5 +208,6 @@ impl Mailbox {
 /// over its tasks. A lone client is then answered without a hand-over to a worker and back.
 fn may_block() -> bool {
     use tokio::runtime::{Handle, RuntimeFlavor};
-    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+    Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }

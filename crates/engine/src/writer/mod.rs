@@ -83,7 +83,12 @@ pub enum Command {
     Execute(TransactionId, Request),
     Savepoint(TransactionId, SavepointAction, oneshot::Sender<Reply>),
     /// SET CONSTRAINTS: names (`None` for all) and whether deferred.
-    Constraints(TransactionId, Option<Vec<String>>, bool, oneshot::Sender<Reply>),
+    Constraints(
+        TransactionId,
+        Option<Vec<String>>,
+        bool,
+        oneshot::Sender<Reply>,
+    ),
     Commit(TransactionId, oneshot::Sender<Reply>),
     /// Also for a client that left: then nobody listens to the reply.
     Rollback(TransactionId, Option<oneshot::Sender<Reply>>),
@@ -214,7 +219,9 @@ impl Writer {
             match &self.owner {
                 Some(owner) => {
                     let id = owner.id;
-                    let Some(command) = commands.pop_front() else { break };
+                    let Some(command) = commands.pop_front() else {
+                        break;
+                    };
                     if command.transaction() == Some(id) {
                         self.run_owned(command);
                         if self.owner.is_none() {
@@ -286,7 +293,10 @@ impl Writer {
             // A client that left would never give the writer back.
             return;
         }
-        if begin.unchanged_since.is_some_and(|since| self.hub.published() > since) {
+        if begin
+            .unchanged_since
+            .is_some_and(|since| self.hub.published() > since)
+        {
             let error = SqlError::new(
                 ErrorCode::SerializationFailure,
                 "could not serialize access due to concurrent update",
@@ -331,15 +341,24 @@ impl Writer {
                 Reply::Done(done)
             }
             Err(run::NotDone::Stale) => Reply::Stale(Arc::clone(&self.catalog)),
-            Err(run::NotDone::Failed(error)) => Reply::Failed { error, transaction_lost: false },
+            Err(run::NotDone::Failed(error)) => Reply::Failed {
+                error,
+                transaction_lost: false,
+            },
             Err(run::NotDone::Damaged(error)) => {
                 self.stop_damaged(&error);
                 self.end_owner_rollback();
-                Reply::Failed { error, transaction_lost: true }
+                Reply::Failed {
+                    error,
+                    transaction_lost: true,
+                }
             }
             Err(run::NotDone::TransactionLost(error)) => {
                 self.end_owner_rollback();
-                Reply::Failed { error, transaction_lost: true }
+                Reply::Failed {
+                    error,
+                    transaction_lost: true,
+                }
             }
         };
         // A client that left does not want the answer; its rollback follows.
@@ -348,13 +367,29 @@ impl Writer {
 
     fn savepoint(&mut self, action: &SavepointAction) -> Result<Done, SqlError> {
         let name = match action {
-            SavepointAction::Set(name) | SavepointAction::Release(name) | SavepointAction::RollbackTo(name) => name,
+            SavepointAction::Set(name)
+            | SavepointAction::Release(name)
+            | SavepointAction::RollbackTo(name) => name,
         };
-        let restarts = self.context.sequences.as_ref().map_or(0, |book| book.lock().mark());
-        let owner = self.owner.as_mut().expect("only its owner's commands come here");
-        let place = owner.savepoints.iter().rposition(|savepoint| savepoint.name == *name);
-        let missing =
-            || SqlError::new(ErrorCode::InvalidSavepoint, format!("savepoint \"{name}\" does not exist"));
+        let restarts = self
+            .context
+            .sequences
+            .as_ref()
+            .map_or(0, |book| book.lock().mark());
+        let owner = self
+            .owner
+            .as_mut()
+            .expect("only its owner's commands come here");
+        let place = owner
+            .savepoints
+            .iter()
+            .rposition(|savepoint| savepoint.name == *name);
+        let missing = || {
+            SqlError::new(
+                ErrorCode::InvalidSavepoint,
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        };
         // SQLite's savepoints are named by their depth: it takes names that differ by case for one.
         match action {
             SavepointAction::Set(_) => {
@@ -378,14 +413,22 @@ impl Writer {
                 let depth = place.ok_or_else(missing)?;
                 owner.savepoints.truncate(depth + 1);
                 let savepoint = &owner.savepoints[depth];
-                let (mark, catalog, restarts) = (savepoint.mark, Arc::clone(&savepoint.catalog), savepoint.sequences);
+                let (mark, catalog, restarts) = (
+                    savepoint.mark,
+                    Arc::clone(&savepoint.catalog),
+                    savepoint.sequences,
+                );
                 owner.constraints = savepoint.constraints.clone();
                 self.batch(&format!("ROLLBACK TO s{depth}"))?;
                 self.capture.cut(mark);
                 self.undo_restarts(restarts);
                 if catalog.version != self.catalog.version {
                     let catalog = self.go_back_to(&catalog);
-                    if let Some(savepoint) = self.owner.as_mut().and_then(|owner| owner.savepoints.last_mut()) {
+                    if let Some(savepoint) = self
+                        .owner
+                        .as_mut()
+                        .and_then(|owner| owner.savepoints.last_mut())
+                    {
                         savepoint.catalog = catalog;
                     }
                 }
@@ -396,8 +439,15 @@ impl Writer {
         Ok(done)
     }
 
-    fn set_constraints(&mut self, names: Option<Vec<String>>, deferred: bool) -> Result<Done, SqlError> {
-        let owner = self.owner.as_mut().expect("only its owner's commands come here");
+    fn set_constraints(
+        &mut self,
+        names: Option<Vec<String>>,
+        deferred: bool,
+    ) -> Result<Done, SqlError> {
+        let owner = self
+            .owner
+            .as_mut()
+            .expect("only its owner's commands come here");
         match names {
             None => {
                 owner.constraints.all = Some(deferred);
@@ -488,18 +538,29 @@ impl Writer {
     }
 
     fn batch(&self, sql: &str) -> Result<(), SqlError> {
-        self.conn.execute_batch(sql).map_err(|error| crate::readers::translate_plain(&error))
+        self.conn
+            .execute_batch(sql)
+            .map_err(|error| crate::readers::translate_plain(&error))
     }
 
     fn done(&self, lsn: Lsn) -> Done {
-        Done { rows: None, affected: 0, lsn, notices: Vec::new(), catalog: None }
+        Done {
+            rows: None,
+            affected: 0,
+            lsn,
+            notices: Vec::new(),
+            catalog: None,
+        }
     }
 
     /// The writer is done for: nothing it says could be relied on.
     fn die(&mut self, why: String) {
         tracing::error!(tenant = self.tenant.0, "{why}");
-        let error = SqlError::new(ErrorCode::OutcomeUnknown, format!("the outcome is unknown: {why}"))
-            .with_hint("the server ends; look whether the change is there before you repeat it");
+        let error = SqlError::new(
+            ErrorCode::OutcomeUnknown,
+            format!("the outcome is unknown: {why}"),
+        )
+        .with_hint("the server ends; look whether the change is there before you repeat it");
         self.dead = Some(error);
         self.published.poison(why);
     }
@@ -553,7 +614,10 @@ fn transaction_gone() -> SqlError {
 fn answer(reply: oneshot::Sender<Reply>, result: Result<Done, SqlError>) -> bool {
     let reply_with = match result {
         Ok(done) => Reply::Done(done),
-        Err(error) => Reply::Failed { error, transaction_lost: false },
+        Err(error) => Reply::Failed {
+            error,
+            transaction_lost: false,
+        },
     };
     reply.send(reply_with).is_ok()
 }
@@ -563,11 +627,16 @@ pub fn refuse(command: Command, error: SqlError) {
     let reply = match command {
         Command::Run(request) | Command::Execute(_, request) => request.reply,
         Command::Begin(begin) => begin.reply,
-        Command::Savepoint(_, _, reply) | Command::Constraints(_, _, _, reply) | Command::Commit(_, reply) => reply,
+        Command::Savepoint(_, _, reply)
+        | Command::Constraints(_, _, _, reply)
+        | Command::Commit(_, reply) => reply,
         Command::Rollback(_, Some(reply)) => reply,
         Command::Rollback(_, None) => return,
     };
-    let _ = reply.send(Reply::Failed { error, transaction_lost: true });
+    let _ = reply.send(Reply::Failed {
+        error,
+        transaction_lost: true,
+    });
 }
 
 /// Whether a plan's place is the writer.

@@ -53,20 +53,31 @@ impl Writer {
         }
         let mark = self.capture.mark();
         let context = Arc::clone(&self.context);
-        let restarts = context.sequences.as_ref().map_or(0, |book| book.lock().mark());
+        let restarts = context
+            .sequences
+            .as_ref()
+            .map_or(0, |book| book.lock().mark());
         context.enter(&request.session, &request.cancel);
         let result = match &request.plan.kind {
             PlanKind::Write(write) => self.execute_write(write, request),
             PlanKind::Query(query) => {
-                readers::collect_rows(&self.conn, &query.sql, &request.params, &self.config).map(|rows| Executed {
-                    affected: rows.count(),
-                    rows: Some(rows),
-                    ..Executed::default()
-                })
+                readers::collect_rows(&self.conn, &query.sql, &request.params, &self.config).map(
+                    |rows| Executed {
+                        affected: rows.count(),
+                        rows: Some(rows),
+                        ..Executed::default()
+                    },
+                )
             }
-            PlanKind::Truncate { tables, restart_identity } => self.truncate(tables, restart_identity),
+            PlanKind::Truncate {
+                tables,
+                restart_identity,
+            } => self.truncate(tables, restart_identity),
             PlanKind::Ddl(ddl) => self.execute_ddl(ddl),
-            _ => Err(Failure::Sql(SqlError::new(ErrorCode::Internal, "this statement is not the writer's"))),
+            _ => Err(Failure::Sql(SqlError::new(
+                ErrorCode::Internal,
+                "this statement is not the writer's",
+            ))),
         };
         let result = result.and_then(|executed| {
             self.capture.check()?;
@@ -77,11 +88,14 @@ impl Writer {
             Err(failure) => {
                 // Not SQLite's own failures: what the statement has changed is there.
                 let is_ours = self.capture.check().is_err() || matches!(failure, Failure::Sql(_));
-                let damaged = matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
+                let damaged =
+                    matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
                 let error = self.describe(failure);
                 if damaged {
                     Err(NotDone::Damaged(error))
-                } else if self.conn.is_autocommit() || is_ours && !leaves_nothing(&request.plan.kind) {
+                } else if self.conn.is_autocommit()
+                    || is_ours && !leaves_nothing(&request.plan.kind)
+                {
                     Err(NotDone::TransactionLost(error))
                 } else {
                     self.capture.cut(mark);
@@ -100,7 +114,9 @@ impl Writer {
         if !write.touches_foreign_keys {
             return self.step_write(write, request);
         }
-        self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
+        self.conn
+            .prepare_cached("SAVEPOINT statement")?
+            .execute([])?;
         let result = self.step_write(write, request).and_then(|executed| {
             self.check_foreign_keys(self.owner.is_none(), Some(write))?;
             self.capture.check()?;
@@ -116,7 +132,9 @@ impl Writer {
             if self.conn.is_autocommit() {
                 return result;
             }
-            self.conn.prepare_cached("ROLLBACK TO statement")?.execute([])?;
+            self.conn
+                .prepare_cached("ROLLBACK TO statement")?
+                .execute([])?;
         }
         self.conn.prepare_cached("RELEASE statement")?.execute([])?;
         result
@@ -127,27 +145,50 @@ impl Writer {
             let mut statement = self.conn.prepare_cached(&write.sql)?;
             readers::bind(&mut statement, &request.params)?;
             let affected = statement.raw_execute()?;
-            return Ok(Executed { affected: affected as u64, ..Executed::default() });
+            return Ok(Executed {
+                affected: affected as u64,
+                ..Executed::default()
+            });
         }
         let rows = readers::collect_rows(&self.conn, &write.sql, &request.params, &self.config)?;
-        let affected = if write.verb == WriteVerb::Select { rows.count() } else { self.conn.changes() };
-        Ok(Executed { affected, rows: Some(rows), ..Executed::default() })
+        let affected = if write.verb == WriteVerb::Select {
+            rows.count()
+        } else {
+            self.conn.changes()
+        };
+        Ok(Executed {
+            affected,
+            rows: Some(rows),
+            ..Executed::default()
+        })
     }
 
-    fn truncate(&mut self, tables: &[CollectionId], sequences: &[u32]) -> Result<Executed, Failure> {
+    fn truncate(
+        &mut self,
+        tables: &[CollectionId],
+        sequences: &[u32],
+    ) -> Result<Executed, Failure> {
         // The planner has made sure that whoever refers to these tables is among them.
-        self.conn.prepare_cached("SAVEPOINT statement")?.execute([])?;
+        self.conn
+            .prepare_cached("SAVEPOINT statement")?
+            .execute([])?;
         self.capture.enabled = false;
         set_foreign_keys(&self.conn, false)?;
         let emptied = tables.iter().try_for_each(|&table| {
-            self.conn.execute_batch(&format!("DELETE FROM {}", state::storage_name(table)))
+            self.conn
+                .execute_batch(&format!("DELETE FROM {}", state::storage_name(table)))
         });
         let restored = set_foreign_keys(&self.conn, true);
         self.capture.enabled = true;
         self.end_savepoint(emptied.and(restored).map_err(Failure::from))?;
         for &table in tables {
-            let version = self.catalog.tables.get(&table).map_or(SchemaVersion(1), |table| table.version());
-            self.capture.push(ChangeKind::Truncate, table, version, None);
+            let version = self
+                .catalog
+                .tables
+                .get(&table)
+                .map_or(SchemaVersion(1), |table| table.version());
+            self.capture
+                .push(ChangeKind::Truncate, table, version, None);
         }
         if let Some(book) = &self.context.sequences {
             let mut book = book.lock();
@@ -163,7 +204,11 @@ impl Writer {
     ///
     /// # Errors
     /// 23503 naming the constraint.
-    pub(super) fn check_foreign_keys(&self, all: bool, write: Option<&Write>) -> Result<(), SqlError> {
+    pub(super) fn check_foreign_keys(
+        &self,
+        all: bool,
+        write: Option<&Write>,
+    ) -> Result<(), SqlError> {
         if deferred_violations(&self.conn) == 0 {
             return Ok(());
         }
@@ -171,26 +216,46 @@ impl Writer {
     }
 
     fn find_violation(&self, all: bool, write: Option<&Write>) -> Result<(), SqlError> {
-        for table in self.catalog.tables.values().filter(|table| !table.foreign_keys.is_empty()) {
+        for table in self
+            .catalog
+            .tables
+            .values()
+            .filter(|table| !table.foreign_keys.is_empty())
+        {
             let mut check = self
                 .conn
-                .prepare(&format!("PRAGMA foreign_key_check({})", table.storage_name()))
+                .prepare(&format!(
+                    "PRAGMA foreign_key_check({})",
+                    table.storage_name()
+                ))
                 .map_err(|error| readers::translate_plain(&error))?;
-            let mut rows = check.query([]).map_err(|error| readers::translate_plain(&error))?;
-            while let Some(row) = rows.next().map_err(|error| readers::translate_plain(&error))? {
+            let mut rows = check
+                .query([])
+                .map_err(|error| readers::translate_plain(&error))?;
+            while let Some(row) = rows
+                .next()
+                .map_err(|error| readers::translate_plain(&error))?
+            {
                 let (rowid, ordinal): (Option<i64>, u16) = (
-                    row.get(1).map_err(|error| readers::translate_plain(&error))?,
-                    row.get(3).map_err(|error| readers::translate_plain(&error))?,
+                    row.get(1)
+                        .map_err(|error| readers::translate_plain(&error))?,
+                    row.get(3)
+                        .map_err(|error| readers::translate_plain(&error))?,
                 );
                 // SQLite numbers a table's keys from the last to the first.
-                let Some(key) = table.foreign_keys.iter().rev().nth(usize::from(ordinal)) else { continue };
+                let Some(key) = table.foreign_keys.iter().rev().nth(usize::from(ordinal)) else {
+                    continue;
+                };
                 if all || !self.is_deferred(key) {
                     return Err(self.foreign_key_violation(table, key, rowid, write));
                 }
             }
         }
         if all {
-            return Err(SqlError::new(ErrorCode::ForeignKeyViolation, "a foreign key constraint is violated"));
+            return Err(SqlError::new(
+                ErrorCode::ForeignKeyViolation,
+                "a foreign key constraint is violated",
+            ));
         }
         Ok(())
     }
@@ -199,7 +264,9 @@ impl Writer {
         if !key.deferrable {
             return false;
         }
-        let Some(owner) = &self.owner else { return key.initially_deferred };
+        let Some(owner) = &self.owner else {
+            return key.initially_deferred;
+        };
         let constraints = &owner.constraints;
         constraints
             .named
@@ -219,12 +286,20 @@ impl Writer {
     ) -> SqlError {
         let values = rowid.and_then(|rowid| {
             let columns: Vec<String> = key.columns.iter().map(|id| format!("c{id}")).collect();
-            let sql = format!("SELECT {} FROM {} WHERE rowid = ?1", columns.join(", "), table.storage_name());
+            let sql = format!(
+                "SELECT {} FROM {} WHERE rowid = ?1",
+                columns.join(", "),
+                table.storage_name()
+            );
             let mut statement = self.conn.prepare(&sql).ok()?;
             statement
                 .query_row([rowid], |row| {
                     (0..columns.len())
-                        .map(|index| row.get_ref(index).map(|value| crate::functions::from_sqlite(value).map(|value| value.to_owned())))
+                        .map(|index| {
+                            row.get_ref(index).map(|value| {
+                                crate::functions::from_sqlite(value).map(|value| value.to_owned())
+                            })
+                        })
                         .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
                 })
                 .ok()?
@@ -235,14 +310,23 @@ impl Writer {
             Some(write) => write.table == table.collection() && write.verb != WriteVerb::Delete,
             None => self.capture.touches(table.collection()),
         };
-        springhead_sql::errors::foreign_key_violation(&self.catalog, table, key, values.as_deref(), child_changed)
+        springhead_sql::errors::foreign_key_violation(
+            &self.catalog,
+            table,
+            key,
+            values.as_deref(),
+            child_changed,
+        )
     }
 
     /// The failure in PostgreSQL's words.
     pub(super) fn describe(&self, failure: Failure) -> SqlError {
         match failure {
             Failure::Sql(error) => error,
-            Failure::Sqlite(error) => self.context.take_error().unwrap_or_else(|| translate(&self.catalog, &error)),
+            Failure::Sqlite(error) => self
+                .context
+                .take_error()
+                .unwrap_or_else(|| translate(&self.catalog, &error)),
         }
     }
 }
@@ -264,12 +348,20 @@ pub fn translate(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
 /// # Errors
 /// 42704 for an unknown constraint, 42809 for one that cannot be deferred.
 pub(super) fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), SqlError> {
-    let mut keys = catalog.tables.values().flat_map(|table| &table.foreign_keys).filter(|key| key.name == name);
+    let mut keys = catalog
+        .tables
+        .values()
+        .flat_map(|table| &table.foreign_keys)
+        .filter(|key| key.name == name);
     match keys.next() {
-        None => Err(SqlError::new(ErrorCode::UndefinedObject, format!("constraint \"{name}\" does not exist"))),
-        Some(key) if !key.deferrable => {
-            Err(SqlError::new(ErrorCode::WrongObjectType, format!("constraint \"{name}\" is not deferrable")))
-        }
+        None => Err(SqlError::new(
+            ErrorCode::UndefinedObject,
+            format!("constraint \"{name}\" does not exist"),
+        )),
+        Some(key) if !key.deferrable => Err(SqlError::new(
+            ErrorCode::WrongObjectType,
+            format!("constraint \"{name}\" is not deferrable"),
+        )),
         Some(_) => Ok(()),
     }
 }

@@ -225,6 +225,46 @@ async fn g12_what_a_damaged_wal_loses_comes_again_from_the_log() {
     }
 }
 
+/// A frame that goes bad while the node runs: readers are told, no checkpoint moves it, and the node
+/// that starts again has everything.
+#[tokio::test]
+async fn g12_a_frame_that_cannot_be_checkpointed_stops_the_node_and_comes_again_from_the_log() {
+    let node = Node::on_disk(|_| {});
+    drop(filled(&node).await);
+    let wal = wal(&path(&node));
+    let text = b"apples-150.";
+    let bytes = std::fs::read(&wal).unwrap();
+    let place = bytes
+        .windows(text.len())
+        .rposition(|window| window == text)
+        .unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&wal).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"A", place as u64).unwrap();
+    let mut client = node.client().await;
+    let error = client.fails("SELECT * FROM apples", "XX001").await;
+    assert!(
+        error.message.starts_with("invalid checksum in frame "),
+        "{}",
+        error.message
+    );
+    assert_eq!(client.one("SELECT count(*) FROM pears").await, "300");
+    drop(client);
+    node.engine.shutdown();
+    let why = tokio::time::timeout(Duration::from_secs(10), node.engine.poisoned())
+        .await
+        .unwrap();
+    assert!(why.contains("invalid checksum in frame "), "{why}");
+    let node = node.reopen();
+    let mut client = node.client().await;
+    assert_eq!(
+        client
+            .one("SELECT count(*) FROM apples WHERE body LIKE 'apples-%'")
+            .await,
+        "300"
+    );
+    assert_eq!(client.one("SELECT count(*) FROM pears").await, "300");
+}
+
 #[tokio::test]
 async fn g12_a_wal_without_its_header_is_refused() {
     let mut node = Node::start();

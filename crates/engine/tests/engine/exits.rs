@@ -53,7 +53,9 @@ async fn follow(tenant: Arc<Tenant>, from: Lsn, done: Arc<AtomicBool>, yields: u
 
 async fn many_writers_many_tails(node: Node) {
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)").await;
+    client
+        .ok("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)")
+        .await;
     client.ok("CREATE DATABASE noise").await;
     let mut noise = node.client_of("noise").await;
     noise.ok("CREATE TABLE x (id serial PRIMARY KEY)").await;
@@ -62,7 +64,12 @@ async fn many_writers_many_tails(node: Node) {
     let done = Arc::new(AtomicBool::new(false));
     let mut tails = Vec::new();
     for yields in [0, 0, 3, 40] {
-        tails.push(tokio::spawn(follow(Arc::clone(&tenant), start, Arc::clone(&done), yields)));
+        tails.push(tokio::spawn(follow(
+            Arc::clone(&tenant),
+            start,
+            Arc::clone(&done),
+            yields,
+        )));
     }
     let early = tokio::spawn(follow(Arc::clone(&tenant), Lsn::ZERO, Arc::clone(&done), 1));
     let others = tokio::spawn(async move {
@@ -88,7 +95,11 @@ async fn many_writers_many_tails(node: Node) {
     // From anywhere, also from the middle of a commit, what follows is the same.
     for after in (start.0..tenant.visible().0).step_by(37).map(Lsn) {
         let got = tail_from(&tenant, after).await;
-        let wanted: Vec<Seen> = expected.iter().filter(|change| change.lsn > after).cloned().collect();
+        let wanted: Vec<Seen> = expected
+            .iter()
+            .filter(|change| change.lsn > after)
+            .cloned()
+            .collect();
         assert!(got == wanted, "after {after}");
     }
 
@@ -101,7 +112,10 @@ async fn many_writers_many_tails(node: Node) {
         };
         match kind {
             ChangeKind::Insert => assert!(rows.insert(pair(&after).0, pair(&after).1).is_none()),
-            ChangeKind::Update => assert_eq!(rows.insert(pair(&after).0, pair(&after).1), Some(pair(&before).1)),
+            ChangeKind::Update => assert_eq!(
+                rows.insert(pair(&after).0, pair(&after).1),
+                Some(pair(&before).1)
+            ),
             ChangeKind::Delete => assert_eq!(rows.remove(&pair(&before).0), Some(pair(&before).1)),
             other => panic!("{other:?}"),
         }
@@ -131,9 +145,17 @@ async fn g2_every_tail_delivers_each_change_once_and_whole_from_disk() {
 async fn g4_a_snapshot_and_the_tail_after_it_leave_no_gap_and_repeat_nothing() {
     let node = Node::start();
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)").await;
+    client
+        .ok("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)")
+        .await;
     let tenant = node.tenant().await;
-    let table = tenant.catalog().tables.values().find(|table| table.name.name == "t").unwrap().clone();
+    let table = tenant
+        .catalog()
+        .tables
+        .values()
+        .find(|table| table.name.name == "t")
+        .unwrap()
+        .clone();
     let sql = format!("SELECT c1, c2 FROM {} ORDER BY c1", table.storage_name());
     let done = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
@@ -177,8 +199,13 @@ fn state_of(mut rows: springhead_engine::Rows) -> State {
     let mut state = State::new();
     while let Some(chunk) = rows.next_chunk().unwrap() {
         for row in chunk.rows() {
-            let values: Vec<Value> = row.values().map(springhead_proto::ValueRef::to_owned).collect();
-            let [Value::Integer(id), Value::Integer(n)] = values[..] else { panic!("{values:?}") };
+            let values: Vec<Value> = row
+                .values()
+                .map(springhead_proto::ValueRef::to_owned)
+                .collect();
+            let [Value::Integer(id), Value::Integer(n)] = values[..] else {
+                panic!("{values:?}")
+            };
             state.insert(id, n);
         }
     }
@@ -202,8 +229,16 @@ fn apply(state: &mut State, change: &Seen) {
         other => panic!("{other:?}"),
     };
     match change.kind {
-        ChangeKind::Insert => assert!(state.insert(pair(&change.after).0, pair(&change.after).1).is_none()),
-        ChangeKind::Update => assert!(state.insert(pair(&change.after).0, pair(&change.after).1).is_some()),
+        ChangeKind::Insert => assert!(
+            state
+                .insert(pair(&change.after).0, pair(&change.after).1)
+                .is_none()
+        ),
+        ChangeKind::Update => assert!(
+            state
+                .insert(pair(&change.after).0, pair(&change.after).1)
+                .is_some()
+        ),
         ChangeKind::Delete => assert!(state.remove(&pair(&change.before).0).is_some()),
         _ => {}
     }
@@ -216,34 +251,53 @@ async fn g3_a_commit_too_large_for_memory_reaches_tails_whole() {
         config.tail_read_bytes = 3 << 10;
     });
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await;
     let tenant = node.tenant().await;
     let start = tenant.visible();
     let mut follower = tenant.tail(start, Vec::new());
     client.ok("INSERT INTO t VALUES (0, 'before')").await;
     assert_eq!(drain(&mut follower).await.unwrap().len(), 1);
     client.ok("BEGIN").await;
-    client.ok("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 400) g(i)").await;
+    client
+        .ok("INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 400) g(i)")
+        .await;
     client.ok("SAVEPOINT s").await;
-    client.ok("INSERT INTO t SELECT i, repeat('y', 500) FROM generate_series(1001, 1400) g(i)").await;
+    client
+        .ok("INSERT INTO t SELECT i, repeat('y', 500) FROM generate_series(1001, 1400) g(i)")
+        .await;
     client.ok("ROLLBACK TO s").await;
     client.fails("INSERT INTO t SELECT i, repeat('z', 500) FROM generate_series(2001, 2400) g(i) UNION ALL SELECT 1, ''", "23505").await;
     client.ok("ROLLBACK TO s").await;
-    client.ok("UPDATE t SET v = v || '!' WHERE id <= 100 AND id > 0").await;
+    client
+        .ok("UPDATE t SET v = v || '!' WHERE id <= 100 AND id > 0")
+        .await;
     let lsn = client.ok("COMMIT").await.lsn;
     client.ok("INSERT INTO t VALUES (9999, 'after')").await;
     let got = drain(&mut follower).await.unwrap();
     assert_eq!(got.len(), 501);
     assert_whole_and_ordered(&got, start.next());
-    assert_eq!((got[0].commit_lsn, got[0].commit_count, got[499].lsn), (start.plus(2), 500, lsn));
+    assert_eq!(
+        (got[0].commit_lsn, got[0].commit_count, got[499].lsn),
+        (start.plus(2), 500, lsn)
+    );
     assert_eq!(tail_from(&tenant, start.next()).await, got);
     // Begun in its middle, on disk.
     let middle = start.plus(251);
     assert_eq!(tail_from(&tenant, middle).await, got[250..]);
     drop(client);
     drop((follower, tenant));
-    let node = node.try_reopen(|config| std::fs::remove_dir_all(config.data_dir.join("tenants")).unwrap()).unwrap();
-    assert_eq!(node.client().await.one("SELECT count(*), max(length(v)) FROM t").await, "402|501");
+    let node = node
+        .try_reopen(|config| std::fs::remove_dir_all(config.data_dir.join("tenants")).unwrap())
+        .unwrap();
+    assert_eq!(
+        node.client()
+            .await
+            .one("SELECT count(*), max(length(v)) FROM t")
+            .await,
+        "402|501"
+    );
 }
 
 #[tokio::test]
@@ -253,20 +307,43 @@ async fn g2_a_tail_of_one_collection_misses_none_of_its_changes() {
         config.tail_read_bytes = 1000;
     });
     let mut client = node.client().await;
-    client.ok("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)").await;
+    client
+        .ok("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)")
+        .await;
     let tenant = node.tenant().await;
     let start = tenant.visible();
     for n in 0..60 {
-        client.ok(&format!("INSERT INTO {} VALUES ({n})", if n % 10 == 0 { "a" } else { "b" })).await;
+        client
+            .ok(&format!(
+                "INSERT INTO {} VALUES ({n})",
+                if n % 10 == 0 { "a" } else { "b" }
+            ))
+            .await;
         if n % 15 == 0 {
-            client.ok(&format!("BEGIN; INSERT INTO b VALUES (1{n:03}); INSERT INTO a VALUES (1{n:03}); COMMIT")).await;
+            client
+                .ok(&format!(
+                    "BEGIN; INSERT INTO b VALUES (1{n:03}); INSERT INTO a VALUES (1{n:03}); COMMIT"
+                ))
+                .await;
         }
     }
-    let a = tenant.catalog().tables.values().find(|table| table.name.name == "a").unwrap().collection();
+    let a = tenant
+        .catalog()
+        .tables
+        .values()
+        .find(|table| table.name.name == "a")
+        .unwrap()
+        .collection();
     let mut tail = tenant.tail(start, vec![a]);
     let got = drain(&mut tail).await.unwrap();
     let all = tail_from(&tenant, start).await;
-    let of = |changes: &[Seen], id: CollectionId| changes.iter().filter(|change| change.collection == id).cloned().collect::<Vec<_>>();
+    let of = |changes: &[Seen], id: CollectionId| {
+        changes
+            .iter()
+            .filter(|change| change.collection == id)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of(&got, a), of(&all, a));
     assert_eq!(of(&got, a).len(), 10);
     assert_eq!(tail.position(), tenant.visible());
@@ -284,13 +361,19 @@ async fn g6_a_tail_moves_over_other_tenants_and_shows_nothing_of_them() {
     let start = tenant.visible();
     let mut tail = tenant.tail(start, Vec::new());
     other.ok("CREATE TABLE secret (id int PRIMARY KEY)").await;
-    other.ok("INSERT INTO secret SELECT i FROM generate_series(1, 50) g(i)").await;
+    other
+        .ok("INSERT INTO secret SELECT i FROM generate_series(1, 50) g(i)")
+        .await;
     assert_eq!(drain(&mut tail).await.unwrap(), []);
     assert_eq!(tail.position(), node.engine.log().tail().durable);
     assert_eq!(tenant.visible(), tail.position());
     client.ok("INSERT INTO t VALUES (1)").await;
     assert_eq!(rows_of(&drain(&mut tail).await.unwrap()).len(), 1);
-    let there = node.engine.tenant(node.engine.tenant_id("other").unwrap()).await.unwrap();
+    let there = node
+        .engine
+        .tenant(node.engine.tenant_id("other").unwrap())
+        .await
+        .unwrap();
     let theirs = tail_from(&there, Lsn::ZERO).await;
     assert_eq!(rows_of(&theirs).len(), 50);
     assert_ne!(there.id(), TenantId::DEFAULT);
@@ -301,15 +384,30 @@ async fn g2_a_changed_key_is_a_delete_and_an_insert() {
     use ChangeKind::{Delete, Insert, Update};
     let node = Node::start();
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (a int, b text, c int, PRIMARY KEY (a, b))").await;
-    client.ok("INSERT INTO t VALUES (1, 'x', 1), (2, 'y', 2)").await;
+    client
+        .ok("CREATE TABLE t (a int, b text, c int, PRIMARY KEY (a, b))")
+        .await;
+    client
+        .ok("INSERT INTO t VALUES (1, 'x', 1), (2, 'y', 2)")
+        .await;
     let tenant = node.tenant().await;
     let start = tenant.visible();
     client.ok("UPDATE t SET c = c + 1").await;
     client.ok("UPDATE t SET b = 'z', c = 0 WHERE a = 1").await;
-    client.ok("INSERT INTO t VALUES (2, 'y', 9) ON CONFLICT (a, b) DO UPDATE SET c = excluded.c").await;
-    client.ok("INSERT INTO t VALUES (2, 'y', 9) ON CONFLICT DO NOTHING").await;
+    client
+        .ok("INSERT INTO t VALUES (2, 'y', 9) ON CONFLICT (a, b) DO UPDATE SET c = excluded.c")
+        .await;
+    client
+        .ok("INSERT INTO t VALUES (2, 'y', 9) ON CONFLICT DO NOTHING")
+        .await;
     client.ok("TRUNCATE t").await;
-    let kinds: Vec<ChangeKind> = tail_from(&tenant, start).await.iter().map(|change| change.kind).collect();
-    assert_eq!(kinds, [Update, Update, Delete, Insert, Update, ChangeKind::Truncate]);
+    let kinds: Vec<ChangeKind> = tail_from(&tenant, start)
+        .await
+        .iter()
+        .map(|change| change.kind)
+        .collect();
+    assert_eq!(
+        kinds,
+        [Update, Update, Delete, Insert, Update, ChangeKind::Truncate]
+    );
 }

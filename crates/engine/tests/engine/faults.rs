@@ -39,8 +39,12 @@ async fn in_one_group(node: &Node, statements: &[&str]) -> (Running, Vec<Running
 
 async fn prepared(node: &Node) -> Client {
     let mut client = node.client().await;
-    client.ok("CREATE TABLE blocker (id serial PRIMARY KEY)").await;
-    client.ok("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    client
+        .ok("CREATE TABLE blocker (id serial PRIMARY KEY)")
+        .await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await;
     client.ok("INSERT INTO blocker DEFAULT VALUES").await;
     client
 }
@@ -53,7 +57,10 @@ async fn g7_a_lone_statement_that_takes_too_long_is_ended() {
     client.ok("SET statement_timeout = '50ms'").await;
     let endless = "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000000000) g(i)";
     let error = client.fails(endless, "57014").await;
-    assert_eq!(error.message, "canceling statement due to statement timeout");
+    assert_eq!(
+        error.message,
+        "canceling statement due to statement timeout"
+    );
     client.ok("SET statement_timeout = 0; BEGIN").await;
     let canceller = client.session.canceller();
     let running = tokio::spawn(async move {
@@ -86,7 +93,9 @@ async fn g3_a_statement_that_fails_in_a_group_fails_alone() {
     let node = Node::start();
     let mut client = prepared(&node).await;
     client.ok("CREATE TABLE parent (id int PRIMARY KEY)").await;
-    client.ok("CREATE TABLE child (id int PRIMARY KEY, p int REFERENCES parent, n int CHECK (n > 0))").await;
+    client
+        .ok("CREATE TABLE child (id int PRIMARY KEY, p int REFERENCES parent, n int CHECK (n > 0))")
+        .await;
     let before = node.tenant().await.visible();
     let flushes = node.engine.log().stats().batches;
     let statements = [
@@ -104,13 +113,30 @@ async fn g3_a_statement_that_fails_in_a_group_fails_alone() {
     blocking.await.unwrap().1.unwrap();
     assert_eq!(
         codes(running).await,
-        ["INSERT 0 1", "23505", "INSERT 0 1", "23503", "23514", "23502", "22012", "INSERT 0 1"]
+        [
+            "INSERT 0 1",
+            "23505",
+            "INSERT 0 1",
+            "23503",
+            "23514",
+            "23502",
+            "22012",
+            "INSERT 0 1"
+        ]
     );
-    assert_eq!(client.lines("SELECT id FROM t ORDER BY id").await, ["1", "3", "4"]);
-    assert_eq!(node.engine.log().stats().batches, flushes + 2, "one flush for the blocker, one for all");
+    assert_eq!(
+        client.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "3", "4"]
+    );
+    assert_eq!(
+        node.engine.log().stats().batches,
+        flushes + 2,
+        "one flush for the blocker, one for all"
+    );
     let changes = tail_from(&node.tenant().await, before).await;
     assert_eq!(rows_of(&changes).len(), 4);
-    let commits: std::collections::BTreeSet<Lsn> = changes.iter().map(|change| change.commit_lsn).collect();
+    let commits: std::collections::BTreeSet<Lsn> =
+        changes.iter().map(|change| change.commit_lsn).collect();
     assert_eq!(commits.len(), 4, "each statement is a commit of its own");
 }
 
@@ -121,7 +147,11 @@ async fn g3_an_interrupted_statement_does_not_harm_its_neighbours() {
     let node = Node::start();
     let mut client = prepared(&node).await;
     let endless = "INSERT INTO t SELECT i, 'x' FROM generate_series(1000, 1000000000) g(i)";
-    let statements = ["INSERT INTO t VALUES (1, 'one')", "INSERT INTO t VALUES (1, 'no')", "INSERT INTO blocker VALUES (DEFAULT)"];
+    let statements = [
+        "INSERT INTO t VALUES (1, 'one')",
+        "INSERT INTO t VALUES (1, 'no')",
+        "INSERT INTO blocker VALUES (DEFAULT)",
+    ];
     let mut all: Vec<&str> = statements.to_vec();
     all.push(endless);
     all.push("INSERT INTO t VALUES (2, 'two')");
@@ -133,7 +163,12 @@ async fn g3_an_interrupted_statement_does_not_harm_its_neighbours() {
         }
         let mut first = node.client().await;
         node.log.hold();
-        let blocking = tokio::spawn(async move { first.run("INSERT INTO blocker DEFAULT VALUES").await.map(|_| ()) });
+        let blocking = tokio::spawn(async move {
+            first
+                .run("INSERT INTO blocker DEFAULT VALUES")
+                .await
+                .map(|_| ())
+        });
         node.log.held().await;
         let mut running = Vec::new();
         let mut canceller = None;
@@ -158,12 +193,21 @@ async fn g3_an_interrupted_statement_does_not_harm_its_neighbours() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             canceller.unwrap().cancel();
         }
-        assert_eq!(codes(running).await, ["INSERT 0 1", "23505", "INSERT 0 1", "57014", "INSERT 0 1"]);
-        assert_eq!(client.lines("SELECT id FROM t ORDER BY id").await, ["1", "2"]);
+        assert_eq!(
+            codes(running).await,
+            ["INSERT 0 1", "23505", "INSERT 0 1", "57014", "INSERT 0 1"]
+        );
+        assert_eq!(
+            client.lines("SELECT id FROM t ORDER BY id").await,
+            ["1", "2"]
+        );
         client.ok("DELETE FROM t").await;
     }
     let changes = tail_from(&node.tenant().await, before).await;
-    let inserted = rows_of(&changes).iter().filter(|(_, before, _)| before.is_none()).count();
+    let inserted = rows_of(&changes)
+        .iter()
+        .filter(|(_, before, _)| before.is_none())
+        .count();
     assert_eq!(inserted, 2 * 4, "each once, though some ran twice");
 }
 
@@ -185,22 +229,35 @@ async fn g3_what_is_too_large_fails_alone() {
     let (blocking, running) = in_one_group(&node, &statements).await;
     node.log.release();
     blocking.await.unwrap().1.unwrap();
-    assert_eq!(codes(running).await, ["INSERT 0 1", "54000", "INSERT 0 1", "54000", "INSERT 0 21"]);
+    assert_eq!(
+        codes(running).await,
+        ["INSERT 0 1", "54000", "INSERT 0 1", "54000", "INSERT 0 21"]
+    );
     assert_eq!(client.one("SELECT count(*) FROM t").await, "23");
     // In a transaction of one's own it takes the transaction with it, and the writer is free.
     client.ok("BEGIN; INSERT INTO t VALUES (4, 'four')").await;
-    client.fails("INSERT INTO t VALUES (5, repeat('x', 20000))", "54000").await;
+    client
+        .fails("INSERT INTO t VALUES (5, repeat('x', 20000))", "54000")
+        .await;
     client.ok("ROLLBACK").await;
     client.ok("BEGIN").await;
     for n in 4..7 {
         client.ok(&format!("INSERT INTO t SELECT i, repeat('w', 1000) FROM generate_series({n}000, {n}019) g(i)")).await;
     }
-    client.fails("INSERT INTO t SELECT i, repeat('w', 1000) FROM generate_series(9000, 9019) g(i)", "54000").await;
+    client
+        .fails(
+            "INSERT INTO t SELECT i, repeat('w', 1000) FROM generate_series(9000, 9019) g(i)",
+            "54000",
+        )
+        .await;
     assert_eq!(client.ok("COMMIT").await.tag, "ROLLBACK");
     assert_eq!(client.one("SELECT count(*) FROM t").await, "23");
     client.ok("INSERT INTO t VALUES (6, 'six')").await;
     let node_two = node.replayed_elsewhere();
-    assert_eq!(node_two.client().await.one("SELECT count(*) FROM t").await, "24");
+    assert_eq!(
+        node_two.client().await.one("SELECT count(*) FROM t").await,
+        "24"
+    );
 }
 
 /// A RETURNING result over its limit failed its statement after SQLite had changed the rows. The
@@ -222,11 +279,17 @@ async fn g12_a_statement_whose_result_is_too_large_leaves_nothing_behind() {
     node.log.release();
     blocking.await.unwrap().1.unwrap();
     assert_eq!(codes(running).await, ["INSERT 0 1", "54000", "INSERT 0 1"]);
-    assert_eq!(client.lines("SELECT id FROM t ORDER BY id").await, ["1", "2"]);
+    assert_eq!(
+        client.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "2"]
+    );
     client.ok("BEGIN; SAVEPOINT s").await;
     client.fails(statements[1], "54000").await;
     client.ok("ROLLBACK").await;
-    assert_eq!(client.lines("SELECT id FROM t ORDER BY id").await, ["1", "2"]);
+    assert_eq!(
+        client.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "2"]
+    );
 }
 
 #[tokio::test]
@@ -237,37 +300,67 @@ async fn g12_a_log_that_refuses_fails_the_statement_and_goes_on_later() {
     let visible = tenant.visible();
     let mut tail = tenant.tail(visible, Vec::new());
     node.log.refuse(true);
-    client.fails("INSERT INTO t VALUES (1, 'one')", "53100").await;
-    client.fails("CREATE TABLE refused (id int PRIMARY KEY)", "53100").await;
-    client.fails("ALTER TABLE t ADD COLUMN refused int", "53100").await;
-    client.fails("TRUNCATE blocker RESTART IDENTITY", "53100").await;
-    client.ok("BEGIN; INSERT INTO t VALUES (2, 'two'); CREATE TABLE refused (id serial PRIMARY KEY)").await;
+    client
+        .fails("INSERT INTO t VALUES (1, 'one')", "53100")
+        .await;
+    client
+        .fails("CREATE TABLE refused (id int PRIMARY KEY)", "53100")
+        .await;
+    client
+        .fails("ALTER TABLE t ADD COLUMN refused int", "53100")
+        .await;
+    client
+        .fails("TRUNCATE blocker RESTART IDENTITY", "53100")
+        .await;
+    client
+        .ok("BEGIN; INSERT INTO t VALUES (2, 'two'); CREATE TABLE refused (id serial PRIMARY KEY)")
+        .await;
     client.fails("COMMIT", "53100").await;
     assert_eq!(client.status(), springhead_engine::TransactionStatus::Idle);
-    assert_eq!(client.one("SELECT count(*) FROM t").await, "0", "reads go on");
+    assert_eq!(
+        client.one("SELECT count(*) FROM t").await,
+        "0",
+        "reads go on"
+    );
     client.fails("SELECT * FROM refused", "42P01").await;
     assert!(tail.try_next().await.unwrap().is_none(), "nothing is shown");
     assert_eq!(tenant.visible(), visible);
     node.log.refuse(false);
     client.ok("INSERT INTO t VALUES (3, 'three')").await;
-    client.ok("CREATE TABLE accepted (id serial PRIMARY KEY)").await;
+    client
+        .ok("CREATE TABLE accepted (id serial PRIMARY KEY)")
+        .await;
     client.ok("INSERT INTO accepted DEFAULT VALUES").await;
     assert_eq!(client.lines("SELECT * FROM t").await, ["3|three"]);
     client.ok("INSERT INTO blocker DEFAULT VALUES").await;
-    assert_eq!(client.lines("SELECT id FROM blocker ORDER BY id").await, ["1", "2"], "it was not restarted");
+    assert_eq!(
+        client.lines("SELECT id FROM blocker ORDER BY id").await,
+        ["1", "2"],
+        "it was not restarted"
+    );
     let replayed = node.replayed_elsewhere();
-    assert_eq!(replayed.client().await.lines("SELECT * FROM t").await, ["3|three"]);
+    assert_eq!(
+        replayed.client().await.lines("SELECT * FROM t").await,
+        ["3|three"]
+    );
 }
 
 #[tokio::test]
 async fn g12_a_group_that_the_log_refuses_is_refused_whole() {
     let node = Node::start();
     let mut client = prepared(&node).await;
-    let statements = ["INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (1, 'b')", "INSERT INTO t VALUES (2, 'c')"];
+    let statements = [
+        "INSERT INTO t VALUES (1, 'a')",
+        "INSERT INTO t VALUES (1, 'b')",
+        "INSERT INTO t VALUES (2, 'c')",
+    ];
     let (blocking, running) = in_one_group(&node, &statements).await;
     node.log.refuse(true);
     node.log.release();
-    assert_eq!(blocking.await.unwrap().1.unwrap_err().code.sqlstate().0, "53100");
+    assert_eq!(
+        blocking.await.unwrap().1.unwrap_err().code.sqlstate().0,
+        "53100"
+    );
     assert_eq!(codes(running).await, ["53100", "23505", "53100"]);
     node.log.refuse(false);
     assert_eq!(client.one("SELECT count(*) FROM t").await, "0");
@@ -283,17 +376,27 @@ async fn g12_a_broken_log_answers_outcome_unknown_and_acknowledges_nothing_more(
     let visible = tenant.visible();
     let mut tail = tenant.tail(visible, Vec::new());
     other.ok("BEGIN").await;
-    let statements = ["INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (2, 'b')"];
+    let statements = [
+        "INSERT INTO t VALUES (1, 'a')",
+        "INSERT INTO t VALUES (2, 'b')",
+    ];
     let (blocking, running) = in_one_group(&node, &statements).await;
     node.log.poison();
     node.log.release();
-    assert_eq!(blocking.await.unwrap().1.unwrap_err().code.sqlstate().0, "08007");
+    assert_eq!(
+        blocking.await.unwrap().1.unwrap_err().code.sqlstate().0,
+        "08007"
+    );
     assert_eq!(codes(running).await, ["08007", "08007"]);
     let why = node.engine.poisoned().await;
     assert!(why.contains("input/output error"), "{why}");
     client.fails("INSERT INTO t VALUES (3, 'c')", "08007").await;
     other.fails("INSERT INTO t VALUES (4, 'd')", "08007").await;
-    assert_eq!(client.one("SELECT count(*) FROM t").await, "0", "nothing of it is shown");
+    assert_eq!(
+        client.one("SELECT count(*) FROM t").await,
+        "0",
+        "nothing of it is shown"
+    );
     assert_eq!(tenant.visible(), visible);
     assert!(tail.try_next().await.unwrap().is_none());
 }
@@ -317,6 +420,9 @@ async fn g12_a_state_file_that_is_ahead_of_its_log_is_refused() {
     drop(client);
     let shorter = Node::start();
     let failed = node.on_log_of(&shorter);
-    let error = failed.err().expect("a state that is ahead of its log has lost a log").to_string();
+    let error = failed
+        .err()
+        .expect("a state that is ahead of its log has lost a log")
+        .to_string();
     assert!(error.contains("and the log ends at"), "{error}");
 }

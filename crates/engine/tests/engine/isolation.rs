@@ -1,5 +1,7 @@
 //! What concurrent transactions see of one another, and who waits for whom.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{Node, until};
@@ -16,7 +18,11 @@ async fn read_committed_sees_the_newest_before_each_statement_and_never_40001() 
     assert_eq!(one.one("SELECT n FROM t").await, "1");
     two.ok("UPDATE t SET n = 2").await;
     one.ok("UPDATE t SET n = n + 10").await;
-    assert_eq!(one.one("SELECT n FROM t").await, "12", "it goes on from the newest, and reads what it wrote");
+    assert_eq!(
+        one.one("SELECT n FROM t").await,
+        "12",
+        "it goes on from the newest, and reads what it wrote"
+    );
     assert_eq!(two.one("SELECT n FROM t").await, "2");
     one.ok("COMMIT").await;
     assert_eq!(two.one("SELECT n FROM t").await, "12");
@@ -63,14 +69,26 @@ async fn the_isolation_level_cannot_change_after_the_first_query() {
     let node = Node::start();
     let mut client = node.client().await;
     client.ok("BEGIN").await;
-    client.ok("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE").await;
-    assert_eq!(client.one("SHOW transaction_isolation").await, "serializable");
+    client
+        .ok("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        .await;
+    assert_eq!(
+        client.one("SHOW transaction_isolation").await,
+        "serializable"
+    );
     client.ok("SELECT 1").await;
-    client.fails("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "25001").await;
+    client
+        .fails("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "25001")
+        .await;
     client.ok("ROLLBACK").await;
-    client.ok("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ").await;
+    client
+        .ok("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        .await;
     client.ok("BEGIN").await;
-    assert_eq!(client.one("SHOW transaction_isolation").await, "repeatable read");
+    assert_eq!(
+        client.one("SHOW transaction_isolation").await,
+        "repeatable read"
+    );
     client.ok("COMMIT").await;
 }
 
@@ -86,10 +104,18 @@ async fn lock_timeout_is_55p03_while_another_transaction_holds_the_writer() {
     waiter.ok("BEGIN").await;
     waiter.fails("SELECT * FROM t FOR UPDATE", "55P03").await;
     waiter.ok("ROLLBACK").await;
-    assert_eq!(waiter.lines("SELECT id FROM t").await, Vec::<String>::new(), "reads do not wait");
+    assert_eq!(
+        waiter.lines("SELECT id FROM t").await,
+        Vec::<String>::new(),
+        "reads do not wait"
+    );
     holder.ok("COMMIT").await;
     waiter.ok("INSERT INTO t VALUES (3)").await;
-    assert_eq!(waiter.lines("SELECT id FROM t ORDER BY id").await, ["1", "3"], "what was given up never ran");
+    assert_eq!(
+        waiter.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "3"],
+        "what was given up never ran"
+    );
 }
 
 #[tokio::test]
@@ -100,7 +126,10 @@ async fn statement_timeout_is_57014_while_waiting_and_what_waited_never_runs() {
     holder.ok("BEGIN; INSERT INTO t VALUES (1)").await;
     waiter.ok("SET statement_timeout = '20ms'").await;
     let error = waiter.fails("INSERT INTO t VALUES (2)", "57014").await;
-    assert_eq!(error.message, "canceling statement due to statement timeout");
+    assert_eq!(
+        error.message,
+        "canceling statement due to statement timeout"
+    );
     holder.ok("ROLLBACK").await;
     waiter.ok("INSERT INTO t VALUES (3)").await;
     assert_eq!(waiter.lines("SELECT id FROM t").await, ["3"]);
@@ -201,7 +230,10 @@ async fn for_update_takes_the_writer_until_the_transaction_ends() {
     one.ok("CREATE TABLE t (id int PRIMARY KEY, n int)").await;
     one.ok("INSERT INTO t VALUES (1, 1)").await;
     one.ok("BEGIN").await;
-    assert_eq!(one.lines("SELECT n FROM t WHERE id = 1 FOR UPDATE").await, ["1"]);
+    assert_eq!(
+        one.lines("SELECT n FROM t WHERE id = 1 FOR UPDATE").await,
+        ["1"]
+    );
     let other = tokio::spawn(async move {
         two.ok("UPDATE t SET n = n * 10").await;
         two
@@ -262,4 +294,60 @@ async fn g1_nothing_is_shown_before_it_is_durable() {
     assert_eq!(reader.lines("SELECT id FROM t").await, ["1"]);
     until(|| tenant.visible() >= answered).await;
     assert_eq!(tail.next().await.unwrap().position, answered);
+}
+
+/// A read was planned against one catalog and run on a snapshot that had the next: a column that had
+/// gone was an internal error, and one whose type had changed came out as nonsense.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g8_reads_while_definitions_change_see_one_or_the_other_whole() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY, v int)")
+        .await;
+    client.ok("INSERT INTO t VALUES (1, 7), (2, 7)").await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut readers = Vec::new();
+    for number in 0..3 {
+        let (mut reader, done) = (node.client().await, Arc::clone(&done));
+        readers.push(tokio::spawn(async move {
+            let mut reads = 0;
+            while !done.load(Ordering::SeqCst) {
+                if number == 0 {
+                    reader.ok("BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+                    let first = reader.lines("SELECT * FROM t ORDER BY id").await;
+                    let second = reader.lines("SELECT * FROM t ORDER BY id").await;
+                    assert_eq!(
+                        first, second,
+                        "the definitions of a snapshot are those of its rows"
+                    );
+                    reader.ok("COMMIT").await;
+                }
+                let rows = reader.lines("SELECT * FROM t ORDER BY id").await;
+                let shapes = [["1|7", "2|7"], ["1|7|x", "2|7|x"]];
+                assert!(shapes.iter().any(|shape| rows == shape), "{rows:?}");
+                reads += 1;
+            }
+            reads
+        }));
+    }
+    for _ in 0..25 {
+        client
+            .ok("ALTER TABLE t ALTER COLUMN v TYPE text USING v::text")
+            .await;
+        client
+            .ok("ALTER TABLE t ADD COLUMN w text DEFAULT 'x'")
+            .await;
+        client
+            .ok("ALTER TABLE t ALTER COLUMN v TYPE numeric(10, 0) USING v::numeric")
+            .await;
+        client.ok("ALTER TABLE t DROP COLUMN w").await;
+        client
+            .ok("ALTER TABLE t ALTER COLUMN v TYPE int USING v::int")
+            .await;
+    }
+    done.store(true, Ordering::SeqCst);
+    for reader in readers {
+        assert!(reader.await.unwrap() > 0);
+    }
 }

@@ -8,7 +8,9 @@ use crate::support::Node;
 async fn g1_no_number_is_given_twice_after_a_crash() {
     let mut node = Node::start();
     let mut client = node.client().await;
-    client.ok("CREATE SEQUENCE s; CREATE TABLE t (id serial PRIMARY KEY, n bigint)").await;
+    client
+        .ok("CREATE SEQUENCE s; CREATE TABLE t (id serial PRIMARY KEY, n bigint)")
+        .await;
     drop(client);
     let mut given = BTreeSet::new();
     for round in 0..4 {
@@ -17,8 +19,16 @@ async fn g1_no_number_is_given_twice_after_a_crash() {
             let number: i64 = client.one("SELECT nextval('s')").await.parse().unwrap();
             assert!(given.insert(number), "{number} was given twice");
         }
-        client.ok("INSERT INTO t (n) VALUES (nextval('s')), (1)").await;
-        given.extend(client.lines("SELECT n FROM t WHERE n <> 1").await.iter().map(|n| n.parse::<i64>().unwrap()));
+        client
+            .ok("INSERT INTO t (n) VALUES (nextval('s')), (1)")
+            .await;
+        given.extend(
+            client
+                .lines("SELECT n FROM t WHERE n <> 1")
+                .await
+                .iter()
+                .map(|n| n.parse::<i64>().unwrap()),
+        );
         drop(client);
         node = node.reopen();
     }
@@ -67,19 +77,36 @@ async fn setval_bounds_cycles_and_directions() {
     let node = Node::start();
     let mut client = node.client().await;
     client.ok("CREATE SEQUENCE s MINVALUE 1 MAXVALUE 3").await;
-    assert_eq!(client.lines("SELECT nextval('s') FROM generate_series(1, 3)").await, ["1", "2", "3"]);
+    assert_eq!(
+        client
+            .lines("SELECT nextval('s') FROM generate_series(1, 3)")
+            .await,
+        ["1", "2", "3"]
+    );
     let error = client.fails("SELECT nextval('s')", "2200H").await;
-    assert_eq!(error.message, "nextval: reached maximum value of sequence \"s\" (3)");
+    assert_eq!(
+        error.message,
+        "nextval: reached maximum value of sequence \"s\" (3)"
+    );
     assert_eq!(client.one("SELECT setval('s', 2)").await, "2");
     assert_eq!(client.one("SELECT nextval('s')").await, "3");
     client.ok("SELECT setval('s', 2, false)").await;
     assert_eq!(client.one("SELECT nextval('s')").await, "2");
     client.fails("SELECT setval('s', 4)", "22003").await;
     client.ok("ALTER SEQUENCE s CYCLE").await;
-    assert_eq!(client.lines("SELECT nextval('s') FROM generate_series(1, 3)").await, ["3", "1", "2"]);
-    client.ok("CREATE SEQUENCE down INCREMENT -5 MINVALUE -20 MAXVALUE -1 START -2 CYCLE").await;
     assert_eq!(
-        client.lines("SELECT nextval('down') FROM generate_series(1, 6)").await,
+        client
+            .lines("SELECT nextval('s') FROM generate_series(1, 3)")
+            .await,
+        ["3", "1", "2"]
+    );
+    client
+        .ok("CREATE SEQUENCE down INCREMENT -5 MINVALUE -20 MAXVALUE -1 START -2 CYCLE")
+        .await;
+    assert_eq!(
+        client
+            .lines("SELECT nextval('down') FROM generate_series(1, 6)")
+            .await,
         ["-2", "-7", "-12", "-17", "-1", "-6"]
     );
 }
@@ -88,7 +115,9 @@ async fn setval_bounds_cycles_and_directions() {
 async fn g1_cycles_and_setval_survive_a_crash() {
     let mut node = Node::start();
     let mut client = node.client().await;
-    client.ok("CREATE SEQUENCE s MAXVALUE 40 CYCLE; CREATE SEQUENCE t").await;
+    client
+        .ok("CREATE SEQUENCE s MAXVALUE 40 CYCLE; CREATE SEQUENCE t")
+        .await;
     client.ok("SELECT setval('t', 1000)").await;
     for _ in 0..45 {
         client.ok("SELECT nextval('s')").await;
@@ -106,21 +135,47 @@ async fn g1_cycles_and_setval_survive_a_crash() {
 async fn truncate_restart_identity_and_alter_sequence_restart() {
     let node = Node::start();
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id serial PRIMARY KEY, n int)").await;
+    client
+        .ok("CREATE TABLE t (id serial PRIMARY KEY, n int)")
+        .await;
     client.ok("INSERT INTO t (n) VALUES (1), (2), (3)").await;
     client.ok("TRUNCATE t").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "4");
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "4"
+    );
     client.ok("TRUNCATE t RESTART IDENTITY").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "1");
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "1"
+    );
     client.ok("ALTER SEQUENCE t_id_seq RESTART WITH 50").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "50");
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "50"
+    );
     client.ok("ALTER SEQUENCE t_id_seq RESTART").await;
     client.ok("TRUNCATE t").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "1");
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "1"
+    );
     drop(client);
     let node = node.reopen();
     let mut client = node.client().await;
-    let id: i64 = client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await.parse().unwrap();
+    let id: i64 = client
+        .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+        .await
+        .parse()
+        .unwrap();
     assert!((2..=33).contains(&id), "{id}");
 }
 
@@ -130,17 +185,40 @@ async fn truncate_restart_identity_and_alter_sequence_restart() {
 async fn g3_a_rolled_back_restart_leaves_the_sequence_where_it_was() {
     let node = Node::start();
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id serial PRIMARY KEY, n int)").await;
+    client
+        .ok("CREATE TABLE t (id serial PRIMARY KEY, n int)")
+        .await;
     client.ok("INSERT INTO t (n) VALUES (1), (2), (3)").await;
     client.ok("BEGIN; TRUNCATE t RESTART IDENTITY").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "1");
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "1"
+    );
     client.ok("ROLLBACK").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "4");
-    client.ok("BEGIN; SAVEPOINT s; ALTER SEQUENCE t_id_seq RESTART; ROLLBACK TO s; COMMIT").await;
-    assert_eq!(client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await, "5");
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "4"
+    );
+    client
+        .ok("BEGIN; SAVEPOINT s; ALTER SEQUENCE t_id_seq RESTART; ROLLBACK TO s; COMMIT")
+        .await;
+    assert_eq!(
+        client
+            .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+            .await,
+        "5"
+    );
     drop(client);
     let node = node.reopen();
     let mut client = node.client().await;
-    let id: i64 = client.one("INSERT INTO t (n) VALUES (1) RETURNING id").await.parse().unwrap();
+    let id: i64 = client
+        .one("INSERT INTO t (n) VALUES (1) RETURNING id")
+        .await
+        .parse()
+        .unwrap();
     assert!(id > 5, "{id}");
 }

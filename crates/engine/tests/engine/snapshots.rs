@@ -7,7 +7,8 @@ use springhead_proto::TenantId;
 
 use crate::support::Node;
 
-const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000000) a(i), generate_series(1, 1000000000) b(j)";
+const ENDLESS: &str =
+    "SELECT count(*) FROM generate_series(1, 1000000000) a(i), generate_series(1, 1000000000) b(j)";
 
 #[tokio::test]
 async fn g7_a_read_that_takes_too_long_is_72000() {
@@ -30,7 +31,9 @@ async fn g7_a_read_in_a_held_snapshot_is_ended_too_and_nobody_waits_for_it() {
     tokio::task::yield_now().await;
     node.clock.advance(400);
     let engine = node.engine.clone();
-    tokio::task::spawn_blocking(move || engine.maintain().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || engine.maintain().unwrap())
+        .await
+        .unwrap();
     assert_eq!(reading.await.unwrap().code.sqlstate().0, "72000");
 }
 
@@ -77,8 +80,12 @@ async fn g7_overlapping_readers_do_not_make_the_wal_grow_without_end() {
         config.readers_per_tenant = 4;
     });
     let mut client = node.client().await;
-    client.ok("CREATE TABLE t (id int PRIMARY KEY, v text)").await;
-    client.ok("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 500) g(i)").await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await;
+    client
+        .ok("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 500) g(i)")
+        .await;
     let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut readers = Vec::new();
     for _ in 0..3 {
@@ -86,17 +93,27 @@ async fn g7_overlapping_readers_do_not_make_the_wal_grow_without_end() {
         readers.push(tokio::spawn(async move {
             let mut reads = 0;
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                reader.ok("SELECT count(*), max(a.v || b.v) FROM t a, t b WHERE a.id < 40").await;
+                reader
+                    .ok("SELECT count(*), max(a.v || b.v) FROM t a, t b WHERE a.id < 40")
+                    .await;
                 reads += 1;
             }
             reads
         }));
     }
-    let wal = node.state_file(TenantId::DEFAULT).with_file_name("state.db-wal");
+    let wal = node
+        .state_file(TenantId::DEFAULT)
+        .with_file_name("state.db-wal");
     let mut largest = 0;
     let mut written = 0;
     for round in 0..1500 {
-        client.ok(&format!("UPDATE t SET v = repeat('{}', 1000) WHERE id % 50 = {}", round % 10, round % 50)).await;
+        client
+            .ok(&format!(
+                "UPDATE t SET v = repeat('{}', 1000) WHERE id % 50 = {}",
+                round % 10,
+                round % 50
+            ))
+            .await;
         written += 11 * 4096;
         largest = largest.max(std::fs::metadata(&wal).map_or(0, |file| file.len()));
     }

@@ -14,11 +14,12 @@ use springhead_engine::{
 };
 use springhead_log::segment::{SegmentConfig, SegmentLog};
 use springhead_log::{
-    AppendError, Appended, EpochRecord, Log, LogError, LogReader, LogStats, ManualClock, PendingCommit, Pin,
-    ReadFilter, RefusedReason, TailPosition, memory::MemoryLog,
+    AppendError, Appended, EpochRecord, Log, LogError, LogReader, LogStats, ManualClock,
+    PendingCommit, Pin, ReadFilter, RefusedReason, TailPosition, memory::MemoryLog,
 };
 use springhead_proto::{
-    ChangeKind, Changes, CollectionId, Epoch, Lsn, SchemaVersion, SqlError, TenantId, TimestampMs, Value,
+    ChangeKind, Changes, CollectionId, Epoch, Lsn, SchemaVersion, SqlError, TenantId, TimestampMs,
+    Value,
 };
 use springhead_sql::types::text::output_text;
 
@@ -30,7 +31,10 @@ impl Entropy for Counting {
     fn fill(&self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             // splitmix64
-            let mut z = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut z = self
+                .0
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
@@ -97,11 +101,16 @@ impl Log for FaultyLog {
             held.waiting -= 1;
         }
         if self.refuses.load(Ordering::SeqCst) {
-            let reason = RefusedReason::DiskReserve { available_bytes: 1, reserve_bytes: 2 };
+            let reason = RefusedReason::DiskReserve {
+                available_bytes: 1,
+                reserve_bytes: 2,
+            };
             return Err(AppendError::Refused(reason));
         }
         if self.breaks.load(Ordering::SeqCst) {
-            return Err(AppendError::Poisoned("fdatasync: input/output error".into()));
+            return Err(AppendError::Poisoned(
+                "fdatasync: input/output error".into(),
+            ));
         }
         self.inner.append(commits)
     }
@@ -180,7 +189,12 @@ struct Setup {
 
 /// Small enough that tests reach every limit quickly.
 fn config(dir: &Path) -> EngineConfig {
-    EngineConfig { worker_threads: 4, readers_per_tenant: 2, cache_bytes: 1 << 20, ..EngineConfig::new(dir) }
+    EngineConfig {
+        worker_threads: 4,
+        readers_per_tenant: 2,
+        cache_bytes: 1 << 20,
+        ..EngineConfig::new(dir)
+    }
 }
 
 impl Node {
@@ -228,7 +242,12 @@ impl Node {
         let mut config = config(dir.path());
         change(&mut config);
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
-        let setup = Setup { config, segments, clock, dir };
+        let setup = Setup {
+            config,
+            segments,
+            clock,
+            dir,
+        };
         let log = setup.open_log();
         setup.open(log).unwrap()
     }
@@ -240,7 +259,9 @@ impl Node {
 
     /// As [`Node::reopen`], with `meanwhile` done to its directory.
     pub fn try_reopen(self, meanwhile: impl FnOnce(&EngineConfig)) -> Result<Node, EngineError> {
-        let Node { engine, log, setup, .. } = self;
+        let Node {
+            engine, log, setup, ..
+        } = self;
         drop(engine);
         meanwhile(&setup.config);
         let log = if setup.segments.is_some() {
@@ -266,7 +287,12 @@ impl Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut config = self.setup.config.clone();
         config.data_dir = dir.path().to_owned();
-        let setup = Setup { config, segments: None, clock: Arc::clone(&self.clock), dir };
+        let setup = Setup {
+            config,
+            segments: None,
+            clock: Arc::clone(&self.clock),
+            dir,
+        };
         setup.open(Arc::clone(&self.log.inner)).unwrap()
     }
 
@@ -276,7 +302,9 @@ impl Node {
 
     pub async fn client_of(&self, tenant: &str) -> Client {
         let id = self.engine.tenant_id(tenant).unwrap();
-        Client { session: self.engine.session(id, "tester").await.unwrap() }
+        Client {
+            session: self.engine.session(id, "tester").await.unwrap(),
+        }
     }
 
     pub async fn tenant(&self) -> Arc<Tenant> {
@@ -322,7 +350,12 @@ impl Setup {
             Arc::clone(&clock) as Arc<dyn springhead_log::Clock>,
             Arc::new(Counting::default()),
         )?;
-        Ok(Node { engine, log, clock, setup: self })
+        Ok(Node {
+            engine,
+            log,
+            clock,
+            setup: self,
+        })
     }
 }
 
@@ -345,7 +378,10 @@ impl Answer {
     /// The rows, columns separated by `|`, NULL as `~`.
     pub fn lines(&self) -> Vec<String> {
         let cell = |value: &Option<String>| value.clone().unwrap_or_else(|| "~".to_owned());
-        self.rows.iter().map(|row| row.iter().map(cell).collect::<Vec<_>>().join("|")).collect()
+        self.rows
+            .iter()
+            .map(|row| row.iter().map(cell).collect::<Vec<_>>().join("|"))
+            .collect()
     }
 }
 
@@ -362,7 +398,9 @@ impl Client {
 
     /// Runs what must succeed.
     pub async fn ok(&mut self, sql: &str) -> Answer {
-        self.run(sql).await.unwrap_or_else(|error| panic!("{sql}: {} {error:?}", error.code.sqlstate()))
+        self.run(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {} {error:?}", error.code.sqlstate()))
     }
 
     /// Runs what must succeed, and its rows as lines.
@@ -421,8 +459,17 @@ pub fn answer(outcome: springhead_engine::Outcome) -> Result<Answer, SqlError> {
             }
         }
     }
-    let notices = outcome.notices.iter().map(|notice| notice.message.clone()).collect();
-    Ok(Answer { tag: outcome.tag, rows, notices, lsn: outcome.lsn })
+    let notices = outcome
+        .notices
+        .iter()
+        .map(|notice| notice.message.clone())
+        .collect();
+    Ok(Answer {
+        tag: outcome.tag,
+        rows,
+        notices,
+        lsn: outcome.lsn,
+    })
 }
 
 /// A change as a tail delivers it.
@@ -448,7 +495,11 @@ pub fn seen(step: &springhead_engine::Step, after: Lsn) -> Vec<Seen> {
         for change in Changes::new(&slice.changes) {
             let change = change.expect("the log is whole");
             let values = |row: Option<springhead_proto::RowRef<'_>>| {
-                row.map(|row| row.values().map(springhead_proto::ValueRef::to_owned).collect::<Vec<_>>())
+                row.map(|row| {
+                    row.values()
+                        .map(springhead_proto::ValueRef::to_owned)
+                        .collect::<Vec<_>>()
+                })
             };
             if lsn > after {
                 all.push(Seen {
@@ -464,7 +515,11 @@ pub fn seen(step: &springhead_engine::Step, after: Lsn) -> Vec<Seen> {
             }
             lsn = lsn.next();
         }
-        assert_eq!(lsn, slice.last_lsn().next(), "a slice has as many changes as it says");
+        assert_eq!(
+            lsn,
+            slice.last_lsn().next(),
+            "a slice has as many changes as it says"
+        );
     }
     all
 }
@@ -474,7 +529,9 @@ pub async fn drain(tail: &mut TailReader) -> Result<Vec<Seen>, TailError> {
     let mut all = Vec::new();
     loop {
         let before = tail.position();
-        let Some(step) = tail.try_next().await? else { return Ok(all) };
+        let Some(step) = tail.try_next().await? else {
+            return Ok(all);
+        };
         assert!(step.position >= before, "a tail goes forward");
         assert_eq!(step.position, tail.position());
         all.extend(seen(&step, before));
@@ -491,7 +548,10 @@ pub fn rows_of(changes: &[Seen]) -> Vec<(ChangeKind, Option<Vec<Value>>, Option<
     changes
         .iter()
         .filter(|change| {
-            matches!(change.kind, ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete | ChangeKind::Truncate)
+            matches!(
+                change.kind,
+                ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete | ChangeKind::Truncate
+            )
         })
         .map(|change| (change.kind, change.before.clone(), change.after.clone()))
         .collect()
@@ -503,20 +563,43 @@ pub fn assert_whole_and_ordered(changes: &[Seen], began_after: Lsn) {
     let mut previous: Option<&Seen> = None;
     for change in changes {
         if let Some(previous) = previous {
-            assert!(change.lsn > previous.lsn, "{:?} comes after {:?}", change.lsn, previous.lsn);
+            assert!(
+                change.lsn > previous.lsn,
+                "{:?} comes after {:?}",
+                change.lsn,
+                previous.lsn
+            );
             if change.commit_lsn == previous.commit_lsn {
-                assert_eq!(change.lsn, previous.lsn.next(), "a commit's changes are dense");
+                assert_eq!(
+                    change.lsn,
+                    previous.lsn.next(),
+                    "a commit's changes are dense"
+                );
             } else {
-                assert_eq!(previous.lsn, previous.commit_lsn.plus(previous.commit_count - 1), "a commit was cut");
-                assert_eq!(change.lsn, change.commit_lsn, "a commit was begun in its middle");
+                assert_eq!(
+                    previous.lsn,
+                    previous.commit_lsn.plus(previous.commit_count - 1),
+                    "a commit was cut"
+                );
+                assert_eq!(
+                    change.lsn, change.commit_lsn,
+                    "a commit was begun in its middle"
+                );
             }
         } else {
-            assert!(change.lsn == change.commit_lsn || change.lsn == began_after.next(), "begun in a commit's middle");
+            assert!(
+                change.lsn == change.commit_lsn || change.lsn == began_after.next(),
+                "begun in a commit's middle"
+            );
         }
         previous = Some(change);
     }
     if let Some(last) = previous {
-        assert_eq!(last.lsn, last.commit_lsn.plus(last.commit_count - 1), "the last commit was cut");
+        assert_eq!(
+            last.lsn,
+            last.commit_lsn.plus(last.commit_count - 1),
+            "the last commit was cut"
+        );
     }
 }
 
@@ -527,10 +610,14 @@ pub fn dump(path: &Path) -> Vec<String> {
     let _ = conn.execute_batch("PRAGMA query_only=ON");
     let mut lines = Vec::new();
     let mut schema = conn
-        .prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name")
+        .prepare(
+            "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name",
+        )
         .unwrap();
     let objects: Vec<(String, String, String, String)> = schema
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .query_map([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();
@@ -538,19 +625,33 @@ pub fn dump(path: &Path) -> Vec<String> {
         lines.push(format!("{kind} {name} on {table}: {sql}"));
     }
     for (_, name, ..) in objects.iter().filter(|(kind, ..)| kind == "table") {
-        let mut columns = conn.prepare("SELECT name FROM pragma_table_xinfo(?1)").unwrap();
-        let names: Vec<String> =
-            columns.query_map([name], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        let mut columns = conn
+            .prepare("SELECT name FROM pragma_table_xinfo(?1)")
+            .unwrap();
+        let names: Vec<String> = columns
+            .query_map([name], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
         let quoted: Vec<String> = names.iter().map(|name| format!("quote({name})")).collect();
         let types: Vec<String> = names.iter().map(|name| format!("typeof({name})")).collect();
         let order: Vec<String> = names.clone();
         let sql = format!(
             "SELECT {} FROM {name} ORDER BY {}",
-            quoted.iter().chain(&types).cloned().collect::<Vec<_>>().join(" || ' ' || "),
+            quoted
+                .iter()
+                .chain(&types)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(" || ' ' || "),
             order.join(", ")
         );
         let mut rows = conn.prepare(&sql).unwrap();
-        let texts: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        let texts: Vec<String> = rows
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
         lines.extend(texts.into_iter().map(|text| format!("{name}: {text}")));
     }
     lines

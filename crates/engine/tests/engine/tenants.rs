@@ -11,29 +11,60 @@ use crate::support::{Node, dump, until};
 async fn names_are_used_again_and_ids_never() {
     let mut node = Node::start();
     let mut client = node.client().await;
-    assert_eq!(node.engine.tenant_id("postgres").unwrap(), TenantId::DEFAULT);
-    assert_eq!(node.engine.tenant_id("shop").unwrap_err().code.sqlstate().0, "3D000");
+    assert_eq!(
+        node.engine.tenant_id("postgres").unwrap(),
+        TenantId::DEFAULT
+    );
+    assert_eq!(
+        node.engine.tenant_id("shop").unwrap_err().code.sqlstate().0,
+        "3D000"
+    );
     client.ok("CREATE DATABASE shop").await;
     let first = node.engine.tenant_id("shop").unwrap();
     client.fails("CREATE DATABASE shop", "42P04").await;
-    node.client_of("shop").await.ok("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
+    node.client_of("shop")
+        .await
+        .ok("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        .await;
     client.ok("DROP DATABASE shop").await;
-    assert_eq!(node.engine.tenant_id("shop").unwrap_err().code.sqlstate().0, "3D000");
-    assert_eq!(node.engine.tenant(first).await.err().unwrap().code.sqlstate().0, "3D000");
+    assert_eq!(
+        node.engine.tenant_id("shop").unwrap_err().code.sqlstate().0,
+        "3D000"
+    );
+    assert_eq!(
+        node.engine
+            .tenant(first)
+            .await
+            .err()
+            .unwrap()
+            .code
+            .sqlstate()
+            .0,
+        "3D000"
+    );
     client.ok("CREATE DATABASE shop").await;
     let second = node.engine.tenant_id("shop").unwrap();
     assert!(second > first);
-    node.client_of("shop").await.fails("SELECT * FROM t", "42P01").await;
+    node.client_of("shop")
+        .await
+        .fails("SELECT * FROM t", "42P01")
+        .await;
     client.ok("DROP DATABASE shop").await;
     drop(client);
     node = node.reopen();
     let mut client = node.client().await;
     client.ok("CREATE DATABASE shop").await;
-    assert!(node.engine.tenant_id("shop").unwrap() > second, "also across a restart");
+    assert!(
+        node.engine.tenant_id("shop").unwrap() > second,
+        "also across a restart"
+    );
     client.fails("DROP DATABASE \"default\"", "55006").await;
     client.fails("DROP DATABASE postgres", "55006").await;
     client.fails("DROP DATABASE nothing", "3D000").await;
-    assert_eq!(client.ok("DROP DATABASE IF EXISTS nothing").await.notices, ["database \"nothing\" does not exist, skipping"]);
+    assert_eq!(
+        client.ok("DROP DATABASE IF EXISTS nothing").await.notices,
+        ["database \"nothing\" does not exist, skipping"]
+    );
     client.fails("BEGIN; CREATE DATABASE x", "25001").await;
 }
 
@@ -44,8 +75,14 @@ async fn a_database_in_use_is_not_dropped() {
     client.ok("CREATE DATABASE shop").await;
     let inside = node.client_of("shop").await;
     let error = client.fails("DROP DATABASE shop", "55006").await;
-    assert_eq!(error.message, "database \"shop\" is being accessed by other users");
-    assert_eq!(error.detail.as_deref(), Some("There are 1 other sessions using the database."));
+    assert_eq!(
+        error.message,
+        "database \"shop\" is being accessed by other users"
+    );
+    assert_eq!(
+        error.detail.as_deref(),
+        Some("There are 1 other sessions using the database.")
+    );
     drop(inside);
     client.ok("DROP DATABASE shop").await;
 }
@@ -56,15 +93,24 @@ async fn g5_feeds_of_a_dropped_tenant_are_told_and_its_files_are_gone() {
     let mut client = node.client().await;
     client.ok("CREATE DATABASE shop").await;
     let id = node.engine.tenant_id("shop").unwrap();
-    node.client_of("shop").await.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
+    node.client_of("shop")
+        .await
+        .ok("CREATE TABLE t (id int PRIMARY KEY)")
+        .await;
     let tenant = node.engine.tenant(id).await.unwrap();
     let mut waiting = tenant.tail(tenant.visible(), Vec::new());
     let mut behind = tenant.tail(Lsn::ZERO, Vec::new());
     let waits = tokio::spawn(async move { waiting.next().await.err() });
     tokio::task::yield_now().await;
     client.ok("DROP DATABASE shop").await;
-    assert!(matches!(waits.await.unwrap(), Some(TailError::TenantDropped)));
-    assert!(matches!(behind.try_next().await, Err(TailError::TenantDropped)));
+    assert!(matches!(
+        waits.await.unwrap(),
+        Some(TailError::TenantDropped)
+    ));
+    assert!(matches!(
+        behind.try_next().await,
+        Err(TailError::TenantDropped)
+    ));
     assert!(!node.state_file(id).exists());
 }
 
@@ -76,7 +122,10 @@ async fn g6_a_tenant_asked_for_while_it_is_dropped_does_not_come_back() {
     let mut client = node.client().await;
     client.ok("CREATE DATABASE shop").await;
     let id = node.engine.tenant_id("shop").unwrap();
-    node.client_of("shop").await.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
+    node.client_of("shop")
+        .await
+        .ok("CREATE TABLE t (id int PRIMARY KEY)")
+        .await;
     node.log.hold();
     let dropping = tokio::spawn(async move { client.ok("DROP DATABASE shop").await });
     node.log.held().await;
@@ -85,7 +134,10 @@ async fn g6_a_tenant_asked_for_while_it_is_dropped_does_not_come_back() {
     tokio::task::yield_now().await;
     node.log.release();
     dropping.await.unwrap();
-    assert_eq!(asking.await.unwrap().expect("it is gone").code.sqlstate().0, "3D000");
+    assert_eq!(
+        asking.await.unwrap().expect("it is gone").code.sqlstate().0,
+        "3D000"
+    );
     assert!(!node.state_file(id).exists());
 }
 
@@ -95,9 +147,16 @@ async fn idle_tenants_are_closed_and_open_again_as_they_were() {
     let mut client = node.client().await;
     client.ok("CREATE DATABASE shop").await;
     let id = node.engine.tenant_id("shop").unwrap();
-    let is_open = |node: &Node| node.engine.tenants().iter().any(|tenant| tenant.id == id && tenant.open);
+    let is_open = |node: &Node| {
+        node.engine
+            .tenants()
+            .iter()
+            .any(|tenant| tenant.id == id && tenant.open)
+    };
     let mut inside = node.client_of("shop").await;
-    inside.ok("CREATE TABLE t (id serial PRIMARY KEY, v text)").await;
+    inside
+        .ok("CREATE TABLE t (id serial PRIMARY KEY, v text)")
+        .await;
     inside.ok("INSERT INTO t (v) VALUES ('a')").await;
     node.clock.advance(61_000);
     node.engine.maintain().unwrap();
@@ -134,7 +193,12 @@ async fn no_more_tenants_stay_open_than_may() {
         node.clock.advance(10);
     }
     let open = || -> Vec<String> {
-        node.engine.tenants().into_iter().filter(|tenant| tenant.open).map(|tenant| tenant.name).collect()
+        node.engine
+            .tenants()
+            .into_iter()
+            .filter(|tenant| tenant.open)
+            .map(|tenant| tenant.name)
+            .collect()
     };
     until(|| {
         node.engine.maintain().unwrap();
@@ -157,9 +221,13 @@ async fn g1_log_is_trimmed_only_when_every_state_has_it() {
     inside.ok("CREATE TABLE kept (id int PRIMARY KEY)").await;
     inside.ok("INSERT INTO kept VALUES (1)").await;
     drop(inside);
-    client.ok("CREATE TABLE t (id serial PRIMARY KEY, v text)").await;
+    client
+        .ok("CREATE TABLE t (id serial PRIMARY KEY, v text)")
+        .await;
     for _ in 0..100 {
-        client.ok("INSERT INTO t (v) SELECT repeat('x', 1000) FROM generate_series(1, 10)").await;
+        client
+            .ok("INSERT INTO t (v) SELECT repeat('x', 1000) FROM generate_series(1, 10)")
+            .await;
     }
     // A reader in the way of the checkpoint holds the trim up, and only it.
     client.ok("BEGIN ISOLATION LEVEL REPEATABLE READ").await;
@@ -174,19 +242,41 @@ async fn g1_log_is_trimmed_only_when_every_state_has_it() {
     assert!(earliest > held_at, "{earliest} after {held_at}");
     let position = earliest.previous().previous();
     let mut tail = node.tenant().await.tail(position, Vec::new());
-    let refused = tail.next().await.err().expect("what was trimmed is refused, not skipped");
-    assert!(matches!(refused, TailError::Log(springhead_log::LogError::Trimmed { .. })), "{refused}");
+    let refused = tail
+        .next()
+        .await
+        .err()
+        .expect("what was trimmed is refused, not skipped");
+    assert!(
+        matches!(
+            refused,
+            TailError::Log(springhead_log::LogError::Trimmed { .. })
+        ),
+        "{refused}"
+    );
     let rows = client.one("SELECT count(*) FROM t").await;
     drop((tail, client, other));
     // A crash now: the states have what the log has no more.
     let node = node.reopen();
-    assert_eq!(node.client().await.one("SELECT count(*) FROM t").await, rows);
-    assert_eq!(node.client_of("shop").await.lines("SELECT * FROM kept").await, ["1"]);
+    assert_eq!(
+        node.client().await.one("SELECT count(*) FROM t").await,
+        rows
+    );
+    assert_eq!(
+        node.client_of("shop")
+            .await
+            .lines("SELECT * FROM kept")
+            .await,
+        ["1"]
+    );
     let failed = node.try_reopen(|config| {
         let id = TenantId::DEFAULT;
         std::fs::remove_dir_all(springhead_engine::state::tenant_dir(config, id)).unwrap();
     });
-    let error = failed.err().expect("it cannot be made from the log any more").to_string();
+    let error = failed
+        .err()
+        .expect("it cannot be made from the log any more")
+        .to_string();
     assert!(error.contains("its state file is gone"), "{error}");
 }
 
@@ -202,11 +292,26 @@ async fn g5_shutdown_ends_tails_and_refuses_what_comes() {
     let waiting = tokio::spawn(async move { waiter.run("INSERT INTO t VALUES (2)").await });
     tokio::task::yield_now().await;
     let engine = node.engine.clone();
-    tokio::task::spawn_blocking(move || engine.shutdown()).await.unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap_err().code.sqlstate().0, "57P01");
+    tokio::task::spawn_blocking(move || engine.shutdown())
+        .await
+        .unwrap();
+    assert_eq!(
+        waiting.await.unwrap().unwrap_err().code.sqlstate().0,
+        "57P01"
+    );
     assert!(client.run("COMMIT").await.is_err());
     assert!(matches!(tail.next().await, Err(TailError::ShuttingDown)));
-    assert_eq!(node.engine.tenant(TenantId::DEFAULT).await.err().unwrap().code.sqlstate().0, "57P01");
+    assert_eq!(
+        node.engine
+            .tenant(TenantId::DEFAULT)
+            .await
+            .err()
+            .unwrap()
+            .code
+            .sqlstate()
+            .0,
+        "57P01"
+    );
     drop((client, tail));
     let changes = tail_from_reopened(tenant.id(), &node);
     assert_eq!(changes, 0, "what had not been committed is not there");
@@ -214,5 +319,8 @@ async fn g5_shutdown_ends_tails_and_refuses_what_comes() {
 
 /// The rows of `t` in the state file of a node that has been shut down.
 fn tail_from_reopened(tenant: TenantId, node: &Node) -> usize {
-    dump(&node.state_file(tenant)).iter().filter(|line| line.starts_with("t") && line.contains(": 1 ")).count()
+    dump(&node.state_file(tenant))
+        .iter()
+        .filter(|line| line.starts_with("t") && line.contains(": 1 "))
+        .count()
 }

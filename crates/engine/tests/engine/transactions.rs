@@ -72,7 +72,11 @@ async fn g3_nested_savepoints_release_and_roll_back_as_postgresql_does() {
     client.ok("COMMIT").await;
     assert_eq!(client.lines("SELECT id FROM t ORDER BY id").await, ["7"]);
     let changes = tail_from(&node.tenant().await, before).await;
-    assert_eq!(rows_of(&changes).len(), 1, "what was rolled back is not in the log");
+    assert_eq!(
+        rows_of(&changes).len(),
+        1,
+        "what was rolled back is not in the log"
+    );
 }
 
 /// SQLite compares the names of savepoints without regard to case; PostgreSQL's quoted names differ
@@ -127,7 +131,10 @@ async fn g3_a_savepoint_saves_a_failed_block_and_keeps_what_came_before() {
     client.ok("ROLLBACK TO s").await;
     client.ok("INSERT INTO t VALUES (3)").await;
     client.ok("COMMIT").await;
-    assert_eq!(client.lines("SELECT id FROM t ORDER BY id").await, ["1", "3"]);
+    assert_eq!(
+        client.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "3"]
+    );
 }
 
 #[tokio::test]
@@ -137,10 +144,19 @@ async fn savepoints_outside_a_block_are_refused() {
     client.fails("SAVEPOINT s", "25P01").await;
     client.fails("ROLLBACK TO s", "25P01").await;
     client.fails("RELEASE s", "25P01").await;
-    assert_eq!(client.ok("COMMIT").await.notices, ["there is no transaction in progress"]);
-    assert_eq!(client.ok("ROLLBACK").await.notices, ["there is no transaction in progress"]);
+    assert_eq!(
+        client.ok("COMMIT").await.notices,
+        ["there is no transaction in progress"]
+    );
+    assert_eq!(
+        client.ok("ROLLBACK").await.notices,
+        ["there is no transaction in progress"]
+    );
     client.ok("BEGIN").await;
-    assert_eq!(client.ok("BEGIN").await.notices, ["there is already a transaction in progress"]);
+    assert_eq!(
+        client.ok("BEGIN").await.notices,
+        ["there is already a transaction in progress"]
+    );
     assert_eq!(client.status(), InTransaction);
 }
 
@@ -150,10 +166,17 @@ async fn g3_a_script_is_one_transaction() {
     let mut client = node.client().await;
     client.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
     let before = node.tenant().await.visible();
-    client.fails("INSERT INTO t VALUES (1); INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)", "23505").await;
+    client
+        .fails(
+            "INSERT INTO t VALUES (1); INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)",
+            "23505",
+        )
+        .await;
     assert_eq!(client.status(), Idle);
     assert_eq!(client.one("SELECT count(*) FROM t").await, "0");
-    client.ok("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)").await;
+    client
+        .ok("INSERT INTO t VALUES (1); INSERT INTO t VALUES (2)")
+        .await;
     let changes = tail_from(&node.tenant().await, before).await;
     assert_eq!(changes.len(), 2);
     assert_eq!(changes[0].commit_lsn, changes[1].commit_lsn, "one commit");
@@ -164,14 +187,23 @@ async fn g3_begin_in_the_middle_of_a_script_takes_over_what_ran_before() {
     let node = Node::start();
     let mut client = node.client().await;
     client.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
-    client.ok("INSERT INTO t VALUES (1); BEGIN; INSERT INTO t VALUES (2)").await;
+    client
+        .ok("INSERT INTO t VALUES (1); BEGIN; INSERT INTO t VALUES (2)")
+        .await;
     assert_eq!(client.status(), InTransaction);
     client.ok("ROLLBACK").await;
     assert_eq!(client.one("SELECT count(*) FROM t").await, "0");
     // A COMMIT in a script ends what came before it, and a failure after it takes only the rest.
-    client.fails("INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2); SELECT 1/0", "22012").await;
+    client
+        .fails(
+            "INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2); SELECT 1/0",
+            "22012",
+        )
+        .await;
     assert_eq!(client.lines("SELECT id FROM t").await, ["1"]);
-    client.fails("BEGIN; INSERT INTO t VALUES (3); SELECT 1/0", "22012").await;
+    client
+        .fails("BEGIN; INSERT INTO t VALUES (3); SELECT 1/0", "22012")
+        .await;
     assert_eq!(client.status(), Failed);
     client.ok("ROLLBACK").await;
 }
@@ -181,15 +213,25 @@ async fn g3_definitions_and_rows_come_and_go_with_their_transaction() {
     let node = Node::start();
     let mut client = node.client().await;
     let mut other = node.client().await;
-    client.ok("CREATE TABLE kept (id int PRIMARY KEY, a text)").await;
+    client
+        .ok("CREATE TABLE kept (id int PRIMARY KEY, a text)")
+        .await;
     client.ok("INSERT INTO kept VALUES (1, 'x')").await;
     let before = node.tenant().await.visible();
     client.ok("BEGIN").await;
-    client.ok("CREATE TABLE gone (id serial PRIMARY KEY, b text)").await;
+    client
+        .ok("CREATE TABLE gone (id serial PRIMARY KEY, b text)")
+        .await;
     client.ok("INSERT INTO gone (b) VALUES ('y')").await;
-    client.ok("ALTER TABLE kept ADD COLUMN extra int DEFAULT 7").await;
+    client
+        .ok("ALTER TABLE kept ADD COLUMN extra int DEFAULT 7")
+        .await;
     assert_eq!(client.lines("SELECT * FROM kept").await, ["1|x|7"]);
-    assert_eq!(other.lines("SELECT * FROM kept").await, ["1|x"], "nobody else sees it");
+    assert_eq!(
+        other.lines("SELECT * FROM kept").await,
+        ["1|x"],
+        "nobody else sees it"
+    );
     other.fails("SELECT * FROM gone", "42P01").await;
     client.ok("ROLLBACK").await;
     client.fails("SELECT * FROM gone", "42P01").await;
@@ -197,7 +239,11 @@ async fn g3_definitions_and_rows_come_and_go_with_their_transaction() {
     client.ok("INSERT INTO kept VALUES (2, 'z')").await;
     let changes = tail_from(&node.tenant().await, before).await;
     assert_eq!(rows_of(&changes).len(), 1);
-    assert_eq!(rows_of(&changes)[0].2.as_ref().unwrap().len(), 2, "captured with the old columns");
+    assert_eq!(
+        rows_of(&changes)[0].2.as_ref().unwrap().len(),
+        2,
+        "captured with the old columns"
+    );
     client.ok("BEGIN").await;
     client.ok("DROP TABLE kept").await;
     client.ok("ROLLBACK").await;
@@ -213,21 +259,38 @@ async fn g8_plans_made_in_a_rolled_back_definition_are_not_used_afterwards() {
     client.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
     client.ok("INSERT INTO t VALUES (1)").await;
     client.ok("BEGIN").await;
-    client.ok("ALTER TABLE t ADD COLUMN wrong text DEFAULT 'wrong'").await;
+    client
+        .ok("ALTER TABLE t ADD COLUMN wrong text DEFAULT 'wrong'")
+        .await;
     assert_eq!(client.lines("SELECT * FROM t").await, ["1|wrong"]);
-    let prepared = client.session.prepare("SELECT * FROM t WHERE id = $1", &[]).unwrap();
+    let prepared = client
+        .session
+        .prepare("SELECT * FROM t WHERE id = $1", &[])
+        .unwrap();
     client.ok("ROLLBACK").await;
-    client.ok("ALTER TABLE t ADD COLUMN small int DEFAULT 5, ADD COLUMN wide int DEFAULT 6").await;
+    client
+        .ok("ALTER TABLE t ADD COLUMN small int DEFAULT 5, ADD COLUMN wide int DEFAULT 6")
+        .await;
     assert_eq!(client.lines("SELECT * FROM t").await, ["1|5|6"]);
-    let refused = client.session.execute(&prepared, &[springhead_engine::ParamValue::Text("1")]).await;
-    assert_eq!(refused.unwrap_err().message, "cached plan must not change result type");
+    let refused = client
+        .session
+        .execute(&prepared, &[springhead_engine::ParamValue::Text("1")])
+        .await;
+    assert_eq!(
+        refused.unwrap_err().message,
+        "cached plan must not change result type"
+    );
     // The same within one transaction, after going back to a savepoint.
     client.ok("BEGIN").await;
     client.ok("SAVEPOINT s").await;
-    client.ok("ALTER TABLE t ADD COLUMN more int DEFAULT 1").await;
+    client
+        .ok("ALTER TABLE t ADD COLUMN more int DEFAULT 1")
+        .await;
     assert_eq!(client.lines("SELECT * FROM t").await, ["1|5|6|1"]);
     client.ok("ROLLBACK TO s").await;
-    client.ok("ALTER TABLE t ADD COLUMN other text DEFAULT 'o'").await;
+    client
+        .ok("ALTER TABLE t ADD COLUMN other text DEFAULT 'o'")
+        .await;
     assert_eq!(client.lines("SELECT * FROM t").await, ["1|5|6|o"]);
     client.ok("COMMIT").await;
     assert_eq!(client.lines("SELECT * FROM t").await, ["1|5|6|o"]);
@@ -246,11 +309,16 @@ async fn g3_definitions_go_back_to_a_savepoint() {
     client.ok("ROLLBACK TO s").await;
     client.ok("INSERT INTO a VALUES (1)").await;
     // The id that b had is given again, to something else.
-    client.ok("CREATE TABLE c (id bigserial PRIMARY KEY, t text)").await;
+    client
+        .ok("CREATE TABLE c (id bigserial PRIMARY KEY, t text)")
+        .await;
     client.ok("INSERT INTO c (t) VALUES ('x'), ('y')").await;
     client.ok("COMMIT").await;
     assert_eq!(client.lines("SELECT * FROM a").await, ["1"]);
-    assert_eq!(client.lines("SELECT * FROM c ORDER BY id").await, ["1|x", "2|y"]);
+    assert_eq!(
+        client.lines("SELECT * FROM c ORDER BY id").await,
+        ["1|x", "2|y"]
+    );
     client.fails("SELECT * FROM b", "42P01").await;
 }
 
@@ -264,14 +332,23 @@ async fn set_local_ends_with_its_transaction_and_set_only_with_a_rollback() {
     assert_eq!(client.one(show).await, "local");
     client.ok("COMMIT").await;
     assert_eq!(client.one(show).await, "");
-    client.ok("BEGIN; SET application_name = 'kept'; COMMIT").await;
+    client
+        .ok("BEGIN; SET application_name = 'kept'; COMMIT")
+        .await;
     assert_eq!(client.one(show).await, "kept");
-    client.ok("BEGIN; SET application_name = 'gone'; ROLLBACK").await;
+    client
+        .ok("BEGIN; SET application_name = 'gone'; ROLLBACK")
+        .await;
     assert_eq!(client.one(show).await, "kept");
-    client.ok("BEGIN; SET application_name = 'set'; SET LOCAL application_name = 'both'; COMMIT").await;
+    client
+        .ok("BEGIN; SET application_name = 'set'; SET LOCAL application_name = 'both'; COMMIT")
+        .await;
     assert_eq!(client.one(show).await, "set");
     let outside = client.ok("SET LOCAL application_name = 'x'").await;
-    assert_eq!(outside.notices, ["SET LOCAL can only be used in transaction blocks"]);
+    assert_eq!(
+        outside.notices,
+        ["SET LOCAL can only be used in transaction blocks"]
+    );
     assert_eq!(client.one(show).await, "set");
 }
 
@@ -298,7 +375,10 @@ async fn read_only_transactions_refuse_to_write() {
     client.ok("BEGIN READ ONLY").await;
     client.ok("SELECT * FROM t").await;
     let error = client.fails("INSERT INTO t DEFAULT VALUES", "25006").await;
-    assert_eq!(error.message, "cannot execute INSERT in a read-only transaction");
+    assert_eq!(
+        error.message,
+        "cannot execute INSERT in a read-only transaction"
+    );
     client.ok("ROLLBACK").await;
     client.ok("SET default_transaction_read_only = on").await;
     client.fails("DELETE FROM t", "25006").await;
@@ -317,7 +397,10 @@ async fn commit_and_chain_goes_on_with_the_same_properties() {
     client.ok("INSERT INTO t VALUES (1)").await;
     client.ok("COMMIT AND CHAIN").await;
     assert_eq!(client.status(), InTransaction);
-    assert_eq!(client.one("SHOW transaction_isolation").await, "repeatable read");
+    assert_eq!(
+        client.one("SHOW transaction_isolation").await,
+        "repeatable read"
+    );
     client.ok("INSERT INTO t VALUES (2)").await;
     client.ok("ROLLBACK AND CHAIN").await;
     assert_eq!(client.status(), InTransaction);
@@ -333,7 +416,10 @@ async fn g1_a_statement_that_changes_nothing_answers_with_what_is_visible() {
     client.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
     let visible = node.tenant().await.visible();
     assert_eq!(client.ok("UPDATE t SET id = 1").await.lsn, visible);
-    assert_eq!(client.ok("BEGIN; UPDATE t SET id = 1; COMMIT").await.lsn, visible);
+    assert_eq!(
+        client.ok("BEGIN; UPDATE t SET id = 1; COMMIT").await.lsn,
+        visible
+    );
     assert_eq!(node.tenant().await.visible(), visible, "nothing was logged");
     let inserted = client.ok("INSERT INTO t VALUES (1)").await.lsn;
     assert_eq!(inserted, visible.next());

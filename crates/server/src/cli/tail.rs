@@ -1,10 +1,12 @@
 //! `springhead tail`: follows the change feed, and takes it up again from its cursor when the
 //! connection breaks.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::Duration;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::http_client::{Response, Target, encode, get};
 use super::{CliError, EXIT_CODES};
@@ -43,6 +45,18 @@ struct Event {
     name: String,
     id: Option<String>,
     data: String,
+}
+
+/// What people are shown of a change; rows as they came, to the last digit.
+#[derive(serde::Deserialize)]
+struct Shown<'a> {
+    operation: Cow<'a, str>,
+    collection: Option<Cow<'a, str>>,
+    document_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    before: Option<&'a RawValue>,
+    #[serde(borrow)]
+    after: Option<&'a RawValue>,
 }
 
 /// How a connection ended that may be tried again.
@@ -218,21 +232,32 @@ fn show(args: &TailArgs, event: &Event) -> std::io::Result<()> {
     if args.json {
         writeln!(out, "{}", event.data)?;
     } else {
-        let value: Value = serde_json::from_str(&event.data)?;
-        let text = |name: &str| value[name].as_str().unwrap_or("-").to_owned();
-        let row = if value["after"].is_null() {
-            &value["before"]
-        } else {
-            &value["after"]
-        };
+        let change: Shown = serde_json::from_str(&event.data)?;
         writeln!(
             out,
-            "{:<16} {:<10} {}/{} {row}",
+            "{:<16} {:<10} {}/{} {}",
             event.id.as_deref().unwrap_or("-"),
-            text("operation"),
-            text("collection"),
-            text("document_id"),
+            change.operation,
+            change.collection.as_deref().unwrap_or("-"),
+            change.document_id.as_deref().unwrap_or("-"),
+            change.after.or(change.before).map_or("", RawValue::get),
         )?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_shown_as_they_came() {
+        let data = r#"{"operation":"DELETE","collection":"a\"b","document_id":null,"before":{"n":12.50},"after":null}"#;
+        let change: Shown = serde_json::from_str(data).unwrap();
+        assert_eq!(change.collection.as_deref(), Some("a\"b"));
+        assert_eq!(
+            change.after.or(change.before).map(RawValue::get),
+            Some(r#"{"n":12.50}"#)
+        );
+    }
 }

@@ -519,5 +519,7 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
             }
         }
     }
-    rest.iter().position(is_special).map(|at| words.len() * 8 + at)
+    rest.iter()
+        .position(is_special)
+        .map(|at| words.len() * 8 + at)
 }
