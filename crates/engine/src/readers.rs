@@ -46,6 +46,8 @@ pub struct Snapshot {
     readers: Arc<Readers>,
     reader: Option<Reader>,
     pub lsn: Lsn,
+    /// The tenant's own last commit in it.
+    pub applied: Lsn,
 }
 
 impl Readers {
@@ -89,6 +91,7 @@ impl Readers {
             readers: Arc::clone(self),
             reader: Some(reader),
             lsn: visible.max(applied),
+            applied,
         })
     }
 

@@ -53,12 +53,23 @@ pub struct Shared {
 pub struct Published {
     shared: Arc<Shared>,
     path: PathBuf,
-    catalog: ArcSwap<Catalog>,
+    catalog: ArcSwap<InForce>,
     /// Commits since the WAL's size was last looked at.
     since_look: AtomicU64,
     checkpoint: Arc<AtomicU8>,
     /// Their gate keeps new snapshots out while a long WAL is cut.
     readers: Weak<Readers>,
+}
+
+/// Which definitions count, and for which snapshots.
+struct InForce {
+    /// As of the last visible commit.
+    catalog: Arc<Catalog>,
+    /// The commit that made it: snapshots before it have other definitions.
+    since: Lsn,
+    /// Set while a commit with definitions is on its way into the state file: its last LSN, and
+    /// what counts from there.
+    next: Option<(Lsn, Arc<Catalog>)>,
 }
 
 /// An open tenant.
@@ -83,6 +94,8 @@ pub struct Tenant {
 /// A snapshot that a REPEATABLE READ transaction keeps; taken away past its maximum age.
 pub struct HeldSnapshot {
     pub lsn: Lsn,
+    /// The definitions of its rows.
+    pub catalog: Arc<Catalog>,
     since_ms: u64,
     snapshot: Mutex<Option<Snapshot>>,
 }
@@ -115,11 +128,40 @@ impl HeldSnapshot {
 impl Published {
     /// The catalog as of the last visible commit.
     pub fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.load_full()
+        Arc::clone(&self.catalog.load().catalog)
     }
 
+    /// The definitions of a snapshot that has just been opened and has everything up to `applied`;
+    /// `None` if those that count now are newer than it.
+    pub fn catalog_at(&self, applied: Lsn) -> Option<Arc<Catalog>> {
+        let in_force = self.catalog.load();
+        match &in_force.next {
+            Some((from, next)) if applied >= *from => Some(Arc::clone(next)),
+            _ => (applied >= in_force.since).then(|| Arc::clone(&in_force.catalog)),
+        }
+    }
+
+    /// `next` counts in every snapshot that has `from`; to be called before one can have it.
+    pub fn announce_catalog(&self, from: Lsn, next: Arc<Catalog>) {
+        let now = self.catalog.load();
+        let in_force = InForce {
+            catalog: Arc::clone(&now.catalog),
+            since: now.since,
+            next: Some((from, next)),
+        };
+        self.catalog.store(Arc::new(in_force));
+    }
+
+    /// `catalog` counts from now on: the one that was announced, or the same as before under
+    /// another version.
     pub fn set_catalog(&self, catalog: Arc<Catalog>) {
-        self.catalog.store(catalog);
+        let now = self.catalog.load();
+        let since = now.next.as_ref().map_or(now.since, |(from, _)| *from);
+        self.catalog.store(Arc::new(InForce {
+            catalog,
+            since,
+            next: None,
+        }));
     }
 
     pub fn committed(&self, commits: u64) {
@@ -319,7 +361,11 @@ impl Tenant {
         let published = Arc::new(Published {
             shared: Arc::clone(shared),
             path: state::state_file(config, id),
-            catalog: ArcSwap::new(Arc::clone(&catalog)),
+            catalog: ArcSwap::from_pointee(InForce {
+                catalog: Arc::clone(&catalog),
+                since: Lsn::ZERO,
+                next: None,
+            }),
             since_look: AtomicU64::new(0),
             checkpoint: Arc::default(),
             readers: Arc::downgrade(&snapshots),
@@ -490,14 +536,18 @@ impl Tenant {
 
     /// Opens a snapshot that a transaction keeps between its statements.
     pub(crate) async fn hold_snapshot(&self) -> Result<Arc<HeldSnapshot>, SqlError> {
-        let snapshots = Arc::clone(&self.snapshots);
-        let snapshot = self
-            .shared
-            .readers
-            .call(move || snapshots.snapshot())
-            .await??;
+        let (snapshots, published) = (Arc::clone(&self.snapshots), Arc::clone(&self.published));
+        let open = move || loop {
+            let snapshot = snapshots.snapshot()?;
+            // Newer definitions came meanwhile: there is a newer snapshot too.
+            if let Some(catalog) = published.catalog_at(snapshot.applied) {
+                return Ok::<_, SqlError>((snapshot, catalog));
+            }
+        };
+        let (snapshot, catalog) = self.shared.readers.call(open).await??;
         let held = Arc::new(HeldSnapshot {
             lsn: snapshot.lsn,
+            catalog,
             since_ms: self.shared.clock.monotonic_ms(),
             snapshot: Mutex::new(Some(snapshot)),
         });
@@ -531,6 +581,10 @@ impl Tenant {
                 .saturating_sub(held.since_ms),
         );
         self.shared.config.snapshot_max_age.saturating_sub(age)
+    }
+
+    pub(crate) fn published(&self) -> &Arc<Published> {
+        &self.published
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Readers> {

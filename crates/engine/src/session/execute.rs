@@ -26,6 +26,16 @@ enum Answer {
     Stale,
 }
 
+/// What a read on a snapshot gave.
+struct Read {
+    /// `None`: the snapshot has other definitions than the plan was made against.
+    rows: Option<crate::Rows>,
+    /// The snapshot's.
+    lsn: springhead_proto::Lsn,
+    /// The snapshot, if the transaction keeps it.
+    held: Option<Arc<crate::tenant::HeldSnapshot>>,
+}
+
 impl Session {
     /// Runs one statement of a simple query.
     pub(super) async fn run_text(&mut self, sql: &str) -> Result<Outcome, SqlError> {
@@ -106,7 +116,7 @@ impl Session {
         }
         match self.block.as_ref().map(|block| block.writer) {
             None if writes => self.run_alone(plan, params).await,
-            None | Some(None) if !writes => self.read(plan, params).await.map(Answer::Outcome),
+            None | Some(None) if !writes => self.read(plan, params).await,
             Some(None) => {
                 self.acquire_writer().await?;
                 self.run_owned(plan, params).await
@@ -215,6 +225,7 @@ impl Session {
             Ok(Reply::Done(_)) => {
                 // From now on it reads what it writes.
                 block.snapshot = None;
+                block.catalog = None;
                 return Ok(transaction);
             }
             Ok(Reply::Failed { error, .. }) | Err(error) => error,
@@ -292,31 +303,35 @@ impl Session {
         } else {
             self.tenant.mailbox.submit(command);
         }
+        let (lock_timeout, statement_timeout) = (wait(lock_timeout), wait(statement_timeout));
+        tokio::pin!(lock_timeout, statement_timeout);
+        let (mut asked_to_end, mut lock_counts, mut out_of_time) = (false, true, false);
         let result = loop {
             let reason = tokio::select! {
                 biased;
                 result = &mut answer => break result.map_err(|_| never_answered(&flag)),
-                () = asked.as_mut() => CancelReason::User,
-                () = wait(lock_timeout) => CancelReason::LockTimeout,
-                () = wait(statement_timeout) => CancelReason::StatementTimeout,
-            };
-            if reason == CancelReason::User || flag.cancel_waiting(reason) {
-                if !flag.has_started() {
-                    break Err(flag.error().unwrap_or_else(changing_catalog));
+                () = asked.as_mut(), if !asked_to_end => {
+                    asked_to_end = true;
+                    CancelReason::User
                 }
-            } else if reason == CancelReason::StatementTimeout {
+                () = lock_timeout.as_mut(), if lock_counts => {
+                    lock_counts = false;
+                    CancelReason::LockTimeout
+                }
+                () = statement_timeout.as_mut(), if !out_of_time => {
+                    out_of_time = true;
+                    CancelReason::StatementTimeout
+                }
+            };
+            // One that still waits never runs; one that runs has its end for an answer, and no
+            // lock to wait for any more.
+            let never_runs = flag.cancel_waiting(reason) || !flag.has_started();
+            if never_runs {
+                break Err(flag.error().unwrap_or_else(changing_catalog));
+            }
+            if reason == CancelReason::StatementTimeout {
                 flag.cancel(reason);
             }
-            // It runs: its end is the answer, one way or the other, unless the statement timeout
-            // comes first.
-            if reason == CancelReason::LockTimeout {
-                tokio::select! {
-                    biased;
-                    result = &mut answer => break result.map_err(|_| never_answered(&flag)),
-                    () = wait(statement_timeout) => flag.cancel(CancelReason::StatementTimeout),
-                }
-            }
-            break answer.await.map_err(|_| never_answered(&flag));
         };
         self.running.end();
         result
@@ -328,7 +343,7 @@ impl Session {
         settings::parse_duration(values.get(name)?).filter(|limit| !limit.is_zero())
     }
 
-    async fn read(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Outcome, SqlError> {
+    async fn read(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
         if !matches!(plan.kind, PlanKind::Query(_)) {
             return Err(SqlError::new(
                 ErrorCode::Internal,
@@ -354,20 +369,26 @@ impl Session {
             }
         };
         self.running.end();
-        let (rows, lsn, held) = result?;
+        let Read { rows, lsn, held } = result?;
         if let (Some(block), Some(held)) = (&mut self.block, held) {
+            block.catalog = Some(Arc::clone(&held.catalog));
             block.snapshot = Some(held);
         }
+        let Some(rows) = rows else {
+            // The definitions that the snapshot has may still be about to be published.
+            self.tenant.wait_visible(lsn).await?;
+            return Ok(Answer::Stale);
+        };
         let PlanKind::Query(query) = &plan.kind else {
             unreachable!("looked at above")
         };
-        Ok(Outcome {
+        Ok(Answer::Outcome(Outcome {
             tag: format!("SELECT {}", rows.count()),
             columns: Arc::clone(&query.columns),
             rows: Some(rows),
             lsn,
             ..Outcome::command("")
-        })
+        }))
     }
 
     async fn read_rows(
@@ -376,35 +397,37 @@ impl Session {
         params: Vec<Value>,
         keeps_snapshot: bool,
         flag: Arc<CancelFlag>,
-    ) -> Result<
-        (
-            crate::Rows,
-            springhead_proto::Lsn,
-            Option<Arc<crate::tenant::HeldSnapshot>>,
-        ),
-        SqlError,
-    > {
+    ) -> Result<Read, SqlError> {
         let context = Arc::clone(&self.context);
         let plan = Arc::clone(plan);
         if !keeps_snapshot {
-            let (rows, lsn) = self
+            let published = Arc::clone(self.tenant.published());
+            return self
                 .tenant
                 .read(context, flag, move |snapshot, session, cancel| {
+                    let catalog = published.catalog_at(snapshot.applied);
+                    if catalog.is_none_or(|catalog| catalog.version != plan.catalog_version) {
+                        return Ok(Read { rows: None, lsn: snapshot.applied, held: None });
+                    }
                     let PlanKind::Query(query) = &plan.kind else {
                         unreachable!("the caller has looked")
                     };
-                    Ok((
-                        snapshot.query(&query.sql, &params, session, cancel)?,
-                        snapshot.lsn,
-                    ))
+                    let rows = snapshot.query(&query.sql, &params, session, cancel)?;
+                    Ok(Read { rows: Some(rows), lsn: snapshot.lsn, held: None })
                 })
-                .await?;
-            return Ok((rows, lsn, None));
+                .await;
         }
         let held = match self.block.as_ref().and_then(|block| block.snapshot.clone()) {
             Some(held) => held,
             None => self.tenant.hold_snapshot().await?,
         };
+        if held.catalog.version != plan.catalog_version {
+            return Ok(Read {
+                rows: None,
+                lsn: held.lsn,
+                held: Some(held),
+            });
+        }
         let (used, cancel) = (Arc::clone(&held), Arc::clone(&flag));
         let work = self.tenant.shared.readers.call(move || {
             let PlanKind::Query(query) = &plan.kind else {
@@ -420,7 +443,11 @@ impl Session {
                 work.await??
             }
         };
-        Ok((rows, held.lsn, Some(held)))
+        Ok(Read {
+            rows: Some(rows),
+            lsn: held.lsn,
+            held: Some(held),
+        })
     }
 
     async fn run_database(&mut self, database: &Database) -> Result<Outcome, SqlError> {

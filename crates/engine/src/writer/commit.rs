@@ -249,38 +249,12 @@ impl Writer {
             self.roll_forward_nothing();
             return Ok(Vec::new());
         }
-        let mut sizes = Vec::with_capacity(commits.len() + 1);
-        let mut pending = Vec::with_capacity(commits.len() + 1);
-        if !advances.is_empty() {
-            // First: a number is reserved before anything that uses it.
-            sizes.push(advances.len() as u64);
-            pending.push(self.sequence_commit(&advances));
-        }
-        let sequence_commits = pending.len();
-        for commit in commits {
-            sizes.push(commit.count);
-            pending.push(PendingCommit {
-                tenant: self.tenant,
-                count: commit.count,
-                collections: commit.collections,
-                changes: match commit.bytes {
-                    CapturedBytes::Buffer(range) => CommitSource::Memory(buffer.slice(range)),
-                    CapturedBytes::File { file, length } => CommitSource::File { file, length },
-                },
-            });
-        }
-        let in_memory: Vec<Option<Bytes>> = pending
-            .iter()
-            .map(|commit| match &commit.changes {
-                CommitSource::Memory(bytes) => Some(bytes.clone()),
-                CommitSource::File { .. } => None,
-            })
-            .collect();
+        let Pending { commits, sizes, in_memory, sequences } = self.pending(commits, &advances);
 
         failpoint::hit("writer.before_append");
         self.hub.begin_flight();
         let begun = Instant::now();
-        let appended = self.log.append(pending);
+        let appended = self.log.append(commits);
         self.last_flush = begun.elapsed();
         let appended = match appended {
             Ok(appended) => appended,
@@ -303,10 +277,14 @@ impl Writer {
         let slices = slices(self.tenant, appended, &sizes, in_memory);
         let last_lsns: Vec<Lsn> = slices
             .iter()
-            .skip(sequence_commits)
+            .skip(sequences)
             .map(Placed::last_lsn)
             .collect();
         let last = slices.last().map_or(appended.first_lsn, Placed::last_lsn);
+        if self.published.catalog().version != self.catalog.version {
+            self.published
+                .announce_catalog(last, Arc::clone(&self.catalog));
+        }
         if let Err(error) = self.commit_state(
             &advances,
             Applied {
@@ -325,6 +303,33 @@ impl Writer {
         self.show(slices);
         failpoint::hit("writer.before_reply");
         Ok(last_lsns)
+    }
+
+    /// What the log is to be given.
+    fn pending(&mut self, captured: Vec<CapturedCommit>, advances: &[Advance]) -> Pending {
+        let buffer: Bytes = self.capture.take_buffer().into();
+        let mut pending = Pending {
+            commits: Vec::with_capacity(captured.len() + 1),
+            sizes: Vec::with_capacity(captured.len() + 1),
+            in_memory: Vec::with_capacity(captured.len() + 1),
+            sequences: usize::from(!advances.is_empty()),
+        };
+        if !advances.is_empty() {
+            // First: a number is reserved before anything that uses it.
+            pending.push(self.sequence_commit(advances));
+        }
+        for commit in captured {
+            pending.push(PendingCommit {
+                tenant: self.tenant,
+                count: commit.count,
+                collections: commit.collections,
+                changes: match commit.bytes {
+                    CapturedBytes::Buffer(range) => CommitSource::Memory(buffer.slice(range)),
+                    CapturedBytes::File { file, length } => CommitSource::File { file, length },
+                },
+            });
+        }
+        pending
     }
 
     /// Ends a transaction that changed nothing.
@@ -449,6 +454,28 @@ impl Writer {
 
 fn is_definition(request: &Request) -> bool {
     matches!(request.plan.kind, springhead_sql::PlanKind::Ddl(_))
+}
+
+/// Commits on their way into the log, and what is needed of them once they are there.
+struct Pending {
+    commits: Vec<PendingCommit>,
+    /// How many changes each has.
+    sizes: Vec<u64>,
+    /// The bytes of each that is in memory.
+    in_memory: Vec<Option<Bytes>>,
+    /// How many of them, at the front, only reserve numbers.
+    sequences: usize,
+}
+
+impl Pending {
+    fn push(&mut self, commit: PendingCommit) {
+        self.sizes.push(commit.count);
+        self.in_memory.push(match &commit.changes {
+            CommitSource::Memory(bytes) => Some(bytes.clone()),
+            CommitSource::File { .. } => None,
+        });
+        self.commits.push(commit);
+    }
 }
 
 /// A commit with its place in the log.
