@@ -12,7 +12,6 @@
 //! newer; replay makes up for it. Every page carries a checksum ([`crate::checksum`]), and memory
 //! mapping, which would go past it, is off.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,11 +71,11 @@ pub fn open_writer(
     })?;
     let sqlite = |error| sqlite_error(tenant, error);
     let path = state_file(config, tenant);
-    expect_checksums(tenant, &path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = checksum::open(&path, flags).map_err(sqlite)?;
+    expect_checksums(&conn, tenant, &path)?;
     // Before anything is read or written: it is the first page that says how long pages are.
     checksum::reserve(&conn).map_err(sqlite)?;
     prepare(&mut conn, config, context).map_err(sqlite)?;
@@ -103,7 +102,7 @@ pub fn open_writer(
                     error,
                 })?;
         }
-        FORMAT => expect_whole(&conn, tenant, &path)?,
+        FORMAT => expect_whole(&conn, tenant)?,
         newer => {
             return Err(EngineError::Corrupt {
                 tenant: tenant.0,
@@ -154,7 +153,7 @@ fn sqlite_error(tenant: TenantId, error: rusqlite::Error) -> EngineError {
 
 /// # Errors
 /// Damage, if the file says that it has no checksums, or its WAL does not begin like one.
-fn expect_checksums(tenant: TenantId, path: &Path) -> Result<(), EngineError> {
+fn expect_checksums(conn: &Connection, tenant: TenantId, path: &Path) -> Result<(), EngineError> {
     let io = |error| EngineError::Io {
         operation: "read",
         path: path.display().to_string(),
@@ -164,16 +163,7 @@ fn expect_checksums(tenant: TenantId, path: &Path) -> Result<(), EngineError> {
         tenant: tenant.0,
         what: what.to_owned(),
     };
-    let mut header = Vec::new();
-    match std::fs::File::open(path) {
-        Ok(file) => file
-            .take(checksum::HEADER_BYTES)
-            .read_to_end(&mut header)
-            .map_err(io)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io(error)),
-    };
-    if !checksum::reserves(&header) {
+    if !checksum::reserves(conn) {
         return Err(damaged(
             "its pages carry no checksums: it was not made by this version, or its header is damaged",
         ));
@@ -186,13 +176,8 @@ fn expect_checksums(tenant: TenantId, path: &Path) -> Result<(), EngineError> {
 
 /// # Errors
 /// Damage, if SQLite has cut its WAL below what had been moved into the file.
-fn expect_whole(conn: &Connection, tenant: TenantId, path: &Path) -> Result<(), EngineError> {
+fn expect_whole(conn: &Connection, tenant: TenantId) -> Result<(), EngineError> {
     let sqlite = |error| sqlite_error(tenant, error);
-    let io = |error| EngineError::Io {
-        operation: "read",
-        path: path.display().to_string(),
-        error,
-    };
     let root: u32 = conn
         .query_row(
             "SELECT rootpage FROM sqlite_schema WHERE name = 's_meta'",
@@ -201,7 +186,7 @@ fn expect_whole(conn: &Connection, tenant: TenantId, path: &Path) -> Result<(), 
         )
         .map_err(sqlite)?;
     let whole = applied(conn).map_err(sqlite)?.lsn;
-    match checksum::applied_in_file(path, root).map_err(io)? {
+    match checksum::applied_in_file(conn, root) {
         Some(file) if Lsn(file) > whole => Err(EngineError::Corrupt {
             tenant: tenant.0,
             what: format!(

@@ -7,12 +7,16 @@
 //! moves anything), damage can. It shows in `s_meta`, which every commit writes: its page in the file
 //! alone says a later LSN than the database as a whole.
 
+use std::ffi::c_int;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{page, wal};
+use libsqlite3_sys as ffi;
+use rusqlite::Connection;
+
+use super::wal;
 
 /// Whether the WAL of the state file `path` begins with an undamaged header, or has no frames. The
 /// header is synced before the first frame is written; without it SQLite takes the WAL for empty.
@@ -35,31 +39,42 @@ pub fn wal_begins_sound(path: &Path) -> io::Result<bool> {
     Ok(wal::is_header(&header))
 }
 
-/// `applied_lsn` in page `root` (that of `s_meta`) of the state file `path` alone, without its WAL.
+/// `applied_lsn` in page `root` (that of `s_meta`) of the file that `conn` has open, without its WAL.
 /// `None` if the page is not there, or is not what it should be, which reading it will bring up.
-///
-/// # Errors
-/// What the disk says.
-pub fn applied_in_file(path: &Path, root: u32) -> io::Result<Option<u64>> {
-    let file = File::open(path)?;
-    let mut header = [0; 100];
-    let length = file.metadata()?.len();
-    if length < header.len() as u64 || root == 0 {
-        return Ok(None);
-    }
-    file.read_exact_at(&mut header, 0)?;
-    let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
-        1 => 65536,
-        bytes => usize::from(bytes),
+#[must_use]
+pub fn applied_in_file(conn: &Connection, root: u32) -> Option<u64> {
+    let page_bytes: u32 = conn
+        .query_row("PRAGMA page_size", [], |row| row.get(0))
+        .ok()?;
+    let offset = u64::from(root.checked_sub(1)?) * u64::from(page_bytes);
+    let mut content = vec![0; usize::try_from(page_bytes).ok()?];
+    (root > 1 && read_file(conn, &mut content, offset)).then(|| lsn_of(&content))?
+}
+
+/// Reads from the file that `conn` has open; whether all of it was there, and undamaged. Never by a
+/// descriptor of one's own: closing it would drop the locks that the process has on the file.
+pub fn read_file(conn: &Connection, buffer: &mut [u8], offset: u64) -> bool {
+    let (Ok(bytes), Ok(offset)) = (c_int::try_from(buffer.len()), i64::try_from(offset)) else {
+        return false;
     };
-    let offset = u64::from(root - 1) * page_bytes as u64;
-    if !page::is_page_size(page_bytes) || offset + page_bytes as u64 > length {
-        return Ok(None);
-    }
-    let mut content = vec![0; page_bytes];
-    file.read_exact_at(&mut content, offset)?;
-    let sound = root > 1 && page::is_intact(&content, root);
-    Ok(if sound { lsn_of(&content) } else { None })
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: the handle is open, the name ends in zero, and this control gives a pointer to the open
+    // file of the database; the buffer has room for `bytes`.
+    let code = unsafe {
+        let code = ffi::sqlite3_file_control(
+            conn.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast(),
+        );
+        match file.as_ref().and_then(|file| file.pMethods.as_ref()?.xRead) {
+            Some(read) if code == ffi::SQLITE_OK => {
+                read(file, buffer.as_mut_ptr().cast(), bytes, offset)
+            }
+            _ => ffi::SQLITE_IOERR_READ,
+        }
+    };
+    code == ffi::SQLITE_OK
 }
 
 /// The second column of the only row of a leaf page of a table (SQLite's file format, "B-tree Pages"

@@ -1,6 +1,7 @@
 //! The system's file below one of ours.
 
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libsqlite3_sys as ffi;
 
@@ -65,6 +66,28 @@ impl Below {
         } else {
             Err(code)
         }
+    }
+
+    /// How many frames of the WAL have been moved into the file, and how many have been committed, by
+    /// the WAL's index (SQLite's "WAL-mode File Format", "The WAL-Index File Format"). While a
+    /// checkpoint runs the first does not change and the frames between the two do not either.
+    pub fn wal_frames(&self) -> Option<(u64, u64)> {
+        const REGION_BYTES: c_int = 32768;
+        const COMMITTED_AT: usize = 16;
+        const MOVED_AT: usize = 96;
+        let map = self.methods().xShmMap?;
+        let mut region = std::ptr::null_mut();
+        // SAFETY: the file is open, and so is its index while a checkpoint runs; the place is ours.
+        let code = unsafe { map(self.0, 0, REGION_BYTES, 0, &raw mut region) };
+        if code != ffi::SQLITE_OK || region.is_null() {
+            return None;
+        }
+        // SAFETY: the region has so many bytes, both numbers are aligned in it, and others change
+        // them only as a whole.
+        let number = |at: usize| {
+            unsafe { AtomicU32::from_ptr(region.byte_add(at).cast()) }.load(Ordering::Acquire)
+        };
+        Some((u64::from(number(MOVED_AT)), u64::from(number(COMMITTED_AT))))
     }
 
     /// Whether the database in the file has page `number`, by the header in the file, which is of the

@@ -2,6 +2,7 @@
 //! frames of its WAL. Called by SQLite, by way of [`methods`](super::methods).
 
 use std::ffi::c_int;
+use std::fs::File;
 
 use libsqlite3_sys as ffi;
 
@@ -20,18 +21,17 @@ pub struct State {
 
 /// Which of a state's files it is.
 pub enum Kind {
-    Database,
+    /// With the damage that a checkpoint would come upon, while one runs.
+    Database { in_wal: Option<Damage> },
     /// With a sum of each frame's content that this connection wrote since the WAL last began, so
     /// that it can verify what it has not committed: those frames' own checksums are not final. 8
     /// bytes for each frame; 0 where nothing is known.
-    Wal {
-        written: Vec<u64>,
-    },
+    Wal { written: Vec<u64> },
 }
 
 impl Kind {
     pub fn database() -> Kind {
-        Kind::Database
+        Kind::Database { in_wal: None }
     }
 
     pub fn wal() -> Kind {
@@ -53,7 +53,7 @@ impl State {
     /// Reads what then is verified. What is damaged is not handed out.
     pub fn read(&mut self, below: &Below, buffer: &mut [u8], offset: u64) -> c_int {
         match &self.kind {
-            Kind::Database => self.read_database(below, buffer, offset),
+            Kind::Database { .. } => self.read_database(below, buffer, offset),
             Kind::Wal { .. } => self.read_wal(below, buffer, offset),
         }
     }
@@ -61,7 +61,7 @@ impl State {
     /// Writes pages of a database with their checksums, and a WAL as it is.
     pub fn write(&mut self, below: &Below, content: &[u8], offset: u64) -> c_int {
         match self.kind {
-            Kind::Database => self.write_database(below, content, offset),
+            Kind::Database { .. } => self.write_database(below, content, offset),
             Kind::Wal { .. } => self.write_wal(below, content, offset),
         }
     }
@@ -69,7 +69,7 @@ impl State {
     /// Makes the file `size` bytes long.
     pub fn truncate(&mut self, below: &Below, size: u64) -> c_int {
         match &mut self.kind {
-            Kind::Database => {
+            Kind::Database { .. } => {
                 // Longer than it is: see `fill`.
                 if let Some(page_bytes) = below.page_bytes() {
                     let code = self.fill(below, page_bytes, size);
@@ -81,6 +81,34 @@ impl State {
             Kind::Wal { written } => *written = Vec::new(),
         }
         below.truncate(size)
+    }
+
+    /// Before a checkpoint moves anything: looks whether it could move everything. One that stopped
+    /// half-way at a damaged frame would leave a file that is newer than what recovery then leaves of
+    /// the WAL. SQLite does not ask for an opinion here, so it is told at the first write.
+    pub fn begin_checkpoint(&mut self, below: &Below) {
+        let Kind::Database { in_wal } = &mut self.kind else {
+            return;
+        };
+        let path = format!("{}-wal", self.path);
+        let Some((moved, committed)) = below.wal_frames() else {
+            return;
+        };
+        // Closing it drops no lock: SQLite takes none on this file. What cannot be read here cannot
+        // be read by SQLite, which then says so.
+        let damaged =
+            File::open(&path).and_then(|file| wal::first_damaged(&file, moved, committed));
+        *in_wal = damaged.unwrap_or(None).map(|frame| Damage::Frame {
+            file: damage::shown(&path),
+            frame: frame + 1,
+        });
+    }
+
+    /// After a checkpoint.
+    pub fn end_checkpoint(&mut self) {
+        if let Kind::Database { in_wal } = &mut self.kind {
+            *in_wal = None;
+        }
     }
 
     fn read_database(&self, below: &Below, buffer: &mut [u8], offset: u64) -> c_int {
@@ -115,6 +143,12 @@ impl State {
     }
 
     fn write_database(&mut self, below: &Below, content: &[u8], offset: u64) -> c_int {
+        if let Kind::Database {
+            in_wal: Some(damage),
+        } = &self.kind
+        {
+            return self.damaged(damage.clone());
+        }
         let Some(number) = page::number_at(content.len(), offset) else {
             // Nothing but whole pages is ever written to a database.
             return ffi::SQLITE_IOERR_WRITE;

@@ -212,6 +212,18 @@ unsafe extern "C" fn file_control(
     operation: c_int,
     argument: *mut c_void,
 ) -> c_int {
+    if matches!(
+        operation,
+        ffi::SQLITE_FCNTL_CKPT_START | ffi::SQLITE_FCNTL_CKPT_DONE
+    ) {
+        // SAFETY: the file is open.
+        let (state, below) = unsafe { parts(file) };
+        if operation == ffi::SQLITE_FCNTL_CKPT_START {
+            state.begin_checkpoint(&below);
+        } else {
+            state.end_checkpoint();
+        }
+    }
     if operation == ffi::SQLITE_FCNTL_MMAP_SIZE {
         // Stays off, whoever asks.
         // SAFETY: this control's argument is a pointer to a 64-bit number.

@@ -55,14 +55,12 @@ pub const VFS: &std::ffi::CStr = c"springhead";
 /// Bytes at the end of each page that hold its checksum.
 pub const RESERVED: u8 = 8;
 
-/// Bytes of a database file's header that [`reserves`] looks at.
-pub const HEADER_BYTES: u64 = 100;
-
-/// Whether the file that begins with `header` has room for checksums, or is no database yet.
+/// Whether the file that `conn` has open says that it has room for checksums, or is no database yet.
 #[must_use]
-pub fn reserves(header: &[u8]) -> bool {
-    const AT: usize = 20;
-    header.get(AT).is_none_or(|&bytes| bytes == RESERVED)
+pub fn reserves(conn: &Connection) -> bool {
+    const AT: u64 = 20;
+    let mut bytes = [0];
+    !applied::read_file(conn, &mut bytes, AT) || bytes[0] == RESERVED
 }
 
 /// Opens a state file, verified from now on. A file that this makes still needs [`reserve`].

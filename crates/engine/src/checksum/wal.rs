@@ -10,6 +10,10 @@
 //! the header's), over its first 8 bytes and its content, so one frame is verified with the 8 bytes
 //! before it that end its predecessor's header.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
 use super::page;
 
 /// Bytes of the WAL's header.
@@ -56,6 +60,11 @@ impl Frame {
         })
     }
 
+    /// Frame `index`, with content of `page_bytes` bytes.
+    pub fn numbered(index: u64, page_bytes: usize) -> Frame {
+        Frame { index, page_bytes }
+    }
+
     /// Where its header begins.
     pub fn offset(self) -> u64 {
         HEADER + self.index * (self.page_bytes + FRAME_HEADER) as u64
@@ -92,6 +101,37 @@ pub fn is_header(header: &[u8; 32]) -> bool {
         _ => return false,
     };
     order.go_on((0, 0), &header[..24]) == sum_at(&header[24..])
+}
+
+/// The first frame of `from..to` (counted from 0) in the WAL `file` that is damaged.
+///
+/// # Errors
+/// What the disk says.
+pub fn first_damaged(file: &File, from: u64, to: u64) -> io::Result<Option<u64>> {
+    const PAGE_SIZE_AT: u64 = 8;
+    let mut number = [0; 4];
+    file.read_exact_at(&mut number, PAGE_SIZE_AT)?;
+    let page_bytes = usize::try_from(u32::from_be_bytes(number)).unwrap_or(0);
+    if !page::is_page_size(page_bytes) {
+        return Ok(Some(from));
+    }
+    let mut previous = [0; 8];
+    file.read_exact_at(
+        &mut previous,
+        Frame::numbered(from, page_bytes).previous_sum_offset(),
+    )?;
+    let mut whole = vec![0; FRAME_HEADER + page_bytes];
+    for index in from..to {
+        match file.read_exact_at(&mut whole, Frame::numbered(index, page_bytes).offset()) {
+            Ok(()) if Frame::is_intact(&whole, previous) => {
+                previous.copy_from_slice(&whole[FRAME_SUM..FRAME_HEADER])
+            }
+            Ok(()) => return Ok(Some(index)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some(index)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// The order in which a sum takes a file's bytes as numbers.
