@@ -265,13 +265,9 @@ fn register_pure(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<
         // refuses in a schema that it is told not to trust.
         let flags = flags(scalar.deterministic) | FunctionFlags::SQLITE_INNOCUOUS;
         conn.create_scalar_function(scalar.name, scalar.args, flags, move |arguments| {
-            with_arguments(
-                arguments.len(),
-                |index| arguments.get_raw(index),
-                |values| call(values),
-            )
-            .map(Output)
-            .map_err(|error| context.fail(error))
+            with_arguments(arguments.len(), |index| arguments.get_raw(index), call)
+                .map(Output)
+                .map_err(|error| context.fail(error))
         })?;
     }
     for aggregate in functions::aggregates() {

@@ -294,14 +294,14 @@ impl TailReader {
             return Ok(None);
         }
         if self.disk.is_none()
-            && let Some(step) = self.from_memory(visible)
+            && let Some(step) = self.step_in_memory(visible)
         {
             return Ok(Some(step));
         }
-        self.from_disk(visible).await.map(Some)
+        self.step_on_disk(visible).await.map(Some)
     }
 
-    fn from_memory(&mut self, visible: Lsn) -> Option<Step> {
+    fn step_in_memory(&mut self, visible: Lsn) -> Option<Step> {
         let ring = self.hub.ring.lock();
         if self.position < ring.floor {
             return None;
@@ -329,7 +329,7 @@ impl TailReader {
         })
     }
 
-    async fn from_disk(&mut self, visible: Lsn) -> Result<Step, TailError> {
+    async fn step_on_disk(&mut self, visible: Lsn) -> Result<Step, TailError> {
         let mut slices = std::mem::take(&mut self.ahead);
         let mut scanned = self.position;
         if slices.is_empty() {

@@ -407,13 +407,21 @@ impl Session {
                 .read(context, flag, move |snapshot, session, cancel| {
                     let catalog = published.catalog_at(snapshot.applied);
                     if catalog.is_none_or(|catalog| catalog.version != plan.catalog_version) {
-                        return Ok(Read { rows: None, lsn: snapshot.applied, held: None });
+                        return Ok(Read {
+                            rows: None,
+                            lsn: snapshot.applied,
+                            held: None,
+                        });
                     }
                     let PlanKind::Query(query) = &plan.kind else {
                         unreachable!("the caller has looked")
                     };
                     let rows = snapshot.query(&query.sql, &params, session, cancel)?;
-                    Ok(Read { rows: Some(rows), lsn: snapshot.lsn, held: None })
+                    Ok(Read {
+                        rows: Some(rows),
+                        lsn: snapshot.lsn,
+                        held: None,
+                    })
                 })
                 .await;
         }

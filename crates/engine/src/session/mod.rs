@@ -384,6 +384,18 @@ impl Session {
 
     fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
         match name {
+            // Springhead's own: which databases there are.
+            Some("tenants") => {
+                let tenants = self
+                    .engine
+                    .as_ref()
+                    .map(Engine::tenants)
+                    .unwrap_or_default();
+                let rows = tenants
+                    .into_iter()
+                    .map(|tenant| vec![tenant.id.to_string(), tenant.name]);
+                execute::text_rows("SHOW", &["id", "name"], rows)
+            }
             Some(name) => {
                 let value = self.setting(name).ok_or_else(|| unrecognized(name))?;
                 let shown = settings::reported_as(name).unwrap_or(name);

@@ -244,12 +244,16 @@ impl Writer {
             Some(book) => book.lock().take_advances(&self.catalog),
             None => Vec::new(),
         };
-        let buffer: Bytes = self.capture.take_buffer().into();
         if commits.is_empty() && advances.is_empty() {
             self.roll_forward_nothing();
             return Ok(Vec::new());
         }
-        let Pending { commits, sizes, in_memory, sequences } = self.pending(commits, &advances);
+        let Pending {
+            commits,
+            sizes,
+            in_memory,
+            sequences,
+        } = self.pending(commits, &advances);
 
         failpoint::hit("writer.before_append");
         self.hub.begin_flight();

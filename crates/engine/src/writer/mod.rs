@@ -514,10 +514,11 @@ impl Writer {
     fn roll_back(&mut self) {
         self.capture.clear();
         self.undo_restarts(0);
-        if std::mem::take(&mut self.open) && !self.conn.is_autocommit() {
-            if let Err(error) = self.conn.execute_batch("ROLLBACK") {
-                self.die(format!("the state file cannot roll back: {error}"));
-            }
+        if std::mem::take(&mut self.open)
+            && !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            self.die(format!("the state file cannot roll back: {error}"));
         }
     }
 

@@ -41,11 +41,7 @@ pub struct Server {
 /// [`CliError`].
 pub async fn run(command: TenantCommand) -> Result<(), CliError> {
     let (server, sql, json) = match command {
-        TenantCommand::List { server, json } => (
-            server,
-            "SELECT oid AS id, datname AS name FROM pg_database ORDER BY oid".to_owned(),
-            json,
-        ),
+        TenantCommand::List { server, json } => (server, "SHOW tenants".to_owned(), json),
         TenantCommand::Create { name, server } => {
             (server, format!("CREATE DATABASE {}", quoted(&name)), false)
         }
