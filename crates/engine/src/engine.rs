@@ -1,6 +1,7 @@
 //! The engine: all tenants of a node over one log. Tenants are opened on demand and closed when
 //! nobody has used them for a while; which there are is a collection of the system tenant.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -170,7 +171,7 @@ impl Engine {
         for (id, name, is_active) in found {
             registry.last_id = registry.last_id.max(id.0);
             if is_active {
-                registry.add(id, &name);
+                registry.add(id, &name, None);
             }
         }
         Ok(())
@@ -317,7 +318,12 @@ impl Engine {
     ///
     /// # Errors
     /// 42P04 if the name is taken, 42602-like if it is none.
-    pub async fn create_tenant(&self, name: &str) -> Result<TenantId, SqlError> {
+    pub fn create_tenant(&self, name: &str) -> Change<TenantId> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        to_its_end(async move { engine.create(&name).await })
+    }
+
+    async fn create(&self, name: &str) -> Result<TenantId, SqlError> {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
             return Err(SqlError::new(
                 ErrorCode::NameTooLong,
@@ -334,14 +340,20 @@ impl Engine {
             ));
         }
         let id = TenantId(self.inner.registry.lock().last_id + 1);
+        // Its file first: after a crash in between it is nobody's, and the next tenant's. The other
+        // way round there were a tenant without a file, which is refused once log was trimmed.
+        let (shared, tenant_name) = (Arc::clone(&self.inner.shared), name.to_owned());
+        let open = move || Tenant::open(&shared, id, &tenant_name, true, &NoProgress);
+        let tenant = self.inner.shared.readers.call(open).await??;
         let mut system = self.inner.system.system_session();
-        insert_tenant(&mut system, id, name).await?;
-        {
-            let mut registry = self.inner.registry.lock();
-            registry.last_id = id.0;
-            registry.add(id, name);
+        if let Err(error) = insert_tenant(&mut system, id, name).await {
+            let dir = state::tenant_dir(self.config(), id);
+            self.inner.shared.readers.call(move || remove_tenant(Some(tenant), &dir)).await?;
+            return Err(error);
         }
-        self.open_tenant(id, true).await?;
+        let mut registry = self.inner.registry.lock();
+        registry.last_id = id.0;
+        registry.add(id, name, Some(tenant));
         Ok(id)
     }
 
@@ -349,7 +361,12 @@ impl Engine {
     ///
     /// # Errors
     /// 3D000 if there is none; 55006 while sessions are connected to it, or for `default`.
-    pub async fn drop_tenant(&self, name: &str) -> Result<(), SqlError> {
+    pub fn drop_tenant(&self, name: &str) -> Change<()> {
+        let (engine, name) = (self.clone(), name.to_owned());
+        to_its_end(async move { engine.drop_named(&name).await })
+    }
+
+    async fn drop_named(&self, name: &str) -> Result<(), SqlError> {
         let _changing = self.inner.changing.lock().await;
         let id = self.tenant_id(name)?;
         if id == TenantId::DEFAULT {
@@ -398,14 +415,7 @@ impl Engine {
         self.inner
             .shared
             .readers
-            .call(move || {
-                if let Some(tenant) = tenant {
-                    tenant.close(true);
-                }
-                if let Err(error) = std::fs::remove_dir_all(&dir) {
-                    tracing::warn!(path = %dir.display(), "the dropped tenant's files: {error}");
-                }
-            })
+            .call(move || remove_tenant(tenant, &dir))
             .await?;
         Ok(())
     }
@@ -542,14 +552,38 @@ impl Engine {
 }
 
 impl Registry {
-    fn add(&mut self, id: TenantId, name: &str) {
+    fn add(&mut self, id: TenantId, name: &str, open: Option<Arc<Tenant>>) {
         let slot = Slot {
             id,
             name: name.to_owned(),
-            tenant: tokio::sync::Mutex::default(),
+            tenant: tokio::sync::Mutex::new(open),
         };
         self.slots.insert(id, Arc::new(slot));
         self.names.insert(name.to_owned(), id);
+    }
+}
+
+/// A change of what tenants there are, under way.
+pub type Change<T> = Pin<Box<dyn Future<Output = Result<T, SqlError>> + Send>>;
+
+/// Runs `change` to its end also when whoever waits for it goes away: what tenants there are must be
+/// the same in the log and in memory.
+fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T, SqlError>> + Send + 'static) -> Change<T> {
+    Box::pin(async move {
+        match tokio::spawn(change).await {
+            Ok(result) => result,
+            Err(error) => Err(SqlError::new(ErrorCode::OutcomeUnknown, error.to_string())),
+        }
+    })
+}
+
+/// Closes a tenant that is no more, and removes its files. Blocks.
+fn remove_tenant(tenant: Option<Arc<Tenant>>, dir: &std::path::Path) {
+    if let Some(tenant) = tenant {
+        tenant.close(true);
+    }
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(path = %dir.display(), "the dropped tenant's files: {error}");
     }
 }
 

@@ -324,3 +324,53 @@ fn tail_from_reopened(tenant: TenantId, node: &Node) -> usize {
         .filter(|line| line.starts_with("t") && line.contains(": 1 "))
         .count()
 }
+
+/// A client that left in the middle of CREATE or DROP DATABASE left the node's memory and its log of
+/// two minds: a name that could not be made again, a database that was dropped and still there.
+#[tokio::test]
+async fn g12_databases_are_made_and_dropped_whole_though_the_client_leaves() {
+    let node = Node::start();
+    for sql in ["CREATE DATABASE shop", "DROP DATABASE shop"] {
+        let mut leaving = node.client().await;
+        node.log.hold();
+        let task = tokio::spawn(async move { leaving.run(sql).await });
+        node.log.held().await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        node.log.release();
+        let exists = sql.starts_with("CREATE");
+        until_async(async || node.engine.tenant_id("shop").is_ok() == exists).await;
+        node.client().await.ok(if exists { "CREATE DATABASE next" } else { "CREATE DATABASE shop" }).await;
+    }
+    let ids = |node: &Node| node.engine.tenants().into_iter().map(|tenant| (tenant.id, tenant.name)).collect::<Vec<_>>();
+    let before = ids(&node);
+    assert_eq!(ids(&node.reopen()), before);
+}
+
+async fn until_async(mut condition: impl AsyncFnMut() -> bool) {
+    while !condition().await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn g12_a_database_has_its_file_before_it_is_known_and_leaves_none_if_it_is_refused() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    let id = TenantId(TenantId::DEFAULT.0 + 1);
+    node.log.hold();
+    let making = tokio::spawn(async move {
+        let result = client.run("CREATE DATABASE shop").await;
+        (client, result)
+    });
+    node.log.held().await;
+    assert!(node.state_file(id).exists(), "a crash now leaves no tenant without its file");
+    node.log.refuse(true);
+    node.log.release();
+    let (mut client, refused) = making.await.unwrap();
+    assert_eq!(refused.unwrap_err().code.sqlstate().0, "53100");
+    assert!(!node.state_file(id).exists());
+    node.log.refuse(false);
+    client.ok("CREATE DATABASE shop").await;
+    assert_eq!(node.engine.tenant_id("shop").unwrap(), id);
+}
