@@ -348,7 +348,11 @@ impl Engine {
         let mut system = self.inner.system.system_session();
         if let Err(error) = insert_tenant(&mut system, id, name).await {
             let dir = state::tenant_dir(self.config(), id);
-            self.inner.shared.readers.call(move || remove_tenant(Some(tenant), &dir)).await?;
+            self.inner
+                .shared
+                .readers
+                .call(move || remove_tenant(Some(tenant), &dir))
+                .await?;
             return Err(error);
         }
         let mut registry = self.inner.registry.lock();
@@ -568,7 +572,9 @@ pub type Change<T> = Pin<Box<dyn Future<Output = Result<T, SqlError>> + Send>>;
 
 /// Runs `change` to its end also when whoever waits for it goes away: what tenants there are must be
 /// the same in the log and in memory.
-fn to_its_end<T: Send + 'static>(change: impl Future<Output = Result<T, SqlError>> + Send + 'static) -> Change<T> {
+fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, SqlError>> + Send + 'static,
+) -> Change<T> {
     Box::pin(async move {
         match tokio::spawn(change).await {
             Ok(result) => result,

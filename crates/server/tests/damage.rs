@@ -28,6 +28,7 @@ fn killed_after(rows: u64) -> Fixture {
     fixture
 }
 
+#[cfg(feature = "failpoints")]
 fn ids(fixture: &Fixture) -> Vec<u64> {
     let rows = fixture.sql("SELECT id FROM t ORDER BY id");
     rows.iter()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OpenFlags};
 use springhead_engine::{
-    Engine, EngineConfig, EngineError, Entropy, ParamValue, Session, TailError, TailReader, Tenant,
+    Engine, EngineConfig, EngineError, Entropy, Session, TailError, TailReader, Tenant,
     TransactionStatus,
 };
 use springhead_log::segment::{SegmentConfig, SegmentLog};
@@ -184,6 +184,7 @@ struct Setup {
     segments: Option<SegmentConfig>,
     clock: Arc<ManualClock>,
     /// Removed with the last node in it.
+    #[expect(dead_code, reason = "held, so that the directory stays")]
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -426,13 +427,6 @@ impl Client {
         }
     }
 
-    /// Prepares and runs one statement with text parameters.
-    pub async fn execute(&mut self, sql: &str, params: &[&str]) -> Result<Answer, SqlError> {
-        let statement = self.session.prepare(sql, &[])?;
-        let params: Vec<_> = params.iter().map(|text| ParamValue::Text(text)).collect();
-        answer(self.session.execute(&statement, &params).await?)
-    }
-
     pub fn status(&self) -> TransactionStatus {
         self.session.transaction_status()
     }
@@ -543,8 +537,11 @@ pub async fn tail_from(tenant: &Arc<Tenant>, position: Lsn) -> Vec<Seen> {
     drain(&mut tenant.tail(position, Vec::new())).await.unwrap()
 }
 
+/// A change's kind and its images.
+pub type RowChange = (ChangeKind, Option<Vec<Value>>, Option<Vec<Value>>);
+
 /// The rows alone: kind and images, without LSNs and definitions.
-pub fn rows_of(changes: &[Seen]) -> Vec<(ChangeKind, Option<Vec<Value>>, Option<Vec<Value>>)> {
+pub fn rows_of(changes: &[Seen]) -> Vec<RowChange> {
     changes
         .iter()
         .filter(|change| {

@@ -340,9 +340,22 @@ async fn g12_databases_are_made_and_dropped_whole_though_the_client_leaves() {
         node.log.release();
         let exists = sql.starts_with("CREATE");
         until_async(async || node.engine.tenant_id("shop").is_ok() == exists).await;
-        node.client().await.ok(if exists { "CREATE DATABASE next" } else { "CREATE DATABASE shop" }).await;
+        node.client()
+            .await
+            .ok(if exists {
+                "CREATE DATABASE next"
+            } else {
+                "CREATE DATABASE shop"
+            })
+            .await;
     }
-    let ids = |node: &Node| node.engine.tenants().into_iter().map(|tenant| (tenant.id, tenant.name)).collect::<Vec<_>>();
+    let ids = |node: &Node| {
+        node.engine
+            .tenants()
+            .into_iter()
+            .map(|tenant| (tenant.id, tenant.name))
+            .collect::<Vec<_>>()
+    };
     let before = ids(&node);
     assert_eq!(ids(&node.reopen()), before);
 }
@@ -364,7 +377,10 @@ async fn g12_a_database_has_its_file_before_it_is_known_and_leaves_none_if_it_is
         (client, result)
     });
     node.log.held().await;
-    assert!(node.state_file(id).exists(), "a crash now leaves no tenant without its file");
+    assert!(
+        node.state_file(id).exists(),
+        "a crash now leaves no tenant without its file"
+    );
     node.log.refuse(true);
     node.log.release();
     let (mut client, refused) = making.await.unwrap();
