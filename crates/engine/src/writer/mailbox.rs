@@ -146,7 +146,11 @@ impl Mailbox {
                 };
             }
             answered = commands.len();
-            writer.process(&mut commands);
+            // Whatever happens, nobody may wait for an answer for ever.
+            let process = std::panic::AssertUnwindSafe(|| writer.process(&mut commands));
+            if std::panic::catch_unwind(process).is_err() {
+                writer.stop_panicked();
+            }
         }
         drop(writer);
         let mut inbox = self.inbox.lock();

@@ -566,6 +566,16 @@ impl Writer {
         self.published.poison(why);
     }
 
+    /// A command has ended in a panic: what the writer holds is in no known state.
+    pub fn stop_panicked(&mut self) {
+        self.die("the writer panicked".to_owned());
+        if let Some(error) = &self.dead {
+            for command in self.waiting.drain(..) {
+                refuse(command, error.clone());
+            }
+        }
+    }
+
     /// A statement has met damage in the state: nothing more is written on top of it.
     fn stop_damaged(&mut self, error: &SqlError) {
         let why = format!("the state of tenant {}: {}", self.tenant.0, error.message);

@@ -426,3 +426,68 @@ async fn g12_a_state_file_that_is_ahead_of_its_log_is_refused() {
         .to_string();
     assert!(error.contains("and the log ends at"), "{error}");
 }
+
+/// A panic on the writer's thread left its queue marked as being worked on: every later statement of
+/// the tenant waited for ever.
+#[tokio::test]
+async fn g12_a_panic_of_the_writer_stops_the_node_and_leaves_nobody_waiting() {
+    let node = Node::start();
+    let mut client = prepared(&node).await;
+    let statements = ["INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (2, 'b')"];
+    let (blocking, running) = in_one_group(&node, &statements).await;
+    node.log.panic();
+    node.log.release();
+    assert_eq!(blocking.await.unwrap().1.unwrap_err().code.sqlstate().0, "08007");
+    assert_eq!(codes(running).await, ["08007", "08007"]);
+    node.engine.poisoned().await;
+    client.fails("INSERT INTO t VALUES (3, 'c')", "08007").await;
+    assert_eq!(client.one("SELECT count(*) FROM t").await, "0");
+}
+
+/// The engine ends while many write, and its state is gone: what was acknowledged is in the log, and
+/// of what was not, each transaction is there whole or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g1_what_was_acknowledged_is_there_after_the_engine_ends_in_the_middle() {
+    let mut node = Node::on_disk(|config| config.capture_memory_bytes = 400);
+    node.client().await.ok("CREATE TABLE pairs (id bigserial PRIMARY KEY, a int, half int)").await;
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let acks = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for writer in 0..6 {
+            let (mut client, acks) = (node.client().await, std::sync::Arc::clone(&acks));
+            tasks.push(tokio::spawn(async move {
+                for n in 0.. {
+                    let a = round * 1_000_000 + writer * 10_000 + n;
+                    let sql = if n % 2 == 0 {
+                        format!("INSERT INTO pairs (a, half) VALUES ({a}, 0), ({a}, 1)")
+                    } else {
+                        format!("INSERT INTO pairs (a, half) VALUES ({a}, 0); INSERT INTO pairs (a, half) VALUES ({a}, 1)")
+                    };
+                    client.ok(&sql).await;
+                    acks.lock().push(a);
+                }
+            }));
+        }
+        crate::support::until(|| acks.lock().len() > 60).await;
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            let _ = task.await;
+        }
+        acknowledged.extend(acks.lock().iter().copied());
+        node = node
+            .try_reopen(|config| {
+                if round % 2 == 0 {
+                    std::fs::remove_dir_all(config.data_dir.join("tenants")).unwrap();
+                }
+            })
+            .unwrap();
+        let mut client = node.client().await;
+        assert_eq!(client.one("SELECT count(*) FROM (SELECT a FROM pairs GROUP BY a HAVING count(*) <> 2) x").await, "0");
+        let there: std::collections::BTreeSet<i32> =
+            client.lines("SELECT DISTINCT a FROM pairs").await.iter().map(|a| a.parse().unwrap()).collect();
+        assert!(acknowledged.iter().all(|a| there.contains(a)));
+    }
+}
