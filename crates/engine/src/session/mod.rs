@@ -127,20 +127,6 @@ impl Session {
         let process_id = i32::try_from(number % 0x7fff_fffe).unwrap_or(0) + 1;
         let mut values = rustc_hash::FxHashMap::default();
         let config = &tenant.shared.config;
-        for (name, limit) in [
-            ("statement_timeout", config.statement_timeout),
-            ("lock_timeout", config.lock_timeout),
-            (
-                "idle_in_transaction_session_timeout",
-                config.idle_in_transaction_timeout,
-            ),
-        ] {
-            let limit = limit.filter(|_| !system);
-            values.insert(
-                name.to_owned(),
-                limit.map_or("0".to_owned(), |limit| format!("{}ms", limit.as_millis())),
-            );
-        }
         for name in [
             "session_user",
             "current_user",
@@ -169,7 +155,7 @@ impl Session {
             system,
             ..PlanContext::default()
         };
-        Session {
+        let session = Session {
             tenant,
             engine: None,
             context: Arc::new(context),
@@ -180,6 +166,33 @@ impl Session {
             required_lsn: Lsn::ZERO,
             lifted: Lifted::default(),
             local: Vec::new(),
+        };
+        session.put_configured();
+        session
+    }
+
+    /// The limits that the configuration sets, which a client may change for itself. The engine's
+    /// own sessions have none.
+    fn configured(&self, name: &str) -> Option<String> {
+        let config = &self.tenant.shared.config;
+        let limit = match name {
+            "statement_timeout" => config.statement_timeout,
+            "lock_timeout" => config.lock_timeout,
+            "idle_in_transaction_session_timeout" => config.idle_in_transaction_timeout,
+            _ => return None,
+        };
+        let limit = limit.filter(|_| !self.plan_context.system);
+        Some(limit.map_or("0".to_owned(), |limit| format!("{}ms", limit.as_millis())))
+    }
+
+    fn put_configured(&self) {
+        let mut values = self.context.settings.lock();
+        for name in [
+            "statement_timeout",
+            "lock_timeout",
+            "idle_in_transaction_session_timeout",
+        ] {
+            values.extend(self.configured(name).map(|value| (name.to_owned(), value)));
         }
     }
 
@@ -363,6 +376,7 @@ impl Session {
                     .settings
                     .lock()
                     .retain(|name, _| !settings::can_be_set(name));
+                self.put_configured();
                 if *setting == Setting::Discard {
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
@@ -375,6 +389,9 @@ impl Session {
     }
 
     fn default_setting(&self, name: &str) -> Result<String, SqlError> {
+        if let Some(value) = self.configured(name) {
+            return Ok(value);
+        }
         match settings::default_of(name) {
             Some(value) => Ok(value.to_owned()),
             None if name.contains('.') => Ok(String::new()),

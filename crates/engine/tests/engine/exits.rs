@@ -411,3 +411,84 @@ async fn g2_a_changed_key_is_a_delete_and_an_insert() {
         [Update, Update, Delete, Insert, Update, ChangeKind::Truncate]
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g2_rows_carry_the_schema_they_were_written_with_while_definitions_change() {
+    let node = Node::on_disk(|config| {
+        config.tail_memory_bytes = 2000;
+        config.tail_read_bytes = 4000;
+    });
+    let mut client = node.client().await;
+    client
+        .ok("CREATE TABLE t (id bigserial PRIMARY KEY, v int)")
+        .await;
+    let tenant = node.tenant().await;
+    let start = tenant.visible();
+    let done = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let (mut client, done) = (node.client().await, Arc::clone(&done));
+        writers.push(tokio::spawn(async move {
+            let mut written = 0;
+            while !done.load(Ordering::SeqCst) {
+                client.ok(&format!("INSERT INTO t (v) VALUES ({writer})")).await;
+                client.ok(&format!("BEGIN; UPDATE t SET v = v + 1 WHERE id % 7 = {writer}; SAVEPOINT s; DELETE FROM t WHERE id % 11 = {writer}; COMMIT")).await;
+                written += 1;
+            }
+            written
+        }));
+    }
+    let tail = tokio::spawn(follow(Arc::clone(&tenant), start, Arc::clone(&done), 2));
+    for n in 0..30 {
+        client
+            .ok(&format!(
+                "ALTER TABLE t ADD COLUMN w{n} text DEFAULT 'd{n}'"
+            ))
+            .await;
+        client.ok("BEGIN; ALTER TABLE t ADD COLUMN gone int DEFAULT 1; UPDATE t SET gone = 2 WHERE id < 5; ROLLBACK").await;
+        client.ok("ALTER TABLE t ALTER COLUMN v TYPE bigint").await;
+        client.ok(&format!("ALTER TABLE t DROP COLUMN w{n}")).await;
+        client.ok("ALTER TABLE t ALTER COLUMN v TYPE int").await;
+    }
+    done.store(true, Ordering::SeqCst);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 0);
+    }
+    let followed = tail.await.unwrap();
+    let all = tail_from(&tenant, start).await;
+    assert_whole_and_ordered(&all, start);
+    assert!(
+        all.starts_with(&followed),
+        "the follower may have ended a little before the writers"
+    );
+    for change in all.iter().filter(|change| {
+        matches!(
+            change.kind,
+            ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete
+        )
+    }) {
+        let schema = tenant
+            .schema(change.collection, change.schema_version)
+            .expect("it is kept for ever");
+        for row in [&change.before, &change.after].into_iter().flatten() {
+            assert_eq!(row.len(), schema.columns.len());
+        }
+    }
+    let rows = client.lines("SELECT * FROM t ORDER BY id").await;
+    let state = crate::support::dump(&node.state_file(TenantId::DEFAULT));
+    drop((client, tenant));
+    let node = node
+        .try_reopen(|config| std::fs::remove_dir_all(config.data_dir.join("tenants")).unwrap())
+        .unwrap();
+    assert_eq!(
+        node.client()
+            .await
+            .lines("SELECT * FROM t ORDER BY id")
+            .await,
+        rows
+    );
+    assert_eq!(
+        crate::support::dump(&node.state_file(TenantId::DEFAULT)),
+        state
+    );
+}

@@ -433,11 +433,17 @@ async fn g12_a_state_file_that_is_ahead_of_its_log_is_refused() {
 async fn g12_a_panic_of_the_writer_stops_the_node_and_leaves_nobody_waiting() {
     let node = Node::start();
     let mut client = prepared(&node).await;
-    let statements = ["INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (2, 'b')"];
+    let statements = [
+        "INSERT INTO t VALUES (1, 'a')",
+        "INSERT INTO t VALUES (2, 'b')",
+    ];
     let (blocking, running) = in_one_group(&node, &statements).await;
     node.log.panic();
     node.log.release();
-    assert_eq!(blocking.await.unwrap().1.unwrap_err().code.sqlstate().0, "08007");
+    assert_eq!(
+        blocking.await.unwrap().1.unwrap_err().code.sqlstate().0,
+        "08007"
+    );
     assert_eq!(codes(running).await, ["08007", "08007"]);
     node.engine.poisoned().await;
     client.fails("INSERT INTO t VALUES (3, 'c')", "08007").await;
@@ -449,7 +455,10 @@ async fn g12_a_panic_of_the_writer_stops_the_node_and_leaves_nobody_waiting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g1_what_was_acknowledged_is_there_after_the_engine_ends_in_the_middle() {
     let mut node = Node::on_disk(|config| config.capture_memory_bytes = 400);
-    node.client().await.ok("CREATE TABLE pairs (id bigserial PRIMARY KEY, a int, half int)").await;
+    node.client()
+        .await
+        .ok("CREATE TABLE pairs (id bigserial PRIMARY KEY, a int, half int)")
+        .await;
     let mut acknowledged = Vec::new();
     for round in 0..3 {
         let acks = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
@@ -485,9 +494,40 @@ async fn g1_what_was_acknowledged_is_there_after_the_engine_ends_in_the_middle()
             })
             .unwrap();
         let mut client = node.client().await;
-        assert_eq!(client.one("SELECT count(*) FROM (SELECT a FROM pairs GROUP BY a HAVING count(*) <> 2) x").await, "0");
-        let there: std::collections::BTreeSet<i32> =
-            client.lines("SELECT DISTINCT a FROM pairs").await.iter().map(|a| a.parse().unwrap()).collect();
+        assert_eq!(
+            client
+                .one("SELECT count(*) FROM (SELECT a FROM pairs GROUP BY a HAVING count(*) <> 2) x")
+                .await,
+            "0"
+        );
+        let there: std::collections::BTreeSet<i32> = client
+            .lines("SELECT DISTINCT a FROM pairs")
+            .await
+            .iter()
+            .map(|a| a.parse().unwrap())
+            .collect();
         assert!(acknowledged.iter().all(|a| there.contains(a)));
     }
+}
+
+#[tokio::test]
+async fn g7_statements_that_wait_for_the_writer_are_bounded_in_bytes() {
+    let node = Node::with(|config| config.writer_queue_bytes = 20_000);
+    let mut client = prepared(&node).await;
+    let wide = format!("INSERT INTO t VALUES (1, '{}')", "x".repeat(9000));
+    let (blocking, running) = in_one_group(
+        &node,
+        &[&wide, &wide, &wide, "INSERT INTO t VALUES (2, 'small')"],
+    )
+    .await;
+    node.log.release();
+    blocking.await.unwrap().1.unwrap();
+    assert_eq!(
+        codes(running).await,
+        ["INSERT 0 1", "23505", "53400", "INSERT 0 1"]
+    );
+    assert_eq!(
+        client.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "2"]
+    );
 }

@@ -113,7 +113,10 @@ impl Log for FaultyLog {
             };
             return Err(AppendError::Refused(reason));
         }
-        assert!(!self.panics.load(Ordering::SeqCst), "the log was told to panic");
+        assert!(
+            !self.panics.load(Ordering::SeqCst),
+            "the log was told to panic"
+        );
         if self.breaks.load(Ordering::SeqCst) {
             return Err(AppendError::Poisoned(
                 "fdatasync: input/output error".into(),

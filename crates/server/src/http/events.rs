@@ -216,7 +216,13 @@ fn final_frame(error: &HttpError) -> Option<String> {
         (_, ErrorCode::AdminShutdown) => return None,
         (HttpError::Refused { .. }, _) => (Some(FINAL_IDS[0]), "must-refetch"),
         (_, ErrorCode::TakenOver) => (Some(FINAL_IDS[1]), "taken-over"),
-        _ => (None, "error"),
+        (_, code) => {
+            if matches!(code, ErrorCode::Corrupted | ErrorCode::Internal) {
+                let why = Value::Object(error.object()).to_string();
+                tracing::error!("a feed ends: {why}");
+            }
+            (None, "error")
+        }
     };
     let data = Value::Object(error.object());
     Some(match id {

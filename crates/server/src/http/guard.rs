@@ -13,10 +13,9 @@ use super::params::shown;
 /// another origin that may read it.
 ///
 /// # Errors
-/// SH011, 54000, SH008 or SH009.
+/// SH011, 54000 or SH008.
 pub fn check(
     config: &HttpConfig,
-    method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Option<HeaderValue>, HttpError> {
@@ -32,6 +31,14 @@ pub fn check(
     }
     let host = check_host(config, uri, headers)?;
     let origin = check_origin(config, &host, headers)?;
+    Ok(origin)
+}
+
+/// Refuses a body that is no JSON: a form of another site can send those without asking.
+///
+/// # Errors
+/// SH009.
+pub fn expect_json(method: &Method, headers: &HeaderMap) -> Result<(), HttpError> {
     if (method == Method::POST || method == Method::PUT || method == Method::PATCH)
         && !is_json(headers)
     {
@@ -42,7 +49,7 @@ pub fn check(
         .with_hint("send content-type: application/json")
         .into());
     }
-    Ok(origin)
+    Ok(())
 }
 
 /// Answers a browser's question whether it may ask.
@@ -177,7 +184,8 @@ mod tests {
             headers.insert(*name, value.parse().unwrap());
         }
         let method = method.parse().unwrap();
-        check(&config, &method, &Uri::from_static("/cdc"), &headers)
+        check(&config, &Uri::from_static("/cdc"), &headers)
+            .and_then(|origin| expect_json(&method, &headers).map(|()| origin))
             .map(|origin| origin.is_some())
             .map_err(|error| error.code())
     }

@@ -116,7 +116,7 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
 
 /// Answers a request, whatever becomes of it.
 pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
-    let checked = guard::check(&app.config, &head.method, &head.uri, &head.headers);
+    let checked = guard::check(&app.config, &head.uri, &head.headers);
     let is_head = head.method == Method::HEAD;
     let (mut answer, origin) = match checked {
         Err(error) => (error.response(), None),
@@ -165,6 +165,7 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
             allowed: route.methods().join(", "),
         });
     }
+    guard::expect_json(&method, &head.headers)?;
     let segments = segments
         .into_iter()
         .map(|segment| decode(segment, false))
