@@ -141,16 +141,20 @@ impl Session {
                 session,
             } => self.set_transaction(*isolation, *read_only, *session),
             TransactionControl::Constraints { names, deferred } => {
-                if let Some(writer) = self.block.as_ref().and_then(|block| block.writer) {
-                    let (names, deferred) = (names.clone(), *deferred);
-                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply))
-                        .await?;
-                } else if self.block.is_some() {
-                    let writer = self.acquire_writer().await?;
-                    let (names, deferred) = (names.clone(), *deferred);
-                    self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply))
-                        .await?;
-                }
+                let Some(block) = &self.block else {
+                    let notice = SqlError::new(
+                        ErrorCode::NoActiveTransaction,
+                        "SET CONSTRAINTS can only be used in transaction blocks",
+                    );
+                    return Ok(Outcome::command("SET CONSTRAINTS").noticed(notice));
+                };
+                let writer = match block.writer {
+                    Some(writer) => writer,
+                    None => self.acquire_writer().await?,
+                };
+                let (names, deferred) = (names.clone(), *deferred);
+                self.ask_owned(|reply| Command::Constraints(writer, names, deferred, reply))
+                    .await?;
                 Ok(Outcome::command("SET CONSTRAINTS"))
             }
         }

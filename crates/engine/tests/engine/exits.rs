@@ -492,3 +492,48 @@ async fn g2_rows_carry_the_schema_they_were_written_with_while_definitions_chang
         state
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_tail_whose_reads_are_cancelled_loses_and_repeats_nothing() {
+    let node = Node::on_disk(|config| {
+        config.capture_memory_bytes = 3000;
+        config.tail_memory_bytes = 1000;
+        config.tail_read_bytes = 5000;
+    });
+    let mut client = node.client().await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await;
+    let tenant = node.tenant().await;
+    let start = tenant.visible();
+    for n in 0..20 {
+        client.ok(&format!("INSERT INTO t SELECT {n} * 1000 + i, repeat('x', 300) FROM generate_series(1, {}) g(i)", 1 + n * 3)).await;
+    }
+    let end = tenant.visible();
+    let mut tail = tenant.tail(start, Vec::new());
+    let (mut got, mut cancelled) = (Vec::new(), 0);
+    while tail.position() < end {
+        let before = tail.position();
+        // Every other read is given up as soon as it has to wait.
+        let step = if cancelled % 2 == 0 {
+            tokio::select! {
+                biased;
+                step = tail.next() => Some(step),
+                () = std::future::ready(()) => None,
+            }
+        } else {
+            Some(tail.next().await)
+        };
+        match step {
+            Some(step) => {
+                got.extend(seen(&step.unwrap(), before));
+                cancelled += cancelled % 2;
+            }
+            None => cancelled += 1,
+        }
+    }
+    assert!(cancelled > 4, "some reads were given up: {cancelled}");
+    assert_whole_and_ordered(&got, start);
+    assert!(got == tail_from(&tenant, start).await);
+    assert_eq!(got.len(), (0..20).map(|n| 1 + n * 3).sum::<usize>());
+}

@@ -239,3 +239,25 @@ async fn g2_cascades_are_captured_because_they_happened() {
         assert_eq!(there.lines(sql).await, client.lines(sql).await);
     }
 }
+
+#[tokio::test]
+async fn g3_set_constraints_goes_back_to_a_savepoint_and_means_nothing_outside_a_block() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    tables(&mut client).await;
+    client
+        .ok("BEGIN; SAVEPOINT s; SET CONSTRAINTS child_i DEFERRED; ROLLBACK TO s")
+        .await;
+    client
+        .fails("INSERT INTO child VALUES (1, NULL, NULL, 9)", "23503")
+        .await;
+    client.ok("ROLLBACK").await;
+    let outside = client.ok("SET CONSTRAINTS ALL DEFERRED").await;
+    assert_eq!(
+        outside.notices,
+        ["SET CONSTRAINTS can only be used in transaction blocks"]
+    );
+    client
+        .fails("INSERT INTO child VALUES (1, NULL, NULL, 9)", "23503")
+        .await;
+}
