@@ -100,8 +100,10 @@ pub struct HeldSnapshot {
     snapshot: Mutex<Option<Snapshot>>,
 }
 
-/// The WAL is looked at after this many commits.
-const LOOK_EVERY: u64 = 256;
+/// The WAL is looked at after about this much has been written into it.
+const LOOK_EVERY_BYTES: u64 = 1 << 20;
+/// What a commit writes into the WAL beside its rows, roughly.
+const COMMIT_PAGES_BYTES: u64 = 12 << 10;
 /// A WAL of this size is worth a checkpoint.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 
@@ -199,7 +201,7 @@ impl Published {
     /// After a commit: starts a checkpoint on another thread when SQLite's WAL has grown, and
     /// finishes it here once so little is left that nobody notices, since the WAL begins anew only
     /// after a checkpoint during which nothing was written.
-    pub fn note_wal(self: &Arc<Self>, conn: &Connection) {
+    pub fn note_wal(self: &Arc<Self>, conn: &Connection, bytes: u64) {
         if self
             .checkpoint
             .compare_exchange(MOVED, IDLE, Ordering::AcqRel, Ordering::Acquire)
@@ -212,7 +214,9 @@ impl Published {
             }
             return;
         }
-        if self.since_look.fetch_add(1, Ordering::Relaxed) + 1 < LOOK_EVERY {
+        // A commit takes a few pages, however small it is.
+        let written = bytes + COMMIT_PAGES_BYTES;
+        if self.since_look.fetch_add(written, Ordering::Relaxed) + written < LOOK_EVERY_BYTES {
             return;
         }
         self.since_look.store(0, Ordering::Relaxed);

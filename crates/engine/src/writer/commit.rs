@@ -397,13 +397,14 @@ impl Writer {
             book.lock().keep_restarts();
         }
         self.published.committed(slices.len() as u64);
+        let bytes = slices.iter().map(Placed::len_bytes).sum();
         self.hub
             .publish(slices.into_iter().map(|placed| match placed {
                 Placed::InMemory(slice) => tail::Published::InMemory(slice),
-                Placed::OnDisk { last_lsn } => tail::Published::OnDisk { last_lsn },
+                Placed::OnDisk { last_lsn, .. } => tail::Published::OnDisk { last_lsn },
             }));
         self.published.moved(self.hub.published());
-        self.published.note_wal(&self.conn);
+        self.published.note_wal(&self.conn, bytes);
     }
 
     /// Lets everyone plan against the catalog that is in force here.
@@ -465,8 +466,8 @@ struct Pending {
     commits: Vec<PendingCommit>,
     /// How many changes each has.
     sizes: Vec<u64>,
-    /// The bytes of each that is in memory.
-    in_memory: Vec<Option<Bytes>>,
+    /// The bytes of each that is in memory; of any other, how many there are.
+    in_memory: Vec<Result<Bytes, u64>>,
     /// How many of them, at the front, only reserve numbers.
     sequences: usize,
 }
@@ -475,8 +476,8 @@ impl Pending {
     fn push(&mut self, commit: PendingCommit) {
         self.sizes.push(commit.count);
         self.in_memory.push(match &commit.changes {
-            CommitSource::Memory(bytes) => Some(bytes.clone()),
-            CommitSource::File { .. } => None,
+            CommitSource::Memory(bytes) => Ok(bytes.clone()),
+            CommitSource::File { length, .. } => Err(*length),
         });
         self.commits.push(commit);
     }
@@ -485,14 +486,21 @@ impl Pending {
 /// A commit with its place in the log.
 enum Placed {
     InMemory(CommitSlice),
-    OnDisk { last_lsn: Lsn },
+    OnDisk { last_lsn: Lsn, length: u64 },
 }
 
 impl Placed {
     fn last_lsn(&self) -> Lsn {
         match self {
             Placed::InMemory(slice) => slice.last_lsn(),
-            Placed::OnDisk { last_lsn } => *last_lsn,
+            Placed::OnDisk { last_lsn, .. } => *last_lsn,
+        }
+    }
+
+    fn len_bytes(&self) -> u64 {
+        match self {
+            Placed::InMemory(slice) => slice.changes.len() as u64,
+            Placed::OnDisk { length, .. } => *length,
         }
     }
 }
@@ -501,7 +509,7 @@ fn slices(
     tenant: springhead_proto::TenantId,
     appended: Appended,
     sizes: &[u64],
-    in_memory: Vec<Option<Bytes>>,
+    in_memory: Vec<Result<Bytes, u64>>,
 ) -> Vec<Placed> {
     let mut next = appended.first_lsn;
     sizes
@@ -511,7 +519,7 @@ fn slices(
             let commit_lsn = next;
             next = next.plus(count);
             match bytes {
-                Some(changes) => Placed::InMemory(CommitSlice {
+                Ok(changes) => Placed::InMemory(CommitSlice {
                     tenant,
                     epoch: appended.epoch,
                     timestamp_ms: appended.timestamp_ms,
@@ -522,8 +530,9 @@ fn slices(
                     last: true,
                     changes,
                 }),
-                None => Placed::OnDisk {
+                Err(length) => Placed::OnDisk {
                     last_lsn: next.previous(),
+                    length,
                 },
             }
         })

@@ -101,8 +101,10 @@ impl Appender {
             commits.iter().all(|commit| commit.count > 0),
             "a commit without a change"
         );
-        self.keeper.check_reserve().map_err(AppendError::Refused)?;
         let bytes = commits.iter().map(|commit| commit.changes.length()).sum();
+        self.keeper
+            .check_reserve(bytes)
+            .map_err(AppendError::Refused)?;
         let slot = SLOT.with(Arc::clone);
         slot.state.store(WAITING, Ordering::Relaxed);
         let waiter = Waiter {

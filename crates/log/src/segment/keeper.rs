@@ -23,6 +23,9 @@ use crate::failpoint;
 
 /// How long a look at the free space is believed.
 const SPACE_CHECK_MS: u64 = 250;
+/// … and whenever this part of the reserve has been appended.
+const RESERVE_PARTS: u64 = 8;
+const LEAST_CHECK_BYTES: u64 = 1024 * 1024;
 /// How often it is written down how long the log has been open.
 const RUNNING_INTERVAL: Duration = Duration::from_secs(60);
 const ZEROS_BYTES: usize = 1024 * 1024;
@@ -36,6 +39,8 @@ pub struct Keeper {
     wake: Condvar,
     /// When the free space was last looked at, by the monotonic clock; 0 for never.
     checked_at_ms: AtomicU64,
+    /// What has been appended since.
+    unchecked_bytes: AtomicU64,
     /// Whether it was below the reserve then.
     below_reserve: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -75,6 +80,7 @@ impl Keeper {
             work: Mutex::new(work),
             wake: Condvar::new(),
             checked_at_ms: AtomicU64::new(0),
+            unchecked_bytes: AtomicU64::new(0),
             below_reserve: AtomicBool::new(false),
             thread: Mutex::new(None),
         });
@@ -178,15 +184,22 @@ impl Keeper {
         Ok(())
     }
 
-    /// Refuses while the disk has less than the reserve left.
-    pub fn check_reserve(&self) -> Result<(), RefusedReason> {
+    /// Refuses while the disk has less than the reserve left. `bytes` are to be appended: between
+    /// two looks at the disk there is never more than a part of the reserve, since what is written
+    /// here is written again, and more than once, by the states that follow the log.
+    pub fn check_reserve(&self, bytes: u64) -> Result<(), RefusedReason> {
         let now = self.shared.clock.monotonic_ms().saturating_add(1);
         let checked = self.checked_at_ms.load(Ordering::Relaxed);
-        let stale = checked == 0 || now.saturating_sub(checked) >= SPACE_CHECK_MS;
+        let unchecked = self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let stale = checked == 0
+            || now.saturating_sub(checked) >= SPACE_CHECK_MS
+            || unchecked
+                >= (self.shared.config.reserve_bytes / RESERVE_PARTS).max(LEAST_CHECK_BYTES);
         if !stale && !self.below_reserve.load(Ordering::Relaxed) {
             return Ok(());
         }
         self.checked_at_ms.store(now, Ordering::Relaxed);
+        self.unchecked_bytes.store(0, Ordering::Relaxed);
         self.make_room_for(0)
     }
 
