@@ -13,6 +13,7 @@ use springhead_proto::{
 };
 use tokio::sync::watch;
 
+use crate::access::Principal;
 use crate::session::ParamValue;
 use crate::tenant::Shared;
 use crate::workers::Workers;
@@ -309,9 +310,13 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::tenant`].
-    pub async fn session(&self, tenant: TenantId, user: &str) -> Result<Session, SqlError> {
+    pub async fn session(
+        &self,
+        tenant: TenantId,
+        principal: &Arc<Principal>,
+    ) -> Result<Session, SqlError> {
         let tenant = self.tenant(tenant).await?;
-        Ok(Session::new(tenant, user, false).with_engine(self.clone()))
+        Ok(Session::new(tenant, principal, false).with_engine(self.clone()))
     }
 
     /// CREATE DATABASE.

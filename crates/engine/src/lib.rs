@@ -6,6 +6,7 @@
 //! [`capture`] collects the row images → the log makes it durable → SQLite commits → the reply →
 //! [`tail`] moves.
 
+pub mod access;
 pub mod apply;
 pub mod capture;
 pub mod cdc;

@@ -14,6 +14,7 @@ use springhead_sql::Catalog;
 use springhead_sql::catalog::Table;
 use tokio::sync::watch;
 
+use crate::access::Principal;
 use crate::apply::Applier;
 use crate::clock::Entropy;
 use crate::functions::{CancelFlag, Context, SessionContext};
@@ -597,7 +598,11 @@ impl Tenant {
 
     /// A session that may write `springhead.*`. Its statements have no time limits.
     pub fn system_session(self: &Arc<Self>) -> Session {
-        Session::new(Arc::clone(self), "springhead", true)
+        Session::new(
+            Arc::clone(self),
+            &Principal::unrestricted("springhead"),
+            true,
+        )
     }
 
     /// Notes that it is in use.

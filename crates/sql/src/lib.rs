@@ -4,6 +4,7 @@
 //! Pure: no IO, no connection, no clock. `engine` runs what is planned here; `server` uses the
 //! types to read and print values.
 
+pub mod access;
 pub mod catalog;
 mod control;
 pub mod ddl;

@@ -11,6 +11,7 @@ use sqlparser::ast::{Query, SetExpr, Statement};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 
+use crate::access::Identity;
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
@@ -35,6 +36,8 @@ pub struct PlanContext {
     pub max_depth: usize,
     /// Whether `springhead.*` may be written (Springhead's own sessions only).
     pub system: bool,
+    /// Who asks.
+    pub identity: Arc<Identity>,
 }
 
 impl Default for PlanContext {
@@ -44,6 +47,7 @@ impl Default for PlanContext {
             max_statement_bytes: 16 << 20,
             max_depth: 100,
             system: false,
+            identity: Arc::new(Identity::unrestricted("postgres")),
         }
     }
 }

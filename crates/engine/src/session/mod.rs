@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use springhead_proto::{ErrorCode, Lsn, SqlError};
+use springhead_sql::access::Identity;
 use springhead_sql::catalog::Catalog;
 use springhead_sql::lift::Lifted;
 use springhead_sql::plan::{OutputColumn, Setting};
@@ -21,6 +22,7 @@ use springhead_sql::planner::PlanContext;
 use springhead_sql::{PgType, split};
 use tokio::sync::Notify;
 
+use crate::access::Principal;
 use crate::engine::Engine;
 use crate::functions::{CancelFlag, CancelReason, SessionContext, now_us};
 use crate::rows::Rows;
@@ -36,6 +38,7 @@ pub struct Session {
     /// To make and drop tenants; `None` for the engine's own sessions.
     engine: Option<Engine>,
     context: Arc<SessionContext>,
+    principal: Arc<Principal>,
     plan_context: PlanContext,
     process_id: i32,
     block: Option<Block>,
@@ -119,8 +122,8 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// A conversation with `tenant` for `user`. With `system`, it may write `springhead.*`.
-    pub(crate) fn new(tenant: Arc<Tenant>, user: &str, system: bool) -> Session {
+    /// A conversation with `tenant` for `principal`. With `system`, it may write `springhead.*`.
+    pub(crate) fn new(tenant: Arc<Tenant>, principal: &Arc<Principal>, system: bool) -> Session {
         tenant.sessions.fetch_add(1, Ordering::AcqRel);
         tenant.touch();
         let number = tenant.shared.next_session.fetch_add(1, Ordering::Relaxed);
@@ -133,7 +136,7 @@ impl Session {
             "user",
             "session_authorization",
         ] {
-            values.insert(name.to_owned(), user.to_owned());
+            values.insert(name.to_owned(), principal.user.to_string());
         }
         values.insert("current_database".to_owned(), tenant.name());
         values.insert("current_schema".to_owned(), "public".to_owned());
@@ -153,12 +156,14 @@ impl Session {
         let plan_context = PlanContext {
             max_statement_bytes: config.max_statement_bytes,
             system,
+            identity: Arc::new(Identity::unrestricted(&principal.user)),
             ..PlanContext::default()
         };
         let session = Session {
             tenant,
             engine: None,
             context: Arc::new(context),
+            principal: Arc::clone(principal),
             plan_context,
             process_id,
             block: None,
@@ -199,6 +204,11 @@ impl Session {
     pub(crate) fn with_engine(mut self, engine: Engine) -> Session {
         self.engine = Some(engine);
         self
+    }
+
+    /// Whom it acts for.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
     }
 
     pub fn tenant(&self) -> &Arc<Tenant> {

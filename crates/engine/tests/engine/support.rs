@@ -317,7 +317,14 @@ impl Node {
     pub async fn client_of(&self, tenant: &str) -> Client {
         let id = self.engine.tenant_id(tenant).unwrap();
         Client {
-            session: self.engine.session(id, "tester").await.unwrap(),
+            session: self
+                .engine
+                .session(
+                    id,
+                    &springhead_engine::access::Principal::unrestricted("tester"),
+                )
+                .await
+                .unwrap(),
         }
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use serde_json::{Map, Value};
 use springhead_engine::Session;
+use springhead_engine::access::Principal;
 use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
 
 use super::App;
@@ -22,6 +23,8 @@ pub struct Request {
     /// What the path's placeholders stand for, decoded, first to last.
     pub segments: Vec<String>,
     pub body: RequestBody,
+    /// Whom it acts for.
+    pub principal: Arc<Principal>,
 }
 
 /// The body of a request, not read yet.
@@ -31,7 +34,7 @@ pub enum RequestBody {
 }
 
 /// Whom a request acts for while there are no users.
-const OPEN_USER: &str = "postgres";
+pub const OPEN_USER: &str = "postgres";
 
 impl Request {
     /// One header as text; `None` if it is not there or not text.
@@ -71,7 +74,12 @@ impl Request {
         tenant: TenantId,
         min_lsn: Option<Lsn>,
     ) -> Result<Session, HttpError> {
-        let mut session = self.app.node.engine.session(tenant, OPEN_USER).await?;
+        let mut session = self
+            .app
+            .node
+            .engine
+            .session(tenant, &self.principal)
+            .await?;
         if let Some(lsn) = min_lsn {
             session.require_lsn(lsn);
         }

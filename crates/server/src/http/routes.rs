@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, StatusCode, header};
+use springhead_engine::access::Principal;
 use springhead_proto::ErrorCode;
 
 use super::body::{Body, Response, response};
 use super::error::HttpError;
 use super::params::{Params, decode, shown};
-use super::request::{Request, RequestBody};
+use super::request::{OPEN_USER, Request, RequestBody};
 use super::{App, collections, consumers, events, guard, openapi, poll, sql, status};
 
 /// What event streams take.
@@ -178,6 +179,7 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         params,
         segments,
         body,
+        principal: Principal::unrestricted(OPEN_USER),
     };
     match route {
         Route::Events => events::stream(request).await,

@@ -2,6 +2,7 @@
 //! them.
 
 use springhead_engine::Session;
+use springhead_engine::access::Principal;
 use springhead_proto::{ErrorCode, SqlError, TenantId};
 
 use super::backend;
@@ -58,7 +59,10 @@ pub async fn open(
         config.pg_max_connections,
         config.pg_max_connections_per_tenant,
     )?;
-    let mut session = state.engine.session(tenant, &parameters.user).await?;
+    let mut session = state
+        .engine
+        .session(tenant, &Principal::unrestricted(&parameters.user))
+        .await?;
     for (name, value) in &parameters.settings {
         if name.eq_ignore_ascii_case("client_encoding") {
             check_encoding(value)?;
