@@ -61,6 +61,8 @@ pub struct Poll {
     started_ms: u64,
     /// The visible end was reached.
     caught_up: bool,
+    /// Why it cannot go on, kept while what was rendered before is handed out.
+    failed: Option<CdcError>,
     seat: Option<ReaderSeat>,
 }
 
@@ -101,6 +103,7 @@ impl Poll {
             steps_left: cdc.limits.page_steps,
             started_ms: cdc.engine.clock().monotonic_ms(),
             caught_up: false,
+            failed: None,
             seat,
         })
     }
@@ -123,11 +126,22 @@ impl Poll {
         self.caught_up
     }
 
+    /// Whether the page may end where it is: it has changes, and none is half told. After a refusal
+    /// (retention has overtaken the reader) what has been read is still good; whoever goes on from
+    /// [`Poll::cursor`] is told where to start.
+    #[must_use]
+    pub fn may_end(&self) -> bool {
+        self.framer.changes > 0 && !self.framer.open
+    }
+
     /// Renders some more of the page.
     ///
     /// # Errors
-    /// Why it cannot go on.
+    /// Why it cannot go on; everything rendered before has been handed out then.
     pub async fn fill(&mut self) -> Result<Filled, CdcError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let mut out = Vec::new();
         loop {
             if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_taken_over) {
@@ -141,11 +155,16 @@ impl Poll {
                 if !self.framer.open && !self.may_scan() {
                     return Ok(done_or(out));
                 }
-                match self.tail.try_next().await? {
-                    Some(step) => self.take(step),
-                    None => {
+                match self.tail.try_next().await {
+                    Ok(Some(step)) => self.take(step),
+                    Ok(None) => {
                         self.caught_up = true;
                         return Ok(done_or(out));
+                    }
+                    Err(error) if out.is_empty() => return Err(error.into()),
+                    Err(error) => {
+                        self.failed = Some(error.into());
+                        return Ok(Filled::Chunk(out.into()));
                     }
                 }
             }

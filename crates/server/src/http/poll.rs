@@ -71,7 +71,7 @@ pub async fn page(mut request: Request) -> Result<Response, HttpError> {
     let gzip = accepts_gzip(&request);
     let deadline = Instant::now() + wait;
     let done = loop {
-        match poll.fill().await? {
+        match fill(&mut poll).await? {
             Filled::Chunk(chunk) => {
                 page.extend_from_slice(&chunk);
                 if page.len() >= WHOLE_PAGE_BYTES {
@@ -121,8 +121,16 @@ async fn wait_for_more(app: &App, poll: &mut Poll, deadline: Instant) -> Result<
     }
 }
 
+/// Some more of the page. One that retention overtakes ends with what it has.
+async fn fill(poll: &mut Poll) -> Result<Filled, CdcError> {
+    match poll.fill().await {
+        Err(CdcError::Refused { .. }) if poll.may_end() => Ok(Filled::Done),
+        filled => filled,
+    }
+}
+
 async fn rest(app: &App, mut poll: Poll, output: &mut Chunks) -> Result<(), CdcError> {
-    while let Filled::Chunk(chunk) = poll.fill().await? {
+    while let Filled::Chunk(chunk) = fill(&mut poll).await? {
         output.send(chunk).await;
     }
     let mut last = Vec::new();
