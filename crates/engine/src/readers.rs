@@ -74,6 +74,8 @@ impl Readers {
     /// # Errors
     /// What SQLite says.
     pub fn snapshot(self: &Arc<Self>) -> Result<Snapshot, SqlError> {
+        // Whoever was told of a commit may have told the one who reads now.
+        self.hub.wait_settled();
         self.gate.enter();
         let opened = self.open();
         if opened.is_err() {

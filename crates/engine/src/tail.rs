@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use springhead_log::{CommitSlice, Log, LogError, LogReader, ReadFilter};
 use springhead_proto::{CollectionId, Lsn, TenantId};
 use tokio::sync::watch;
@@ -61,6 +61,8 @@ pub struct Hub {
     log: Arc<dyn Log>,
     tenant: TenantId,
     ring: Mutex<Ring>,
+    /// What was acknowledged is published, or will never be.
+    settled: Condvar,
     /// Moves with each published commit, and when the hub ends.
     moved: watch::Sender<Signal>,
     subscribers: AtomicUsize,
@@ -79,6 +81,11 @@ struct Ring {
     /// Set while the tenant has commits that are or may be in the log but not yet in its state: the
     /// log's durable end from before they were handed to it.
     in_flight_after: Option<Lsn>,
+    /// The last commit that a client was told of; past `published` while it is on its way into the
+    /// state file.
+    acknowledged: Lsn,
+    /// The writer is done for: nothing more is published.
+    failed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +114,10 @@ impl Hub {
                 floor: applied,
                 published: applied,
                 in_flight_after: None,
+                acknowledged: applied,
+                failed: false,
             }),
+            settled: Condvar::new(),
             moved: watch::Sender::new(Signal::Published(applied)),
             subscribers: AtomicUsize::new(0),
             memory_bytes,
@@ -139,6 +149,38 @@ impl Hub {
         self.ring.lock().in_flight_after = Some(durable);
     }
 
+    /// A client is about to be told of the commit that ends at `lsn`, which is durable but not
+    /// published yet: whoever reads from now on waits for it.
+    pub fn acknowledge(&self, lsn: Lsn) {
+        self.ring.lock().acknowledged = lsn;
+    }
+
+    /// The last commit that anyone was told of.
+    pub fn acknowledged(&self) -> Lsn {
+        let ring = self.ring.lock();
+        ring.acknowledged.max(ring.published)
+    }
+
+    /// Whether everything that anyone was told of is in the state file.
+    pub fn is_settled(&self) -> bool {
+        let ring = self.ring.lock();
+        ring.failed || ring.acknowledged <= ring.published
+    }
+
+    /// Blocks until [`Hub::is_settled`]; moments, since whoever acknowledged goes on to publish.
+    pub fn wait_settled(&self) {
+        let mut ring = self.ring.lock();
+        while !ring.failed && ring.acknowledged > ring.published {
+            self.settled.wait(&mut ring);
+        }
+    }
+
+    /// The writer has failed for good: nobody waits for it any more.
+    pub fn fail(&self) {
+        self.ring.lock().failed = true;
+        self.settled.notify_all();
+    }
+
     /// What was in flight is in the state file, or surely not in the log. `slices` are the commits,
     /// in order; one that is not in memory makes followers read it from disk.
     pub fn publish(&self, slices: impl Iterator<Item = Published>) {
@@ -167,6 +209,7 @@ impl Hub {
         }
         let published = ring.published;
         drop(ring);
+        self.settled.notify_all();
         self.moved.send_if_modified(|signal| {
             let moves = matches!(signal, Signal::Published(before) if *before < published);
             if moves {

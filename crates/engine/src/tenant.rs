@@ -435,6 +435,11 @@ impl Tenant {
         self.hub.published()
     }
 
+    /// The last commit that anyone was told of; visible in a moment.
+    pub fn acknowledged(&self) -> Lsn {
+        self.hub.acknowledged()
+    }
+
     /// Waits until `lsn` is visible.
     ///
     /// # Errors

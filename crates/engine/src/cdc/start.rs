@@ -210,6 +210,8 @@ pub enum StartError {
 /// # Errors
 /// [`RefusedCursor`] for what cannot be resumed from; what waiting or the disk says.
 pub async fn resolve(tenant: &Tenant, log: &dyn Log, start: Start) -> Result<Lsn, StartError> {
+    // What anyone was told of is in the past of whoever starts now.
+    tenant.wait_visible(tenant.acknowledged()).await?;
     // Visible is read before the log's end, so that it is never past it.
     let visible = tenant.visible();
     let view = LogView::of(log);

@@ -65,6 +65,7 @@ impl Session {
     }
 
     async fn run_plan(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+        self.catch_up();
         self.tenant
             .shared
             .statements
@@ -299,7 +300,7 @@ impl Session {
         let flag = self.running.begin();
         let command = command(Arc::clone(&flag), reply);
         if statement_timeout.is_none() && lock_timeout.is_none() {
-            self.tenant.mailbox.submit_and_run(command);
+            self.is_ahead |= (self.tenant.mailbox).submit_and_run(command, self.may_run_ahead);
         } else {
             self.tenant.mailbox.submit(command);
         }

@@ -42,6 +42,11 @@ pub struct Session {
     plan_context: PlanContext,
     process_id: i32,
     block: Option<Block>,
+    /// The client may be answered before its commit is in the state file: see
+    /// [`Session::run_ahead`].
+    may_run_ahead: bool,
+    /// It has been, and [`Session::catch_up`] is due.
+    is_ahead: bool,
     running: Arc<Running>,
     /// Reads wait until this is visible.
     required_lsn: Lsn,
@@ -117,6 +122,7 @@ impl Canceller {
 impl Drop for Session {
     fn drop(&mut self) {
         self.abandon();
+        self.catch_up();
         self.tenant.sessions.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -167,6 +173,8 @@ impl Session {
             plan_context,
             process_id,
             block: None,
+            may_run_ahead: false,
+            is_ahead: false,
             running: Arc::default(),
             required_lsn: Lsn::ZERO,
             lifted: Lifted::default(),
@@ -204,6 +212,20 @@ impl Session {
     pub(crate) fn with_engine(mut self, engine: Engine) -> Session {
         self.engine = Some(engine);
         self
+    }
+
+    /// A lone client's commit may be answered once it is durable, before it is in the state file.
+    /// The caller promises to call [`Session::catch_up`] as soon as the answer is on its way, and
+    /// before it waits for anything: until then every reader of the tenant waits.
+    pub fn run_ahead(&mut self) {
+        self.may_run_ahead = true;
+    }
+
+    /// Does what has been left for after the answer.
+    pub fn catch_up(&mut self) {
+        if std::mem::take(&mut self.is_ahead) {
+            self.tenant.mailbox.finish();
+        }
     }
 
     /// Whom it acts for.

@@ -2,7 +2,8 @@
 //!
 //! The order that matters: log first, then the state file, then everyone who reads, then the reply.
 //! Until the log has answered nothing of it is shown to anyone; once it has, the commit stands,
-//! whatever SQLite says.
+//! whatever SQLite says. A lone client is answered between log and state file ([`Unfinished`]): then
+//! every read waits for the state file first (docs/adr/0006-reply-and-commit.md).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -144,7 +145,10 @@ impl Writer {
             changed.push(ran.commit.is_some());
             commits.extend(ran.commit.take());
         }
-        match self.make_durable(commits) {
+        // Rows take their time to the client.
+        let may_wait =
+            matches!(&group[..], [Ran { outcome: Ok(executed), .. }] if executed.rows.is_none());
+        match self.make_durable(commits, may_wait) {
             Ok(last_lsns) => {
                 let visible = self.hub.visible();
                 let mut lsns = last_lsns.into_iter();
@@ -211,7 +215,7 @@ impl Writer {
             });
             return;
         }
-        let result = self.make_durable(commits);
+        let result = self.make_durable(commits, false);
         let owner = self.owner.take();
         match result {
             Ok(last_lsns) => {
@@ -238,8 +242,13 @@ impl Writer {
     }
 
     /// Appends the commits to the log, then commits them to the state file, then shows them. The last
-    /// LSN of each, in order.
-    fn make_durable(&mut self, commits: Vec<CapturedCommit>) -> Result<Vec<Lsn>, SqlError> {
+    /// LSN of each, in order. If they `may_wait` and the caller of [`Writer::process`] has promised
+    /// to come back, all after the log is left for [`Writer::finish`].
+    fn make_durable(
+        &mut self,
+        commits: Vec<CapturedCommit>,
+        may_wait: bool,
+    ) -> Result<Vec<Lsn>, SqlError> {
         let advances = match &self.context.sequences {
             Some(book) => book.lock().take_advances(&self.catalog),
             None => Vec::new(),
@@ -285,17 +294,37 @@ impl Writer {
             .map(Placed::last_lsn)
             .collect();
         let last = slices.last().map_or(appended.first_lsn, Placed::last_lsn);
-        if self.published.catalog().version != self.catalog.version {
+        let changes_definitions = self.published.catalog().version != self.catalog.version;
+        if changes_definitions {
             self.published
                 .announce_catalog(last, Arc::clone(&self.catalog));
         }
-        if let Err(error) = self.commit_state(
-            &advances,
-            Applied {
+        self.unfinished = Some(Unfinished {
+            advances,
+            applied: Applied {
                 lsn: last,
                 epoch: appended.epoch,
             },
-        ) {
+            slices,
+        });
+        if may_wait && self.may_leave_unfinished && !changes_definitions {
+            self.hub.acknowledge(last);
+        } else {
+            self.finish()?;
+        }
+        failpoint::hit("writer.before_reply");
+        Ok(last_lsns)
+    }
+
+    /// Takes what is durable already into the state file and shows it.
+    ///
+    /// # Errors
+    /// Why the writer is done for. The commit stands all the same.
+    pub fn finish(&mut self) -> Result<(), SqlError> {
+        let Some(unfinished) = self.unfinished.take() else {
+            return Ok(());
+        };
+        if let Err(error) = self.commit_state(&unfinished.advances, unfinished.applied) {
             // The commit stands: it is in the log. The state has to come to it by replay.
             tracing::warn!(
                 tenant = self.tenant.0,
@@ -304,9 +333,8 @@ impl Writer {
             self.reopen()?;
         }
         failpoint::hit("writer.after_commit");
-        self.show(slices);
-        failpoint::hit("writer.before_reply");
-        Ok(last_lsns)
+        self.show(unfinished.slices);
+        Ok(())
     }
 
     /// What the log is to be given.
@@ -455,6 +483,13 @@ impl Writer {
             }
         }
     }
+}
+
+/// Commits that are in the log and not yet in the state file.
+pub(super) struct Unfinished {
+    advances: Vec<Advance>,
+    applied: Applied,
+    slices: Vec<Placed>,
 }
 
 fn is_definition(request: &Request) -> bool {

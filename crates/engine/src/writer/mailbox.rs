@@ -66,23 +66,43 @@ impl Mailbox {
 
     /// Queues `command`; it is answered through its own channel, whatever happens.
     pub fn submit(self: &Arc<Self>, command: Command) {
-        self.enqueue(command, false);
+        self.enqueue(command, None);
     }
 
     /// As [`Mailbox::submit`]; may run the writer before it returns if nobody else uses it. For
-    /// callers that have nothing else to do meanwhile, no timer to watch either.
-    pub fn submit_and_run(self: &Arc<Self>, command: Command) {
-        self.enqueue(command, true);
+    /// callers that have nothing else to do meanwhile, no timer to watch either. With `ahead`, the
+    /// answer may come before its commit is in the state file: if true is returned, the caller calls
+    /// [`Mailbox::finish`] soon, whatever happens.
+    pub fn submit_and_run(self: &Arc<Self>, command: Command, ahead: bool) -> bool {
+        self.enqueue(command, Some(ahead))
     }
 
-    fn enqueue(self: &Arc<Self>, command: Command, may_run: bool) {
+    /// Takes what the writer has left unfinished into the state file.
+    pub fn finish(&self) {
+        let finish = || {
+            // Whoever has the writer now has begun with it.
+            if let Some(mut writer) = self.writer.try_lock() {
+                guarded(&mut writer, |writer| writer.finish().is_ok());
+            }
+        };
+        if may_block() {
+            tokio::task::block_in_place(finish);
+        } else {
+            finish();
+        }
+    }
+
+    /// `may_run`: on the caller's thread if nobody else uses the writer, ahead or not. Whether
+    /// something is left unfinished.
+    fn enqueue(self: &Arc<Self>, command: Command, may_run: Option<bool>) -> bool {
         let mut inbox = self.inbox.lock();
         if inbox.closed {
             drop(inbox);
-            return refuse(
+            refuse(
                 command,
                 SqlError::new(ErrorCode::AdminShutdown, "the tenant is closing"),
             );
+            return false;
         }
         // What ends a transaction always fits: refusing it would hold up everyone.
         let ends = matches!(command, Command::Rollback(..) | Command::Commit(..));
@@ -94,7 +114,8 @@ impl Mailbox {
                 "too many statements wait for this tenant's writer",
             )
             .with_hint("try again shortly, or raise writer_queue_bytes");
-            return refuse(command, error);
+            refuse(command, error);
+            return false;
         }
         inbox.bytes += bytes;
         inbox.queue.push_back(command);
@@ -105,24 +126,32 @@ impl Mailbox {
             self.grown.notify_one();
         }
         if !std::mem::replace(&mut inbox.scheduled, true) {
-            let is_lone = may_run && inbox.crowd == 0 && inbox.queue.len() == 1;
+            let is_alone = inbox.crowd == 0 && inbox.queue.len() == 1;
             drop(inbox);
-            if is_lone && may_block() {
-                tokio::task::block_in_place(|| self.run(1));
-            } else {
-                self.schedule();
+            match may_run {
+                Some(ahead) if is_alone && may_block() => {
+                    return tokio::task::block_in_place(|| self.run(1, ahead));
+                }
+                _ => self.schedule(),
             }
         }
+        false
     }
 
     fn schedule(self: &Arc<Self>) {
         let mailbox = Arc::clone(self);
-        self.workers.run(move || mailbox.run(ROUNDS));
+        self.workers.run(move || {
+            mailbox.run(ROUNDS, false);
+        });
     }
 
     /// Runs the writer until nothing is queued, or for so many rounds; then a worker goes on.
-    fn run(self: &Arc<Self>, rounds: usize) {
+    /// Whether something is left unfinished, which is so only if `ahead`.
+    fn run(self: &Arc<Self>, rounds: usize, ahead: bool) -> bool {
         let mut writer = self.writer.lock();
+        // First of all: who left it so counts on whoever has the writer.
+        guarded(&mut writer, |writer| writer.finish().is_ok());
+        let mut left_unfinished = false;
         let mut commands = VecDeque::new();
         let mut answered = 0;
         for _ in 0..rounds {
@@ -137,7 +166,7 @@ impl Mailbox {
                 }
                 if commands.is_empty() {
                     inbox.scheduled = false;
-                    return;
+                    return false;
                 }
                 inbox.crowd = if commands.len() > 1 {
                     CROWD_MEMORY
@@ -146,11 +175,14 @@ impl Mailbox {
                 };
             }
             answered = commands.len();
-            // Whatever happens, nobody may wait for an answer for ever.
-            let process = std::panic::AssertUnwindSafe(|| writer.process(&mut commands));
-            if std::panic::catch_unwind(process).is_err() {
-                writer.stop_panicked();
-            }
+            left_unfinished = guarded(&mut writer, |writer| {
+                if ahead {
+                    writer.process_ahead(&mut commands)
+                } else {
+                    writer.process(&mut commands);
+                    false
+                }
+            });
         }
         drop(writer);
         let mut inbox = self.inbox.lock();
@@ -160,6 +192,7 @@ impl Mailbox {
             drop(inbox);
             self.schedule();
         }
+        left_unfinished
     }
 
     /// Where flushes are slow, waits a moment for those who have just been answered: clients that
@@ -177,7 +210,9 @@ impl Mailbox {
 
     /// Runs `act` with the writer, between commands.
     pub fn with_writer<T>(&self, act: impl FnOnce(&mut Writer) -> T) -> T {
-        act(&mut self.writer.lock())
+        let mut writer = self.writer.lock();
+        guarded(&mut writer, |writer| writer.finish().is_ok());
+        act(&mut writer)
     }
 
     /// Takes no more commands, answers those that wait, and rolls back what is open. Blocks until
@@ -206,6 +241,16 @@ impl Mailbox {
                 .try_lock()
                 .is_some_and(|writer| writer.is_idle())
     }
+}
+
+/// Whatever happens, nobody may wait for an answer for ever: a panic ends the writer. Its errors have
+/// made it dead, which the next one is told. False after a panic.
+fn guarded(writer: &mut Writer, act: impl FnOnce(&mut Writer) -> bool) -> bool {
+    let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(writer)));
+    acted.unwrap_or_else(|_| {
+        writer.stop_panicked();
+        false
+    })
 }
 
 /// Whether the calling thread may wait for the disk: a thread of the runtime that lets others take

@@ -7,7 +7,8 @@
 //!             └ fails alone: capture cut back, its neighbours do not notice
 //! ```
 //!
-//! Who waits for what: nobody is answered before the log is durable and the state is committed.
+//! Who waits for what: nobody is answered before the log is durable, and nobody but a lone client
+//! before the state is committed (docs/adr/0006-reply-and-commit.md).
 //! [`command`] has what can be asked, [`run`] how one statement runs, [`commit`] how a group becomes durable, [`mailbox`] how
 //! commands arrive.
 
@@ -58,6 +59,10 @@ pub struct Writer {
     open: bool,
     /// How long the log took for the last group.
     last_flush: Duration,
+    /// Durable, acknowledged perhaps, and not in the state file yet.
+    unfinished: Option<commit::Unfinished>,
+    /// Whoever runs the writer now comes back to [`Writer::finish`] soon, whatever happens.
+    may_leave_unfinished: bool,
     /// Set for good when the log has failed or the state cannot follow it.
     dead: Option<SqlError>,
 }
@@ -125,6 +130,8 @@ impl Writer {
             waiting: VecDeque::new(),
             open: false,
             last_flush: Duration::ZERO,
+            unfinished: None,
+            may_leave_unfinished: false,
             dead: None,
         };
         writer.adopt(&parts.catalog);
@@ -132,8 +139,19 @@ impl Writer {
         writer
     }
 
+    /// As [`Writer::process`]; a lone commit may be answered before it is in the state file. The
+    /// caller calls [`Writer::finish`] soon, whatever happens; true if there is need to.
+    pub fn process_ahead(&mut self, commands: &mut VecDeque<Command>) -> bool {
+        self.may_leave_unfinished = true;
+        self.process(commands);
+        self.may_leave_unfinished = false;
+        self.unfinished.is_some()
+    }
+
     /// Runs what has arrived, in order.
     pub fn process(&mut self, commands: &mut VecDeque<Command>) {
+        // An error has made the writer dead, which is what everyone is told.
+        let _ = self.finish();
         while !commands.is_empty() {
             if let Some(error) = &self.dead {
                 for command in self.waiting.drain(..).chain(commands.drain(..)) {
@@ -173,11 +191,13 @@ impl Writer {
 
     /// Whether nothing is under way, so that the tenant may be closed.
     pub fn is_idle(&self) -> bool {
-        self.owner.is_none() && self.waiting.is_empty()
+        self.owner.is_none() && self.waiting.is_empty() && self.unfinished.is_none()
     }
 
     /// Rolls back what is open and answers everyone who waits.
     pub fn stop(&mut self, error: &SqlError) {
+        // What cannot be finished is replayed when the tenant opens again.
+        let _ = self.finish();
         if self.owner.is_some() {
             self.end_owner_rollback();
         }
@@ -489,6 +509,7 @@ impl Writer {
         .with_hint("the server ends; look whether the change is there before you repeat it");
         self.dead = Some(error);
         self.published.poison(why);
+        self.hub.fail();
     }
 
     /// A command has ended in a panic: what the writer holds is in no known state.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod ahead;
 mod damage;
 mod exits;
 mod faults;

@@ -113,11 +113,12 @@ async fn converse(wire: &mut Wire, state: &Arc<NodeState>, mut shutdown: Shutdow
             "canceling authentication due to timeout",
         )))
     });
-    let (session, place) = match opened {
+    let (mut session, place) = match opened {
         Ok(Some(opened)) => opened,
         Ok(None) => return Ended::Left,
         Err(ended) => return ended,
     };
+    session.run_ahead();
     let own_idle_limit_at_start = session.setting(IDLE_SETTING);
     let mut connection = Connection {
         wire,
@@ -201,6 +202,7 @@ impl Connection<'_> {
     async fn talk(&mut self) -> Result<Never, Ended> {
         loop {
             self.handle_arrived().await?;
+            self.session.catch_up();
             self.wait().await?;
         }
     }
@@ -262,7 +264,7 @@ impl Connection<'_> {
                 self.wire.error(&error);
                 if frame.kind == b'Q' {
                     self.session.fail();
-                    return ready(self.wire, &self.session).await;
+                    return ready(self.wire, &mut self.session).await;
                 }
                 self.extended.skip_until_sync(&mut self.session);
                 return Ok(());
@@ -275,7 +277,10 @@ impl Connection<'_> {
                 extended.sync(wire, session).await?;
                 ready(wire, session).await
             }
-            FrontendMessage::Flush => Ok(wire.flush().await?),
+            FrontendMessage::Flush => {
+                session.catch_up();
+                Ok(wire.flush().await?)
+            }
             _ if extended.is_skipping() => Ok(()),
             FrontendMessage::Query(sql) => {
                 extended.before_query(wire, session).await?;
@@ -353,7 +358,7 @@ async fn simple_query(wire: &mut Wire, session: &mut Session, sql: &str) -> io::
 }
 
 /// ReadyForQuery, sent.
-async fn ready(wire: &mut Wire, session: &Session) -> Result<(), Ended> {
+async fn ready(wire: &mut Wire, session: &mut Session) -> Result<(), Ended> {
     let status = match session.transaction_status() {
         TransactionStatus::Idle => b'I',
         TransactionStatus::InTransaction => b'T',
@@ -361,6 +366,10 @@ async fn ready(wire: &mut Wire, session: &Session) -> Result<(), Ended> {
     };
     backend::ready_for_query(&mut wire.out, status);
     wire.in_transaction = status != b'I';
+    let begun = wire.begin_flush().await;
+    // Before anything is waited for.
+    session.catch_up();
+    begun?;
     let sent = wire.flush().await;
     wire.in_transaction = false;
     Ok(sent?)

@@ -65,6 +65,14 @@ impl Wire {
         socket::send(&mut self.stream, &mut self.out, stall).await
     }
 
+    /// Sends as much of what there is as the socket takes at once.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn begin_flush(&mut self) -> io::Result<()> {
+        socket::begin_send(&mut self.stream, &mut self.out).await
+    }
+
     /// Sends what there is if it is enough to be worth it.
     async fn make_room(&mut self) -> io::Result<()> {
         if self.out.len() >= self.buffer_bytes {

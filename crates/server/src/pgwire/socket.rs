@@ -5,9 +5,11 @@
 //! and large buffers are given back.
 
 use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What is read at a time, at most.
@@ -88,6 +90,31 @@ pub async fn send(
     if out.capacity() > 4 * KEEP_BYTES {
         out.shrink_to(KEEP_BYTES);
     }
+    Ok(())
+}
+
+/// Sends what of `out` the socket takes without waiting, and forgets that.
+///
+/// # Errors
+/// The socket's.
+pub async fn begin_send(stream: &mut TcpStream, out: &mut Vec<u8>) -> io::Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let once = std::future::poll_fn(|cx| {
+        let mut stream = Pin::new(&mut *stream);
+        let written = match stream.as_mut().poll_write(cx, out) {
+            Poll::Pending => return Poll::Ready(Ok(0)),
+            Poll::Ready(written) => written,
+        };
+        // A stream with a buffer of its own passes it on; what it keeps is sent with the rest.
+        match stream.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(written),
+        }
+    });
+    let written = once.await?;
+    out.drain(..written);
     Ok(())
 }
 
