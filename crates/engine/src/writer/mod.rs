@@ -150,9 +150,10 @@ impl Writer {
 
     /// Runs what has arrived, in order.
     pub fn process(&mut self, commands: &mut VecDeque<Command>) {
-        // An error has made the writer dead, which is what everyone is told.
-        let _ = self.finish();
         while !commands.is_empty() {
+            // Before anything else runs: it would run in the transaction that waits for its COMMIT.
+            // An error has made the writer dead, which is what everyone is told.
+            let _ = self.finish();
             if let Some(error) = &self.dead {
                 for command in self.waiting.drain(..).chain(commands.drain(..)) {
                     refuse(command, error.clone());
@@ -446,6 +447,10 @@ impl Writer {
     }
 
     fn open_transaction(&mut self) -> Result<(), SqlError> {
+        debug_assert!(
+            self.unfinished.is_none(),
+            "a statement would join what is durable already"
+        );
         if !self.open {
             self.conn
                 .prepare_cached("BEGIN IMMEDIATE")
