@@ -65,6 +65,8 @@ pub struct EngineStatus {
     pub log: LogStats,
     pub tenants: usize,
     pub open_tenants: usize,
+    /// Tenants that take no writes any more, and the damage that was found.
+    pub damaged_tenants: Vec<(TenantId, String)>,
     pub subscribers: usize,
     pub statements: u64,
     pub commits: u64,
@@ -124,6 +126,7 @@ impl Engine {
             commits: AtomicU64::new(0),
             next_session: AtomicU64::new(0),
             next_transaction: AtomicU64::new(1),
+            damaged: Mutex::default(),
         });
         let system = Tenant::open(&shared, SYSTEM_TENANT, "system", false, progress)?;
         let engine = Engine {
@@ -438,6 +441,7 @@ impl Engine {
             log: shared.log.stats(),
             tenants: self.inner.registry.lock().slots.len(),
             open_tenants: open.len(),
+            damaged_tenants: shared.damaged.lock().clone().into_iter().collect(),
             subscribers: open.iter().map(|tenant| tenant.subscribers()).sum(),
             statements: shared.statements.load(Ordering::Relaxed),
             commits: shared.commits.load(Ordering::Relaxed),

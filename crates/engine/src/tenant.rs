@@ -1,5 +1,6 @@
 //! One open tenant: what all its sessions and tails share.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -48,11 +49,14 @@ pub struct Shared {
     pub commits: AtomicU64,
     pub next_session: AtomicU64,
     pub next_transaction: AtomicU64,
+    /// Tenants whose writers have met damage, and what it is; they take no writes any more.
+    pub damaged: Mutex<BTreeMap<TenantId, String>>,
 }
 
 /// What the writer tells the rest of the tenant.
 pub struct Published {
     shared: Arc<Shared>,
+    tenant: TenantId,
     path: PathBuf,
     catalog: ArcSwap<InForce>,
     /// Commits since the WAL's size was last looked at.
@@ -180,6 +184,14 @@ impl Published {
             }
             first
         });
+    }
+
+    /// The tenant takes no writes any more.
+    pub fn note_damage(&self, what: &str) {
+        let mut damaged = self.shared.damaged.lock();
+        damaged
+            .entry(self.tenant)
+            .or_insert_with(|| what.to_owned());
     }
 
     /// The next checkpoint moves what this one did not. But a damaged WAL never gets into the file:
@@ -365,6 +377,7 @@ impl Tenant {
         ));
         let published = Arc::new(Published {
             shared: Arc::clone(shared),
+            tenant: id,
             path: state::state_file(config, id),
             catalog: ArcSwap::from_pointee(InForce {
                 catalog: Arc::clone(&catalog),

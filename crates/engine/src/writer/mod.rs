@@ -527,11 +527,15 @@ impl Writer {
         }
     }
 
-    /// A statement has met damage in the state: nothing more is written on top of it.
+    /// A statement has met damage in the state: nothing more is written on top of it. Other tenants
+    /// go on, and so do this one's readers: what they read is checked.
     fn stop_damaged(&mut self, error: &SqlError) {
-        let why = format!("the state of tenant {}: {}", self.tenant.0, error.message);
-        tracing::error!(tenant = self.tenant.0, "{why}");
+        tracing::error!(
+            tenant = self.tenant.0,
+            "nothing more is written to this tenant: {}",
+            error.message
+        );
+        self.published.note_damage(&error.message);
         self.dead = Some(error.clone());
-        self.published.poison(why);
     }
 }

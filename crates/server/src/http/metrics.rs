@@ -141,6 +141,11 @@ pub fn text(app: &App) -> String {
         "Tenants that are open.",
         status.open_tenants as u64,
     );
+    page.gauge(
+        "springhead_damaged_tenants",
+        "Tenants that take no writes any more, since damage was found in their state.",
+        status.damaged_tenants.len() as u64,
+    );
     page.counter(
         "springhead_statements_total",
         "Statements run.",

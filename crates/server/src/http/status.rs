@@ -65,6 +65,11 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
         tenant.wait_visible(lsn).await?;
     }
     let status = app.node.engine.status();
+    let damaged: Vec<Value> = status
+        .damaged_tenants
+        .iter()
+        .map(|(id, damage)| json!({ "id": id.0, "damage": damage }))
+        .collect();
     let log = app.node.engine.log();
     let visible = tenant.visible();
     let (consumers, _) = app.cdc.consumers(&tenant).await?;
@@ -96,6 +101,7 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
             "tenant": { "id": tenant.id().0, "name": tenant.name() },
             "tenants": status.tenants,
             "open_tenants": status.open_tenants,
+            "damaged_tenants": damaged,
             "statements": status.statements,
             "commits": status.commits,
             "connections": { "http": app.metrics.connections.value(), "pg": app.node.pg.sessions() },
