@@ -463,7 +463,7 @@ impl Writer {
             return Err(self.dead.clone().expect("it has just died"));
         }
         self.open = false;
-        let replayed = crate::tenant::replay(
+        let replayed = crate::replay::replay(
             &self.conn,
             self.tenant,
             self.published.catalog(),

@@ -29,9 +29,9 @@ use springhead_sql::catalog::Catalog;
 
 use crate::capture::{Capture, Mark};
 use crate::functions::Context;
+use crate::published::Published;
 use crate::schemas::Schemas;
 use crate::tail::Hub;
-use crate::tenant::Published;
 use crate::{EngineConfig, state};
 
 pub use command::{
