@@ -83,6 +83,8 @@ error_codes! {
     UnknownSchema = "3F000", "unknown_schema", 404;
     SerializationFailure = "40001", "serialization_failure", 409;
     SyntaxError = "42601", "syntax_error", 400;
+    ReservedName = "42939", "reserved_name", 400;
+    InvalidGrant = "0LP01", "invalid_grant", 400;
     InsufficientPrivilege = "42501", "permission_denied", 403;
     CannotCoerce = "42846", "cannot_coerce", 400;
     GroupingError = "42803", "grouping_error", 400;

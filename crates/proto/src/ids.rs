@@ -147,6 +147,14 @@ impl CollectionId {
     pub const CONSUMERS: CollectionId = CollectionId(2);
     /// `springhead.tenants`, in the system tenant.
     pub const TENANTS: CollectionId = CollectionId(3);
+    /// `springhead.roles`, in the default tenant, for all tenants.
+    pub const ROLES: CollectionId = CollectionId(4);
+    /// `springhead.role_members`, in the default tenant.
+    pub const ROLE_MEMBERS: CollectionId = CollectionId(5);
+    /// `springhead.tokens`, in the default tenant.
+    pub const TOKENS: CollectionId = CollectionId(6);
+    /// `springhead.audit`, in the default tenant.
+    pub const AUDIT: CollectionId = CollectionId(7);
     /// The first id that a user's table gets.
     pub const FIRST_USER: CollectionId = CollectionId(100);
 

@@ -237,13 +237,23 @@ fn set_statement(set: &Set) -> Result<PlanKind, SqlError> {
                 session: *session,
             })
         }
-        Set::SetRole { role_name, .. } => PlanKind::Setting(Setting::Set {
+        Set::SetRole {
+            context_modifier,
+            role_name,
+        } => PlanKind::Setting(Setting::Set {
             name: "role".to_owned(),
             value: role_name.as_ref().map(names::fold),
-            local: false,
+            local: matches!(context_modifier, Some(ContextModifier::Local)),
         }),
-        Set::SetSessionAuthorization(_)
-        | Set::SetSessionParam(_)
+        Set::SetSessionAuthorization(set) => PlanKind::Setting(Setting::Set {
+            name: "session_authorization".to_owned(),
+            value: match &set.kind {
+                ast::SetSessionAuthorizationParamKind::Default => None,
+                ast::SetSessionAuthorizationParamKind::User(user) => Some(names::fold(user)),
+            },
+            local: matches!(set.scope, ContextModifier::Local),
+        }),
+        Set::SetSessionParam(_)
         | Set::SingleAssignment { .. }
         | Set::ParenthesizedAssignments { .. }
         | Set::MultipleAssignments { .. } => {

@@ -17,6 +17,7 @@ pub mod lift;
 pub mod plan;
 pub mod planner;
 pub mod query;
+mod roles;
 mod scan;
 pub mod split;
 pub mod types;

@@ -54,6 +54,8 @@ pub enum PlanKind {
     Setting(Setting),
     /// CREATE/DROP DATABASE.
     Database(Database),
+    /// CREATE ROLE and its kin.
+    Role(Box<RoleStatement>),
     /// EXPLAIN of a plan: its SQLite text and query plan.
     Explain(Box<Plan>),
     /// Known, has no effect here (e.g. COMMENT ON EXTENSION); the tag to answer with.
@@ -229,6 +231,70 @@ pub enum Setting {
 pub enum Database {
     Create { name: String, if_not_exists: bool },
     Drop { name: String, if_exists: bool },
+}
+
+/// Statements about roles, which belong to all tenants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoleStatement {
+    Create {
+        name: String,
+        options: RoleOptions,
+    },
+    Alter {
+        name: RoleName,
+        options: RoleOptions,
+    },
+    Drop {
+        names: Vec<RoleName>,
+        if_exists: bool,
+    },
+    /// GRANT roles TO members.
+    Grant {
+        roles: Vec<RoleName>,
+        members: Vec<RoleName>,
+        admin_option: bool,
+    },
+    Revoke {
+        roles: Vec<RoleName>,
+        members: Vec<RoleName>,
+        /// REVOKE ADMIN OPTION FOR: the membership stays.
+        admin_option_only: bool,
+    },
+}
+
+/// A role as statements name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoleName {
+    Named(String),
+    /// CURRENT_USER, CURRENT_ROLE.
+    Current,
+    /// SESSION_USER.
+    Session,
+}
+
+/// What CREATE and ALTER ROLE say; `None` where they say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoleOptions {
+    pub login: Option<bool>,
+    pub superuser: Option<bool>,
+    pub createdb: Option<bool>,
+    pub createrole: Option<bool>,
+    pub inherit: Option<bool>,
+    pub bypass_rls: Option<bool>,
+    /// Connections at a time; -1 for any number.
+    pub connection_limit: Option<i64>,
+    /// As given: a password or a verifier. `Some(None)` for PASSWORD NULL.
+    pub password: Option<Option<String>>,
+    /// Microseconds since 1970; `Some(None)` for infinity.
+    pub valid_until: Option<Option<i64>>,
+    /// Roles that it becomes a member of.
+    pub in_roles: Vec<RoleName>,
+    /// Roles that become its members.
+    pub members: Vec<RoleName>,
+    /// Roles that become its members and may grant it.
+    pub admins: Vec<RoleName>,
+    /// The one tenant that it may connect to, by name; `Some(None)` for TENANT ALL.
+    pub tenant: Option<Option<String>>,
 }
 
 /// A CDC filter: a condition on one row image.

@@ -19,7 +19,7 @@ use crate::plan::{Parameter, Plan, PlanKind};
 use crate::query::Analyzer;
 use crate::query::scope::Scope;
 use crate::types::PgType;
-use crate::{control, ddl, dml, query};
+use crate::{control, ddl, dml, query, roles};
 
 pub use crate::dml::document::{delete_document, get_document, patch_document, put_document};
 pub use crate::query::snapshot::snapshot_query;
@@ -67,7 +67,10 @@ pub fn plan(
     check_size(sql, context.max_statement_bytes)?;
     let as_text = match control::plan_text(sql)? {
         Some(kind) => Some(kind),
-        None => ddl::plan_text(catalog, sql)?,
+        None => match roles::plan_text(sql)? {
+            Some(kind) => Some(kind),
+            None => ddl::plan_text(catalog, sql)?,
+        },
     };
     if let Some(kind) = as_text {
         return Ok(Plan {

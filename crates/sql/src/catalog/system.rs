@@ -13,7 +13,15 @@ impl Catalog {
     #[must_use]
     pub fn bootstrap() -> Catalog {
         let mut catalog = Catalog::empty(1, CollectionId::FIRST_USER.0);
-        for table in [definitions(), consumers(), tenants()] {
+        for table in [
+            definitions(),
+            consumers(),
+            tenants(),
+            roles(),
+            role_members(),
+            tokens(),
+            audit(),
+        ] {
             catalog.insert(Definition::Table(table));
         }
         catalog.index_children();
@@ -33,6 +41,17 @@ impl Catalog {
             "CREATE TABLE t3 (c1 INTEGER PRIMARY KEY, c2 TEXT NOT NULL, c3 TEXT NOT NULL, \
              c4 INTEGER NOT NULL) STRICT",
             "CREATE UNIQUE INDEX i50 ON t3 (c2)",
+            "CREATE TABLE t4 (c1 TEXT NOT NULL, c2 INTEGER NOT NULL, c3 INTEGER NOT NULL, \
+             c4 INTEGER NOT NULL, c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, \
+             c8 INTEGER NOT NULL, c9 INTEGER NOT NULL, c10 INTEGER, c11 TEXT, c12 INTEGER, \
+             c13 INTEGER NOT NULL, PRIMARY KEY (c1)) STRICT",
+            "CREATE TABLE t5 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 INTEGER NOT NULL, c4 TEXT NOT NULL, \
+             PRIMARY KEY (c1, c2)) STRICT",
+            "CREATE TABLE t6 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 TEXT NOT NULL, c4 TEXT NOT NULL, \
+             c5 INTEGER, c6 INTEGER NOT NULL, c7 INTEGER, c8 INTEGER, c9 INTEGER NOT NULL, \
+             c10 TEXT NOT NULL, PRIMARY KEY (c1)) STRICT",
+            "CREATE TABLE t7 (c1 INTEGER PRIMARY KEY, c2 INTEGER NOT NULL, c3 TEXT NOT NULL, \
+             c4 TEXT NOT NULL, c5 TEXT, c6 TEXT, c7 TEXT, c8 TEXT NOT NULL, c9 TEXT) STRICT",
         ]
         .map(str::to_owned)
         .to_vec()
@@ -94,6 +113,84 @@ fn tenants() -> Table {
         index_id: TENANT_NAME_INDEX,
     });
     table
+}
+
+/// Filled in the default tenant: roles belong to all tenants.
+fn roles() -> Table {
+    system_table(
+        CollectionId::ROLES,
+        "roles",
+        vec![
+            column(1, "name", PgType::Text, true),
+            column(2, "id", PgType::Int8, true),
+            column(3, "login", PgType::Bool, true),
+            column(4, "superuser", PgType::Bool, true),
+            column(5, "createdb", PgType::Bool, true),
+            column(6, "createrole", PgType::Bool, true),
+            column(7, "inherit", PgType::Bool, true),
+            column(8, "bypassrls", PgType::Bool, true),
+            column(9, "connection_limit", PgType::Int8, true),
+            column(10, "valid_until", PgType::Timestamptz, false),
+            column(11, "verifier", PgType::Text, false),
+            column(12, "tenant", PgType::Int8, false),
+            column(13, "created_at", PgType::Timestamptz, true),
+        ],
+    )
+}
+
+/// Filled in the default tenant.
+fn role_members() -> Table {
+    let mut table = system_table(
+        CollectionId::ROLE_MEMBERS,
+        "role_members",
+        vec![
+            column(1, "role", PgType::Text, true),
+            column(2, "member", PgType::Text, true),
+            column(3, "admin_option", PgType::Bool, true),
+            column(4, "grantor", PgType::Text, true),
+        ],
+    );
+    table.key = vec![0, 1];
+    table
+}
+
+/// Filled in the default tenant.
+fn tokens() -> Table {
+    system_table(
+        CollectionId::TOKENS,
+        "tokens",
+        vec![
+            column(1, "id", PgType::Text, true),
+            column(2, "name", PgType::Text, true),
+            column(3, "hash", PgType::Text, true),
+            column(4, "role", PgType::Text, true),
+            column(5, "tenant", PgType::Int8, false),
+            column(6, "read_only", PgType::Bool, true),
+            column(7, "expires_at", PgType::Timestamptz, false),
+            column(8, "revoked_at", PgType::Timestamptz, false),
+            column(9, "created_at", PgType::Timestamptz, true),
+            column(10, "created_by", PgType::Text, true),
+        ],
+    )
+}
+
+/// Filled in the default tenant.
+fn audit() -> Table {
+    system_table(
+        CollectionId::AUDIT,
+        "audit",
+        vec![
+            column(1, "id", PgType::Int8, true),
+            column(2, "at", PgType::Timestamptz, true),
+            column(3, "actor", PgType::Text, true),
+            column(4, "action", PgType::Text, true),
+            column(5, "object", PgType::Text, false),
+            column(6, "tenant", PgType::Text, false),
+            column(7, "address", PgType::Text, false),
+            column(8, "outcome", PgType::Text, true),
+            column(9, "detail", PgType::Text, false),
+        ],
+    )
 }
 
 /// A table whose key is its first column.
