@@ -1,11 +1,33 @@
-//! Who is on the other side of a session, a feed or a request.
+//! Who is on the other side of a session, a feed or a request, and what they may do now.
+//!
+//! ```text
+//! credentials -> (server) -> Principal -> Engine::identify -> Identity -> plans, feeds
+//! statements about roles -> change (who may) -> admin (one commit, then the registry) -> roles
+//! ```
+//!
+//! Roles belong to all tenants. They are collections of the default tenant, in memory one value
+//! ([`Roles`]) that is replaced as a whole once a change is durable.
+
+pub mod admin;
+pub mod audit;
+mod change;
+pub mod roles;
+pub mod scram;
+mod tokens;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use springhead_proto::SqlError;
+use springhead_proto::{ErrorCode, SqlError, TenantId};
 use springhead_sql::access::Identity;
+use tokio::sync::watch;
 
 use crate::engine::Engine;
+use crate::functions::now_us;
+
+pub use audit::AuditEvent;
+pub use change::Actor;
+pub use roles::{Membership, Role, Roles, SUPERUSER, Token};
 
 /// An authenticated user: made once by whoever checks the credentials, then carried by everything
 /// that acts for it. What it may do is looked up anew as roles change ([`Engine::identify`]).
@@ -21,6 +43,30 @@ pub struct Principal {
     pub unrestricted: bool,
     /// The credentials allow reading only.
     pub read_only: bool,
+    /// What it authenticated with.
+    pub credential: Credential,
+    /// The one tenant that the credentials are for; `None` for those of the role.
+    pub tenant: Option<TenantId>,
+    /// When the credentials expire, in microseconds since 1970.
+    pub expires_at_us: Option<i64>,
+    /// Where the client is.
+    pub address: Option<Arc<str>>,
+}
+
+/// What a principal authenticated with: as long as it is good, so is the principal.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// Nothing: it is good in open mode, and where the flag is set also afterwards, for the session
+    /// that ended open mode.
+    Open(Arc<AtomicBool>),
+    /// A password, when the connection was made; good while the role may log in.
+    Password,
+    /// Something that a password was exchanged for; good while the role has this verifier.
+    Exchanged(Arc<scram::Verifier>),
+    /// An API token, by its id.
+    Token(Arc<str>),
+    /// A token of an issuer that the configuration trusts.
+    Jwt,
 }
 
 impl Principal {
@@ -28,12 +74,25 @@ impl Principal {
     #[must_use]
     pub fn unrestricted(user: &str) -> Arc<Principal> {
         Arc::new(Principal {
+            unrestricted: true,
+            ..Principal::of(user, Credential::Open(Arc::default()))
+        })
+    }
+
+    /// Whoever has shown `credential` of `user`.
+    #[must_use]
+    pub fn of(user: &str, credential: Credential) -> Principal {
+        Principal {
             user: user.into(),
             uid: None,
             claims: None,
-            unrestricted: true,
+            unrestricted: false,
             read_only: false,
-        })
+            credential,
+            tenant: None,
+            expires_at_us: None,
+            address: None,
+        }
     }
 }
 
@@ -42,8 +101,142 @@ impl Engine {
     /// same `Arc` comes back until roles change.
     ///
     /// # Errors
-    /// 28000 if its role is gone or may not log in any more.
+    /// 28000 if its role is gone or may not log in any more, or its credentials have expired or
+    /// been revoked.
     pub fn identify(&self, principal: &Principal) -> Result<Arc<Identity>, SqlError> {
-        Ok(Arc::new(Identity::unrestricted(&principal.user)))
+        let roles = self.roles();
+        self.check(&roles, principal)?;
+        if principal.unrestricted {
+            return Ok(roles.unrestricted(&principal.user));
+        }
+        roles
+            .identity(&principal.user)
+            .ok_or_else(|| revoked("its role has been dropped"))
     }
+
+    /// As [`Engine::identify`], after SET SESSION AUTHORIZATION to `user` and SET ROLE to `role`.
+    ///
+    /// # Errors
+    /// As [`Engine::identify`], of any of the three.
+    pub fn identify_as(
+        &self,
+        principal: &Principal,
+        user: &str,
+        role: Option<&str>,
+    ) -> Result<Arc<Identity>, SqlError> {
+        let own = self.identify(principal)?;
+        match role {
+            None if *user == *principal.user => Ok(own),
+            _ => {
+                let roles = self.roles();
+                let name = role.unwrap_or(user);
+                roles
+                    .identity(name)
+                    .ok_or_else(|| revoked("its role has been dropped"))
+            }
+        }
+    }
+
+    fn check(&self, roles: &Roles, principal: &Principal) -> Result<(), SqlError> {
+        if principal
+            .expires_at_us
+            .is_some_and(|expires| expires <= now_us(&**self.clock()))
+        {
+            return Err(revoked("the credentials have expired"));
+        }
+        let role = roles.get(&principal.user);
+        let may_log_in = role.is_some_and(|role| role.login);
+        let is_good = match &principal.credential {
+            Credential::Open(kept) => {
+                if roles.is_open || kept.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                return Err(revoked("there are users now: log in"));
+            }
+            Credential::Password => may_log_in,
+            Credential::Exchanged(verifier) => {
+                may_log_in && role.is_some_and(|role| role.verifier.as_ref() == Some(verifier))
+            }
+            Credential::Token(id) => may_log_in && roles.token(id).is_some(),
+            // The issuer says who logs in, but never as somebody who may do everything.
+            Credential::Jwt => role.is_some_and(|role| !role.superuser),
+        };
+        if is_good {
+            return Ok(());
+        }
+        Err(revoked("the role or its credentials have been revoked"))
+    }
+
+    /// Whether a principal may use a tenant.
+    ///
+    /// # Errors
+    /// 42501 if it may not.
+    pub fn check_tenant(&self, principal: &Principal, tenant: TenantId) -> Result<(), SqlError> {
+        let bound = self.tenant_of(principal);
+        if bound.is_none_or(|bound| bound == tenant) {
+            return Ok(());
+        }
+        // Named as the client did: whether it exists is not for everyone to know.
+        Err(SqlError::new(
+            ErrorCode::InsufficientPrivilege,
+            "permission denied for database",
+        )
+        .with_detail("User does not have CONNECT privilege."))
+    }
+
+    /// The one tenant that a principal may use; `None` for all.
+    #[must_use]
+    pub fn tenant_of(&self, principal: &Principal) -> Option<TenantId> {
+        if principal.unrestricted {
+            return None;
+        }
+        principal
+            .tenant
+            .or_else(|| self.roles().get(&principal.user)?.tenant)
+    }
+
+    /// The token that `text` is the whole of; `None` for one that is unknown, wrong, revoked or
+    /// expired.
+    #[must_use]
+    pub fn find_token(&self, text: &str) -> Option<Arc<Token>> {
+        let token = tokens::find(&self.roles(), text)?;
+        let now = now_us(&**self.clock());
+        let is_good = token.expires_at_us.is_none_or(|expires| expires > now);
+        is_good.then_some(token)
+    }
+
+    /// Completes once the principal's credentials are no longer good, with what to tell it.
+    pub async fn revoked(&self, principal: &Principal) -> SqlError {
+        let mut changes = self.watch_roles();
+        loop {
+            changes.borrow_and_update();
+            if let Err(error) = self.identify(principal) {
+                return error;
+            }
+            let expires = async {
+                match principal.expires_at_us {
+                    Some(expires) => {
+                        let left = expires.saturating_sub(now_us(&**self.clock()));
+                        let left = u64::try_from(left).unwrap_or(0);
+                        tokio::time::sleep(std::time::Duration::from_micros(left.max(1000))).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    // The engine is gone, and with it whoever asks.
+                    std::future::pending::<()>().await;
+                },
+                () = expires => {}
+            }
+        }
+    }
+}
+
+/// Receives the version of the roles whenever they change.
+pub type RoleChanges = watch::Receiver<u64>;
+
+fn revoked(why: &str) -> SqlError {
+    SqlError::new(ErrorCode::InvalidAuthorization, "authorization has ended").with_detail(why)
 }

@@ -56,6 +56,8 @@ pub struct EngineConfig {
     pub consumer_pin_cap_bytes: u64,
     /// Consumers per tenant.
     pub max_consumers: usize,
+    /// Entries of the audit that are kept; older ones are deleted.
+    pub audit_rows: u64,
 }
 
 impl EngineConfig {
@@ -89,6 +91,7 @@ impl EngineConfig {
             plan_cache: 1024,
             consumer_pin_cap_bytes: 10 << 30,
             max_consumers: 1000,
+            audit_rows: 100_000,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_log::{Clock, Log, LogStats, NoProgress, Progress, TailPosition};
@@ -13,7 +14,8 @@ use springhead_proto::{
 };
 use tokio::sync::watch;
 
-use crate::access::Principal;
+use crate::access::audit::AuditBook;
+use crate::access::{Principal, RoleChanges, Roles};
 use crate::session::ParamValue;
 use crate::tenant::Shared;
 use crate::workers::Workers;
@@ -31,6 +33,12 @@ struct Inner {
     registry: Mutex<Registry>,
     /// Creating and dropping tenants, one at a time.
     changing: tokio::sync::Mutex<()>,
+    roles: ArcSwap<Roles>,
+    /// The version of `roles`, for those who wait for another.
+    roles_changed: watch::Sender<u64>,
+    /// Changes of roles, one at a time.
+    changing_roles: tokio::sync::Mutex<()>,
+    audit: AuditBook,
 }
 
 #[derive(Default)]
@@ -129,78 +137,101 @@ impl Engine {
             damaged: Mutex::default(),
         });
         let system = Tenant::open(&shared, SYSTEM_TENANT, "system", false, progress)?;
-        let engine = Engine {
+        let registry = Engine::load_registry(&system)?;
+        let slot = registry.slots.get(&TenantId::DEFAULT).cloned();
+        let slot = slot.ok_or_else(|| EngineError::Corrupt {
+            tenant: SYSTEM_TENANT.0,
+            what: "springhead.tenants has no default tenant".to_owned(),
+        })?;
+        let fresh = shared.log.earliest() <= Lsn::FIRST;
+        let default = Tenant::open(&shared, slot.id, &slot.name, fresh, progress)?;
+        let (roles, audit) = read_access(&default).map_err(|error| EngineError::Corrupt {
+            tenant: TenantId::DEFAULT.0,
+            what: error.to_string(),
+        })?;
+        *slot
+            .tenant
+            .try_lock()
+            .expect("nobody else has the engine yet") = Some(default);
+        Ok(Engine {
             inner: Arc::new(Inner {
                 shared,
                 system,
-                registry: Mutex::default(),
+                registry: Mutex::new(registry),
                 changing: tokio::sync::Mutex::default(),
+                roles_changed: watch::Sender::new(roles.version),
+                roles: ArcSwap::from_pointee(roles),
+                changing_roles: tokio::sync::Mutex::default(),
+                audit,
             }),
-        };
-        engine.load_registry()?;
-        let slot = engine
-            .inner
-            .registry
-            .lock()
-            .slots
-            .get(&TenantId::DEFAULT)
-            .cloned();
-        if let Some(slot) = slot {
-            let fresh = engine.is_fresh();
-            let tenant = Tenant::open(&engine.inner.shared, slot.id, &slot.name, fresh, progress)?;
-            *slot
-                .tenant
-                .try_lock()
-                .expect("nobody else has the engine yet") = Some(tenant);
-        }
-        Ok(engine)
+        })
     }
 
-    fn is_fresh(&self) -> bool {
-        self.log().earliest() <= Lsn::FIRST
-    }
-
-    fn load_registry(&self) -> Result<(), EngineError> {
+    fn load_registry(system: &Arc<Tenant>) -> Result<Registry, EngineError> {
         let named = |error: SqlError| EngineError::Corrupt {
             tenant: 0,
             what: error.to_string(),
         };
-        let mut found = self.list_tenants().map_err(named)?;
+        let mut found = list_tenants(system).map_err(named)?;
         if found.is_empty() {
-            let mut system = self.inner.system.system_session();
-            block_on(insert_tenant(&mut system, TenantId::DEFAULT, DEFAULT_NAME)).map_err(named)?;
-            found = self.list_tenants().map_err(named)?;
+            let mut session = system.system_session();
+            block_on(insert_tenant(&mut session, TenantId::DEFAULT, DEFAULT_NAME))
+                .map_err(named)?;
+            found = list_tenants(system).map_err(named)?;
         }
-        let mut registry = self.inner.registry.lock();
+        let mut registry = Registry::default();
         for (id, name, is_active) in found {
             registry.last_id = registry.last_id.max(id.0);
             if is_active {
                 registry.add(id, &name, None);
             }
         }
-        Ok(())
+        Ok(registry)
     }
 
-    /// Id, name and whether it is active (as opposed to dropped) of every tenant there has been.
-    fn list_tenants(&self) -> Result<Vec<(TenantId, String, bool)>, SqlError> {
-        let snapshot = self.inner.system.snapshots().snapshot()?;
-        let sql = format!(
-            "SELECT c1, c2, c3 FROM {} ORDER BY c1",
-            state::storage_name(CollectionId::TENANTS)
-        );
-        let mut rows = snapshot.query(&sql, &[], &Arc::default(), &Arc::default())?;
-        let mut tenants = Vec::new();
-        while let Some(chunk) = rows.next_chunk()? {
-            for row in chunk.rows() {
-                tenants.push(tenant_of(row).ok_or_else(|| {
-                    SqlError::new(
-                        ErrorCode::Corrupted,
-                        "a row of springhead.tenants has other values",
-                    )
-                })?);
-            }
-        }
-        Ok(tenants)
+    /// The roles in force.
+    #[must_use]
+    pub fn roles(&self) -> Arc<Roles> {
+        self.inner.roles.load_full()
+    }
+
+    /// Tells when the roles have changed.
+    #[must_use]
+    pub fn watch_roles(&self) -> RoleChanges {
+        self.inner.roles_changed.subscribe()
+    }
+
+    pub(crate) fn put_roles(&self, roles: Arc<Roles>) {
+        let version = roles.version;
+        self.inner.roles.store(roles);
+        self.inner.roles_changed.send_replace(version);
+    }
+
+    pub(crate) fn role_changes(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.changing_roles
+    }
+
+    pub(crate) fn audit_book(&self) -> &AuditBook {
+        &self.inner.audit
+    }
+
+    pub(crate) fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.inner.shared.entropy
+    }
+
+    /// Runs what blocks on a thread for readers.
+    pub(crate) async fn on_reader<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, SqlError> {
+        Ok(self.inner.shared.readers.call(work).await?)
+    }
+
+    /// The name of a tenant that exists.
+    #[must_use]
+    pub fn tenant_name(&self, id: TenantId) -> Option<String> {
+        let registry = self.inner.registry.lock();
+        registry.slots.get(&id).map(|slot| slot.name.clone())
     }
 
     pub fn config(&self) -> &EngineConfig {
@@ -309,17 +340,19 @@ impl Engine {
         Ok(opened)
     }
 
-    /// A new conversation with a tenant. `user` is whom it acts for.
+    /// A new conversation with a tenant for `principal`.
     ///
     /// # Errors
-    /// As [`Engine::tenant`].
+    /// As [`Engine::tenant`], [`Engine::identify`] and [`Engine::check_tenant`].
     pub async fn session(
         &self,
         tenant: TenantId,
         principal: &Arc<Principal>,
     ) -> Result<Session, SqlError> {
+        self.check_tenant(principal, tenant)?;
+        let identity = self.identify(principal)?;
         let tenant = self.tenant(tenant).await?;
-        Ok(Session::new(tenant, principal, false).with_engine(self.clone()))
+        Ok(Session::new(tenant, principal, false).with_engine(self.clone(), identity))
     }
 
     /// CREATE DATABASE.
@@ -581,7 +614,7 @@ pub type Change<T> = Pin<Box<dyn Future<Output = Result<T, SqlError>> + Send>>;
 
 /// Runs `change` to its end also when whoever waits for it goes away: what tenants there are must be
 /// the same in the log and in memory.
-fn to_its_end<T: Send + 'static>(
+pub(crate) fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, SqlError>> + Send + 'static,
 ) -> Change<T> {
     Box::pin(async move {
@@ -590,6 +623,46 @@ fn to_its_end<T: Send + 'static>(
             Err(error) => Err(SqlError::new(ErrorCode::OutcomeUnknown, error.to_string())),
         }
     })
+}
+
+/// Id, name and whether it is active (as opposed to dropped) of every tenant there has been.
+fn list_tenants(system: &Arc<Tenant>) -> Result<Vec<(TenantId, String, bool)>, SqlError> {
+    let snapshot = system.snapshots().snapshot()?;
+    let sql = format!(
+        "SELECT c1, c2, c3 FROM {} ORDER BY c1",
+        state::storage_name(CollectionId::TENANTS)
+    );
+    let mut rows = snapshot.query(&sql, &[], &Arc::default(), &Arc::default())?;
+    let mut tenants = Vec::new();
+    while let Some(chunk) = rows.next_chunk()? {
+        for row in chunk.rows() {
+            tenants.push(tenant_of(row).ok_or_else(|| {
+                SqlError::new(
+                    ErrorCode::Corrupted,
+                    "a row of springhead.tenants has other values",
+                )
+            })?);
+        }
+    }
+    Ok(tenants)
+}
+
+/// The roles in force at the start, and the audit to go on with. Blocks.
+fn read_access(default: &Arc<Tenant>) -> Result<(Roles, AuditBook), SqlError> {
+    let snapshot = default.snapshots().snapshot()?;
+    let roles = Roles::read(&snapshot, 1)?;
+    let sql = format!(
+        "SELECT coalesce(max(c1), 0) FROM {}",
+        state::storage_name(CollectionId::AUDIT)
+    );
+    let mut rows = snapshot.query(&sql, &[], &Arc::default(), &Arc::default())?;
+    let mut last = 0;
+    while let Some(chunk) = rows.next_chunk()? {
+        if let Some(ValueRef::Integer(id)) = chunk.rows().next().and_then(|row| row.get(0)) {
+            last = id;
+        }
+    }
+    Ok((roles, AuditBook::starting_after(last)))
 }
 
 /// Closes a tenant that is no more, and removes its files. Blocks.

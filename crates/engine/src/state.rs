@@ -102,7 +102,10 @@ pub fn open_writer(
                     error,
                 })?;
         }
-        FORMAT => expect_whole(&conn, tenant)?,
+        FORMAT => {
+            expect_whole(&conn, tenant)?;
+            complete(&conn).map_err(sqlite)?;
+        }
         newer => {
             return Err(EngineError::Corrupt {
                 tenant: tenant.0,
@@ -233,6 +236,17 @@ fn create(conn: &Connection, epoch: Epoch) -> rusqlite::Result<()> {
     }
     conn.execute("INSERT INTO s_meta VALUES (1, 0, ?1)", params![epoch.0])?;
     conn.execute_batch(&format!("PRAGMA user_version={FORMAT}; COMMIT"))
+}
+
+/// Makes those of Springhead's own collections that an older version did not have.
+fn complete(conn: &Connection) -> rusqlite::Result<()> {
+    for statement in Catalog::bootstrap_statements() {
+        let if_missing = statement
+            .replacen("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1)
+            .replacen("INDEX ", "INDEX IF NOT EXISTS ", 1);
+        conn.execute_batch(&if_missing)?;
+    }
+    Ok(())
 }
 
 /// What of the log is in the file that `conn` sees.

@@ -274,6 +274,10 @@ settings! {
         /// Past this size of SQLite's WAL new snapshots wait until it is truncated.
         wal_limit_bytes: Size = Size(engine().wal_limit_bytes);
     }
+    section "Users" {
+        /// Entries of the audit that are kept; older ones are deleted.
+        audit_rows: u64 = engine().audit_rows;
+    }
     section "Consumers" {
         /// Named consumers per tenant.
         max_consumers: usize = engine().max_consumers;
@@ -312,6 +316,7 @@ impl Config {
             plan_cache: self.plan_cache,
             consumer_pin_cap_bytes: self.consumer_pin_cap_bytes.0,
             max_consumers: self.max_consumers,
+            audit_rows: self.audit_rows,
         }
     }
 

@@ -260,6 +260,20 @@ pub enum RoleStatement {
         /// REVOKE ADMIN OPTION FOR: the membership stays.
         admin_option_only: bool,
     },
+    /// CREATE TOKEN: an API token; it is the statement's one row.
+    CreateToken {
+        name: String,
+        role: RoleName,
+        /// The one tenant that it is good for, by name.
+        tenant: Option<String>,
+        read_only: bool,
+        /// Microseconds since 1970.
+        valid_until: Option<i64>,
+    },
+    /// DROP TOKEN: revokes it.
+    DropToken {
+        id: String,
+    },
 }
 
 /// A role as statements name it.

@@ -41,6 +41,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn statement(&mut self) -> Result<Option<RoleStatement>, SqlError> {
+        if self.words(&["CREATE", "TOKEN"]) {
+            return self.create_token().map(Some);
+        }
+        if self.words(&["DROP", "TOKEN"]) {
+            let id = self.string_or_name()?;
+            return Ok(Some(RoleStatement::DropToken { id }));
+        }
         if self.word("CREATE") {
             let can_log_in = match self.kind() {
                 Some(kind) => kind == "USER",
@@ -120,6 +127,48 @@ impl Reader<'_> {
             return Err(self.unexpected());
         }
         Ok(RoleStatement::Alter { name, options })
+    }
+
+    /// `CREATE TOKEN name FOR role [TENANT name] [READ ONLY] [VALID UNTIL '…']`.
+    fn create_token(&mut self) -> Result<RoleStatement, SqlError> {
+        let name = self.string_or_name()?;
+        self.expect("FOR")?;
+        let role = self.name()?;
+        let (mut tenant, mut read_only, mut valid_until) = (None, None, None);
+        loop {
+            if self.word("TENANT") {
+                once(&mut tenant, self.plain_name()?)?;
+            } else if self.words(&["READ", "ONLY"]) {
+                once(&mut read_only, true)?;
+            } else if self.words(&["VALID", "UNTIL"]) {
+                let until = self.timestamp()?;
+                once(&mut valid_until, until)?;
+            } else {
+                return Ok(RoleStatement::CreateToken {
+                    name,
+                    role,
+                    tenant,
+                    read_only: read_only.unwrap_or(false),
+                    valid_until: valid_until.flatten(),
+                });
+            }
+        }
+    }
+
+    fn string_or_name(&mut self) -> Result<String, SqlError> {
+        match self.parser.peek_token().token {
+            Token::Word(_) => self.plain_name(),
+            _ => self.string(),
+        }
+    }
+
+    /// `None` for infinity.
+    fn timestamp(&mut self) -> Result<Option<i64>, SqlError> {
+        let text = self.string()?;
+        Ok(match input(&PgType::Timestamptz, &text)? {
+            springhead_proto::Value::Integer(us) if us < i64::MAX => Some(us),
+            _ => None,
+        })
     }
 
     /// `None` if it grants privileges.
@@ -235,11 +284,7 @@ impl Reader<'_> {
             }
             once(&mut options.connection_limit, limit)?;
         } else if self.words(&["VALID", "UNTIL"]) {
-            let text = self.string()?;
-            let until = match input(&PgType::Timestamptz, &text)? {
-                springhead_proto::Value::Integer(us) if us < i64::MAX => Some(us),
-                _ => None,
-            };
+            let until = self.timestamp()?;
             once(&mut options.valid_until, until)?;
         } else if self.words(&["ENCRYPTED", "PASSWORD"]) || self.word("PASSWORD") {
             let password = if self.word("NULL") {

@@ -39,6 +39,7 @@ struct Read {
 impl Session {
     /// Runs one statement of a simple query.
     pub(super) async fn run_text(&mut self, sql: &str) -> Result<Outcome, SqlError> {
+        self.refresh_identity()?;
         for _ in 0..REPLANS {
             let (plan, params) = plan_simple(self, sql)?;
             if let Answer::Outcome(outcome) = self.run_plan(&plan, params).await? {
@@ -54,6 +55,7 @@ impl Session {
         statement: &Arc<Statement>,
         params: &[ParamValue<'_>],
     ) -> Result<Outcome, SqlError> {
+        self.refresh_identity()?;
         for _ in 0..REPLANS {
             let plan = statement.current_plan(self)?;
             let values = convert(&plan, params)?;
@@ -79,6 +81,10 @@ impl Session {
             PlanKind::Setting(setting) => self.change_setting(setting).map(Answer::Outcome),
             PlanKind::NoEffect(tag) => Ok(Answer::Outcome(Outcome::command(*tag))),
             PlanKind::Database(database) => self.run_database(database).await.map(Answer::Outcome),
+            PlanKind::Role(statement) => {
+                let done = Box::pin(self.run_role(statement)).await;
+                done.map(Answer::Outcome)
+            }
             PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
             _ => self.run_data(plan, params).await,
         }
@@ -109,11 +115,8 @@ impl Session {
             self.note_start();
         }
         let writes = needs_writer(plan);
-        if writes && self.is_read_only() && !matches!(plan.kind, PlanKind::Query(_)) {
-            return Err(SqlError::new(
-                ErrorCode::ReadOnlyTransaction,
-                format!("cannot execute {} in a read-only transaction", verb(plan)),
-            ));
+        if writes && !matches!(plan.kind, PlanKind::Query(_)) {
+            self.expect_writable(verb(plan))?;
         }
         match self.block.as_ref().map(|block| block.writer) {
             None if writes => self.run_alone(plan, params).await,
@@ -126,7 +129,7 @@ impl Session {
         }
     }
 
-    fn is_read_only(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         match &self.block {
             Some(block) => block.read_only,
             None => self
@@ -470,12 +473,27 @@ impl Session {
                 format!("{what} cannot run inside a transaction block"),
             ));
         }
+        self.expect_writable(what)?;
         let engine = self.engine.clone().ok_or_else(|| {
             SqlError::new(
                 ErrorCode::FeatureNotSupported,
                 format!("{what} is not possible here"),
             )
         })?;
+        let identity = &self.plan_context.identity;
+        let own = engine.roles().get(&identity.role).cloned();
+        // Nobody owns a database here, so that it takes a superuser to drop one.
+        let is_allowed = identity.superuser
+            || (matches!(database, Database::Create { .. }) && own.is_some_and(|own| own.createdb));
+        if !is_allowed {
+            return Err(SqlError::new(
+                ErrorCode::InsufficientPrivilege,
+                match database {
+                    Database::Create { .. } => "permission denied to create database".to_owned(),
+                    Database::Drop { name, .. } => format!("must be owner of database {name}"),
+                },
+            ));
+        }
         let mut outcome = Outcome::command(what);
         match database {
             Database::Create {

@@ -7,6 +7,7 @@
 
 mod block;
 mod execute;
+mod roles;
 mod statement;
 
 use std::sync::Arc;
@@ -209,8 +210,9 @@ impl Session {
         }
     }
 
-    pub(crate) fn with_engine(mut self, engine: Engine) -> Session {
+    pub(crate) fn with_engine(mut self, engine: Engine, identity: Arc<Identity>) -> Session {
         self.engine = Some(engine);
+        self.put_identity(identity);
         self
     }
 
@@ -273,9 +275,12 @@ impl Session {
     /// # Errors
     /// 22023 for a value it does not take, 42704 for an unknown name.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
-        let value = settings::check(name, value)?;
+        let value = match self.check_role_setting(name, Some(value))? {
+            Some(value) => value,
+            None => settings::check(name, value)?,
+        };
         self.context.settings.lock().insert(name.to_owned(), value);
-        Ok(())
+        self.refresh_identity()
     }
 
     /// Every further read first waits until `lsn` is visible.
@@ -308,6 +313,7 @@ impl Session {
         sql: &str,
         types: &[Option<PgType>],
     ) -> Result<Arc<Statement>, SqlError> {
+        self.refresh_identity()?;
         let mut statements = split::statements(sql);
         let text = statements.next().transpose()?.unwrap_or("");
         if statements.next().is_some() {
@@ -358,9 +364,10 @@ impl Session {
     fn change_setting(&mut self, setting: &Setting) -> Result<Outcome, SqlError> {
         match setting {
             Setting::Set { name, value, local } => {
-                let value = match value {
-                    Some(value) => settings::check(name, value)?,
-                    None => self.default_setting(name)?,
+                let value = match (self.check_role_setting(name, value.as_deref())?, value) {
+                    (Some(value), _) => value,
+                    (None, Some(value)) => settings::check(name, value)?,
+                    (None, None) => self.default_setting(name)?,
                 };
                 if *local && self.block.is_none() {
                     let notice = SqlError::new(
@@ -388,10 +395,14 @@ impl Session {
                 outcome
                     .parameter_status
                     .extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
+                self.after_role_setting(name, &mut outcome)?;
                 Ok(outcome)
             }
             Setting::Reset { name: Some(name) } => {
-                let value = self.default_setting(name)?;
+                let value = match self.check_role_setting(name, None)? {
+                    Some(value) => value,
+                    None => self.default_setting(name)?,
+                };
                 self.context
                     .settings
                     .lock()
@@ -400,14 +411,19 @@ impl Session {
                 outcome
                     .parameter_status
                     .extend(settings::reported_as(name).map(|name| (name.to_owned(), value)));
+                self.after_role_setting(name, &mut outcome)?;
                 Ok(outcome)
             }
             Setting::Reset { name: None } | Setting::Discard => {
-                // What tells who and where one is are no settings that a client made.
-                self.context
-                    .settings
-                    .lock()
-                    .retain(|name, _| !settings::can_be_set(name));
+                // What tells who and where one is are no settings that a client made; RESET ALL
+                // leaves the role alone, as in PostgreSQL.
+                let discards = *setting == Setting::Discard;
+                self.context.settings.lock().retain(|name, _| {
+                    !settings::can_be_set(name) || (name == "role" && !discards)
+                });
+                if discards {
+                    self.forget_roles();
+                }
                 self.put_configured();
                 if *setting == Setting::Discard {
                     self.context.sequence_values.lock().clear();

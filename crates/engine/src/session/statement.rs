@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError, Value};
+use springhead_sql::access::Identity;
 use springhead_sql::plan::Parameter;
 use springhead_sql::{PgType, Plan, PlanKind, lift, types};
 
@@ -16,6 +17,8 @@ pub struct Statement {
     /// As its author wrote it.
     sql: String,
     types: Vec<Option<PgType>>,
+    /// Whom it was planned for.
+    identity: Arc<Identity>,
 }
 
 /// A parameter's value as a client sends it.
@@ -38,12 +41,15 @@ impl Statement {
             plan,
             sql: sql.to_owned(),
             types: types.to_vec(),
+            identity: Arc::clone(&session.plan_context.identity),
         })
     }
 
     /// The plan for the catalog that the session sees now.
     pub(super) fn current_plan(&self, session: &Session) -> Result<Arc<Plan>, SqlError> {
-        if self.plan.catalog_version == session.catalog().version {
+        let identity = &session.plan_context.identity;
+        let same_identity = Arc::ptr_eq(&self.identity, identity) || self.identity == *identity;
+        if same_identity && self.plan.catalog_version == session.catalog().version {
             return Ok(Arc::clone(&self.plan));
         }
         let plan = plan_text(session, &self.sql, &self.types)?;

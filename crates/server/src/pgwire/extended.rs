@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use springhead_engine::settings;
 use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
-use springhead_sql::plan::{OutputColumn, Setting};
+use springhead_sql::plan::{OutputColumn, RoleStatement, Setting};
 use springhead_sql::{PgType, PlanKind};
 
 use super::backend::{self, Format, Formats};
@@ -411,6 +411,9 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
         PlanKind::Query(query) => Some(Arc::clone(&query.columns)),
         PlanKind::Write(write) if !write.returning.is_empty() => Some(Arc::clone(&write.returning)),
         PlanKind::Explain(_) => Some([text("QUERY PLAN")].into()),
+        PlanKind::Role(statement) if matches!(**statement, RoleStatement::CreateToken { .. }) => {
+            Some([text("id"), text("token")].into())
+        }
         PlanKind::Setting(Setting::Show { name: Some(name) }) => {
             Some([text(settings::reported_as(name).unwrap_or(name))].into())
         }
