@@ -475,7 +475,10 @@ mod tests {
             panic!("another statement")
         };
         assert_eq!(name, RoleName::Current);
-        assert_eq!((options.password, options.valid_until), (Some(None), Some(None)));
+        assert_eq!(
+            (options.password, options.valid_until),
+            (Some(None), Some(None))
+        );
     }
 
     #[test]
@@ -516,7 +519,10 @@ mod tests {
             ("CREATE ROLE a LOGIN NOLOGIN", ErrorCode::SyntaxError),
             ("CREATE ROLE a PASSWORD", ErrorCode::SyntaxError),
             ("CREATE ROLE a 'hunter2'", ErrorCode::SyntaxError),
-            ("CREATE ROLE a PASSWORD 'x' 'hunter2'", ErrorCode::SyntaxError),
+            (
+                "CREATE ROLE a PASSWORD 'x' 'hunter2'",
+                ErrorCode::SyntaxError,
+            ),
             ("CREATE ROLE a REPLICATION", ErrorCode::FeatureNotSupported),
             ("ALTER ROLE a RENAME TO b", ErrorCode::FeatureNotSupported),
             ("DROP ROLE a CASCADE", ErrorCode::SyntaxError),

@@ -69,12 +69,14 @@ pub(super) fn describe(statement: &RoleStatement) -> (&'static str, String) {
         RoleStatement::Create { name, .. } => ("create role", name.clone()),
         RoleStatement::Alter { name, .. } => ("alter role", shown(name).to_owned()),
         RoleStatement::Drop { names, .. } => ("drop role", list(names)),
-        RoleStatement::Grant { roles, members, .. } => {
-            ("grant role", format!("{} to {}", list(roles), list(members)))
-        }
-        RoleStatement::Revoke { roles, members, .. } => {
-            ("revoke role", format!("{} from {}", list(roles), list(members)))
-        }
+        RoleStatement::Grant { roles, members, .. } => (
+            "grant role",
+            format!("{} to {}", list(roles), list(members)),
+        ),
+        RoleStatement::Revoke { roles, members, .. } => (
+            "revoke role",
+            format!("{} from {}", list(roles), list(members)),
+        ),
         RoleStatement::CreateToken { name, role, .. } => {
             ("create token", format!("{name} for {}", shown(role)))
         }
@@ -174,7 +176,9 @@ impl Planner<'_> {
         if role.superuser && !self.is_superuser() {
             return false;
         }
-        let in_reach = self.bound_to().is_none_or(|tenant| role.tenant == Some(tenant));
+        let in_reach = self
+            .bound_to()
+            .is_none_or(|tenant| role.tenant == Some(tenant));
         self.can_create_roles() && in_reach
     }
 

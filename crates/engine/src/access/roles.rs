@@ -113,7 +113,9 @@ impl Roles {
         }
         Roles {
             version,
-            is_open: !roles.iter().any(|role| role.login && role.verifier.is_some()),
+            is_open: !roles
+                .iter()
+                .any(|role| role.login && role.verifier.is_some()),
             by_name: roles
                 .into_iter()
                 .map(|role| (Arc::clone(&role.name), Arc::new(role)))

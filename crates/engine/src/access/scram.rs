@@ -80,7 +80,8 @@ impl Verifier {
         let (stored_key, server_key) = keys.split_once(':')?;
         let iterations = iterations.parse().ok()?;
         let salt = STANDARD.decode(salt).ok()?;
-        if !(1..=MAX_ITERATIONS).contains(&iterations) || !(1..=MAX_SALT_BYTES).contains(&salt.len())
+        if !(1..=MAX_ITERATIONS).contains(&iterations)
+            || !(1..=MAX_SALT_BYTES).contains(&salt.len())
         {
             return None;
         }

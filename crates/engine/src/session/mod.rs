@@ -418,9 +418,10 @@ impl Session {
                 // What tells who and where one is are no settings that a client made; RESET ALL
                 // leaves the role alone, as in PostgreSQL.
                 let discards = *setting == Setting::Discard;
-                self.context.settings.lock().retain(|name, _| {
-                    !settings::can_be_set(name) || (name == "role" && !discards)
-                });
+                self.context
+                    .settings
+                    .lock()
+                    .retain(|name, _| !settings::can_be_set(name) || (name == "role" && !discards));
                 if discards {
                     self.forget_roles();
                 }

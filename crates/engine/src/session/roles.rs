@@ -31,7 +31,9 @@ impl Session {
             let settings = self.context.settings.lock();
             let role = settings.get(ROLE).map(String::as_str);
             let role = role.filter(|role| *role != NONE);
-            let user = settings.get(USER).map_or(&*self.principal.user, String::as_str);
+            let user = settings
+                .get(USER)
+                .map_or(&*self.principal.user, String::as_str);
             engine.identify_as(&self.principal, user, role)?
         };
         if !Arc::ptr_eq(&identity, &self.plan_context.identity) {
@@ -147,7 +149,10 @@ impl Session {
         settings.insert(USER.to_owned(), self.principal.user.to_string());
     }
 
-    pub(super) async fn run_role(&mut self, statement: &RoleStatement) -> Result<Outcome, SqlError> {
+    pub(super) async fn run_role(
+        &mut self,
+        statement: &RoleStatement,
+    ) -> Result<Outcome, SqlError> {
         let tag = match statement {
             RoleStatement::Create { .. } => "CREATE ROLE",
             RoleStatement::Alter { .. } => "ALTER ROLE",
@@ -160,8 +165,10 @@ impl Session {
         self.expect_writable(tag)?;
         // They belong to all tenants, so that no transaction of one can have them in it.
         if self.block.is_some() {
-            return Err(SqlError::unsupported(format_args!("{tag} inside a transaction"))
-                .with_hint("roles belong to all databases: send the statement by itself"));
+            return Err(
+                SqlError::unsupported(format_args!("{tag} inside a transaction"))
+                    .with_hint("roles belong to all databases: send the statement by itself"),
+            );
         }
         let Some(engine) = self.engine.clone() else {
             return Err(SqlError::unsupported(tag));

@@ -12,6 +12,7 @@ mod faults;
 mod isolation;
 mod keys;
 mod replay;
+mod roles;
 mod sequences;
 mod snapshots;
 mod support;
