@@ -9,6 +9,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::sync::Arc;
 
 use libsqlite3_sys as ffi;
 use rusqlite::Connection;
@@ -19,6 +20,8 @@ use springhead_proto::{
 };
 use springhead_sql::catalog::Table;
 use springhead_sql::types::PgType;
+
+use crate::notify::{Folded, Message, Outbox};
 
 // Declared here because rusqlite has them only with generated bindings, and generating needs
 // libclang. Signatures: https://www.sqlite.org/c3ref/preupdate_blobwrite.html
@@ -76,6 +79,12 @@ pub struct Capture {
     spill: Option<Spill>,
     count: u64,
     collections: Vec<CollectionId>,
+    /// What statements send with pg_notify.
+    outbox: Arc<Outbox>,
+    /// The messages that the open commit has.
+    folded: Folded,
+    /// Bytes of messages of one commit, at most.
+    max_message_bytes: usize,
     /// Why the open commit cannot be captured; it must fail.
     failed: Option<SqlError>,
     memory_bytes: usize,
@@ -95,6 +104,7 @@ struct Spill {
 pub struct Mark {
     bytes: u64,
     count: u64,
+    messages: usize,
 }
 
 /// A commit taken out of the capture.
@@ -123,6 +133,8 @@ impl Capture {
         memory_bytes: usize,
         max_bytes: u64,
         max_row_bytes: usize,
+        outbox: Arc<Outbox>,
+        max_message_bytes: usize,
     ) -> Box<Capture> {
         let mut capture = Box::new(Capture {
             tables: FxHashMap::default(),
@@ -132,6 +144,9 @@ impl Capture {
             spill: None,
             count: 0,
             collections: Vec::new(),
+            outbox,
+            folded: Folded::default(),
+            max_message_bytes,
             failed: None,
             memory_bytes,
             max_bytes,
@@ -172,11 +187,14 @@ impl Capture {
         Mark {
             bytes: self.open_bytes(),
             count: self.count,
+            messages: self.folded.len(),
         }
     }
 
     /// Forgets what the open commit got since `mark`.
     pub fn cut(&mut self, mark: Mark) {
+        self.outbox.take();
+        self.folded.truncate(mark.messages);
         let spilled = self.spill.as_ref().map_or(0, |spill| spill.bytes);
         if mark.bytes >= spilled {
             let kept =
@@ -236,6 +254,46 @@ impl Capture {
         self.added(collection);
     }
 
+    /// Adds what the statement has sent to the open commit. A message that is there already is
+    /// folded, as in PostgreSQL.
+    pub fn take_messages(&mut self) {
+        for message in self.outbox.take() {
+            self.push_message(&message);
+        }
+    }
+
+    /// Adds one message to the open commit, unless it is there already.
+    pub fn push_message(&mut self, message: &Message) {
+        if self.failed.is_some() || !self.folded.insert(message) {
+            return;
+        }
+        self.after.clear();
+        let mut row = RowBuilder::new(&mut self.after, 3);
+        row.push(ValueRef::Text(&message.channel));
+        row.push(ValueRef::Text(&message.payload));
+        row.push(ValueRef::Integer(i64::from(message.process_id)));
+        let after = std::mem::take(&mut self.after);
+        self.push(
+            ChangeKind::Message,
+            CollectionId::NONE,
+            SchemaVersion(1),
+            Some(&after),
+        );
+        self.after = after;
+        if self.folded.len_bytes() > self.max_message_bytes {
+            self.failed = Some(
+                SqlError::new(
+                    ErrorCode::StatementTooLarge,
+                    format!(
+                        "the transaction's notifications are over {} bytes",
+                        self.max_message_bytes
+                    ),
+                )
+                .with_hint("send fewer in one transaction, or raise notify_transaction_bytes"),
+            );
+        }
+    }
+
     /// Why the open commit must fail, if it must.
     ///
     /// # Errors
@@ -249,6 +307,7 @@ impl Capture {
 
     /// Ends the open commit and takes it; `None` if it has no change.
     pub fn take_commit(&mut self) -> Option<CapturedCommit> {
+        self.folded.clear();
         if self.count == 0 {
             self.spill = None;
             self.buffer.truncate(self.start);
@@ -293,6 +352,8 @@ impl Capture {
 
     /// Forgets everything, taken or not.
     pub fn clear(&mut self) {
+        self.outbox.take();
+        self.folded.clear();
         self.buffer.clear();
         self.start = 0;
         self.spill = None;
@@ -358,6 +419,7 @@ impl Capture {
         if self.failed.is_some() {
             return;
         }
+        self.take_messages();
         let Some(table) = self.tables.get(&id) else {
             self.failed = Some(SqlError::new(
                 ErrorCode::Internal,

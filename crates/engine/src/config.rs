@@ -58,6 +58,10 @@ pub struct EngineConfig {
     pub max_consumers: usize,
     /// Entries of the audit that are kept; older ones are deleted.
     pub audit_rows: u64,
+    /// Messages (NOTIFY) of one transaction, in bytes.
+    pub notify_transaction_bytes: usize,
+    /// Messages that wait for one listener in memory, in bytes; further ones it reads from the log.
+    pub notify_queue_bytes: usize,
 }
 
 impl EngineConfig {
@@ -92,6 +96,8 @@ impl EngineConfig {
             consumer_pin_cap_bytes: 10 << 30,
             max_consumers: 1000,
             audit_rows: 100_000,
+            notify_transaction_bytes: 64 * MIB,
+            notify_queue_bytes: 256 << 10,
         }
     }
 }

@@ -2,8 +2,8 @@
 //! nobody has used them for a while; which there are is a collection of the system tenant.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::access::audit::AuditBook;
 use crate::access::{Principal, RoleChanges, Roles};
+use crate::cdc::{Cdc, CdcLimits};
 use crate::session::ParamValue;
 use crate::tenant::Shared;
 use crate::workers::Workers;
@@ -39,6 +40,8 @@ struct Inner {
     /// Changes of roles, one at a time.
     changing_roles: tokio::sync::Mutex<()>,
     audit: AuditBook,
+    /// The change feeds that statements read too.
+    cdc: Mutex<Weak<Cdc>>,
 }
 
 #[derive(Default)]
@@ -163,6 +166,7 @@ impl Engine {
                 roles: ArcSwap::from_pointee(roles),
                 changing_roles: tokio::sync::Mutex::default(),
                 audit,
+                cdc: Mutex::default(),
             }),
         })
     }
@@ -232,6 +236,17 @@ impl Engine {
     pub fn tenant_name(&self, id: TenantId) -> Option<String> {
         let registry = self.inner.registry.lock();
         registry.slots.get(&id).map(|slot| slot.name.clone())
+    }
+
+    /// The change feeds of this engine, with the limits that they were made with.
+    pub(crate) fn cdc(&self) -> Arc<Cdc> {
+        let made = self.inner.cdc.lock().upgrade();
+        made.unwrap_or_else(|| Cdc::new(self.clone(), CdcLimits::default()))
+    }
+
+    /// From now on statements read these feeds.
+    pub(crate) fn set_cdc(&self, cdc: &Arc<Cdc>) {
+        *self.inner.cdc.lock() = Arc::downgrade(cdc);
     }
 
     pub fn config(&self) -> &EngineConfig {

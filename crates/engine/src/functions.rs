@@ -16,9 +16,11 @@ use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::functions::{self, AggregateState};
+use springhead_sql::listen::check_notification;
 
 use crate::Entropy;
 use crate::clock::Clock;
+use crate::notify::{Message, Outbox};
 use crate::sequences::SequenceBook;
 use crate::settings;
 
@@ -33,6 +35,10 @@ pub struct SessionContext {
     pub last_sequence: Mutex<Option<u32>>,
     /// now(): the transaction's start, in microseconds since 1970.
     pub now_us: AtomicI64,
+    /// The backend process id, which messages carry.
+    pub process_id: i32,
+    /// pg_notification_queue_usage().
+    pub queue_usage: Option<Box<dyn Fn() -> f64 + Send + Sync>>,
 }
 
 impl SessionContext {
@@ -134,6 +140,8 @@ pub struct Context {
     error: Mutex<Option<SqlError>>,
     /// Sequences; only a writer hands out numbers.
     pub sequences: Option<Mutex<SequenceBook>>,
+    /// What statements send; only a writer's gets into a commit.
+    pub outbox: Arc<Outbox>,
     /// Lets the authorizer pass what only the engine itself may do.
     privileged: AtomicBool,
     clock: Arc<dyn Clock>,
@@ -152,6 +160,7 @@ impl Context {
             cancel: Mutex::default(),
             error: Mutex::new(None),
             sequences: sequences.map(Mutex::new),
+            outbox: Arc::default(),
             privileged: AtomicBool::new(true),
             clock,
             entropy,
@@ -459,10 +468,29 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
         "sh_notify",
         2,
         volatile,
-        move |_| -> rusqlite::Result<Option<String>> {
-            Err(at.fail(SqlError::unsupported("pg_notify")))
+        move |arguments| -> rusqlite::Result<String> {
+            let text = |place| {
+                let text: Option<String> = arguments.get(place)?;
+                Ok::<_, rusqlite::Error>(text.unwrap_or_default())
+            };
+            let (channel, payload) = (text(0)?, text(1)?);
+            check_notification(&channel, &payload).map_err(|error| at.fail(error))?;
+            if at.sequences.is_none() {
+                return Err(at.fail(SqlError::unsupported("pg_notify here")));
+            }
+            at.outbox.put(Message {
+                channel,
+                payload,
+                process_id: at.session.lock().process_id,
+            });
+            Ok(String::new())
         },
     )?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_notification_queue_usage", 0, volatile, move |_| {
+        let session = Arc::clone(&at.session.lock());
+        Ok(session.queue_usage.as_ref().map_or(0.0, |usage| usage()))
+    })?;
     register_sequences(conn, context)
 }
 

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use springhead_proto::{ErrorCode, RowBuilder, RowRef, SqlError, ValueRef};
@@ -15,10 +16,10 @@ use springhead_proto::{ErrorCode, RowBuilder, RowRef, SqlError, ValueRef};
 const CHUNK_BYTES: usize = 64 << 10;
 const LENGTH_BYTES: usize = 4;
 
-/// Rows in the order they were produced, read once.
-#[derive(Debug, Default)]
+/// Rows in the order they were produced, read once; a clone is read from where this one is.
+#[derive(Debug, Default, Clone)]
 pub struct Rows {
-    file: Option<File>,
+    file: Option<Arc<File>>,
     file_bytes: u64,
     /// How far the file has been read.
     file_read: u64,
@@ -56,6 +57,12 @@ impl Rows {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Bytes held in memory.
+    #[must_use]
+    pub fn len_in_memory(&self) -> usize {
+        self.memory.len()
     }
 
     /// The next rows, at most about 64 KiB of them (one row at least); `None` at the end. Reads the
@@ -183,7 +190,7 @@ impl RowsWriter {
             self.spill()?;
         }
         Ok(Rows {
-            file: self.file,
+            file: self.file.map(Arc::new),
             file_bytes: self.file_bytes,
             file_read: 0,
             memory: self.memory.into(),

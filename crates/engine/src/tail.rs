@@ -219,6 +219,16 @@ impl Hub {
         });
     }
 
+    /// How much of the log that is kept lies after `lsn`, from 0 to 1.
+    pub fn share_after(&self, lsn: Lsn) -> f64 {
+        let end = self.log.tail().durable;
+        let left = self.log.bytes_between(lsn.next(), end);
+        let kept = self.log.stats().kept_bytes;
+        #[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
+        let share = left as f64 / kept.max(1) as f64;
+        share.clamp(0.0, 1.0)
+    }
+
     /// Ends every tail: the tenant is gone.
     pub fn end_dropped(&self) {
         self.moved.send_replace(Signal::Dropped);

@@ -15,7 +15,9 @@ use tokio::sync::watch;
 
 use crate::access::Principal;
 use crate::clock::Entropy;
+use crate::copy::CopyProgress;
 use crate::functions::{CancelFlag, Context, SessionContext};
+use crate::notify::Channels;
 use crate::plans::PlanCache;
 use crate::published::Published;
 use crate::readers::{Readers, Snapshot};
@@ -62,7 +64,11 @@ pub struct Tenant {
     published: Arc<Published>,
     schemas: Arc<Schemas>,
     hub: Arc<Hub>,
+    /// LISTEN and NOTIFY.
+    pub(crate) channels: Arc<Channels>,
     snapshots: Arc<Readers>,
+    /// COPYs that run (SHOW copies).
+    pub(crate) copies: Mutex<Vec<Weak<CopyProgress>>>,
     /// `Clock::monotonic_ms` of the last request.
     last_used_ms: AtomicU64,
     /// Sessions that are connected.
@@ -180,8 +186,10 @@ impl Tenant {
             plans: PlanCache::new(config.plan_cache),
             published,
             schemas,
+            channels: Channels::new(Arc::clone(&hub), config.notify_queue_bytes),
             hub,
             snapshots,
+            copies: Mutex::default(),
             last_used_ms: AtomicU64::new(shared.clock.monotonic_ms()),
             sessions: AtomicU64::new(0),
             held: Mutex::default(),

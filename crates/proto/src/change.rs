@@ -180,3 +180,110 @@ impl<'a> Iterator for Changes<'a> {
         Some(change)
     }
 }
+
+/// The messages (NOTIFY) in a run of encoded changes, each with its place in the run, from 0. What
+/// else is there is stepped over by its lengths alone. Ends after the last or after the first damage.
+#[derive(Debug, Clone)]
+pub struct Messages<'a> {
+    rest: &'a [u8],
+    place: u64,
+}
+
+impl<'a> Messages<'a> {
+    /// Reads `bytes` from the front.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Messages<'a> {
+        Messages {
+            rest: bytes,
+            place: 0,
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<RowRef<'a>>, DamagedChange> {
+        let (&[kind, images], rest) = self
+            .rest
+            .split_first_chunk::<2>()
+            .ok_or(DamagedChange::Change("its head is cut short"))?;
+        let mut rest = rest;
+        read_u32(&mut rest)?;
+        read_u32(&mut rest)?;
+        let mut image = None;
+        for _ in 0..(images & 0b11).count_ones() {
+            let length = read_varint(&mut rest)
+                .and_then(|length| usize::try_from(length).ok())
+                .filter(|&length| length <= rest.len())
+                .ok_or(DamagedChange::Change("an image passes its end"))?;
+            let (bytes, after) = rest.split_at(length);
+            image = Some(bytes);
+            rest = after;
+        }
+        self.rest = rest;
+        self.place += 1;
+        if kind != ChangeKind::Message as u8 {
+            return Ok(None);
+        }
+        let image = image.ok_or(DamagedChange::Change("a message without its row"))?;
+        Ok(Some(RowRef::parse(image)?))
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<(u64, RowRef<'a>), DamagedChange>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.rest.is_empty() {
+            match self.step() {
+                Ok(Some(row)) => return Some(Ok((self.place - 1, row))),
+                Ok(None) => {}
+                Err(error) => {
+                    self.rest = &[];
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Row, ValueRef};
+
+    #[test]
+    fn messages_are_found_among_rows() {
+        let row = |text: &'static str| Row::from_values([ValueRef::Text(text)].into_iter());
+        let mut bytes = Vec::new();
+        let mut put = |kind, before: Option<&Row>, after: Option<&Row>| {
+            let image = |row: Option<&Row>| row.map(|row| row.bytes().to_vec());
+            let (before, after) = (image(before), image(after));
+            encode_change(
+                &mut bytes,
+                kind,
+                CollectionId(300),
+                SchemaVersion(1),
+                before.as_deref(),
+                after.as_deref(),
+            );
+        };
+        put(ChangeKind::Insert, None, Some(&row("a")));
+        put(ChangeKind::Message, None, Some(&row("first")));
+        put(ChangeKind::Update, Some(&row("a")), Some(&row("b")));
+        put(ChangeKind::Truncate, None, None);
+        put(ChangeKind::Message, None, Some(&row("second")));
+        let found: Vec<_> = Messages::new(&bytes)
+            .map(|found| found.map(|(place, row)| (place, row.get(0))))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                Ok((1, Some(ValueRef::Text("first")))),
+                Ok((4, Some(ValueRef::Text("second"))))
+            ]
+        );
+        for end in 1..bytes.len() {
+            // Whatever is cut off, it ends.
+            assert!(Messages::new(&bytes[..end]).count() <= 3, "{end}");
+        }
+    }
+}

@@ -57,6 +57,8 @@ error_codes! {
     InvalidParameterValue = "22023", "invalid_parameter", 400;
     InvalidByteSequence = "22021", "invalid_utf8", 400;
     InvalidRegularExpression = "2201B", "invalid_regular_expression", 400;
+    /// COPY data that is not of its form.
+    BadCopyFormat = "22P04", "bad_copy_format", 400;
     InvalidBinaryRepresentation = "22P03", "invalid_binary_value", 400;
     UntranslatableCharacter = "22P05", "untranslatable_character", 400;
     InvalidPowerArgument = "2201F", "invalid_argument_for_power", 400;
@@ -130,6 +132,7 @@ error_codes! {
     TooManyRequests = "53400", "too_many_requests", 429;
     QueryCanceled = "57014", "query_canceled", 408;
     AdminShutdown = "57P01", "shutting_down", 503;
+    IdleSessionTimeout = "57P05", "idle_session_timeout", 408;
     CannotConnectNow = "57P03", "not_ready", 503;
     TenantDropped = "57P04", "tenant_dropped", 410;
     SnapshotTooOld = "72000", "snapshot_too_old", 409;
@@ -173,6 +176,8 @@ pub struct SqlErrorFields {
     pub constraint: Option<String>,
     /// Where in the statement, in characters from 1.
     pub position: Option<u32>,
+    /// Where else, in words: the line of COPY's data.
+    pub context: Option<String>,
 }
 
 impl SqlError {
@@ -187,6 +192,7 @@ impl SqlError {
             column: None,
             constraint: None,
             position: None,
+            context: None,
         }))
     }
 
@@ -230,6 +236,13 @@ impl SqlError {
     #[must_use]
     pub fn with_constraint(mut self, constraint: impl Into<String>) -> SqlError {
         self.0.constraint = Some(constraint.into());
+        self
+    }
+
+    /// With where it happened, in words.
+    #[must_use]
+    pub fn with_context(mut self, context: impl Into<String>) -> SqlError {
+        self.0.context = Some(context.into());
         self
     }
 

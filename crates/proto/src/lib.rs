@@ -11,7 +11,7 @@ mod varint;
 
 pub mod error;
 
-pub use change::{ChangeKind, ChangeRef, Changes, DamagedChange, encode_change};
+pub use change::{ChangeKind, ChangeRef, Changes, DamagedChange, Messages, encode_change};
 pub use error::{ErrorCode, SqlError, SqlErrorFields, SqlState};
 pub use ids::{
     BadCursor, CollectionId, Cursor, Epoch, Lsn, SYSTEM_TENANT, SchemaVersion, TenantId,

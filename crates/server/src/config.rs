@@ -150,6 +150,8 @@ settings! {
         pg_write_buffer_bytes: Size = Size(64 << 10);
         /// A client that takes none of its answer for this long is disconnected.
         pg_write_stall_timeout: Option<Duration> = Some(Duration::from_secs(300));
+        /// A silent peer is probed after this, and given up if it does not answer.
+        pg_keepalive: Option<Duration> = Some(Duration::from_secs(60));
         /// Prepared statements and portals, each, that one connection may hold.
         pg_max_prepared: usize = 10_000;
     }
@@ -267,6 +269,10 @@ settings! {
         /// An idle transaction that holds the writer is ended after this (25P03); a session may set
         /// its own.
         idle_in_transaction_session_timeout: Option<Duration> = engine().idle_in_transaction_timeout;
+        /// Messages (NOTIFY) of one transaction; 54000 beyond it.
+        notify_transaction_bytes: Size = Size::of(engine().notify_transaction_bytes);
+        /// Messages that wait for one listener in memory; further ones it reads from the log.
+        notify_queue_bytes: Size = Size::of(engine().notify_queue_bytes);
         /// How long a request with `min_lsn` waits for it.
         min_lsn_wait: Duration = engine().min_lsn_wait;
         /// A snapshot older than this is ended with 72000.
@@ -317,6 +323,8 @@ impl Config {
             consumer_pin_cap_bytes: self.consumer_pin_cap_bytes.0,
             max_consumers: self.max_consumers,
             audit_rows: self.audit_rows,
+            notify_transaction_bytes: self.notify_transaction_bytes.in_memory(),
+            notify_queue_bytes: self.notify_queue_bytes.in_memory(),
         }
     }
 

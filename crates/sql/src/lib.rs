@@ -7,6 +7,7 @@
 pub mod access;
 pub mod catalog;
 mod control;
+mod copy;
 pub mod ddl;
 pub mod dml;
 pub mod errors;
@@ -14,6 +15,7 @@ pub mod filter;
 pub mod functions;
 mod grammar;
 pub mod lift;
+pub mod listen;
 pub mod plan;
 pub mod planner;
 pub mod query;
@@ -21,6 +23,7 @@ mod roles;
 mod scan;
 pub mod split;
 pub mod types;
+mod words;
 
 pub use catalog::Catalog;
 pub use plan::{Plan, PlanKind};

@@ -60,6 +60,112 @@ pub enum PlanKind {
     Explain(Box<Plan>),
     /// Known, has no effect here (e.g. COMMENT ON EXTENSION); the tag to answer with.
     NoEffect(&'static str),
+    /// NOTIFY: a message, through the writer like every change.
+    Notify(Notification),
+    /// LISTEN and UNLISTEN: the session's own business.
+    Listen(Listen),
+    Copy(Box<Copy>),
+    /// SHOW CHANGES.
+    Changes(Box<ShowChanges>),
+}
+
+/// A message to whoever listens. Its lengths have been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    pub channel: String,
+    pub payload: String,
+}
+
+/// LISTEN and UNLISTEN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// With `from`, messages after that cursor first.
+    Start {
+        channel: String,
+        from: Option<String>,
+    },
+    Stop(String),
+    StopAll,
+}
+
+/// SHOW CHANGES.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShowChanges {
+    /// As feeds name it.
+    pub collection: String,
+    pub since: ChangesSince,
+    /// A condition, as `where=` takes it.
+    pub filter: Option<String>,
+    pub limit: Option<u64>,
+}
+
+/// Where SHOW CHANGES begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangesSince {
+    /// With the earliest change kept.
+    Earliest,
+    /// That time and later; a timestamp's text.
+    Time(String),
+    /// That LSN and later.
+    Lsn(u64),
+    /// After that cursor.
+    Cursor(String),
+}
+
+/// COPY between a table or query and the client.
+#[derive(Debug)]
+pub struct Copy {
+    /// The table's name, for messages; `query` where there is none.
+    pub relation: String,
+    pub direction: CopyDirection,
+    pub options: CopyOptions,
+}
+
+/// Which way rows go.
+#[derive(Debug)]
+pub enum CopyDirection {
+    /// An INSERT whose parameters are one row's values, and the names of their columns.
+    In {
+        insert: Arc<Plan>,
+        names: Vec<String>,
+    },
+    /// What gives the rows.
+    Out { query: Arc<Plan> },
+}
+
+/// The form of COPY's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOptions {
+    pub format: CopyFormat,
+    pub delimiter: u8,
+    /// What stands for NULL.
+    pub null: String,
+    pub header: CopyHeader,
+    pub quote: u8,
+    pub escape: u8,
+    /// By column: quote every value that is not NULL (out).
+    pub force_quote: Vec<bool>,
+    /// By column: what stands for NULL is a value (in).
+    pub force_not_null: Vec<bool>,
+    /// By column: what stands for NULL is NULL even in quotes (in).
+    pub force_null: Vec<bool>,
+}
+
+/// COPY's formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    Text,
+    Csv,
+    Binary,
+}
+
+/// Whether the first line has the columns' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyHeader {
+    No,
+    Yes,
+    /// It does, and they must be the columns that are copied into.
+    Match,
 }
 
 /// A statement that returns rows.

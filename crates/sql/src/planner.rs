@@ -19,7 +19,7 @@ use crate::plan::{Parameter, Plan, PlanKind};
 use crate::query::Analyzer;
 use crate::query::scope::Scope;
 use crate::types::PgType;
-use crate::{control, ddl, dml, query, roles};
+use crate::{control, copy, ddl, dml, listen, query, roles};
 
 pub use crate::dml::document::{delete_document, get_document, patch_document, put_document};
 pub use crate::query::snapshot::snapshot_query;
@@ -69,7 +69,13 @@ pub fn plan(
         Some(kind) => Some(kind),
         None => match roles::plan_text(sql)? {
             Some(kind) => Some(kind),
-            None => ddl::plan_text(catalog, sql)?,
+            None => match listen::plan_text(sql)? {
+                Some(kind) => Some(kind),
+                None => match copy::plan_text(catalog, sql, context)? {
+                    Some(kind) => Some(kind),
+                    None => ddl::plan_text(catalog, sql)?,
+                },
+            },
         },
     };
     if let Some(kind) = as_text {

@@ -41,7 +41,9 @@ pub use plan::{FeedPlan, Tables, find_collection};
 pub use poll::{Filled, Poll, PollOptions};
 pub use render::RenderCache;
 pub use spec::{Envelope, FeedSpec, Grouping, Operation, Operations};
-pub use start::{RefusedCursor, RefusedReason, Start, StartError, parse_cursor};
+pub use start::{
+    RefusedCursor, RefusedReason, Start, StartError, parse_cursor, resolve as resolve_start,
+};
 
 use filter::Filters;
 use readers::Readers;
@@ -170,13 +172,15 @@ impl Cdc {
     #[must_use]
     pub fn new(engine: Engine, limits: CdcLimits) -> Arc<Cdc> {
         let filters = Filters::new(Arc::clone(engine.clock()), limits.filter);
-        Arc::new(Cdc {
+        let cdc = Arc::new(Cdc {
             engine,
             limits,
             filters,
             plans: Mutex::default(),
             readers: Readers::default(),
-        })
+        });
+        cdc.engine.set_cdc(&cdc);
+        cdc
     }
 
     /// The engine that it reads.

@@ -12,6 +12,7 @@ use springhead_sql::catalog::Catalog;
 use springhead_sql::plan::{Isolation, TransactionControl};
 
 use super::{Outcome, Session};
+use crate::notify::ChannelChange;
 use crate::settings;
 use crate::tenant::HeldSnapshot;
 use crate::writer::{Command, Done, SavepointAction, TransactionId};
@@ -44,6 +45,15 @@ pub(super) struct Block {
     pub kept_settings: Vec<(String, String)>,
     /// Whether a statement has run in it.
     pub used: bool,
+    /// LISTENs and UNLISTENs, which count once it has committed.
+    pub channels: Vec<ChannelChange>,
+}
+
+impl Block {
+    /// Whether it is only what surrounds one statement, or the first of several.
+    pub fn is_lone(&self) -> bool {
+        self.implicit && !self.used
+    }
 }
 
 /// A savepoint as the session knows it.
@@ -51,6 +61,8 @@ pub(super) struct Savepoint {
     pub name: String,
     /// How many of [`Session::local`] and of [`Block::kept_settings`] there were.
     settings: (usize, usize),
+    /// How many of [`Block::channels`] there were.
+    channels: usize,
 }
 
 impl Session {
@@ -183,6 +195,7 @@ impl Session {
             catalog: None,
             kept_settings: Vec::new(),
             used: false,
+            channels: Vec::new(),
         });
         self.show_transaction();
     }
@@ -255,6 +268,8 @@ impl Session {
         let Some(block) = self.block.take() else {
             return Ok(self.tenant.visible());
         };
+        // Of what is committed from here on the channels that it listens to hear, its own too.
+        let start = self.tenant.channels.acknowledged();
         let committed = match block.writer {
             None => Ok(self.tenant.visible()),
             Some(writer) => self
@@ -263,6 +278,9 @@ impl Session {
                 .map(|done| done.lsn),
         };
         self.restore_settings(committed.is_ok().then_some(block.kept_settings));
+        if committed.is_ok() {
+            self.change_channels(block.channels, start);
+        }
         committed
     }
 
@@ -322,13 +340,23 @@ impl Session {
         match action {
             SavepointAction::Set(name) => {
                 let settings = (self.local.len(), block.kept_settings.len());
-                block.savepoints.push(Savepoint { name, settings });
+                let channels = block.channels.len();
+                block.savepoints.push(Savepoint {
+                    name,
+                    settings,
+                    channels,
+                });
             }
             SavepointAction::RollbackTo(_) => {
                 block.failed = false;
-                if let Some((local, kept)) =
-                    block.savepoints.last().map(|savepoint| savepoint.settings)
+                if let Some(Savepoint {
+                    settings: (local, kept),
+                    channels,
+                    ..
+                }) = block.savepoints.last()
                 {
+                    let (local, kept) = (*local, *kept);
+                    block.channels.truncate(*channels);
                     block.kept_settings.truncate(kept);
                     put_back(&mut self.context.settings.lock(), self.local.drain(local..));
                 }

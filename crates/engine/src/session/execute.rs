@@ -18,10 +18,10 @@ use crate::settings;
 use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_writer};
 
 /// A statement that keeps meeting a catalog that has just changed is given up after this often.
-const REPLANS: usize = 16;
+pub(super) const REPLANS: usize = 16;
 
 /// A statement's answer, or that it must be planned again.
-enum Answer {
+pub(super) enum Answer {
     Outcome(Outcome),
     Stale,
 }
@@ -42,7 +42,7 @@ impl Session {
         self.refresh_identity()?;
         for _ in 0..REPLANS {
             let (plan, params) = plan_simple(self, sql)?;
-            if let Answer::Outcome(outcome) = self.run_plan(&plan, params).await? {
+            if let Answer::Outcome(outcome) = self.run_plan(sql, &plan, params).await? {
                 return Ok(outcome);
             }
         }
@@ -59,14 +59,20 @@ impl Session {
         for _ in 0..REPLANS {
             let plan = statement.current_plan(self)?;
             let values = convert(&plan, params)?;
-            if let Answer::Outcome(outcome) = self.run_plan(&plan, values).await? {
+            let sql = statement.sql();
+            if let Answer::Outcome(outcome) = self.run_plan(sql, &plan, values).await? {
                 return Ok(outcome);
             }
         }
         Err(changing_catalog())
     }
 
-    async fn run_plan(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
+    async fn run_plan(
+        &mut self,
+        sql: &str,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+    ) -> Result<Answer, SqlError> {
         self.catch_up();
         self.tenant
             .shared
@@ -86,7 +92,21 @@ impl Session {
                 done.map(Answer::Outcome)
             }
             PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
-            _ => self.run_data(plan, params).await,
+            PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
+            PlanKind::Copy(copy) => self.copy(sql, plan, copy).await,
+            PlanKind::Changes(changes) => {
+                self.note_use();
+                self.show_changes(changes).await.map(Answer::Outcome)
+            }
+            _ => self.run_data(plan, params, None).await,
+        }
+    }
+
+    /// The transaction has begun to do something; without one, one begins here.
+    pub(super) fn note_use(&mut self) {
+        match &mut self.block {
+            Some(block) => block.used = true,
+            None => self.note_start(),
         }
     }
 
@@ -108,24 +128,32 @@ impl Session {
         Ok(())
     }
 
-    async fn run_data(&mut self, plan: &Arc<Plan>, params: Vec<Value>) -> Result<Answer, SqlError> {
-        if let Some(block) = &mut self.block {
-            block.used = true;
-        } else {
-            self.note_start();
-        }
+    /// Runs what reads or changes data. With `rows`, once for each of them, as one statement.
+    pub(super) async fn run_data(
+        &mut self,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+        rows: Option<crate::Rows>,
+    ) -> Result<Answer, SqlError> {
+        self.note_use();
         let writes = needs_writer(plan);
-        if writes && !matches!(plan.kind, PlanKind::Query(_)) {
+        // NOTIFY changes no data: a transaction that only reads may send.
+        let may_always = match plan.kind {
+            PlanKind::Query(_) => true,
+            PlanKind::Notify(_) => !self.principal.read_only,
+            _ => false,
+        };
+        if writes && !may_always {
             self.expect_writable(verb(plan))?;
         }
         match self.block.as_ref().map(|block| block.writer) {
-            None if writes => self.run_alone(plan, params).await,
+            None if writes => self.run_alone(plan, params, rows).await,
             None | Some(None) if !writes => self.read(plan, params).await,
             Some(None) => {
                 self.acquire_writer().await?;
-                self.run_owned(plan, params).await
+                self.run_owned(plan, params, rows).await
             }
-            Some(Some(_)) | None => self.run_owned(plan, params).await,
+            Some(Some(_)) | None => self.run_owned(plan, params, rows).await,
         }
     }
 
@@ -146,6 +174,7 @@ impl Session {
         &mut self,
         plan: &Arc<Plan>,
         params: Vec<Value>,
+        rows: Option<crate::Rows>,
     ) -> Result<Answer, SqlError> {
         let (session, plan_to_run) = (Arc::clone(&self.context), Arc::clone(plan));
         let reply = self
@@ -153,6 +182,7 @@ impl Session {
                 Command::Run(Request {
                     plan: plan_to_run,
                     params,
+                    rows,
                     session,
                     cancel,
                     reply,
@@ -167,6 +197,7 @@ impl Session {
         &mut self,
         plan: &Arc<Plan>,
         params: Vec<Value>,
+        rows: Option<crate::Rows>,
     ) -> Result<Answer, SqlError> {
         let Some(writer) = self.block.as_ref().and_then(|block| block.writer) else {
             return Err(SqlError::new(
@@ -182,6 +213,7 @@ impl Session {
                     Request {
                         plan: plan_to_run,
                         params,
+                        rows,
                         session,
                         cancel,
                         reply,
@@ -341,7 +373,7 @@ impl Session {
         result
     }
 
-    fn duration(&self, name: &str) -> Option<Duration> {
+    pub(super) fn duration(&self, name: &str) -> Option<Duration> {
         let values = self.context.settings.lock();
         // Their defaults are none.
         settings::parse_duration(values.get(name)?).filter(|limit| !limit.is_zero())
@@ -546,13 +578,13 @@ impl Session {
 }
 
 impl super::Running {
-    fn begin(&self) -> Arc<CancelFlag> {
+    pub(super) fn begin(&self) -> Arc<CancelFlag> {
         let flag = Arc::new(CancelFlag::default());
         *self.flag.lock() = Some(Arc::clone(&flag));
         flag
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         *self.flag.lock() = None;
     }
 }
@@ -583,6 +615,7 @@ fn outcome(plan: &Plan, done: Done) -> Outcome {
         ),
         PlanKind::Truncate { .. } => ("TRUNCATE TABLE".to_owned(), Arc::from([])),
         PlanKind::Ddl(ddl) => (ddl.tag.to_owned(), Arc::from([])),
+        PlanKind::Notify(_) => ("NOTIFY".to_owned(), Arc::from([])),
         _ => (String::new(), Arc::from([])),
     };
     Outcome {
@@ -592,6 +625,7 @@ fn outcome(plan: &Plan, done: Done) -> Outcome {
         notices: done.notices,
         parameter_status: Vec::new(),
         lsn: done.lsn,
+        copy: None,
     }
 }
 
@@ -630,11 +664,12 @@ fn verb(plan: &Plan) -> &'static str {
         },
         PlanKind::Truncate { .. } => "TRUNCATE TABLE",
         PlanKind::Ddl(ddl) => ddl.tag,
+        PlanKind::Notify(_) => "NOTIFY",
         _ => "SELECT FOR UPDATE",
     }
 }
 
-fn changing_catalog() -> SqlError {
+pub(super) fn changing_catalog() -> SqlError {
     SqlError::new(
         ErrorCode::SerializationFailure,
         "the definitions kept changing under the statement",

@@ -6,7 +6,10 @@
 //! what PostgreSQL's transaction commands mean.
 
 mod block;
+mod changes;
+mod copying;
 mod execute;
+mod listen;
 mod roles;
 mod statement;
 
@@ -24,13 +27,18 @@ use springhead_sql::{PgType, split};
 use tokio::sync::Notify;
 
 use crate::access::Principal;
+use crate::copy::{CopyIn, CopyOutcome};
 use crate::engine::Engine;
 use crate::functions::{CancelFlag, CancelReason, SessionContext, now_us};
+use crate::notify::Listener;
 use crate::rows::Rows;
 use crate::{Tenant, settings};
 
 use block::Block;
 pub use block::TransactionStatus;
+pub use changes::changes_columns;
+pub use copying::COPIES_COLUMNS;
+pub(crate) use statement::convert_one;
 pub use statement::{ParamValue, Statement};
 
 /// A conversation. Dropped, it rolls back what is open.
@@ -55,6 +63,10 @@ pub struct Session {
     lifted: Lifted,
     /// Values before SET LOCAL, to be put back when the transaction ends.
     local: Vec<(String, Option<String>)>,
+    /// Set with the first LISTEN.
+    listener: Option<Arc<Listener>>,
+    /// Its client takes what comes by itself: notifications, COPY's data.
+    streams: bool,
 }
 
 /// The statement that runs now, as others may end it.
@@ -79,6 +91,8 @@ pub struct Outcome {
     pub parameter_status: Vec<(String, String)>,
     /// A write: the LSN of its commit's last change. A read: the LSN of its snapshot.
     pub lsn: Lsn,
+    /// COPY, which goes on with the client's data or ends with the rows.
+    pub copy: Option<CopyOutcome>,
 }
 
 impl Outcome {
@@ -90,6 +104,7 @@ impl Outcome {
             notices: Vec::new(),
             parameter_status: Vec::new(),
             lsn: Lsn::ZERO,
+            copy: None,
         }
     }
 
@@ -124,6 +139,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.abandon();
         self.catch_up();
+        self.stop_listening();
         self.tenant.sessions.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -158,6 +174,8 @@ impl Session {
         );
         let context = SessionContext {
             settings: Mutex::new(values),
+            process_id,
+            queue_usage: Some(listen::queue_usage(&tenant)),
             ..SessionContext::default()
         };
         let plan_context = PlanContext {
@@ -180,6 +198,8 @@ impl Session {
             required_lsn: Lsn::ZERO,
             lifted: Lifted::default(),
             local: Vec::new(),
+            listener: None,
+            streams: false,
         };
         session.put_configured();
         session
@@ -346,6 +366,19 @@ impl Session {
         self.fail_block();
     }
 
+    /// A statement waits for its client (COPY FROM): it can be cancelled meanwhile.
+    pub fn interruptible(&self) -> Interrupt {
+        Interrupt {
+            flag: self.running.begin(),
+            running: Arc::clone(&self.running),
+        }
+    }
+
+    /// How long a statement may take, if that is limited.
+    pub fn statement_timeout(&self) -> Option<std::time::Duration> {
+        self.duration("statement_timeout")
+    }
+
     /// The catalog that the next statement sees.
     fn catalog(&self) -> Arc<Catalog> {
         match self.block.as_ref().and_then(|block| block.catalog.as_ref()) {
@@ -414,6 +447,12 @@ impl Session {
                 self.after_role_setting(name, &mut outcome)?;
                 Ok(outcome)
             }
+            Setting::Discard if self.block.as_ref().is_some_and(|block| !block.is_lone()) => {
+                Err(SqlError::new(
+                    ErrorCode::ActiveTransaction,
+                    "DISCARD ALL cannot run inside a transaction block",
+                ))
+            }
             Setting::Reset { name: None } | Setting::Discard => {
                 // What tells who and where one is are no settings that a client made; RESET ALL
                 // leaves the role alone, as in PostgreSQL.
@@ -427,6 +466,7 @@ impl Session {
                 }
                 self.put_configured();
                 if *setting == Setting::Discard {
+                    self.stop_listening();
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
                     return Ok(Outcome::command("DISCARD ALL"));
@@ -462,6 +502,7 @@ impl Session {
                     .map(|tenant| vec![tenant.id.to_string(), tenant.name]);
                 execute::text_rows("SHOW", &["id", "name"], rows)
             }
+            Some("copies") => self.show_copies(),
             Some(name) => {
                 let value = self.setting(name).ok_or_else(|| unrecognized(name))?;
                 let shown = settings::reported_as(name).unwrap_or(name);
@@ -494,7 +535,59 @@ pub struct Script<'a> {
     ran: bool,
 }
 
+/// While it lives, a cancel request is heard though no statement runs: see [`Session::interruptible`].
+pub struct Interrupt {
+    running: Arc<Running>,
+    flag: Arc<CancelFlag>,
+}
+
+impl Interrupt {
+    /// Completes with what the client is told once somebody asks. Cancel-safe.
+    pub async fn asked(&self) -> SqlError {
+        loop {
+            let asked = self.running.asked.notified();
+            tokio::pin!(asked);
+            asked.as_mut().enable();
+            if let Some(error) = self.flag.error() {
+                return error;
+            }
+            asked.await;
+        }
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.running.end();
+    }
+}
+
 impl Script<'_> {
+    /// Whose script it is.
+    pub fn session(&mut self) -> &mut Session {
+        self.session
+    }
+
+    /// Ends a COPY FROM of the script with all of its data, or with why there is none.
+    ///
+    /// # Errors
+    /// As [`Session::finish_copy`], or the reason given; the script has then ended.
+    pub async fn finish_copy(
+        &mut self,
+        copy: Result<CopyIn, SqlError>,
+    ) -> Result<Outcome, SqlError> {
+        let result = match copy {
+            Ok(copy) => self.session.finish_copy(copy).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.ended = true;
+            self.session.fail_block();
+            self.session.abandon_implicit().await;
+        }
+        result
+    }
+
     /// Runs the next statement; `None` when there is none left or one has failed. An empty script
     /// has one outcome with an empty tag.
     pub async fn next(&mut self) -> Option<Result<Outcome, SqlError>> {

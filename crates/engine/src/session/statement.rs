@@ -31,6 +31,11 @@ pub enum ParamValue<'a> {
 }
 
 impl Statement {
+    /// The statement as it was written.
+    pub(super) fn sql(&self) -> &str {
+        &self.sql
+    }
+
     pub(super) fn prepare(
         session: &Session,
         sql: &str,
@@ -169,7 +174,8 @@ pub(super) fn convert(plan: &Plan, params: &[ParamValue<'_>]) -> Result<Vec<Valu
         .collect()
 }
 
-fn convert_one(parameter: &Parameter, value: ParamValue<'_>) -> Result<Value, SqlError> {
+/// One of a client's values as a value to bind, where its parameter goes.
+pub(crate) fn convert_one(parameter: &Parameter, value: ParamValue<'_>) -> Result<Value, SqlError> {
     let converted = match value {
         ParamValue::Null => Value::Null,
         ParamValue::Text(text) => types::input(&parameter.pg_type, text)?,

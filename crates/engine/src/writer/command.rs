@@ -18,6 +18,9 @@ pub struct TransactionId(pub u64);
 pub struct Request {
     pub plan: Arc<Plan>,
     pub params: Vec<Value>,
+    /// COPY: the rows to run the plan with, one after the other, as one statement. The first value
+    /// of each is its line.
+    pub rows: Option<Rows>,
     pub session: Arc<SessionContext>,
     pub cancel: Arc<CancelFlag>,
     pub reply: oneshot::Sender<Reply>,
@@ -114,6 +117,7 @@ impl Command {
                         _ => 24,
                     })
                     .sum::<usize>()
+                    + request.rows.as_ref().map_or(0, Rows::len_in_memory)
             }
             _ => HEAD,
         }
@@ -157,7 +161,9 @@ pub fn refuse(command: Command, error: SqlError) {
 #[must_use]
 pub fn needs_writer(plan: &Plan) -> bool {
     match &plan.kind {
-        PlanKind::Write(_) | PlanKind::Truncate { .. } | PlanKind::Ddl(_) => true,
+        PlanKind::Write(_) | PlanKind::Truncate { .. } | PlanKind::Ddl(_) | PlanKind::Notify(_) => {
+            true
+        }
         PlanKind::Query(query) => query.locks,
         _ => false,
     }

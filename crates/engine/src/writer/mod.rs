@@ -114,6 +114,8 @@ impl Writer {
             config.capture_memory_bytes,
             config.max_transaction_bytes,
             config.max_row_bytes,
+            Arc::clone(&parts.context.outbox),
+            config.notify_transaction_bytes,
         );
         let mut writer = Writer {
             tenant: parts.tenant,

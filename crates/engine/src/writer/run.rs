@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use libsqlite3_sys as ffi;
 use rusqlite::Connection;
-use springhead_proto::{ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlError};
+use rusqlite::types::ToSqlOutput;
+use springhead_proto::{ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlError, ValueRef};
 use springhead_sql::PlanKind;
 use springhead_sql::catalog::{Catalog, ForeignKey};
 use springhead_sql::plan::{Write, WriteVerb};
 
 use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
+use crate::notify::Message;
 use crate::readers::{self, Failure};
 use crate::rows::Rows;
 use crate::{checksum, state};
@@ -59,7 +61,18 @@ impl Writer {
             .map_or(0, |book| book.lock().mark());
         context.enter(&request.session, &request.cancel);
         let result = match &request.plan.kind {
-            PlanKind::Write(write) => self.execute_write(write, request),
+            PlanKind::Write(write) => match &request.rows {
+                None => self.execute_write(write, request),
+                Some(rows) => self.execute_rows(write, rows.clone(), request),
+            },
+            PlanKind::Notify(message) => {
+                self.capture.push_message(&Message {
+                    channel: message.channel.clone(),
+                    payload: message.payload.clone(),
+                    process_id: request.session.process_id,
+                });
+                Ok(Executed::default())
+            }
             PlanKind::Query(query) => {
                 readers::collect_rows(&self.conn, &query.sql, &request.params, &self.config).map(
                     |rows| Executed {
@@ -80,6 +93,7 @@ impl Writer {
             ))),
         };
         let result = result.and_then(|executed| {
+            self.capture.take_messages();
             self.capture.check()?;
             Ok(executed)
         });
@@ -93,9 +107,7 @@ impl Writer {
                 let error = self.describe(failure);
                 if damaged {
                     Err(NotDone::Damaged(error))
-                } else if self.conn.is_autocommit()
-                    || is_ours && !leaves_nothing(&request.plan.kind)
-                {
+                } else if self.conn.is_autocommit() || is_ours && !leaves_nothing(request) {
                     Err(NotDone::TransactionLost(error))
                 } else {
                     self.capture.cut(mark);
@@ -123,6 +135,72 @@ impl Writer {
             Ok(executed)
         });
         self.end_savepoint(result)
+    }
+
+    /// Runs one INSERT for each of `rows`, as one statement. The first value of a row is the line of
+    /// COPY's data that it comes from.
+    fn execute_rows(
+        &mut self,
+        write: &Write,
+        mut rows: Rows,
+        request: &Request,
+    ) -> Result<Executed, Failure> {
+        self.conn
+            .prepare_cached("SAVEPOINT statement")?
+            .execute([])?;
+        let result = self
+            .step_rows(write, &mut rows, request)
+            .and_then(|executed| {
+                self.check_foreign_keys(self.owner.is_none(), Some(write))?;
+                self.capture.check()?;
+                Ok(executed)
+            });
+        self.end_savepoint(result)
+    }
+
+    fn step_rows(
+        &self,
+        write: &Write,
+        rows: &mut Rows,
+        request: &Request,
+    ) -> Result<Executed, Failure> {
+        let mut affected = 0;
+        let mut statement = self.conn.prepare_cached(&write.sql)?;
+        while let Some(chunk) = rows.next_chunk()? {
+            self.capture.check()?;
+            if let Some(error) = request.cancel.error() {
+                return Err(error.into());
+            }
+            for row in chunk.rows() {
+                let mut values = row.values();
+                let line = match values.next() {
+                    Some(ValueRef::Integer(line)) => line,
+                    _ => 0,
+                };
+                for (index, value) in values.enumerate() {
+                    statement.raw_bind_parameter(
+                        index + 1,
+                        ToSqlOutput::Borrowed(crate::functions::to_sqlite(value)),
+                    )?;
+                }
+                match statement.raw_execute() {
+                    Ok(count) => affected += count as u64,
+                    // Damage is told as what it is.
+                    Err(error) if checksum::is_damage(&error) => return Err(error.into()),
+                    Err(error) => {
+                        let error = self.describe(Failure::Sqlite(error));
+                        return Err(Failure::Sql(match &error.context {
+                            Some(_) => error,
+                            None => error.with_context(format!("line {line}")),
+                        }));
+                    }
+                }
+            }
+        }
+        Ok(Executed {
+            affected,
+            ..Executed::default()
+        })
     }
 
     /// Releases the savepoint `statement`, or rolls back to it first.
@@ -368,9 +446,11 @@ pub(super) fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), Sql
 
 /// Whether the statement leaves nothing in SQLite when it fails for a reason that is not SQLite's:
 /// it runs in a savepoint of its own, or changes nothing.
-fn leaves_nothing(kind: &PlanKind) -> bool {
-    match kind {
-        PlanKind::Write(write) => write.touches_foreign_keys || write.verb == WriteVerb::Select,
+fn leaves_nothing(request: &Request) -> bool {
+    match &request.plan.kind {
+        PlanKind::Write(write) => {
+            write.touches_foreign_keys || write.verb == WriteVerb::Select || request.rows.is_some()
+        }
         PlanKind::Query(_) => true,
         _ => true,
     }

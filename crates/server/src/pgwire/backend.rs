@@ -107,6 +107,48 @@ pub fn command_complete(out: &mut Vec<u8>, tag: &str) {
     message(out, b'C', |out| c_string(out, tag));
 }
 
+/// NotificationResponse.
+pub fn notification_response(out: &mut Vec<u8>, process_id: i32, channel: &str, payload: &str) {
+    message(out, b'A', |out| {
+        out.extend_from_slice(&process_id.to_be_bytes());
+        c_string(out, channel);
+        c_string(out, payload);
+    });
+}
+
+/// CopyInResponse (`G`) or CopyOutResponse (`H`).
+pub fn copy_response(out: &mut Vec<u8>, kind: u8, is_binary: bool, columns: usize) {
+    message(out, kind, |out| {
+        out.push(u8::from(is_binary));
+        out.extend_from_slice(&count_u16(columns).to_be_bytes());
+        for _ in 0..count_u16(columns) {
+            out.extend_from_slice(&u16::from(is_binary).to_be_bytes());
+        }
+    });
+}
+
+/// CopyData with what `body` appends; none if that is nothing.
+///
+/// # Errors
+/// What `body` says, or 54000 if it does not fit a message; then nothing has been written.
+pub fn copy_data(
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), SqlError>,
+) -> Result<(), SqlError> {
+    let start = out.len();
+    out.extend_from_slice(&[b'd', 0, 0, 0, 0]);
+    let written = body(out).and_then(|()| fill_length(out, start + 1, start + 1));
+    if written.is_err() || out.len() == start + 5 {
+        out.truncate(start);
+    }
+    written
+}
+
+/// CopyDone.
+pub fn copy_done(out: &mut Vec<u8>) {
+    message(out, b'c', |_| {});
+}
+
 /// EmptyQueryResponse.
 pub fn empty_query_response(out: &mut Vec<u8>) {
     message(out, b'I', |_| {});
@@ -259,6 +301,9 @@ pub fn error_response(out: &mut Vec<u8>, severity: Severity, error: &SqlError) {
             if let Some(text) = text {
                 field(out, kind, text);
             }
+        }
+        if let Some(context) = &error.context {
+            field(out, b'W', context);
         }
         if let Some(position) = error.position {
             field(out, b'P', &position.to_string());

@@ -15,12 +15,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use springhead_engine::copy::CopyOutcome;
 use springhead_engine::{Session, TransactionStatus};
-use springhead_proto::{ErrorCode, SqlError};
+use springhead_proto::{ErrorCode, Lsn, SqlError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::backend::{self, Severity};
+use super::copying::Source;
 use super::extended::Extended;
 use super::frontend::{Frame, FrontendMessage, Mistake};
 use super::registry::Place;
@@ -38,7 +40,7 @@ const LINGER_BYTES: usize = 128 << 20;
 
 /// Why a connection ended.
 #[derive(Debug)]
-enum Ended {
+pub enum Ended {
     /// The client said goodbye, or went.
     Left,
     /// To be told to the client.
@@ -60,7 +62,11 @@ impl From<SqlError> for Ended {
 
 /// Serves one connection to its end.
 pub async fn run(stream: TcpStream, peer: SocketAddr, state: Arc<NodeState>, shutdown: Shutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
+    let alive = match state.config.pg_keepalive {
+        Some(idle) => keep_alive(&stream, idle),
+        None => Ok(()),
+    };
+    if let Err(error) = stream.set_nodelay(true).and(alive) {
         tracing::debug!(%peer, %error, "a connection ended at once");
         return;
     }
@@ -84,6 +90,18 @@ pub async fn run(stream: TcpStream, peer: SocketAddr, state: Arc<NodeState>, shu
     }
 }
 
+/// A peer that is gone without a word is noticed: probed after `idle`, given up after three more.
+fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
+    use rustix::net::sockopt;
+    // Seconds, of which the kernel takes one at least.
+    let idle = idle.max(Duration::from_secs(1));
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, (idle / 4).max(Duration::from_secs(1)))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
+}
+
 async fn say_goodbye(wire: &mut Wire, error: &SqlError) {
     backend::error_response(&mut wire.out, Severity::Fatal, error);
     wire.stall = Some(LINGER);
@@ -92,7 +110,9 @@ async fn say_goodbye(wire: &mut Wire, error: &SqlError) {
     }
     if matches!(
         error.code,
-        ErrorCode::AdminShutdown | ErrorCode::IdleInTransactionTimeout
+        ErrorCode::AdminShutdown
+            | ErrorCode::IdleInTransactionTimeout
+            | ErrorCode::IdleSessionTimeout
     ) {
         return;
     }
@@ -119,12 +139,15 @@ async fn converse(wire: &mut Wire, state: &Arc<NodeState>, mut shutdown: Shutdow
         Err(ended) => return ended,
     };
     session.run_ahead();
+    session.enable_streams();
     let own_idle_limit_at_start = session.setting(IDLE_SETTING);
     let mut connection = Connection {
         wire,
         input,
         session,
         extended: Extended::new(state.config.pg_max_prepared),
+        message: Vec::new(),
+        in_batch: false,
         max_message_bytes: state.config.pg_max_message_bytes.in_memory(),
         idle_limit_of_server: state.config.idle_in_transaction_session_timeout,
         own_idle_limit_at_start,
@@ -189,6 +212,10 @@ struct Connection<'w> {
     input: Input,
     session: Session,
     extended: Extended,
+    /// The message that is handled now: the input goes on behind it.
+    message: Vec<u8>,
+    /// Messages of the extended flow have come since the last Sync.
+    in_batch: bool,
     max_message_bytes: usize,
     /// The configuration's limit for those who hold up others.
     idle_limit_of_server: Option<Duration>,
@@ -203,13 +230,32 @@ impl Connection<'_> {
         loop {
             self.handle_arrived().await?;
             self.session.catch_up();
+            if self.is_quiet() {
+                tell(self.wire, &mut self.session, None).await?;
+            }
             self.wait().await?;
         }
+    }
+
+    /// Whether the client is in the middle of nothing, so that it may be told what it listens for.
+    fn is_quiet(&self) -> bool {
+        !self.in_batch && self.session.transaction_status() == TransactionStatus::Idle
     }
 
     /// Waits until something has arrived, or for a reason to end.
     async fn wait(&mut self) -> Result<(), Ended> {
         let idle_limit = self.idle_limit();
+        let idle_code = match self.session.transaction_status() {
+            TransactionStatus::Idle => ErrorCode::IdleSessionTimeout,
+            _ => ErrorCode::IdleInTransactionTimeout,
+        };
+        let listener = self.session.listener().filter(|_| self.is_quiet()).cloned();
+        let notified = async {
+            match &listener {
+                Some(listener) => listener.ready().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             // What a client has said comes before what it is to be told.
             biased;
@@ -217,9 +263,14 @@ impl Connection<'_> {
                 if arrived? { Ok(()) } else { Err(Ended::Left) }
             }
             () = self.shutdown.as_mut() => Err(Ended::Fatal(shutting_down())),
+            () = notified => Ok(()),
             () = after(idle_limit) => Err(Ended::Fatal(SqlError::new(
-                ErrorCode::IdleInTransactionTimeout,
-                "terminating connection due to idle-in-transaction timeout",
+                idle_code,
+                if idle_code == ErrorCode::IdleSessionTimeout {
+                    "terminating connection due to idle-session timeout"
+                } else {
+                    "terminating connection due to idle-in-transaction timeout"
+                },
             ))),
         }
     }
@@ -228,7 +279,8 @@ impl Connection<'_> {
     /// limit that the session has set itself is for any open transaction, as in PostgreSQL.
     fn idle_limit(&self) -> Option<Duration> {
         if self.session.transaction_status() == TransactionStatus::Idle {
-            return None;
+            let own = self.session.setting("idle_session_timeout");
+            return own.as_deref().and_then(postgres_duration);
         }
         let own = self.session.setting(IDLE_SETTING);
         if own != self.own_idle_limit_at_start {
@@ -248,13 +300,20 @@ impl Connection<'_> {
                     return Err(Ended::Fatal(error));
                 }
             };
-            self.handle(frame).await?;
+            let mut message = std::mem::take(&mut self.message);
+            message.clear();
+            message.extend_from_slice(&self.input.bytes()[..frame.length]);
             self.input.consume(frame.length);
+            self.handle(frame, &message).await?;
+            if message.capacity() > KEEP_MESSAGE_BYTES {
+                message = Vec::new();
+            }
+            self.message = message;
         }
     }
 
-    async fn handle(&mut self, frame: Frame) -> Result<(), Ended> {
-        let message = match frame.decode(self.input.bytes()) {
+    async fn handle(&mut self, frame: Frame, bytes: &[u8]) -> Result<(), Ended> {
+        let message = match frame.decode(bytes) {
             Ok(message) => message,
             Err(Mistake::Fatal(error)) => return Err(Ended::Fatal(error)),
             Err(Mistake::Error(error)) => {
@@ -270,7 +329,17 @@ impl Connection<'_> {
                 return Ok(());
             }
         };
+        if self.is_quiet() {
+            self.session.settle_notifications().await;
+        }
+        self.in_batch = frame_is_extended(frame.kind);
         let (wire, session, extended) = (&mut *self.wire, &mut self.session, &mut self.extended);
+        let mut source = Source {
+            input: &mut self.input,
+            shutdown: &mut self.shutdown,
+            max_message_bytes: self.max_message_bytes,
+            idle_limit: self.idle_limit_of_server,
+        };
         match message {
             FrontendMessage::Terminate => Err(Ended::Left),
             FrontendMessage::Sync => {
@@ -284,7 +353,7 @@ impl Connection<'_> {
             _ if extended.is_skipping() => Ok(()),
             FrontendMessage::Query(sql) => {
                 extended.before_query(wire, session).await?;
-                simple_query(wire, session, sql).await?;
+                simple_query(wire, session, &mut source, sql).await?;
                 extended.after_query(session);
                 ready(wire, session).await
             }
@@ -302,18 +371,50 @@ impl Connection<'_> {
                 ErrorCode::ProtocolViolation,
                 "a password was sent, but none was asked for",
             ))),
-            message => {
-                let ends_with_it = sync_follows(&self.input.bytes()[frame.length..]);
-                Ok(extended
-                    .handle(wire, session, message, ends_with_it)
-                    .await?)
-            }
+            message => extended.handle(wire, session, &mut source, message).await,
+        }
+    }
+}
+
+/// How large a message's buffer is kept for the next.
+const KEEP_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Whether a message belongs to a batch that a Sync ends.
+fn frame_is_extended(kind: u8) -> bool {
+    matches!(kind, b'P' | b'B' | b'D' | b'E' | b'C' | b'H')
+}
+
+/// Sends notifications that wait: up to that LSN, or some of them.
+async fn tell(wire: &mut Wire, session: &mut Session, until: Option<Lsn>) -> Result<(), Ended> {
+    if session.listener().is_none() {
+        return Ok(());
+    }
+    loop {
+        let batch = session.take_notifications().await?;
+        let Some(last) = batch.last().map(|last| last.lsn) else {
+            return Ok(());
+        };
+        for told in &batch {
+            backend::notification_response(
+                &mut wire.out,
+                told.process_id,
+                &told.channel,
+                &told.payload,
+            );
+            wire.make_room().await?;
+        }
+        if until.is_none_or(|until| last >= until) {
+            // With what follows, where something does.
+            return match until {
+                Some(_) => Ok(()),
+                None => Ok(wire.flush().await?),
+            };
         }
     }
 }
 
 /// Whether a Sync has arrived and nothing is before it that could join its transaction.
-fn sync_follows(mut input: &[u8]) -> bool {
+pub fn sync_follows(mut input: &[u8]) -> bool {
     while let Ok(Some(frame)) = Frame::find(input, usize::MAX) {
         match frame.kind {
             b'S' => return true,
@@ -326,11 +427,24 @@ fn sync_follows(mut input: &[u8]) -> bool {
 }
 
 /// Runs the statements of a simple query, up to the first that fails.
-async fn simple_query(wire: &mut Wire, session: &mut Session, sql: &str) -> io::Result<()> {
+async fn simple_query(
+    wire: &mut Wire,
+    session: &mut Session,
+    source: &mut Source<'_>,
+    sql: &str,
+) -> Result<(), Ended> {
     let in_block = session.transaction_status() != TransactionStatus::Idle;
     let mut script = session.script(sql);
     let mut statements = 0_u64;
-    while let Some(outcome) = script.next().await {
+    while let Some(mut outcome) = script.next().await {
+        if let Ok(begun) = &mut outcome
+            && let Some(CopyOutcome::In(copy)) = begun
+                .copy
+                .take_if(|copy| matches!(copy, CopyOutcome::In(_)))
+        {
+            let copy = source.read(wire, script.session(), *copy).await?;
+            outcome = script.finish_copy(copy).await;
+        }
         let sent = match outcome {
             Ok(outcome) => {
                 // Statements before the last hold their transaction while they are sent.
@@ -343,7 +457,7 @@ async fn simple_query(wire: &mut Wire, session: &mut Session, sql: &str) -> io::
         statements += 1;
         match sent {
             Ok(()) => {}
-            Err(SendError::Socket(error)) => return Err(error),
+            Err(SendError::Socket(error)) => return Err(error.into()),
             Err(SendError::Statement(error)) => {
                 wire.error(&error);
                 break;
@@ -364,6 +478,10 @@ async fn ready(wire: &mut Wire, session: &mut Session) -> Result<(), Ended> {
         TransactionStatus::InTransaction => b'T',
         TransactionStatus::Failed => b'E',
     };
+    if status == b'I' && session.listener().is_some() {
+        let until = session.notifications_until().await;
+        tell(wire, session, Some(until)).await?;
+    }
     backend::ready_for_query(&mut wire.out, status);
     wire.in_transaction = status != b'I';
     let begun = wire.begin_flush().await;
@@ -375,7 +493,8 @@ async fn ready(wire: &mut Wire, session: &mut Session) -> Result<(), Ended> {
     Ok(sent?)
 }
 
-async fn after(limit: Option<Duration>) {
+/// Completes after `limit`; without one, never.
+pub async fn after(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
@@ -391,7 +510,8 @@ fn postgres_duration(text: &str) -> Option<Duration> {
     Some(duration).filter(|duration| !duration.is_zero())
 }
 
-fn shutting_down() -> SqlError {
+/// 57P01 for who is connected when the node stops.
+pub fn shutting_down() -> SqlError {
     SqlError::new(
         ErrorCode::AdminShutdown,
         "terminating connection due to administrator command",

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use springhead_engine::copy::{CopyIn, CopyOutcome};
+use springhead_engine::session::{COPIES_COLUMNS, changes_columns};
 use springhead_engine::settings;
 use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
@@ -15,6 +17,8 @@ use springhead_sql::plan::{OutputColumn, RoleStatement, Setting};
 use springhead_sql::{PgType, PlanKind};
 
 use super::backend::{self, Format, Formats};
+use super::connection::{Ended, sync_follows};
+use super::copying::{self, Source};
 use super::frontend::{Bind, FrontendMessage, Target, invalid_utf8};
 use super::results::{SendError, Unsent, Wire};
 
@@ -104,17 +108,16 @@ impl Extended {
     }
 
     /// Parse, Bind, Describe, Execute or Close. A failure is told, and what follows skipped.
-    /// `ends_with_it`: a Sync has arrived already and nothing to execute is before it.
     ///
     /// # Errors
-    /// The socket's.
+    /// Why the connection ends.
     pub async fn handle(
         &mut self,
         wire: &mut Wire,
         session: &mut Session,
+        source: &mut Source<'_>,
         message: FrontendMessage<'_>,
-        ends_with_it: bool,
-    ) -> io::Result<()> {
+    ) -> Result<(), Ended> {
         let done = match message {
             FrontendMessage::Parse {
                 name,
@@ -128,13 +131,19 @@ impl Extended {
                 .map(|()| backend::bind_complete(&mut wire.out)),
             FrontendMessage::Describe(target) => self.describe(wire, target),
             FrontendMessage::Execute { portal, max_rows } => {
+                // Alone, it is a transaction of its own, and may join others' flush.
+                let ends_with_it = sync_follows(source.input.bytes());
                 match self
                     .execute(wire, session, portal, max_rows, ends_with_it)
                     .await
                 {
-                    Ok(()) => Ok(()),
+                    Ok(None) => Ok(()),
+                    Ok(Some(copy)) => {
+                        let copy = source.read(wire, session, *copy).await?;
+                        self.finish_copy(wire, session, copy).await
+                    }
                     Err(SendError::Statement(error)) => Err(error),
-                    Err(SendError::Socket(error)) => return Err(error),
+                    Err(SendError::Socket(error)) => return Err(error.into()),
                 }
             }
             FrontendMessage::Close(target) => {
@@ -261,6 +270,19 @@ impl Extended {
         Ok(())
     }
 
+    async fn finish_copy(
+        &self,
+        wire: &mut Wire,
+        session: &mut Session,
+        copy: Result<CopyIn, SqlError>,
+    ) -> Result<(), SqlError> {
+        let outcome = session.finish_copy(copy?).await?;
+        wire.notices(&outcome);
+        wire.complete(&outcome);
+        Ok(())
+    }
+
+    /// Runs a portal, or goes on with it. A COPY FROM that has begun is for the caller to go on with.
     async fn execute(
         &mut self,
         wire: &mut Wire,
@@ -268,7 +290,7 @@ impl Extended {
         name: &str,
         max_rows: usize,
         ends_with_it: bool,
-    ) -> Result<(), SendError> {
+    ) -> Result<Option<Box<CopyIn>>, SendError> {
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         let (outcome, mut unsent) = match std::mem::replace(&mut portal.run, Run::Done) {
             Run::Suspended(suspended) => *suspended,
@@ -287,11 +309,21 @@ impl Extended {
                 let parameters: Vec<_> = portal.parameters.iter().map(Parameter::value).collect();
                 let mut outcome = session.execute(&portal.statement, &parameters).await?;
                 wire.notices(&outcome);
+                match outcome.copy.take() {
+                    None => {}
+                    Some(CopyOutcome::In(copy)) => return Ok(Some(copy)),
+                    Some(CopyOutcome::Out(copy)) => {
+                        wire.in_transaction = true;
+                        let sent = copying::send(wire, &mut outcome, copy).await;
+                        wire.in_transaction = false;
+                        sent?;
+                    }
+                }
                 match outcome.rows.take() {
                     Some(rows) => (outcome, Unsent::new(rows)),
                     None => {
                         wire.complete(&outcome);
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
             }
@@ -316,7 +348,7 @@ impl Extended {
         } else {
             wire.complete(&outcome);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// A failed commit is told where ReadyForQuery is about to say that it is over.
@@ -413,6 +445,13 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
         PlanKind::Explain(_) => Some([text("QUERY PLAN")].into()),
         PlanKind::Role(statement) if matches!(**statement, RoleStatement::CreateToken { .. }) => {
             Some([text("id"), text("token")].into())
+        }
+        PlanKind::Changes(_) => Some(changes_columns()),
+        PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "tenants" => {
+            Some([text("id"), text("name")].into())
+        }
+        PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "copies" => {
+            Some(COPIES_COLUMNS.map(text).into())
         }
         PlanKind::Setting(Setting::Show { name: Some(name) }) => {
             Some([text(settings::reported_as(name).unwrap_or(name))].into())

@@ -7,6 +7,7 @@
 
 mod backend;
 mod connection;
+mod copying;
 mod extended;
 mod frontend;
 mod registry;

@@ -4,12 +4,14 @@
 use std::io;
 use std::time::Duration;
 
+use springhead_engine::copy::CopyOutcome;
 use springhead_engine::{Outcome, RowChunk, Rows};
 use springhead_proto::SqlError;
 use springhead_sql::plan::OutputColumn;
 use tokio::net::TcpStream;
 
 use super::backend::{self, Formats, Severity};
+use super::copying;
 use super::socket;
 
 /// The sending half of a connection.
@@ -74,7 +76,7 @@ impl Wire {
     }
 
     /// Sends what there is if it is enough to be worth it.
-    async fn make_room(&mut self) -> io::Result<()> {
+    pub(super) async fn make_room(&mut self) -> io::Result<()> {
         if self.out.len() >= self.buffer_bytes {
             self.flush().await
         } else {
@@ -112,7 +114,9 @@ impl Wire {
     /// [`SendError`].
     pub async fn outcome(&mut self, mut outcome: Outcome) -> Result<(), SendError> {
         self.notices(&outcome);
-        if let Some(rows) = outcome.rows.take() {
+        if let Some(CopyOutcome::Out(copy)) = outcome.copy.take() {
+            copying::send(self, &mut outcome, copy).await?;
+        } else if let Some(rows) = outcome.rows.take() {
             backend::row_description(&mut self.out, &outcome.columns, &Formats::AllText);
             let mut unsent = Unsent::new(rows);
             self.rows(&mut unsent, &outcome.columns, &Formats::AllText, u64::MAX)
@@ -186,7 +190,7 @@ impl Unsent {
         self.left > 0
     }
 
-    fn chunk(&mut self) -> Result<Option<RowChunk>, SqlError> {
+    pub(super) fn chunk(&mut self) -> Result<Option<RowChunk>, SqlError> {
         match self.current.take() {
             Some(chunk) => Ok(Some(chunk)),
             None => self.rows.next_chunk(),

@@ -470,6 +470,7 @@ const SETS: &[Signature] = overloads! { SetReturning, true;
     "regexp_matches"(Text, Text, Text) -> TEXTS, call("sh_regexp_matches");
     "regexp_split_to_table"(Text, Text) -> TEXT, call("sh_regexp_split");
     "string_to_table"(Text, Text) -> TEXT, like("sh_string_to_array($1,$2,NULL)");
+    "pg_listening_channels"() -> TEXT, like("sh_setting('listening_channels')");
     "generate_series"(Int4, Int4) -> INT4, Emit::Planner;
     "generate_series"(Int8, Int8) -> INT8, Emit::Planner;
     "generate_series"(Int4, Int4, Int4) -> INT4, Emit::Planner;

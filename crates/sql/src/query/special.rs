@@ -7,7 +7,7 @@
 //! `sh_setting(name)` for every setting by its lower-case name (NULL for an unknown one) and for
 //! `version`, `current_database`, `current_user`, `session_user`, `current_schema` and
 //! `backend_pid`; `sh_set_config(name, value, is_local)`, which returns the new value, and
-//! `sh_notify(channel, payload)`.
+//! `sh_notify(channel, payload)` and `sh_notification_queue_usage()`.
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{self, DateTimeField, Expr, TrimWhereField};
@@ -121,6 +121,7 @@ impl Analyzer<'_> {
             }
             "session_user" => ("sh_setting('session_user')", PgType::Name),
             "current_schema" => ("sh_setting('current_schema')", PgType::Name),
+            "pg_notification_queue_usage" => ("sh_notification_queue_usage()", PgType::Float8),
             "pg_backend_pid" => ("CAST(sh_setting('backend_pid') AS INTEGER)", PgType::Int4),
             _ => return Ok(None),
         };
