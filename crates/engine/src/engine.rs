@@ -28,6 +28,16 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
+/// An engine that may be gone.
+#[derive(Clone)]
+pub(crate) struct WeakEngine(std::sync::Weak<Inner>);
+
+impl WeakEngine {
+    pub(crate) fn upgrade(&self) -> Option<Engine> {
+        self.0.upgrade().map(|inner| Engine { inner })
+    }
+}
+
 struct Inner {
     shared: Arc<Shared>,
     system: Arc<Tenant>,
@@ -89,6 +99,11 @@ const POSTGRES_NAME: &str = "postgres";
 const MAX_NAME_BYTES: usize = 63;
 
 impl Engine {
+    /// For what must not keep it open.
+    pub(crate) fn downgrade(&self) -> WeakEngine {
+        WeakEngine(Arc::downgrade(&self.inner))
+    }
+
     /// Opens the node's state over `log`, replaying what it is behind. Blocks.
     ///
     /// # Errors

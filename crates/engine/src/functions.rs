@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::notify::{Message, Outbox};
 use crate::sequences::SequenceBook;
 use crate::settings;
+use crate::system::{self, System};
 
 /// What functions see of the session whose statement runs.
 #[derive(Default)]
@@ -33,6 +34,8 @@ pub struct SessionContext {
     pub sequence_values: Mutex<FxHashMap<u32, i64>>,
     /// lastval: the sequence that gave a number last.
     pub last_sequence: Mutex<Option<u32>>,
+    /// What the statement that runs sees of the catalog, if it asks.
+    pub system: Mutex<Option<Arc<System>>>,
     /// now(): the transaction's start, in microseconds since 1970.
     pub now_us: AtomicI64,
     /// The backend process id, which messages carry.
@@ -192,7 +195,13 @@ impl Context {
         self.cancel.lock().is_set()
     }
 
-    fn fail(&self, error: SqlError) -> rusqlite::Error {
+    /// The session whose statement runs.
+    pub fn session(&self) -> Arc<SessionContext> {
+        Arc::clone(&self.session.lock())
+    }
+
+    /// Keeps an error for whoever runs the statement, and makes SQLite fail.
+    pub fn fail(&self, error: SqlError) -> rusqlite::Error {
         let text = error.to_string();
         *self.error.lock() = Some(error);
         rusqlite::Error::UserFunctionError(text.into())
@@ -246,6 +255,7 @@ const CANCEL_CHECK_INSTRUCTIONS: i32 = 4096;
 pub fn register(conn: &mut Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
     register_pure(conn, context)?;
     register_engine(conn, context)?;
+    system::register(conn, context)?;
     let asked = Arc::clone(context);
     conn.authorizer(Some(move |question: AuthContext<'_>| {
         asked.authorize(&question.action)

@@ -29,6 +29,7 @@ pub mod sequences;
 pub mod session;
 pub mod settings;
 pub mod state;
+pub mod system;
 pub mod tail;
 pub mod tenant;
 pub mod workers;

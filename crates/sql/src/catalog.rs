@@ -36,6 +36,8 @@ pub struct Catalog {
     pub relations: FxHashMap<QualifiedName, Relation>,
     /// Table → the tables whose foreign keys refer to it, itself included; ascending, each once.
     children: FxHashMap<CollectionId, Vec<CollectionId>>,
+    /// What `pg_catalog` shows of it, once somebody has looked.
+    pub system: crate::system::Cache,
 }
 
 /// A schema and a name within it, as PostgreSQL folds them (unquoted to lower case).

@@ -22,6 +22,7 @@ pub mod query;
 mod roles;
 mod scan;
 pub mod split;
+pub mod system;
 pub mod types;
 mod words;
 

@@ -17,6 +17,8 @@ pub struct Plan {
     /// The types of `$1`, `$2`, …; the engine converts each value to its storage form before it
     /// binds it to `?1`, `?2`, … ([`crate::types`]).
     pub parameters: Vec<Parameter>,
+    /// Reads `pg_catalog` or `information_schema`, or asks about the catalog ([`crate::system`]).
+    pub system: bool,
     pub kind: PlanKind,
 }
 

@@ -82,6 +82,7 @@ pub fn plan(
         return Ok(Plan {
             catalog_version: catalog.version,
             parameters: Vec::new(),
+            system: false,
             kind,
         });
     }
@@ -92,8 +93,19 @@ pub fn plan(
     Ok(Plan {
         catalog_version: catalog.version,
         parameters,
+        system: asks_system(&kind),
         kind,
     })
+}
+
+/// Whether a statement reads the system's relations or asks about the catalog. A text in it that
+/// looks so costs a little time.
+fn asks_system(kind: &PlanKind) -> bool {
+    match kind {
+        PlanKind::Query(query) => query.sql.contains("sh_sys"),
+        PlanKind::Write(write) => write.sql.contains("sh_sys"),
+        _ => false,
+    }
 }
 
 /// Plans a template ([`crate::lift::lift`]). `None` if it cannot stand for the statements that it
@@ -124,9 +136,10 @@ pub fn plan_template(
     );
     analyzer.marks = marks;
     let (kind, parameters) = dispatch(catalog, analyzer, &statement).ok()?;
-    matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)).then_some(Plan {
+    matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)).then(|| Plan {
         catalog_version: catalog.version,
         parameters,
+        system: asks_system(&kind),
         kind,
     })
 }
@@ -326,6 +339,7 @@ fn explain(
     let inner = Plan {
         catalog_version,
         parameters: parameters.clone(),
+        system: asks_system(&kind),
         kind,
     };
     Ok((PlanKind::Explain(Box::new(inner)), parameters))

@@ -12,9 +12,12 @@ use tokio::sync::oneshot;
 
 use super::statement::{ParamValue, Statement, convert, plan_simple};
 use super::{Outcome, Session};
+use crate::engine::{Engine, WeakEngine};
 use crate::functions::{CancelFlag, CancelReason};
 use crate::rows::RowsWriter;
 use crate::settings;
+use crate::state;
+use crate::system::System;
 use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_writer};
 
 /// A statement that keeps meeting a catalog that has just changed is given up after this often.
@@ -136,6 +139,9 @@ impl Session {
         rows: Option<crate::Rows>,
     ) -> Result<Answer, SqlError> {
         self.note_use();
+        if plan.system {
+            self.look_at_catalog();
+        }
         let writes = needs_writer(plan);
         // NOTIFY changes no data: a transaction that only reads may send.
         let may_always = match plan.kind {
@@ -155,6 +161,31 @@ impl Session {
             }
             Some(Some(_)) | None => self.run_owned(plan, params, rows).await,
         }
+    }
+
+    /// Shows the catalog to the statement that is about to run: the one that it was planned against.
+    fn look_at_catalog(&self) {
+        let tenant = &self.tenant;
+        let own = (tenant.id().0, tenant.name());
+        let engine = self.engine.as_ref().map(Engine::downgrade);
+        let unrestricted = self.principal.unrestricted;
+        // Who belongs to one tenant is told of no other.
+        let databases = move || match engine.as_ref().and_then(WeakEngine::upgrade) {
+            Some(engine) if unrestricted => engine
+                .tenants()
+                .into_iter()
+                .map(|tenant| (tenant.id.0, tenant.name))
+                .collect(),
+            _ => vec![own.clone()],
+        };
+        *self.context.system.lock() = Some(Arc::new(System {
+            catalog: self.catalog(),
+            identity: Arc::clone(&self.plan_context.identity),
+            databases: Arc::new(databases),
+            database_id: tenant.id().0,
+            state_path: state::state_file(&tenant.shared.config, tenant.id()),
+            live: springhead_sql::system::Cache::default(),
+        }));
     }
 
     pub(super) fn is_read_only(&self) -> bool {

@@ -90,6 +90,7 @@ pub(super) fn plan_text(
         return Ok(Arc::new(Plan {
             catalog_version: session.catalog().version,
             parameters: Vec::new(),
+            system: false,
             kind: PlanKind::NoEffect(""),
         }));
     }

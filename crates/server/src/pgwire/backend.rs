@@ -8,8 +8,9 @@
 //! nothing is allocated per row or value.
 //! Source: PostgreSQL 15, chapter 55.7 "Message Formats".
 
-use springhead_proto::{ErrorCode, RowRef, SqlError};
+use springhead_proto::{CollectionId, ErrorCode, RowRef, SqlError};
 use springhead_sql::plan::OutputColumn;
+use springhead_sql::system::oids::{Part, of as table_part};
 use springhead_sql::{PgType, types};
 
 /// How much an error means to the connection.
@@ -208,7 +209,7 @@ pub fn row_description(out: &mut Vec<u8>, columns: &[OutputColumn], formats: &Fo
             c_string(out, &column.name);
             let (table, place) = column
                 .origin
-                .map_or((0, 0), |(collection, place)| (collection.0, place));
+                .map_or((0, 0), |(collection, place)| (table_oid(collection), place));
             out.extend_from_slice(&table.to_be_bytes());
             out.extend_from_slice(&u16::try_from(place).unwrap_or(0).to_be_bytes());
             // A column whose type nothing decided is text, as in PostgreSQL.
@@ -224,6 +225,11 @@ pub fn row_description(out: &mut Vec<u8>, columns: &[OutputColumn], formats: &Fo
             out.extend_from_slice(&format.to_be_bytes());
         }
     });
+}
+
+/// The object id that `pg_class` has for a table.
+const fn table_oid(collection: CollectionId) -> u32 {
+    table_part(collection.0, Part::Itself)
 }
 
 /// DataRow.

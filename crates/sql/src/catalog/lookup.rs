@@ -69,6 +69,7 @@ impl Catalog {
             views: FxHashMap::default(),
             relations: FxHashMap::default(),
             children: FxHashMap::default(),
+            system: crate::system::Cache::default(),
         }
     }
 

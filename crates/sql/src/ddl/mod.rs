@@ -45,6 +45,7 @@ use crate::catalog::{Catalog, QualifiedName, Relation};
 use crate::plan::{PlanKind, display_name};
 use crate::planner::PlanContext;
 use change::Change;
+pub(crate) use expression::mentions;
 use names::{fold, qualified, qualified_column};
 
 /// Plans DDL of the forms that sqlparser does not read as PostgreSQL does (sequences, ALTER …

@@ -22,6 +22,15 @@ pub(crate) fn column_type(column: &str, data_type: &DataType) -> Result<(PgType,
             ),
         ));
     }
+    if matches!(
+        pg_type,
+        PgType::Reg(_) | PgType::Int2Vector | PgType::OidVector
+    ) {
+        return Err(SqlError::unsupported(format_args!(
+            "a column of type {}",
+            pg_type.base_name()
+        )));
+    }
     let serial = match data_type {
         DataType::Custom(name, _) => {
             name.0

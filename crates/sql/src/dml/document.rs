@@ -31,6 +31,7 @@ pub fn get_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
     Plan {
         catalog_version: catalog.version,
         parameters: key_parameters(table),
+        system: false,
         kind: PlanKind::Query(query),
     }
 }
@@ -193,6 +194,7 @@ fn write(
     Plan {
         catalog_version: catalog.version,
         parameters,
+        system: false,
         kind: PlanKind::Write(write),
     }
 }

@@ -39,7 +39,11 @@ pub(crate) fn plan(
         let mut texts = Vec::with_capacity(names.len());
         let mut columns = Vec::with_capacity(names.len());
         for (item, name) in select.items.iter().zip(names) {
-            texts.push(analyzer.text(item)?);
+            let text = analyzer.text(item)?;
+            texts.push(match &item.ty {
+                PgType::Reg(reg) => format!("sh_sys('reg_show','{}',{text})", reg.name()),
+                _ => text,
+            });
             let pg_type = if item.is_unknown() {
                 PgType::Text
             } else {

@@ -41,6 +41,12 @@ impl Cast {
         }
     }
 
+    /// Whether it looks up names in the catalog.
+    #[must_use]
+    pub fn asks_catalog(&self) -> bool {
+        matches!(&self.emit, CastEmit::Around(before, _) if before.contains("sh_sys("))
+    }
+
     /// Whether the storage form stays the same, so that a column keeps its indexes' use.
     #[must_use]
     pub fn is_free(&self) -> bool {
@@ -109,6 +115,32 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
         (T::Int4 | T::Int8, T::Oid) => call(Implicit, "sh_to_oid"),
         (T::Bool, T::Int4) => as_is(Explicit),
         (T::Int4, T::Bool) => around(Explicit, "(", "<>0)"),
+        // Object ids that are shown by name.
+        (T::Oid, T::Reg(_)) | (T::Reg(_), T::Oid) => as_is(Implicit),
+        (T::Reg(a), T::Reg(b)) => {
+            use crate::types::Reg;
+            let same_catalog = matches!(
+                (a, b),
+                (Reg::Proc | Reg::Procedure, Reg::Proc | Reg::Procedure)
+                    | (Reg::Oper | Reg::Operator, Reg::Oper | Reg::Operator)
+            );
+            same_catalog.then(|| as_is(Implicit)).flatten()
+        }
+        (T::Int2 | T::Int4 | T::Int8, T::Reg(_)) => call(Implicit, "sh_to_oid"),
+        (T::Reg(_), T::Int8) => as_is(Assignment),
+        (T::Reg(_), T::Int4) => call(Assignment, "sh_to_int4"),
+        (_, T::Reg(reg)) if from.is_string() => around(
+            // From text alone PostgreSQL casts without being asked, and only to regclass.
+            if *reg == crate::types::Reg::Class && *from == T::Text {
+                Implicit
+            } else {
+                Explicit
+            },
+            format!("sh_sys('reg_in','{}',", reg.name()),
+            ")",
+        ),
+        (T::Int2Vector, T::Array(element)) if **element == T::Int2 => as_is(Implicit),
+        (T::OidVector, T::Array(element)) if **element == T::Oid => as_is(Implicit),
         // Floats.
         (T::Int2 | T::Int4 | T::Int8, T::Float8) => around(Implicit, "CAST(", " AS REAL)"),
         (T::Int2 | T::Int4 | T::Int8, T::Float4) => call(Implicit, "sh_to_float4"),
@@ -183,6 +215,7 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
             around(element.context, "sh_array_cast(", after)
         }
         // To and from strings.
+        (_, T::InternalChar) if from.is_string() => around(Assignment, "substr(", ",1,1)"),
         (_, T::Text | T::Varchar(_) | T::Char(_) | T::Name)
             if from.is_string() || *from == T::Unknown =>
         {
@@ -218,6 +251,9 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
 fn to_text(from: &PgType) -> CastEmit {
     if from.is_integer() {
         return CastEmit::Around("CAST(".into(), " AS TEXT)".into());
+    }
+    if let PgType::Reg(reg) = from {
+        return CastEmit::Around(format!("sh_sys('reg_out','{}',", reg.name()), ")".into());
     }
     match from {
         // Their storage form is their text.

@@ -471,6 +471,8 @@ const SETS: &[Signature] = overloads! { SetReturning, true;
     "regexp_split_to_table"(Text, Text) -> TEXT, call("sh_regexp_split");
     "string_to_table"(Text, Text) -> TEXT, like("sh_string_to_array($1,$2,NULL)");
     "pg_listening_channels"() -> TEXT, like("sh_setting('listening_channels')");
+    // Nothing is partitioned.
+    "pg_partition_ancestors"(Regclass) -> R::Argument(0), like("iif($1,'[]',NULL)");
     "generate_series"(Int4, Int4) -> INT4, Emit::Planner;
     "generate_series"(Int8, Int8) -> INT8, Emit::Planner;
     "generate_series"(Int4, Int4, Int4) -> INT4, Emit::Planner;
@@ -555,6 +557,28 @@ const WINDOWS: &[Signature] = overloads! { Window, false;
     "nth_value"(AnyElement, Int4) -> R::Argument(0), call("nth_value");
 };
 
+const FUNCTIONS: &[&[Signature]] = &[
+    STRINGS,
+    LENIENT,
+    NUMBERS,
+    TIMES,
+    DOCUMENTS,
+    SETS,
+    AGGREGATES,
+    WINDOWS,
+    crate::system::SIGNATURES,
+];
+
+/// Every function of the table.
+pub fn all_signatures() -> impl Iterator<Item = &'static Signature> {
+    FUNCTIONS.iter().copied().flatten()
+}
+
+/// Every operator of the table.
+pub fn all_operators() -> impl Iterator<Item = &'static Signature> {
+    OPERATORS.iter()
+}
+
 /// Every overload of a function, by its lower-case name; empty if there is none.
 ///
 /// Functions of the session, the clock and the catalog (`now`, `nextval`, `current_setting`,
@@ -562,9 +586,7 @@ const WINDOWS: &[Signature] = overloads! { Window, false;
 #[must_use]
 pub fn signatures(name: &str) -> &'static [Signature] {
     static BY_NAME: LazyLock<Index> = LazyLock::new(|| {
-        index(&[
-            STRINGS, LENIENT, NUMBERS, TIMES, DOCUMENTS, SETS, AGGREGATES, WINDOWS,
-        ])
+        index(FUNCTIONS)
     });
     BY_NAME.get(name).map_or(&[], Vec::as_slice)
 }

@@ -27,7 +27,8 @@ mod values;
 use springhead_proto::{SqlError, Value, ValueRef};
 
 pub use casts::{Cast, CastContext, assign, cast};
-pub use catalog::{operators, signatures};
+pub use catalog::{all_operators, all_signatures, operators, signatures};
+pub use strings::quote_ident;
 pub use signature::{ArgType, Class, Emit, ResultType, Signature, Volatility};
 
 /// The most bytes that one function call may produce; more is refused (54000).

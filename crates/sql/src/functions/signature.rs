@@ -1,6 +1,6 @@
 //! One overload of a PostgreSQL function or operator, and what it becomes.
 
-use crate::types::PgType;
+use crate::types::{PgType, Reg};
 
 /// One overload.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,14 @@ pub enum ArgType {
     Uuid,
     Json,
     Jsonb,
+    Name,
+    Regclass,
+    Regtype,
+    Regproc,
+    Regnamespace,
+    Regrole,
+    /// name[].
+    NameArray,
     /// text[].
     TextArray,
     Int4Array,
@@ -82,6 +90,8 @@ pub enum Emit {
     /// `name($*)`.
     Call(&'static str),
     Template(&'static str),
+    /// `sh_sys('name', $*)`: a question about the catalog ([`crate::system::calls`]).
+    System(&'static str),
     /// The planner writes it itself: it depends on the session, on the clock, or on the grammar.
     Planner,
 }
@@ -127,6 +137,13 @@ impl ArgType {
             ArgType::Uuid => PgType::Uuid,
             ArgType::Json => PgType::Json,
             ArgType::Jsonb => PgType::Jsonb,
+            ArgType::Name => PgType::Name,
+            ArgType::Regclass => PgType::Reg(Reg::Class),
+            ArgType::Regtype => PgType::Reg(Reg::Type),
+            ArgType::Regproc => PgType::Reg(Reg::Proc),
+            ArgType::Regnamespace => PgType::Reg(Reg::Namespace),
+            ArgType::Regrole => PgType::Reg(Reg::Role),
+            ArgType::NameArray => PgType::Name.array(),
             ArgType::TextArray => PgType::Text.array(),
             ArgType::Int4Array => PgType::Int4.array(),
             ArgType::Int8Array => PgType::Int8.array(),
@@ -162,6 +179,10 @@ impl Signature {
         match self.emit {
             Emit::Call(name) => Some(render(&format!("{name}($*)"), args)),
             Emit::Template(template) => Some(render(template, args)),
+            Emit::System(name) => {
+                let template = if args.is_empty() { "" } else { ",$*" };
+                Some(format!("sh_sys('{name}'{})", render(template, args)))
+            }
             Emit::Planner => None,
         }
     }

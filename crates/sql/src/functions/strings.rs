@@ -440,7 +440,9 @@ fn format_text(pattern: &str, values: &[Option<String>]) -> Result<String, SqlEr
     Ok(out)
 }
 
-fn quote_ident(name: &str) -> String {
+/// A name as it must be written in a statement.
+#[must_use]
+pub fn quote_ident(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name
             .bytes()

@@ -75,6 +75,11 @@ impl Analyzer<'_> {
             };
             let index = self.expression(index)?;
             let index = self.coerce(&index, &PgType::Int4, CastContext::Assignment)?;
+            // The catalogs' vectors count from 0.
+            let index = match value.ty {
+                PgType::Int2Vector | PgType::OidVector => format!("({index}+1)"),
+                _ => index,
+            };
             let array = self.text(&value)?;
             value = Typed::new(
                 format!(

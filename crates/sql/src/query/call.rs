@@ -382,7 +382,7 @@ impl Analyzer<'_> {
                 let list: Vec<String> = texts.into_iter().map(|(text, _)| text).collect();
                 format!("{name}({})", list.join(","))
             }
-            Emit::Template(_) => choice.signature.render(&texts).ok_or_else(|| {
+            Emit::Template(_) | Emit::System(_) => choice.signature.render(&texts).ok_or_else(|| {
                 SqlError::unsupported(format_args!("the aggregate {}", call.name))
             })?,
             Emit::Planner => {

@@ -586,7 +586,7 @@ fn quantified(test: &str, from: &str, all: bool, unknown: &str) -> Typed {
 fn compares_as_stored(from: &PgType, ty: &PgType) -> bool {
     let moment = |ty: &PgType| matches!(ty, PgType::Date | PgType::Timestamp | PgType::Timestamptz);
     let plain = |ty: &PgType| matches!(ty, PgType::Text | PgType::Varchar(_) | PgType::Name);
-    from.is_integer() && ty.is_integer()
+    (from.is_integer() || matches!(from, PgType::Reg(_))) && ty.is_integer()
         || moment(from) && moment(ty)
         || plain(from) && plain(ty)
         || from == ty
@@ -597,6 +597,13 @@ fn comparison_type(left: &PgType, right: &PgType) -> Option<PgType> {
     use PgType as T;
     if left == right {
         return Some(left.clone());
+    }
+    // An object id by name beside one without.
+    match (left, right) {
+        (T::Reg(_), T::Reg(_) | T::Oid) | (T::Oid, T::Reg(_)) => return Some(T::Oid),
+        (T::Reg(_), other) if other.is_integer() => return Some(T::Int8),
+        (other, T::Reg(_)) if other.is_integer() => return Some(T::Int8),
+        _ => {}
     }
     if left.is_integer() && right.is_integer() {
         return Some(T::Int8);

@@ -7,6 +7,23 @@ use crate::types::PgType;
 
 use super::names;
 
+/// The type that a text names.
+///
+/// # Errors
+/// As [`pg_type`]; 42601 for what is no type's name.
+pub(crate) fn parse(text: &str) -> Result<PgType, SqlError> {
+    let parsed = sqlparser::parser::Parser::new(&sqlparser::dialect::PostgreSqlDialect {})
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_data_type())
+        .map_err(|_| {
+            SqlError::new(
+                ErrorCode::SyntaxError,
+                format!("invalid type name \"{text}\""),
+            )
+        })?;
+    pg_type(&parsed)
+}
+
 /// The type that a statement names.
 ///
 /// # Errors
@@ -63,7 +80,7 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
             element => element.array(),
         }),
         DataType::Custom(name, modifiers) => custom(name, modifiers),
-        DataType::Regclass => Err(SqlError::unsupported("type regclass")),
+        DataType::Regclass => Ok(PgType::Reg(crate::types::Reg::Class)),
         other => Err(SqlError::unsupported(format_args!(
             "type {}",
             other.to_string().to_ascii_lowercase()
@@ -73,6 +90,15 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
 
 fn custom(name: &sqlparser::ast::ObjectName, modifiers: &[String]) -> Result<PgType, SqlError> {
     let parts = names::parts(name)?;
+    // `char` is character(1) only without quotes and schema.
+    let is_quoted = name
+        .0
+        .last()
+        .and_then(|part| part.as_ident())
+        .is_some_and(|ident| ident.quote_style.is_some());
+    if parts.last().is_some_and(|base| base == "char") && (is_quoted || parts.len() == 2) {
+        return Ok(PgType::InternalChar);
+    }
     let base = match parts.as_slice() {
         [base] => base,
         [schema, base] if schema == "pg_catalog" => base,

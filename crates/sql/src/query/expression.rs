@@ -117,6 +117,7 @@ pub(crate) fn table_relation(table: &Table, alias: &str, id: Option<&str>) -> Re
             .map(|&place| sql(&table.columns[place]))
             .collect(),
         is_scalar: false,
+        table_oid: Some(crate::system::oids::table(table)),
     }
 }
 
@@ -330,9 +331,6 @@ impl Analyzer<'_> {
     }
 
     fn cast(&mut self, expr: &Expr, data_type: &ast::DataType) -> Result<Typed, SqlError> {
-        if matches!(data_type, ast::DataType::Regclass) {
-            return self.regclass(expr);
-        }
         let ty = pg_type(data_type)?;
         if let (Expr::Array(array), PgType::Array(element)) = (expr, &ty) {
             return self.array_of(&array.elem, Some((**element).clone()));

@@ -350,6 +350,14 @@ impl Analyzer<'_> {
                 .collect();
             return aliased(sql, id, bare, columns, alias);
         }
+        if let Some(relation) = crate::system::resolve(schema.as_deref(), &bare) {
+            let shown = alias.map_or(bare, |alias| fold(&alias.name));
+            let (sql, mut relation) = self.system_relation(relation, &shown);
+            if let Some(alias) = alias {
+                relation.columns = renamed_columns(relation.columns, alias, &shown)?;
+            }
+            return Ok(FromItem::of(sql, relation));
+        }
         let (qualified, relation) = self.relation(name)?;
         match relation {
             catalog::Relation::Table(collection) => {
@@ -516,6 +524,9 @@ impl Analyzer<'_> {
             }
             return self.integer_series(values, ordinality, alias, place);
         }
+        if function == "generate_subscripts" && values.len() == 2 {
+            return self.subscripts(values, alias, place);
+        }
         let types: Vec<PgType> = values.iter().map(|value| value.ty.clone()).collect();
         let overloads = crate::functions::signatures(function);
         if !overloads
@@ -549,6 +560,36 @@ impl Analyzer<'_> {
             origin: None,
         };
         rows_of(&array, id, column, ordinality, alias)
+    }
+
+    /// generate_subscripts(array, 1): the places of an array's elements.
+    fn subscripts(
+        &mut self,
+        values: &[Typed],
+        alias: Option<&TableAlias>,
+        place: Location,
+    ) -> Result<FromItem, SqlError> {
+        let (array, dimension) = (&values[0], self.text(&values[1])?);
+        if array.ty.element().is_none() {
+            return Err(self.no_function("generate_subscripts", values, place));
+        }
+        let is_vector = matches!(array.ty, PgType::Int2Vector | PgType::OidVector);
+        let array = self.text(array)?;
+        let id = self.fresh('r');
+        let column = ScopeColumn {
+            name: "generate_subscripts".to_owned(),
+            sql: if is_vector {
+                format!("{id}.key")
+            } else {
+                format!("({id}.key+1)")
+            },
+            ty: PgType::Int4,
+            nullable: false,
+            origin: None,
+        };
+        // Arrays are told by one dimension here; of another they have no places.
+        let array = format!("iif({dimension}=1,{array},NULL)");
+        rows_of(&array, id, column, false, alias)
     }
 
     /// Whether an expression names nothing of this FROM, so that it can stand in a query of its own.
@@ -795,6 +836,7 @@ fn aliased(
             columns,
             key: Vec::new(),
             is_scalar: false,
+            table_oid: None,
         },
     ))
 }

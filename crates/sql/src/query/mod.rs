@@ -24,6 +24,7 @@ pub(crate) mod scope;
 pub(crate) mod select;
 pub(crate) mod snapshot;
 pub(crate) mod special;
+pub(crate) mod system;
 pub(crate) mod typed;
 pub(crate) mod window;
 
@@ -185,6 +186,7 @@ pub(crate) fn plan_query(
 ) -> Result<PlanKind, SqlError> {
     let analyzed = analyzer.query(query)?;
     let (sql, columns) = analyzed.into_top_level(analyzer)?;
+    let sql = system::show_names(sql, &columns);
     if analyzer.has_effects || !analyzer.sequences.is_empty() {
         return Ok(PlanKind::Write(Write {
             verb: WriteVerb::Select,

@@ -28,7 +28,12 @@ struct Candidate {
 /// The overload that a call means; `None` if there is none, or no single best one.
 pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Option<Choice> {
     // A binary operator with one open operand is first tried as if both had the same type.
+    let takes_array = overloads.iter().any(|signature| {
+        matches!(signature.args, [ArgType::AnyArray, ArgType::Any])
+            && signature.name.starts_with("array_")
+    });
     if let [left, right] = types
+        && !takes_array
         && (*left == PgType::Unknown) != (*right == PgType::Unknown)
     {
         let known = if *left == PgType::Unknown {

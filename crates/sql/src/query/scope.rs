@@ -53,6 +53,8 @@ pub(crate) struct Relation {
     pub(crate) key: Vec<String>,
     /// A function of one column: its name alone is that column.
     pub(crate) is_scalar: bool,
+    /// What its `tableoid` is, if it is a table.
+    pub(crate) table_oid: Option<u32>,
 }
 
 /// A column that can be named.
@@ -94,6 +96,17 @@ impl ScopeColumn {
             origin: self.origin,
             place: Location::empty(),
         }
+    }
+}
+
+/// `tableoid`, which `*` does not show.
+fn table_oid_column(oid: u32) -> ScopeColumn {
+    ScopeColumn {
+        name: "tableoid".to_owned(),
+        sql: oid.to_string(),
+        ty: PgType::Oid,
+        nullable: false,
+        origin: None,
     }
 }
 
@@ -239,7 +252,15 @@ impl Analyzer<'_> {
                         .is_none_or(|schema| relation.schema.as_ref() == Some(schema))
             });
             if let Some(relation) = relation {
-                let Some(column) = relation.columns.iter().find(|column| column.name == name)
+                let hidden = relation
+                    .table_oid
+                    .filter(|_| name == "tableoid")
+                    .map(table_oid_column);
+                let Some(column) = relation
+                    .columns
+                    .iter()
+                    .find(|column| column.name == name)
+                    .or(hidden.as_ref())
                 else {
                     let error = SqlError::new(
                         ErrorCode::UndefinedColumn,

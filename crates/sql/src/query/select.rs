@@ -712,6 +712,10 @@ fn type_name(data_type: &ast::DataType) -> Option<String> {
 /// `pg_type.typname`.
 pub(crate) fn internal_name(ty: &PgType) -> &'static str {
     match ty {
+        PgType::InternalChar => "char",
+        PgType::Int2Vector => "int2vector",
+        PgType::OidVector => "oidvector",
+        PgType::Reg(reg) => reg.name(),
         PgType::Bool => "bool",
         PgType::Int2 => "int2",
         PgType::Int4 => "int4",

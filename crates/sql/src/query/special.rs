@@ -78,7 +78,6 @@ impl Analyzer<'_> {
             "nextval" | "currval" | "setval" | "lastval" => {
                 return self.sequence_call(call).map(Some);
             }
-            "pg_get_serial_sequence" => return self.serial_sequence(call).map(Some),
             "current_setting" | "set_config" | "pg_notify" => {
                 return self.setting_call(call).map(Some);
             }
@@ -89,9 +88,6 @@ impl Analyzer<'_> {
             "current_timestamp" | "localtimestamp" | "localtime"
         );
         if !call.args.is_empty() && !takes_precision {
-            if call.name == "current_schemas" {
-                return Err(self.at(SqlError::unsupported("current_schemas()"), call.place));
-            }
             return Ok(None);
         }
         if call.bare && !is_special_word(&call.name) {
@@ -217,62 +213,6 @@ impl Analyzer<'_> {
         };
         let name = object_name(text)?;
         self.relation(&name)
-    }
-
-    /// `'name'::regclass`: the relation's id.
-    pub(crate) fn regclass(&mut self, expr: &Expr) -> Result<Typed, SqlError> {
-        let (_, relation) = self.relation_constant(expr)?;
-        let id = match relation {
-            Relation::Table(id) => id.0,
-            Relation::Sequence(id) | Relation::View(id) => id,
-            Relation::Index(_) => return Err(SqlError::unsupported("an index as a regclass")),
-        };
-        Ok(Typed::new(id.to_string(), PgType::Oid).not_null())
-    }
-
-    fn serial_sequence(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
-        let [table, column] = call.args.as_slice() else {
-            return Err(self.no_function(&call.name, &[], call.place));
-        };
-        let (name, relation) = self.relation_constant(table)?;
-        let column = self.expression(column)?;
-        let Node::Literal(column) = &column.node else {
-            return Err(self.at(
-                SqlError::unsupported("a column's name that is no constant"),
-                call.place,
-            ));
-        };
-        let table = match relation {
-            Relation::Table(id) => self.catalog.table(id),
-            _ => None,
-        };
-        let Some(table) = table else {
-            return Err(SqlError::new(
-                ErrorCode::WrongObjectType,
-                format!("\"{}\" is not a table", name.name),
-            ));
-        };
-        let Some(column) = table
-            .columns
-            .iter()
-            .find(|c| c.name == *column && !c.hidden)
-        else {
-            return Err(SqlError::new(
-                ErrorCode::UndefinedColumn,
-                format!(
-                    "column \"{column}\" of relation \"{}\" does not exist",
-                    name.name
-                ),
-            ));
-        };
-        let sequence = column.sequence.and_then(|id| self.catalog.sequence(id));
-        Ok(match sequence {
-            Some(sequence) => {
-                let text = format!("{}.{}", sequence.name.schema, sequence.name.name);
-                Typed::new(super::names::quote_text(&text), PgType::Text)
-            }
-            None => Typed::new("NULL".to_owned(), PgType::Text),
-        })
     }
 
     fn setting_call(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {

@@ -155,6 +155,8 @@ fn base_of(ty: &PgType) -> PgType {
         PgType::Varchar(Some(_)) => PgType::Varchar(None),
         PgType::Char(_) => PgType::Text,
         PgType::Numeric(_) => PgType::Numeric(None),
+        // Its name, which is looked up when the statement runs.
+        PgType::Reg(_) => PgType::Text,
         PgType::Array(element) => base_of(element).array(),
         other => other.clone(),
     }
@@ -207,6 +209,14 @@ impl Analyzer<'_> {
     ) -> Result<String, SqlError> {
         match &value.node {
             Node::Null => Ok("NULL".to_owned()),
+            Node::Literal(text) if matches!(target, PgType::Reg(_)) => {
+                let PgType::Reg(reg) = target else {
+                    unreachable!("just matched")
+                };
+                super::system::reg_constant(self.catalog, self.context, *reg, text)
+                    .map(|oid| oid.to_string())
+                    .map_err(|error| self.at(error, value.place))
+            }
             Node::Literal(text) => {
                 let read = if context == CastContext::Explicit {
                     types::input_explicit
@@ -248,7 +258,7 @@ impl Analyzer<'_> {
         let text = format!("?{}", index + 1);
         let known = self.parameter_type(index);
         let bound_as = if known == PgType::Unknown {
-            if context == CastContext::Explicit {
+            if context == CastContext::Explicit || matches!(target, PgType::Reg(_)) {
                 base_of(target)
             } else {
                 target.clone()
@@ -286,6 +296,16 @@ impl Analyzer<'_> {
             functions::assign(from, target).filter(|cast| cast.context <= context)
         };
         match cast {
+            // What a table keeps cannot depend on names.
+            Some(cast) if self.rules.place.is_some() && cast.asks_catalog() => Err(self.at(
+                SqlError::unsupported(format_args!(
+                    "a cast from {} to {} in {}",
+                    from.base_name(),
+                    target.base_name(),
+                    self.rules.place.unwrap_or_default()
+                )),
+                value.place,
+            )),
             Some(cast) => Ok(cast.render(sql)),
             None => Err(self.at(cannot_coerce(from, target), value.place)),
         }

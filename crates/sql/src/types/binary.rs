@@ -65,7 +65,7 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         PgType::Int2 => Value::Integer(int2()?.into()),
         PgType::Int4 => Value::Integer(int4()?.into()),
         PgType::Int8 => Value::Integer(int8()?),
-        PgType::Oid => Value::Integer(int4()?.cast_unsigned().into()),
+        PgType::Oid | PgType::Reg(_) => Value::Integer(int4()?.cast_unsigned().into()),
         PgType::Float4 => {
             let value = bytes
                 .try_into()
@@ -89,9 +89,12 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         }
         PgType::Varchar(Some(length)) => Value::Text(fit(text()?, *length, ty, false)?.to_owned()),
         PgType::Char(length) => Value::Text(pad(fit(text()?, *length, ty, false)?, *length)),
-        PgType::Text | PgType::Varchar(None) | PgType::Name | PgType::Unknown | PgType::Json => {
-            super::input(ty, text()?)?
-        }
+        PgType::Text
+        | PgType::Varchar(None)
+        | PgType::Name
+        | PgType::InternalChar
+        | PgType::Unknown
+        | PgType::Json => super::input(ty, text()?)?,
         PgType::Jsonb => match text()?.strip_prefix('\u{1}') {
             Some(text) => super::input(ty, text)?,
             None => return Err(wrong()),
@@ -128,6 +131,8 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         }
         PgType::Uuid => Value::Text(uuid::from_bytes(bytes.try_into().map_err(|_| wrong())?)),
         PgType::Array(element) => Value::Text(read_array(element, bytes)?.ok_or_else(wrong)?),
+        PgType::Int2Vector => Value::Text(read_array(&PgType::Int2, bytes)?.ok_or_else(wrong)?),
+        PgType::OidVector => Value::Text(read_array(&PgType::Oid, bytes)?.ok_or_else(wrong)?),
         PgType::Void => Value::Null,
     })
 }
@@ -142,7 +147,7 @@ pub fn output_binary(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             clippy::cast_possible_truncation,
             reason = "a stored integer or oid has 32 bits"
         )]
-        (PgType::Int4 | PgType::Oid, ValueRef::Integer(value)) => {
+        (PgType::Int4 | PgType::Oid | PgType::Reg(_), ValueRef::Integer(value)) => {
             out.extend((value as i32).to_be_bytes())
         }
         (PgType::Int8 | PgType::Time, ValueRef::Integer(value)) => out.extend(value.to_be_bytes()),
@@ -193,6 +198,11 @@ pub fn output_binary(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(text.as_bytes());
         }
         (PgType::Array(element), ValueRef::Text(stored)) => write_array(element, stored, out),
+        (PgType::Int2Vector, ValueRef::Text(stored)) => write_array(&PgType::Int2, stored, out),
+        (PgType::OidVector, ValueRef::Text(stored)) => write_array(&PgType::Oid, stored, out),
+        (PgType::Reg(_), ValueRef::Text(shown)) => {
+            out.extend(super::reg::oid_of(shown).to_be_bytes());
+        }
         (_, ValueRef::Blob(bytes)) => out.extend_from_slice(bytes),
         _ => output_text(ty, value, out),
     }

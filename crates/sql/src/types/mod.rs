@@ -37,6 +37,7 @@ pub mod interval;
 pub mod json;
 pub mod json_in;
 pub mod numeric;
+pub mod reg;
 pub mod text;
 pub mod uuid;
 
@@ -47,6 +48,7 @@ use springhead_proto::{ErrorCode, SqlError};
 
 pub use binary::{input_binary, output_binary};
 pub use json_in::input_json;
+pub use reg::Reg;
 pub use text::{input, input_explicit, output_json, output_text};
 
 #[cfg(doc)]
@@ -83,6 +85,13 @@ pub enum PgType {
     Json,
     Jsonb,
     Array(Box<PgType>),
+    /// The catalogs' one-byte `"char"`.
+    InternalChar,
+    /// The catalogs' arrays whose subscripts start at 0, stored as other arrays are.
+    Int2Vector,
+    OidVector,
+    /// An object id that is shown by name.
+    Reg(Reg),
     /// A literal or parameter whose type the context has not decided.
     Unknown,
     /// The result of a function called for its effect (`pg_notify`).
@@ -132,10 +141,14 @@ impl PgType {
         match self {
             PgType::Bool => 16,
             PgType::Bytea => 17,
+            PgType::InternalChar => 18,
             PgType::Name => 19,
             PgType::Int8 => 20,
             PgType::Int2 => 21,
+            PgType::Int2Vector => 22,
             PgType::Int4 => 23,
+            PgType::OidVector => 30,
+            PgType::Reg(reg) => reg.oid(),
             PgType::Text => 25,
             PgType::Oid => 26,
             PgType::Json => 114,
@@ -163,6 +176,10 @@ impl PgType {
         match self {
             PgType::Bool => 1000,
             PgType::Bytea => 1001,
+            PgType::InternalChar => 1002,
+            PgType::Int2Vector => 1006,
+            PgType::OidVector => 1013,
+            PgType::Reg(reg) => reg.array_oid(),
             PgType::Name => 1003,
             PgType::Int2 => 1005,
             PgType::Int4 => 1007,
@@ -205,9 +222,14 @@ impl PgType {
     #[must_use]
     pub const fn size(&self) -> i16 {
         match self {
-            PgType::Bool => 1,
+            PgType::Bool | PgType::InternalChar => 1,
             PgType::Int2 => 2,
-            PgType::Int4 | PgType::Oid | PgType::Float4 | PgType::Date | PgType::Void => 4,
+            PgType::Int4
+            | PgType::Oid
+            | PgType::Reg(_)
+            | PgType::Float4
+            | PgType::Date
+            | PgType::Void => 4,
             PgType::Int8
             | PgType::Float8
             | PgType::Time
@@ -227,10 +249,13 @@ impl PgType {
         Some(match oid {
             16 => PgType::Bool,
             17 => PgType::Bytea,
+            18 => PgType::InternalChar,
             19 => PgType::Name,
             20 => PgType::Int8,
             21 => PgType::Int2,
+            22 => PgType::Int2Vector,
             23 => PgType::Int4,
+            30 => PgType::OidVector,
             25 => PgType::Text,
             26 => PgType::Oid,
             114 => PgType::Json,
@@ -256,6 +281,7 @@ impl PgType {
             3802 => PgType::Jsonb,
             1000 => PgType::Bool.array(),
             1001 => PgType::Bytea.array(),
+            1002 => PgType::InternalChar.array(),
             1003 => PgType::Name.array(),
             1005 => PgType::Int2.array(),
             1007 => PgType::Int4.array(),
@@ -275,7 +301,11 @@ impl PgType {
             199 => PgType::Json.array(),
             2951 => PgType::Uuid.array(),
             3807 => PgType::Jsonb.array(),
-            _ => return None,
+            other => {
+                return Reg::from_oid(other)
+                    .map(PgType::Reg)
+                    .or_else(|| Reg::from_array_oid(other).map(|reg| PgType::Reg(reg).array()));
+            }
         })
     }
 
@@ -316,6 +346,10 @@ impl PgType {
             PgType::Uuid => "uuid",
             PgType::Json => "json",
             PgType::Jsonb => "jsonb",
+            PgType::InternalChar => "\"char\"",
+            PgType::Int2Vector => "int2vector",
+            PgType::OidVector => "oidvector",
+            PgType::Reg(reg) => reg.name(),
             PgType::Unknown => "unknown",
             PgType::Void => "void",
             PgType::Array(element) => return Cow::Owned(format!("{}[]", element.sql_name())),
@@ -397,8 +431,14 @@ impl PgType {
             "uuid" => PgType::Uuid,
             "json" => PgType::Json,
             "jsonb" => PgType::Jsonb,
+            "\"char\"" => PgType::InternalChar,
+            "int2vector" => PgType::Int2Vector,
+            "oidvector" => PgType::OidVector,
             "unknown" => PgType::Unknown,
             "void" => PgType::Void,
+            other if Reg::from_name(other).is_some() => {
+                PgType::Reg(Reg::from_name(other).expect("just looked"))
+            }
             _ => {
                 return Err(SqlError::new(
                     ErrorCode::UndefinedObject,
@@ -425,6 +465,7 @@ impl PgType {
             | PgType::Int4
             | PgType::Int8
             | PgType::Oid
+            | PgType::Reg(_)
             | PgType::Date
             | PgType::Time
             | PgType::Timestamp
@@ -440,6 +481,9 @@ impl PgType {
             | PgType::Json
             | PgType::Jsonb
             | PgType::Array(_)
+            | PgType::InternalChar
+            | PgType::Int2Vector
+            | PgType::OidVector
             | PgType::Unknown
             | PgType::Void => StorageClass::Text,
         }
@@ -485,15 +529,20 @@ impl PgType {
             | PgType::Int4
             | PgType::Int8
             | PgType::Oid
+            | PgType::Reg(_)
             | PgType::Float4
             | PgType::Float8
             | PgType::Numeric(_) => Category::Numeric,
-            PgType::Text | PgType::Varchar(_) | PgType::Char(_) | PgType::Name => Category::String,
+            PgType::Text
+            | PgType::Varchar(_)
+            | PgType::Char(_)
+            | PgType::Name
+            | PgType::InternalChar => Category::String,
             PgType::Date | PgType::Time | PgType::Timestamp | PgType::Timestamptz => {
                 Category::DateTime
             }
             PgType::Interval => Category::Timespan,
-            PgType::Array(_) => Category::Array,
+            PgType::Array(_) | PgType::Int2Vector | PgType::OidVector => Category::Array,
             PgType::Bytea | PgType::Uuid | PgType::Json | PgType::Jsonb => Category::User,
             PgType::Unknown => Category::Unknown,
             PgType::Void => Category::Pseudo,
@@ -529,7 +578,7 @@ impl PgType {
         matches!(self.category(), Category::Numeric)
     }
 
-    /// text, varchar, char and name.
+    /// text, varchar, char, name and "char".
     #[must_use]
     pub const fn is_string(&self) -> bool {
         matches!(self.category(), Category::String)
@@ -555,6 +604,8 @@ impl PgType {
     pub fn element(&self) -> Option<&PgType> {
         match self {
             PgType::Array(element) => Some(element),
+            PgType::Int2Vector => Some(&PgType::Int2),
+            PgType::OidVector => Some(&PgType::Oid),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@
 
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 
-use super::{PgType, array, bytea, datetime, float, interval, json, numeric, uuid};
+use super::{PgType, array, bytea, datetime, float, interval, json, numeric, reg, uuid};
 
 /// Reads a value as PostgreSQL's input function of the type does, and as it is assigned to a column
 /// of the type: varchar(n) and char(n) refuse what is too long unless only blanks are cut (22001).
@@ -59,6 +59,14 @@ fn read(ty: &PgType, text: &str, explicit: bool) -> Result<Value, SqlError> {
         }
         PgType::Jsonb => Value::Text(json::normalise(text)?),
         PgType::Array(element) => Value::Text(array::read(element, text)?),
+        PgType::InternalChar => Value::Text(first_char(text_without_nul(text)?).to_owned()),
+        PgType::Int2Vector | PgType::OidVector => {
+            let element = ty.element().expect("vectors have elements");
+            let list: Vec<&str> = text.split_ascii_whitespace().collect();
+            Value::Text(array::read(element, &format!("{{{}}}", list.join(",")))?)
+        }
+        // Names are looked up by the planner, or by a cast from text when the statement runs.
+        PgType::Reg(_) => Value::Integer(read_oid(text)?),
         PgType::Void => Value::Null,
     })
 }
@@ -86,6 +94,16 @@ pub fn output_text(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
         (_, ValueRef::Integer(value)) => write_int(value, out),
         (PgType::Interval, ValueRef::Blob(bytes)) => interval::write(bytes, out),
         (PgType::Array(element), ValueRef::Text(value)) => array::write(element, value, out),
+        (PgType::Int2Vector | PgType::OidVector, ValueRef::Text(value)) => {
+            out.extend(value.bytes().filter_map(|byte| match byte {
+                b'[' | b']' => None,
+                b',' => Some(b' '),
+                byte => Some(byte),
+            }));
+        }
+        (PgType::Reg(_), ValueRef::Text(value)) => {
+            out.extend_from_slice(reg::name_of(value).as_bytes());
+        }
         (_, ValueRef::Text(value)) => out.extend_from_slice(value.as_bytes()),
         (_, ValueRef::Blob(bytes)) => bytea::write(bytes, out),
     }
@@ -101,8 +119,16 @@ pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
         (PgType::Int2 | PgType::Int4 | PgType::Int8, ValueRef::Integer(value)) => {
             write_int(value, out)
         }
+        (PgType::Int2Vector | PgType::OidVector, ValueRef::Text(value)) => {
+            out.extend_from_slice(value.as_bytes());
+        }
         (
-            PgType::Text | PgType::Varchar(_) | PgType::Char(_) | PgType::Name | PgType::Unknown,
+            PgType::Text
+            | PgType::Varchar(_)
+            | PgType::Char(_)
+            | PgType::Name
+            | PgType::InternalChar
+            | PgType::Unknown,
             ValueRef::Text(value),
         ) => {
             json::write_string(value, out);
@@ -301,6 +327,11 @@ pub(crate) fn pad(text: &str, length: u32) -> String {
     padded.push_str(text);
     padded.extend(std::iter::repeat_n(' ', missing));
     padded
+}
+
+/// `"char"` keeps one character.
+fn first_char(text: &str) -> &str {
+    text.chars().next().map_or("", |c| &text[..c.len_utf8()])
 }
 
 /// At most 63 bytes, whole characters.

@@ -1,0 +1,340 @@
+//! Databases, roles, settings, and what the server does now.
+
+use springhead_proto::SqlError;
+
+use super::cell::{NULL, row};
+use super::oids;
+use super::shape::{Relation, nothing, relation};
+use super::{Row, View};
+
+pub(super) const RELATIONS: &[Relation] = &[
+    relation!(live "pg_catalog", "pg_database", 1262, pg_database, {
+        "oid": Oid, "datname": Name, "datdba": Oid, "encoding": Int4, "datlocprovider": Char,
+        "datistemplate": Bool, "datallowconn": Bool, "datconnlimit": Int4,
+        "datfrozenxid": Oid, "datminmxid": Oid, "dattablespace": Oid, "datcollate": Text,
+        "datctype": Text, "daticulocale": Text, "datcollversion": Text, "datacl": TextArray,
+    }),
+    relation!(live "pg_catalog", "pg_roles", 0, pg_roles, {
+        "rolname": Name, "rolsuper": Bool, "rolinherit": Bool, "rolcreaterole": Bool,
+        "rolcreatedb": Bool, "rolcanlogin": Bool, "rolreplication": Bool,
+        "rolconnlimit": Int4, "rolpassword": Text, "rolvaliduntil": Timestamptz,
+        "rolbypassrls": Bool, "rolconfig": TextArray, "oid": Oid,
+    }),
+    relation!(live "pg_catalog", "pg_authid", 1260, pg_authid, {
+        "oid": Oid, "rolname": Name, "rolsuper": Bool, "rolinherit": Bool,
+        "rolcreaterole": Bool, "rolcreatedb": Bool, "rolcanlogin": Bool,
+        "rolreplication": Bool, "rolbypassrls": Bool, "rolconnlimit": Int4,
+        "rolpassword": Text, "rolvaliduntil": Timestamptz,
+    }),
+    relation!(live "pg_catalog", "pg_user", 0, pg_user, {
+        "usename": Name, "usesysid": Oid, "usecreatedb": Bool, "usesuper": Bool,
+        "userepl": Bool, "usebypassrls": Bool, "passwd": Text, "valuntil": Timestamptz,
+        "useconfig": TextArray,
+    }),
+    relation!(live "pg_catalog", "pg_group", 0, nothing, {
+        "groname": Name, "grosysid": Oid, "grolist": OidArray,
+    }),
+    relation!(live "pg_catalog", "pg_auth_members", 1261, nothing, {
+        "roleid": Oid, "member": Oid, "grantor": Oid, "admin_option": Bool,
+    }),
+    relation!("pg_catalog", "pg_db_role_setting", 2964, nothing, {
+        "setdatabase": Oid, "setrole": Oid, "setconfig": TextArray,
+    }),
+    relation!("pg_catalog", "pg_tablespace", 1213, pg_tablespace, {
+        "oid": Oid, "spcname": Name, "spcowner": Oid, "spcacl": TextArray,
+        "spcoptions": TextArray,
+    }),
+    relation!(live "pg_catalog", "pg_settings", 0, pg_settings, {
+        "name": Text, "setting": Text, "unit": Text, "category": Text, "short_desc": Text,
+        "extra_desc": Text, "context": Text, "vartype": Text, "source": Text,
+        "min_val": Text, "max_val": Text, "enumvals": TextArray, "boot_val": Text,
+        "reset_val": Text, "sourcefile": Text, "sourceline": Int4, "pending_restart": Bool,
+    }),
+    relation!(live "pg_catalog", "pg_stat_activity", 0, pg_stat_activity, {
+        "datid": Oid, "datname": Name, "pid": Int4, "leader_pid": Int4, "usesysid": Oid,
+        "usename": Name, "application_name": Text, "client_addr": Text,
+        "client_hostname": Text, "client_port": Int4, "backend_start": Timestamptz,
+        "xact_start": Timestamptz, "query_start": Timestamptz, "state_change": Timestamptz,
+        "wait_event_type": Text, "wait_event": Text, "state": Text, "backend_xid": Oid,
+        "backend_xmin": Oid, "query_id": Int8, "query": Text, "backend_type": Text,
+    }),
+    relation!("pg_catalog", "pg_stat_all_tables", 0, pg_stat_all_tables, {
+        "relid": Oid, "schemaname": Name, "relname": Name, "seq_scan": Int8,
+        "seq_tup_read": Int8, "idx_scan": Int8, "idx_tup_fetch": Int8, "n_tup_ins": Int8,
+        "n_tup_upd": Int8, "n_tup_del": Int8, "n_tup_hot_upd": Int8, "n_live_tup": Int8,
+        "n_dead_tup": Int8, "n_mod_since_analyze": Int8, "n_ins_since_vacuum": Int8,
+        "last_vacuum": Timestamptz, "last_autovacuum": Timestamptz,
+        "last_analyze": Timestamptz, "last_autoanalyze": Timestamptz, "vacuum_count": Int8,
+        "autovacuum_count": Int8, "analyze_count": Int8, "autoanalyze_count": Int8,
+    }),
+    relation!("pg_catalog", "pg_stat_user_tables", 0, pg_stat_user_tables, {
+        "relid": Oid, "schemaname": Name, "relname": Name, "seq_scan": Int8,
+        "seq_tup_read": Int8, "idx_scan": Int8, "idx_tup_fetch": Int8, "n_tup_ins": Int8,
+        "n_tup_upd": Int8, "n_tup_del": Int8, "n_tup_hot_upd": Int8, "n_live_tup": Int8,
+        "n_dead_tup": Int8, "n_mod_since_analyze": Int8, "n_ins_since_vacuum": Int8,
+        "last_vacuum": Timestamptz, "last_autovacuum": Timestamptz,
+        "last_analyze": Timestamptz, "last_autoanalyze": Timestamptz, "vacuum_count": Int8,
+        "autovacuum_count": Int8, "analyze_count": Int8, "autoanalyze_count": Int8,
+    }),
+    relation!("pg_catalog", "pg_locks", 0, nothing, {
+        "locktype": Text, "database": Oid, "relation": Oid, "page": Int4, "tuple": Int2,
+        "virtualxid": Text, "transactionid": Oid, "classid": Oid, "objid": Oid,
+        "objsubid": Int2, "virtualtransaction": Text, "pid": Int4, "mode": Text,
+        "granted": Bool, "fastpath": Bool, "waitstart": Timestamptz,
+    }),
+    relation!("pg_catalog", "pg_prepared_xacts", 0, nothing, {
+        "transaction": Oid, "gid": Text, "prepared": Timestamptz, "owner": Name,
+        "database": Name,
+    }),
+    relation!("pg_catalog", "pg_timezone_names", 0, pg_timezone_names, {
+        "name": Text, "abbrev": Text, "utc_offset": Text, "is_dst": Bool,
+    }),
+];
+
+fn pg_database(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for (id, name) in view.session.databases() {
+        rows.push(row![
+            oids::database(id),
+            name,
+            oids::ROLE_OWNER,
+            6,
+            "c",
+            false,
+            true,
+            -1,
+            0,
+            0,
+            oids::TABLESPACE_DEFAULT,
+            "C",
+            "C.UTF-8",
+            NULL,
+            NULL,
+            NULL,
+        ]);
+    }
+    Ok(())
+}
+
+/// A role as the views show it.
+pub(super) struct Role {
+    pub(super) name: String,
+    superuser: bool,
+    bypass_rls: bool,
+    login: bool,
+}
+
+/// The roles there are: the owner of everything, and who asks.
+pub(super) fn roles(view: &View<'_>) -> Vec<Role> {
+    let mut all = vec![Role {
+        name: "postgres".to_owned(),
+        superuser: true,
+        bypass_rls: true,
+        login: true,
+    }];
+    let mut own: Vec<&str> = vec![&view.identity.role];
+    own.extend(view.identity.roles.iter().map(|role| &**role));
+    let user = view.session.setting("session_user");
+    own.extend(user.as_deref());
+    for name in own {
+        if !all.iter().any(|role| role.name == name) {
+            all.push(Role {
+                name: name.to_owned(),
+                superuser: view.identity.superuser,
+                bypass_rls: view.identity.bypass_rls,
+                login: true,
+            });
+        }
+    }
+    all
+}
+
+/// A role's name by its object id.
+pub(super) fn role_name(view: &View<'_>, oid: u32) -> Option<String> {
+    roles(view)
+        .into_iter()
+        .map(|role| role.name)
+        .find(|name| oids::role(name) == oid)
+}
+
+fn pg_roles(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for role in roles(view) {
+        rows.push(row![
+            &role.name,
+            role.superuser,
+            true,
+            role.superuser,
+            role.superuser,
+            role.login,
+            role.superuser,
+            -1,
+            "********",
+            NULL,
+            role.bypass_rls,
+            NULL,
+            oids::role(&role.name),
+        ]);
+    }
+    Ok(())
+}
+
+/// Without the verifiers: these never leave the server.
+fn pg_authid(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for role in roles(view) {
+        rows.push(row![
+            oids::role(&role.name),
+            &role.name,
+            role.superuser,
+            true,
+            role.superuser,
+            role.superuser,
+            role.login,
+            role.superuser,
+            role.bypass_rls,
+            -1,
+            NULL,
+            NULL,
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_user(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for role in roles(view).iter().filter(|role| role.login) {
+        rows.push(row![
+            &role.name,
+            oids::role(&role.name),
+            role.superuser,
+            role.superuser,
+            role.superuser,
+            role.bypass_rls,
+            "********",
+            NULL,
+            NULL,
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_tablespace(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for (oid, name) in [
+        (oids::TABLESPACE_DEFAULT, "pg_default"),
+        (1664, "pg_global"),
+    ] {
+        rows.push(row![oid, name, oids::ROLE_OWNER, NULL, NULL]);
+    }
+    Ok(())
+}
+
+fn pg_settings(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for (name, value) in view.session.settings() {
+        let kind = match value.as_str() {
+            "on" | "off" => "bool",
+            _ => "string",
+        };
+        rows.push(row![
+            name,
+            &value,
+            NULL,
+            "Springhead",
+            "",
+            NULL,
+            "user",
+            kind,
+            "default",
+            NULL,
+            NULL,
+            NULL,
+            &value,
+            &value,
+            NULL,
+            NULL,
+            false,
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_stat_activity(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    let setting = |name: &str| view.session.setting(name);
+    let user = setting("session_user").unwrap_or_default();
+    let pid: i64 = setting("backend_pid")
+        .and_then(|pid| pid.parse().ok())
+        .unwrap_or(0);
+    rows.push(row![
+        oids::database(view.session.database_id()),
+        setting("current_database"),
+        pid,
+        NULL,
+        oids::role(&user),
+        user,
+        setting("application_name"),
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        "active",
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        "client backend",
+    ]);
+    Ok(())
+}
+
+fn pg_stat_all_tables(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    table_statistics(view, rows, |_| true)
+}
+
+fn pg_stat_user_tables(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    table_statistics(view, rows, |schema| schema == "public")
+}
+
+/// Nothing is counted: the numbers are NULL rather than wrong.
+fn table_statistics(
+    view: &View<'_>,
+    rows: &mut Vec<Row>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), SqlError> {
+    for table in view.catalog.tables_by_id() {
+        if !wanted(&table.name.schema) {
+            continue;
+        }
+        rows.push(row![
+            oids::table(table),
+            &table.name.schema,
+            &table.name.name,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+            NULL,
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_timezone_names(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    rows.push(row!["UTC", "UTC", "00:00:00", false]);
+    Ok(())
+}
