@@ -260,7 +260,10 @@ unsafe impl VTabCursor for SystemCursor<'_> {
         })?;
         self.places = match usize::try_from(idx_num).ok().and_then(|n| n.checked_sub(1)) {
             Some(column) => {
-                let wanted = args.iter().next().unwrap_or(rusqlite::types::ValueRef::Null);
+                let wanted = args
+                    .iter()
+                    .next()
+                    .unwrap_or(rusqlite::types::ValueRef::Null);
                 let wanted = from_sqlite(wanted).map_err(|error| self.context.fail(error))?;
                 Places::These {
                     places: table.matching(column, wanted).to_vec(),
@@ -295,9 +298,9 @@ unsafe impl VTabCursor for SystemCursor<'_> {
     fn rowid(&self) -> rusqlite::Result<i64> {
         let place = match &self.places {
             Places::All { next } => *next,
-            Places::These { places, next } => {
-                places.get(*next).map_or(0, |place| usize::try_from(*place).unwrap_or(0))
-            }
+            Places::These { places, next } => places
+                .get(*next)
+                .map_or(0, |place| usize::try_from(*place).unwrap_or(0)),
         };
         i64::try_from(place).map_err(|_| rusqlite::Error::InvalidQuery)
     }

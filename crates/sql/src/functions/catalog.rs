@@ -585,9 +585,7 @@ pub fn all_operators() -> impl Iterator<Item = &'static Signature> {
 /// `pg_notify`, `version`, …) are not here: the planner and the engine own them.
 #[must_use]
 pub fn signatures(name: &str) -> &'static [Signature] {
-    static BY_NAME: LazyLock<Index> = LazyLock::new(|| {
-        index(FUNCTIONS)
-    });
+    static BY_NAME: LazyLock<Index> = LazyLock::new(|| index(FUNCTIONS));
     BY_NAME.get(name).map_or(&[], Vec::as_slice)
 }
 

@@ -28,8 +28,8 @@ use springhead_proto::{SqlError, Value, ValueRef};
 
 pub use casts::{Cast, CastContext, assign, cast};
 pub use catalog::{all_operators, all_signatures, operators, signatures};
-pub use strings::quote_ident;
 pub use signature::{ArgType, Class, Emit, ResultType, Signature, Volatility};
+pub use strings::quote_ident;
 
 /// The most bytes that one function call may produce; more is refused (54000).
 pub const MAX_RESULT_BYTES: usize = 256 << 20;

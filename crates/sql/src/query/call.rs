@@ -382,9 +382,11 @@ impl Analyzer<'_> {
                 let list: Vec<String> = texts.into_iter().map(|(text, _)| text).collect();
                 format!("{name}({})", list.join(","))
             }
-            Emit::Template(_) | Emit::System(_) => choice.signature.render(&texts).ok_or_else(|| {
-                SqlError::unsupported(format_args!("the aggregate {}", call.name))
-            })?,
+            Emit::Template(_) | Emit::System(_) => {
+                choice.signature.render(&texts).ok_or_else(|| {
+                    SqlError::unsupported(format_args!("the aggregate {}", call.name))
+                })?
+            }
             Emit::Planner => {
                 return Err(self.at(
                     SqlError::unsupported(format_args!("the aggregate {}", call.name)),

@@ -100,7 +100,9 @@ pub(crate) fn show_names(sql: String, columns: &[OutputColumn]) -> String {
     if !columns.iter().any(|column| is_named(&column.pg_type)) {
         return sql;
     }
-    let names: Vec<String> = (0..columns.len()).map(|place| format!("s{place}")).collect();
+    let names: Vec<String> = (0..columns.len())
+        .map(|place| format!("s{place}"))
+        .collect();
     let outputs: Vec<String> = columns
         .iter()
         .zip(&names)

@@ -252,17 +252,16 @@ fn show_reg(view: &View<'_>, reg: Reg, oid: u32) -> String {
         return "-".to_owned();
     }
     let name = match reg {
-        Reg::Class => {
-            relation_by_oid(view, oid).map(|name| describe::relation_name(view, &name))
-        }
+        Reg::Class => relation_by_oid(view, oid).map(|name| describe::relation_name(view, &name)),
         Reg::Type => Some(types::format_type(view, oid, None)).filter(|name| name != "???"),
         Reg::Proc | Reg::Procedure => objects::function_name(oid),
         Reg::Namespace => oids::NAMESPACES
             .into_iter()
             .find(|name| oids::namespace(name) == oid)
             .map(str::to_owned),
-        Reg::Role => database::role_name(view, oid)
-            .map(|name| crate::functions::quote_ident(&name)),
+        Reg::Role => {
+            database::role_name(view, oid).map(|name| crate::functions::quote_ident(&name))
+        }
         Reg::Oper | Reg::Operator | Reg::Collation => None,
     };
     name.unwrap_or_else(|| oid.to_string())
@@ -303,7 +302,9 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
             };
             match args.int(1).map(usize::try_from) {
                 None | Some(Ok(0)) => text(describe::index_definition(table, &index)),
-                Some(Ok(number)) => optional(index.keys.get(number - 1).map(|key| key.text.as_str())),
+                Some(Ok(number)) => {
+                    optional(index.keys.get(number - 1).map(|key| key.text.as_str()))
+                }
                 Some(Err(_)) => Value::Null,
             }
         }
@@ -317,15 +318,25 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
                 .and_then(|(id, _)| view.catalog.view(id));
             optional(found.map(|view| relations::view_definition(view)))
         }
-        "pg_get_ruledef" | "pg_get_triggerdef" | "pg_get_functiondef"
-        | "pg_get_function_arguments" | "pg_get_function_identity_arguments"
-        | "pg_get_function_result" | "pg_get_function_sqlbody" | "pg_get_function_arg_default"
-        | "pg_get_partkeydef" | "pg_get_partition_constraintdef" | "pg_get_statisticsobjdef"
-        | "pg_get_statisticsobjdef_columns" | "pg_get_replica_identity_index"
-        | "obj_description" | "col_description" | "shobj_description" => Value::Null,
-        "pg_get_userbyid" => text(
-            database::role_name(view, of).unwrap_or_else(|| format!("unknown (OID={of})")),
-        ),
+        "pg_get_ruledef"
+        | "pg_get_triggerdef"
+        | "pg_get_functiondef"
+        | "pg_get_function_arguments"
+        | "pg_get_function_identity_arguments"
+        | "pg_get_function_result"
+        | "pg_get_function_sqlbody"
+        | "pg_get_function_arg_default"
+        | "pg_get_partkeydef"
+        | "pg_get_partition_constraintdef"
+        | "pg_get_statisticsobjdef"
+        | "pg_get_statisticsobjdef_columns"
+        | "pg_get_replica_identity_index"
+        | "obj_description"
+        | "col_description"
+        | "shobj_description" => Value::Null,
+        "pg_get_userbyid" => {
+            text(database::role_name(view, of).unwrap_or_else(|| format!("unknown (OID={of})")))
+        }
         _ => return None,
     })
 }
@@ -343,7 +354,9 @@ pub(super) fn may_see(view: &View<'_>, relation: u32) -> bool {
 /// Who may do what.
 fn privileges(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Result<Option<Value>, SqlError> {
     Ok(Some(match name {
-        "has_table_privilege" | "has_any_column_privilege" | "has_column_privilege"
+        "has_table_privilege"
+        | "has_any_column_privilege"
+        | "has_column_privilege"
         | "has_sequence_privilege" => {
             // A user may come first.
             let least = if name == "has_column_privilege" { 3 } else { 2 };
@@ -360,9 +373,14 @@ fn privileges(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Result<Option
                     .any(|privilege| may(view, id, &privilege.trim().to_ascii_uppercase())),
             )
         }
-        "has_schema_privilege" | "has_database_privilege" | "has_function_privilege"
-        | "has_type_privilege" | "has_language_privilege" | "has_tablespace_privilege"
-        | "has_server_privilege" | "has_foreign_data_wrapper_privilege" => {
+        "has_schema_privilege"
+        | "has_database_privilege"
+        | "has_function_privilege"
+        | "has_type_privilege"
+        | "has_language_privilege"
+        | "has_tablespace_privilege"
+        | "has_server_privilege"
+        | "has_foreign_data_wrapper_privilege" => {
             let wanted = args.text(args.0.len() - 1).to_ascii_uppercase();
             bool(view.identity.superuser || !wanted.contains("CREATE"))
         }
@@ -387,7 +405,10 @@ fn facts(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
         }
         "pg_type_is_visible" => {
             let found = oids::id_of(args.oid(0)).and_then(|(id, _)| {
-                let table = view.catalog.table(CollectionId(id)).map(|table| &table.name);
+                let table = view
+                    .catalog
+                    .table(CollectionId(id))
+                    .map(|table| &table.name);
                 table.or_else(|| view.catalog.view(id).map(|view| &view.name))
             });
             bool(found.is_none_or(|name| is_found(view, name)))
@@ -411,8 +432,12 @@ fn facts(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
             cell::texts(path)
         }
         // SQLite does not count pages by table.
-        "pg_table_size" | "pg_relation_size" | "pg_total_relation_size" | "pg_indexes_size"
-        | "pg_tablespace_size" | "pg_sequence_last_value" => Value::Null,
+        "pg_table_size"
+        | "pg_relation_size"
+        | "pg_total_relation_size"
+        | "pg_indexes_size"
+        | "pg_tablespace_size"
+        | "pg_sequence_last_value" => Value::Null,
         "pg_database_size" => {
             let own = match args.0.first() {
                 Some(ValueRef::Text(name)) => {
@@ -484,10 +509,6 @@ fn is_found(view: &View<'_>, name: &QualifiedName) -> bool {
     super::resolve(None, &name.name).is_none()
         && path
             .iter()
-            .find(|schema| {
-                view.catalog
-                    .resolve(Some(schema), &name.name)
-                    .is_some()
-            })
+            .find(|schema| view.catalog.resolve(Some(schema), &name.name).is_some())
             .is_some_and(|schema| *schema == name.schema)
 }

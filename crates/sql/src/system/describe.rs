@@ -5,9 +5,7 @@ use springhead_proto::CollectionId;
 
 use super::View;
 use super::oids::{self, Part};
-use crate::catalog::{
-    Check, Column, ForeignKey, QualifiedName, ReferentialAction, Table, Unique,
-};
+use crate::catalog::{Check, Column, ForeignKey, QualifiedName, ReferentialAction, Table, Unique};
 use crate::functions::quote_ident;
 use crate::types::PgType;
 
@@ -354,10 +352,7 @@ pub(super) fn default_text(view: &View<'_>, column: &Column) -> Option<String> {
         }
         let sequence = view.catalog.sequence(id)?;
         let name = relation_name(view, &sequence.name);
-        return Some(format!(
-            "nextval('{}'::regclass)",
-            name.replace('\'', "''")
-        ));
+        return Some(format!("nextval('{}'::regclass)", name.replace('\'', "''")));
     }
     let text = column.default.as_deref()?;
     Some(decorated(text, &column.pg_type))
@@ -453,10 +448,7 @@ pub(super) fn split_name(text: &str) -> Option<Vec<String>> {
 }
 
 /// An index by its object id, with its table.
-pub(super) fn index_by_oid<'a>(
-    view: &View<'a>,
-    oid: u32,
-) -> Option<(&'a Table, IndexView<'a>)> {
+pub(super) fn index_by_oid<'a>(view: &View<'a>, oid: u32) -> Option<(&'a Table, IndexView<'a>)> {
     view.catalog.tables.values().find_map(|table| {
         indexes(table)
             .into_iter()

@@ -37,7 +37,10 @@ fn hash(value: ValueRef<'_>) -> u64 {
         ValueRef::Null => {}
         ValueRef::Integer(value) => value.hash(&mut hasher),
         // What equals an integer must be found with it.
-        #[expect(clippy::cast_possible_truncation, reason = "only whole numbers get here")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "only whole numbers get here"
+        )]
         ValueRef::Real(value) if value.fract() == 0.0 && value.abs() < 1e15 => {
             (value as i64).hash(&mut hasher);
         }

@@ -137,9 +137,7 @@ pub(super) const RELATIONS: &[Relation] = &[
 ];
 
 fn database(view: &View<'_>) -> String {
-    view.session
-        .setting("current_database")
-        .unwrap_or_default()
+    view.session.setting("current_database").unwrap_or_default()
 }
 
 /// Tables that the identity may do something with.
@@ -310,9 +308,11 @@ fn numeric_traits(ty: &PgType) -> (Option<i64>, Option<i64>, Option<i64>) {
         PgType::Int8 => (Some(64), Some(2), Some(0)),
         PgType::Float4 => (Some(24), Some(2), None),
         PgType::Float8 => (Some(53), Some(2), None),
-        PgType::Numeric(Some((precision, scale))) => {
-            (Some(i64::from(*precision)), Some(10), Some(i64::from(*scale)))
-        }
+        PgType::Numeric(Some((precision, scale))) => (
+            Some(i64::from(*precision)),
+            Some(10),
+            Some(i64::from(*scale)),
+        ),
         PgType::Numeric(None) => (None, Some(10), None),
         _ => (None, None, None),
     }

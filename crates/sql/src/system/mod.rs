@@ -12,8 +12,8 @@ mod describe;
 mod functions;
 mod index;
 mod information;
-pub mod oids;
 mod objects;
+pub mod oids;
 mod relations;
 mod shape;
 mod types;
@@ -141,7 +141,8 @@ impl Table {
         let mut rows = Vec::new();
         (relation.rows)(view, &mut rows)?;
         debug_assert!(
-            rows.iter().all(|row: &Row| row.len() == relation.columns.len()),
+            rows.iter()
+                .all(|row: &Row| row.len() == relation.columns.len()),
             "{} has rows of another width",
             relation.name
         );

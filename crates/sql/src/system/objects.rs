@@ -197,7 +197,10 @@ fn function_oid(signature: &Signature) -> u32 {
         .into_iter()
         .map(|oid| oid.to_string())
         .collect();
-    oids::named("function", &format!("{}({})", signature.name, types.join(",")))
+    oids::named(
+        "function",
+        &format!("{}({})", signature.name, types.join(",")),
+    )
 }
 
 fn argument_oids(signature: &Signature) -> Vec<i64> {
@@ -225,7 +228,10 @@ fn result_oid(signature: &Signature) -> u32 {
     use functions::ResultType as R;
     match signature.result {
         R::Of(arg) => argument_oid(arg),
-        R::Argument(place) => signature.args.get(place).map_or(2283, |arg| argument_oid(*arg)),
+        R::Argument(place) => signature
+            .args
+            .get(place)
+            .map_or(2283, |arg| argument_oid(*arg)),
         R::ArrayOf(_) => 2277,
         R::ElementOf(_) => 2283,
         R::Void => 2278,

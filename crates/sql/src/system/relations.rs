@@ -535,7 +535,8 @@ fn constraint_row(view: &View<'_>, table: &Table, constraint: &ConstraintView<'_
 /// The index that a foreign key's target is unique by.
 fn parent_index(parent: &Table, key: &catalog::ForeignKey) -> u32 {
     let same = |ids: &[u32]| {
-        ids.len() == key.parent_columns.len() && ids.iter().all(|id| key.parent_columns.contains(id))
+        ids.len() == key.parent_columns.len()
+            && ids.iter().all(|id| key.parent_columns.contains(id))
     };
     if parent.key_name.is_some() && same(&parent.key_ids()) {
         return oids::of(parent.id, Part::PrimaryKey);
@@ -635,7 +636,15 @@ fn pg_depend(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
         for constraint in describe::constraints(table) {
             let constraint_oid = constraint.oid(table);
             for column in constraint.columns(table) {
-                rows.push(row![PG_CONSTRAINT, constraint_oid, 0, PG_CLASS, oid, column, "a"]);
+                rows.push(row![
+                    PG_CONSTRAINT,
+                    constraint_oid,
+                    0,
+                    PG_CLASS,
+                    oid,
+                    column,
+                    "a"
+                ]);
             }
             match &constraint {
                 ConstraintView::Primary { .. } | ConstraintView::Unique(_) => {

@@ -129,7 +129,10 @@ macro_rules! relation {
 pub(super) use relation;
 
 /// A relation that has no rows here.
-#[allow(clippy::unnecessary_wraps, reason = "the type that all row makers have")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the type that all row makers have"
+)]
 pub(super) fn nothing(_: &View<'_>, _: &mut Vec<Row>) -> Result<(), SqlError> {
     Ok(())
 }

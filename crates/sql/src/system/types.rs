@@ -277,9 +277,7 @@ pub(super) fn layout(ty: &PgType) -> (&'static str, &'static str) {
     }
     BASE.iter()
         .find(|base| base.oid == ty.oid())
-        .map_or(("i", "x"), |base| {
-            (&base.traits[2..3], &base.traits[3..4])
-        })
+        .map_or(("i", "x"), |base| (&base.traits[2..3], &base.traits[3..4]))
 }
 
 fn pg_type(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
@@ -403,7 +401,10 @@ fn pg_cast(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     Ok(())
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "the type that all row makers have")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the type that all row makers have"
+)]
 fn pg_collation(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for (oid, name, provider, locale) in [
         (oids::COLLATION_DEFAULT, "default", "d", None),
@@ -502,7 +503,10 @@ pub(super) fn find(view: &View<'_>, name: &str) -> Option<u32> {
         if let Some((oid, ..)) = PSEUDO.iter().find(|(_, pseudo, ..)| *pseudo == bare) {
             return Some(*oid);
         }
-        if let Some(base) = BASE.iter().find(|base| bare.strip_prefix('_') == Some(base.name)) {
+        if let Some(base) = BASE
+            .iter()
+            .find(|base| bare.strip_prefix('_') == Some(base.name))
+        {
             return Some(base.array);
         }
         if let Ok(ty) = crate::query::data_type::parse(text) {
