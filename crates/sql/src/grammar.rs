@@ -90,20 +90,32 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
         words = [words[1], word];
         at = end;
     }
-    // Last to first, so that the places before stay true. Errors after such a string may be placed
-    // too far to the left, which is all that is lost.
-    for (start, end) in gaps.into_iter().rev() {
-        prepared.sql.to_mut().replace_range(start..end, "");
-        for mark in prepared
-            .marks
-            .symmetric
-            .iter_mut()
-            .filter(|mark| **mark >= end)
-        {
-            *mark -= end - start;
-        }
+    // Errors after such a string may be placed too far to the left, which is all that is lost.
+    if !gaps.is_empty() {
+        close_gaps(&mut prepared, &gaps);
     }
     Ok(prepared)
+}
+
+/// Cuts ranges out, which are in order, and moves the marks behind them.
+fn close_gaps(prepared: &mut Prepared<'_>, gaps: &[(usize, usize)]) {
+    let mut closed = String::with_capacity(prepared.sql.len());
+    let mut at = 0;
+    let mut marks = prepared.marks.symmetric.iter_mut().peekable();
+    let mut cut = 0;
+    for &(start, end) in gaps {
+        while let Some(mark) = marks.next_if(|mark| **mark < end) {
+            *mark -= cut;
+        }
+        closed.push_str(&prepared.sql[at..start]);
+        cut += end - start;
+        at = end;
+    }
+    for mark in marks {
+        *mark -= cut;
+    }
+    closed.push_str(&prepared.sql[at..]);
+    prepared.sql = Cow::Owned(closed);
 }
 
 fn is(word: &str, wanted: &str) -> bool {
@@ -140,6 +152,13 @@ mod tests {
             prepare("select 'a'\n  'b' 'c'").expect("it scans").sql,
             "select 'ab' 'c'"
         );
+        let prepared = prepare("select 'a'\n'b'\n'c' between symmetric 'd'\n'e' and symmetric")
+            .expect("it scans");
+        assert_eq!(
+            prepared.sql,
+            "select 'abc' between           'de' and symmetric"
+        );
+        assert_eq!(prepared.marks.symmetric, [30]);
         assert_eq!(
             prepare("select 'symmetric', a").expect("it scans").sql,
             "select 'symmetric', a"

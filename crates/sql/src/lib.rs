@@ -16,6 +16,7 @@ pub mod functions;
 mod grammar;
 pub mod lift;
 pub mod listen;
+mod nesting;
 pub mod plan;
 pub mod planner;
 pub mod query;

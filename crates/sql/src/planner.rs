@@ -10,6 +10,7 @@ use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{Query, SetExpr, Statement};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::Tokenizer;
 
 use crate::access::Identity;
 use crate::catalog::Catalog;
@@ -19,10 +20,13 @@ use crate::plan::{Parameter, Plan, PlanKind};
 use crate::query::Analyzer;
 use crate::query::scope::Scope;
 use crate::types::PgType;
-use crate::{control, copy, ddl, dml, listen, query, roles};
+use crate::{control, copy, ddl, dml, listen, nesting, query, roles};
 
 pub use crate::dml::document::{delete_document, get_document, patch_document, put_document};
 pub use crate::query::snapshot::snapshot_query;
+
+/// Stack that parsing needs at its limit of nesting, with room to spare. In bytes.
+const PARSER_STACK: usize = 3 << 19;
 
 /// What planning depends on beside the catalog. Plans may be shared between sessions whose contexts
 /// are equal.
@@ -154,9 +158,10 @@ fn parse_marked(sql: &str, context: &PlanContext) -> Result<(Statement, Marks), 
     let prepared = prepare(sql)?;
     let sql = &*prepared.sql;
     let mut parser = parser(sql, context.max_depth)?;
-    let statement = parser
-        .parse_statement()
-        .map_err(|error| parse_error(sql, &error))?;
+    // Not all of the parser's recursion looks after its stack.
+    let statement =
+        stacker::maybe_grow(PARSER_STACK, 2 * PARSER_STACK, || parser.parse_statement())
+            .map_err(|error| parse_error(sql, &error))?;
     expect_end(&mut parser, sql)?;
     Ok((statement, prepared.marks))
 }
@@ -197,10 +202,13 @@ fn check_size(sql: &str, most: usize) -> Result<(), SqlError> {
 
 fn parser(sql: &str, max_depth: usize) -> Result<Parser<'static>, SqlError> {
     static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
-    Parser::new(&DIALECT)
+    let tokens = Tokenizer::new(&DIALECT, sql)
+        .tokenize_with_location()
+        .map_err(|error| parse_error(sql, &error.into()))?;
+    nesting::check(&tokens)?;
+    Ok(Parser::new(&DIALECT)
         .with_recursion_limit(max_depth)
-        .try_with_sql(sql)
-        .map_err(|error| parse_error(sql, &error))
+        .with_tokens_with_locations(tokens))
 }
 
 fn expect_end(parser: &mut Parser<'_>, sql: &str) -> Result<(), SqlError> {
@@ -330,6 +338,10 @@ fn explain(
     });
     if analyze || asks_to_run {
         return Err(SqlError::unsupported("EXPLAIN ANALYZE"));
+    }
+    // Refused here, and not after its turn, or a row of EXPLAINs would be a recursion.
+    if matches!(statement, Statement::Explain { .. }) {
+        return Err(SqlError::unsupported("EXPLAIN of this statement"));
     }
     let catalog_version = analyzer.catalog.version;
     let (kind, parameters) = dispatch(catalog, analyzer, statement)?;

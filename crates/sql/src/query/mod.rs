@@ -40,6 +40,10 @@ use crate::plan::{PlanKind, Query, Write, WriteVerb};
 use crate::planner::PlanContext;
 use crate::types::PgType;
 
+/// With less stack than this left, analysis goes on with [`STACK_MORE`] of it. In bytes.
+const STACK_LEFT: usize = 256 << 10;
+const STACK_MORE: usize = 2 << 20;
+
 use params::ParamState;
 use scope::Scope;
 
@@ -146,7 +150,8 @@ impl<'a> Analyzer<'a> {
             ));
         }
         self.depth += 1;
-        let result = analyze(self);
+        // What is within the limit may still be more than is left of a small thread's stack.
+        let result = stacker::maybe_grow(STACK_LEFT, STACK_MORE, || analyze(self));
         self.depth -= 1;
         result
     }

@@ -149,6 +149,8 @@ impl Db {
                 let result = self.select(&write.sql, &write.returning, params);
                 match &result {
                     Ok(_) => self.batch("RELEASE s")?,
+                    // A write that is interrupted takes the whole transaction with it.
+                    Err(_) if self.conn.is_autocommit() => {}
                     Err(_) => self.batch("ROLLBACK TO s; RELEASE s")?,
                 }
                 let rows = result?;
@@ -268,6 +270,11 @@ impl Db {
             return error;
         }
         match error {
+            rusqlite::Error::SqliteFailure(code, _)
+                if code.code == rusqlite::ErrorCode::OperationInterrupted =>
+            {
+                SqlError::new(ErrorCode::QueryCanceled, "interrupted")
+            }
             rusqlite::Error::SqliteFailure(code, message) => {
                 let message = message.clone().unwrap_or_default();
                 let error = errors::translate(&self.catalog, code.extended_code, &message);
