@@ -281,6 +281,19 @@ settings! {
         wal_limit_bytes: Size = Size(engine().wal_limit_bytes);
     }
     section "Users" {
+        /// File of the certificate and its chain (PEM); with it both protocols speak TLS. Read again
+        /// when it changes, and on SIGHUP.
+        tls_certificate: String = String::new();
+        /// File of the certificate's private key (PEM).
+        tls_key: String = String::new();
+        /// Whether connections without TLS are refused, once there are users.
+        tls_required: bool = false;
+        /// Failed logins of a user from an address that cost nothing; ten times as many of any users.
+        login_free_failures: u32 = 5;
+        /// How long the next login is refused after one more failure; doubles with each.
+        login_delay: Duration = Duration::from_secs(1);
+        /// The longest delay.
+        login_delay_max: Duration = Duration::from_secs(60);
         /// Entries of the audit that are kept; older ones are deleted.
         audit_rows: u64 = engine().audit_rows;
     }

@@ -5,6 +5,7 @@
 //! for; [`pgwire`] and [`http`] turn bytes into calls of the engine. No SQL is parsed here and no
 //! change is rendered: that is the engine's.
 
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod http;

@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::auth::{Auth, AuthError};
 use crate::cli::Progress;
 use crate::config::Config;
 use crate::lock::{DataDir, DataDirError};
@@ -26,6 +27,9 @@ use crate::{http, pgwire};
 
 /// How long the clients of a poisoned log get to be told "outcome unknown".
 const POISON_GRACE: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether certificates have changed.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What all connections of a node share.
 pub struct NodeState {
@@ -35,6 +39,8 @@ pub struct NodeState {
     pub started: Instant,
     /// Who is connected over the PostgreSQL protocol.
     pub pg: pgwire::Registry,
+    /// Who is who.
+    pub auth: Auth,
 }
 
 /// Told once, to everyone: the node is stopping.
@@ -76,7 +82,7 @@ pub enum NodeError {
         what: String,
     },
     #[error(
-        "{setting} = {address} is not a loopback address, and without users anyone could connect there; listen on 127.0.0.1 or [::1], or put a proxy that authenticates in front"
+        "{setting} = {address} is not a loopback address, and without users anyone could connect there; listen on 127.0.0.1 or [::1] and make a user first (springhead user create)"
     )]
     OpenToTheWorld {
         setting: &'static str,
@@ -91,6 +97,8 @@ pub enum NodeError {
     Log(#[from] LogError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     #[error("{what}: {error}")]
     System {
         what: &'static str,
@@ -133,12 +141,19 @@ where
     let opened = tokio::task::spawn_blocking(move || open(&opening, &log_dir, open_log)).await;
     let engine = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
+    for (setting, address) in [("pg", pg_address), ("http", http_address)] {
+        if engine.roles().is_open && !is_loopback(address.ip()) {
+            return Err(NodeError::OpenToTheWorld { setting, address });
+        }
+    }
     let addresses = (local(&pg_listener)?, local(&http_listener)?);
+    let auth = Auth::open(&config)?;
     let state = Arc::new(NodeState {
         engine,
         config,
         started: Instant::now(),
         pg: pgwire::Registry::default(),
+        auth,
     });
     let (switch, shutdown) = Shutdown::new();
     let mut servers = JoinSet::new();
@@ -149,6 +164,7 @@ where
     ));
     servers.spawn(http::serve(http_listener, Arc::clone(&state), shutdown));
     let maintenance = tokio::spawn(maintain(Arc::clone(&state)));
+    let keeper = tokio::spawn(keep_auth(Arc::clone(&state)));
     announce(&state, addresses);
 
     let ended = wait_for_the_end(&mut signals, &state.engine).await;
@@ -160,6 +176,7 @@ where
         state.config.shutdown_grace
     };
     drain(&mut servers, &mut signals, grace).await;
+    keeper.abort();
     stop(state, maintenance, ended.is_ok()).await;
     drop(data_dir);
     ended
@@ -195,9 +212,14 @@ where
 /// Programs read this line to learn the ports when they asked for port 0.
 fn announce(state: &NodeState, (pg, http): (SocketAddr, SocketAddr)) {
     println!(
-        "springhead {} is ready: postgres://{pg}/default and http://{http}, data in {} (open mode: no users, loopback only)",
+        "springhead {} is ready: postgres://{pg}/default and http://{http}, data in {} ({})",
         env!("CARGO_PKG_VERSION"),
         state.config.data_dir.display(),
+        if state.engine.roles().is_open {
+            "open mode: no users, loopback only"
+        } else {
+            "users log in"
+        },
     );
 }
 
@@ -241,6 +263,27 @@ async fn stop(state: Arc<NodeState>, maintenance: JoinHandle<()>, in_order: bool
     }
 }
 
+/// Writes the audit, and reads certificates and keys again when their files change or on SIGHUP.
+async fn keep_auth(state: Arc<NodeState>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP is not listened to");
+            return;
+        }
+    };
+    let watch_files = async {
+        let mut ticks = tokio::time::interval(RELOAD_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => state.auth.reload(false),
+                _ = ticks.tick() => state.auth.reload(true),
+            }
+        }
+    };
+    tokio::join!(watch_files, state.auth.write_audit(&state.engine));
+}
+
 async fn maintain(state: Arc<NodeState>) {
     let mut ticks = tokio::time::interval(state.config.maintenance_interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -270,12 +313,6 @@ fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, NodeError
     let resolved: SocketAddr = named.parse().map_err(|_| {
         bad("expected an address and a port, as in 127.0.0.1:6432 or [::1]:6432".to_owned())
     })?;
-    if !is_loopback(resolved.ip()) {
-        return Err(NodeError::OpenToTheWorld {
-            setting,
-            address: resolved,
-        });
-    }
     Ok(resolved)
 }
 
@@ -344,25 +381,19 @@ mod tests {
 
     #[test]
     fn g6_open_mode_listens_on_loopback_only() {
-        for fine in [
-            "127.0.0.1:6432",
-            "127.8.8.8:0",
-            "[::1]:6432",
-            "localhost:6432",
-            "[::ffff:127.0.0.1]:1",
+        for (address, expected) in [
+            ("127.0.0.1:6432", true),
+            ("127.8.8.8:0", true),
+            ("[::1]:6432", true),
+            ("localhost:6432", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:6432", false),
+            ("[::]:6432", false),
+            ("192.168.1.1:6432", false),
+            ("[::ffff:10.0.0.1]:1", false),
         ] {
-            assert!(resolve("pg", fine).is_ok(), "{fine}");
-        }
-        for open in [
-            "0.0.0.0:6432",
-            "[::]:6432",
-            "192.168.1.1:6432",
-            "[::ffff:10.0.0.1]:1",
-        ] {
-            assert!(
-                matches!(resolve("pg", open), Err(NodeError::OpenToTheWorld { .. })),
-                "{open}"
-            );
+            let resolved = resolve("pg", address).unwrap();
+            assert_eq!(is_loopback(resolved.ip()), expected, "{address}");
         }
         for bad in ["", "6432", "127.0.0.1", "example.org:80", "127.0.0.1:99999"] {
             assert!(

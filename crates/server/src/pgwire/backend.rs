@@ -70,6 +70,34 @@ pub fn authentication_ok(out: &mut Vec<u8>) {
     message(out, b'R', |out| out.extend_from_slice(&0_i32.to_be_bytes()));
 }
 
+/// AuthenticationSASL: the mechanisms that a client may choose from.
+pub fn authentication_sasl(out: &mut Vec<u8>, mechanisms: &[&str]) {
+    message(out, b'R', |out| {
+        out.extend_from_slice(&10_i32.to_be_bytes());
+        for mechanism in mechanisms {
+            out.extend_from_slice(mechanism.as_bytes());
+            out.push(0);
+        }
+        out.push(0);
+    });
+}
+
+/// AuthenticationSASLContinue.
+pub fn authentication_sasl_continue(out: &mut Vec<u8>, data: &[u8]) {
+    message(out, b'R', |out| {
+        out.extend_from_slice(&11_i32.to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
+/// AuthenticationSASLFinal.
+pub fn authentication_sasl_final(out: &mut Vec<u8>, data: &[u8]) {
+    message(out, b'R', |out| {
+        out.extend_from_slice(&12_i32.to_be_bytes());
+        out.extend_from_slice(data);
+    });
+}
+
 /// BackendKeyData: what a cancel request must carry.
 pub fn backend_key_data(out: &mut Vec<u8>, process_id: i32, secret: i32) {
     message(out, b'K', |out| {

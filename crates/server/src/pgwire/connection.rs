@@ -15,8 +15,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use springhead_engine::access::Principal;
 use springhead_engine::copy::CopyOutcome;
-use springhead_engine::{Session, TransactionStatus};
+use springhead_engine::{Engine, Session, TransactionStatus};
 use springhead_proto::{ErrorCode, Lsn, SqlError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,11 +26,13 @@ use super::backend::{self, Severity};
 use super::copying::Source;
 use super::extended::Extended;
 use super::frontend::{Frame, FrontendMessage, Mistake};
+use super::login;
 use super::registry::Place;
 use super::results::{SendError, Wire};
 use super::session;
 use super::socket::Input;
 use super::startup::{Startup, read_packet};
+use super::stream::Stream;
 use crate::config::SettingValue;
 use crate::node::{NodeState, Shutdown};
 
@@ -37,6 +40,9 @@ use crate::node::{NodeState, Shutdown};
 /// sends is thrown away meanwhile. Closing at once would reset the connection under the message.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 128 << 20;
+
+/// How long a connection whose credentials were revoked may still take for an answer.
+const REVOKED_GRACE: Duration = Duration::from_millis(200);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -72,14 +78,14 @@ pub async fn run(stream: TcpStream, peer: SocketAddr, state: Arc<NodeState>, shu
     }
     let config = &state.config;
     let mut wire = Wire {
-        stream,
+        stream: Stream::Plain(stream),
         out: Vec::new(),
         buffer_bytes: config.pg_write_buffer_bytes.in_memory(),
         stall: config.pg_write_stall_timeout,
         stall_in_transaction: config.idle_in_transaction_session_timeout,
         in_transaction: false,
     };
-    let ended = converse(&mut wire, &state, shutdown).await;
+    let ended = converse(&mut wire, peer, &state, shutdown).await;
     match ended {
         Ended::Left => tracing::debug!(%peer, "a connection ended"),
         Ended::Socket(error) => tracing::debug!(%peer, %error, "a connection broke"),
@@ -121,10 +127,15 @@ async fn say_goodbye(wire: &mut Wire, error: &SqlError) {
     let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
-async fn converse(wire: &mut Wire, state: &Arc<NodeState>, mut shutdown: Shutdown) -> Ended {
+async fn converse(
+    wire: &mut Wire,
+    peer: SocketAddr,
+    state: &Arc<NodeState>,
+    mut shutdown: Shutdown,
+) -> Ended {
     let mut input = Input::default();
     let opened = tokio::select! {
-        opened = tokio::time::timeout(state.config.pg_startup_timeout, handshake(wire, &mut input, state)) => opened,
+        opened = tokio::time::timeout(state.config.pg_startup_timeout, handshake(wire, &mut input, peer, state)) => opened,
         () = shutdown.requested() => return Ended::Fatal(shutting_down()),
     };
     let opened = opened.unwrap_or_else(|_| {
@@ -154,20 +165,37 @@ async fn converse(wire: &mut Wire, state: &Arc<NodeState>, mut shutdown: Shutdow
         shutdown: Box::pin(async move { shutdown.requested().await }),
         _place: place,
     };
-    match connection.talk().await {
-        Err(ended) => ended,
-        Ok(never) => match never {},
+    let (engine, principal) = (
+        state.engine.clone(),
+        Arc::clone(connection.session.principal()),
+    );
+    tokio::select! {
+        biased;
+        ended = connection.talk() => match ended {
+            Err(ended) => ended,
+            Ok(never) => match never {},
+        },
+        error = revoked(&engine, &principal) => Ended::Fatal(error),
     }
+}
+
+/// Completes when the connection must end because its credentials are no longer good. What it is
+/// doing then, which may be what revoked them, has a moment to be answered.
+async fn revoked(engine: &Engine, principal: &Principal) -> SqlError {
+    let error = engine.revoked(principal).await;
+    tokio::time::sleep(REVOKED_GRACE).await;
+    error
 }
 
 /// Until there is a session, or there is none to be (a cancel request).
 async fn handshake(
     wire: &mut Wire,
     input: &mut Input,
+    peer: SocketAddr,
     state: &NodeState,
 ) -> Result<Option<(Session, Place)>, Ended> {
     // A client may ask for each kind of encryption once.
-    let mut encryption_requests = 0;
+    let (mut asked_for_tls, mut asked_for_gss) = (false, false);
     loop {
         let Some((startup, length)) = read_packet(input.bytes())? else {
             if !input.fill(&mut wire.stream).await? {
@@ -177,15 +205,19 @@ async fn handshake(
         };
         input.consume(length);
         match startup {
-            Startup::Encryption if encryption_requests < 2 => {
-                encryption_requests += 1;
+            Startup::Gss if !asked_for_gss && !wire.stream.is_encrypted() => {
+                asked_for_gss = true;
                 wire.out.push(b'N');
                 wire.flush().await?;
             }
-            Startup::Encryption => {
+            Startup::Tls if !asked_for_tls && !wire.stream.is_encrypted() => {
+                asked_for_tls = true;
+                start_tls(wire, input, state).await?;
+            }
+            Startup::Tls | Startup::Gss => {
                 return Err(SqlError::new(
                     ErrorCode::ProtocolViolation,
-                    "encryption was refused already",
+                    "encryption has been asked for already",
                 )
                 .into());
             }
@@ -194,13 +226,39 @@ async fn handshake(
                 return Ok(None);
             }
             Startup::Session(parameters) => {
-                let opened = session::open(state, &parameters, &mut wire.out).await?;
+                let principal = login::log_in(wire, input, state, &parameters, peer).await?;
+                let opened =
+                    session::open(state, &parameters, &principal, &mut wire.out).await?;
                 backend::ready_for_query(&mut wire.out, b'I');
                 wire.flush().await?;
                 return Ok(Some(opened));
             }
         }
     }
+}
+
+/// Answers a request for TLS, and puts it on the connection if there is a certificate.
+async fn start_tls(wire: &mut Wire, input: &mut Input, state: &NodeState) -> Result<(), Ended> {
+    let Some(tls) = &state.auth.tls else {
+        wire.out.push(b'N');
+        wire.flush().await?;
+        return Ok(());
+    };
+    // What came with the request was not encrypted, and must not be taken for what is
+    // (CVE-2021-23222).
+    if !input.bytes().is_empty() {
+        return Err(SqlError::new(
+            ErrorCode::ProtocolViolation,
+            "received unencrypted data after SSL request",
+        )
+        .into());
+    }
+    wire.out.push(b'S');
+    wire.flush().await?;
+    let plain = wire.stream.take_plain().ok_or(Ended::Left)?;
+    let stream = tls.postgres().accept(plain).await?;
+    wire.stream = Stream::Tls(Box::new(stream));
+    Ok(())
 }
 
 const IDLE_SETTING: &str = "idle_in_transaction_session_timeout";

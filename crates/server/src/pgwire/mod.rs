@@ -10,11 +10,13 @@ mod connection;
 mod copying;
 mod extended;
 mod frontend;
+mod login;
 mod registry;
 mod results;
 mod session;
 mod socket;
 mod startup;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;

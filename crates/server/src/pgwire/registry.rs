@@ -25,6 +25,7 @@ struct Shared {
 struct Inner {
     sessions: usize,
     by_tenant: FxHashMap<TenantId, usize>,
+    by_role: FxHashMap<Arc<str>, usize>,
     /// By the backend process id that clients know.
     cancel: FxHashMap<i32, CancelEntry>,
 }
@@ -39,6 +40,7 @@ struct CancelEntry {
 pub struct Place {
     registry: Registry,
     tenant: TenantId,
+    role: Arc<str>,
     process_id: Option<i32>,
 }
 
@@ -51,7 +53,7 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// Takes a place for a session of `tenant`.
+    /// Takes a place for a session of `role`, which may have `max_of_role`, with `tenant`.
     ///
     /// # Errors
     /// 53300 when there is none.
@@ -60,22 +62,33 @@ impl Registry {
         tenant: TenantId,
         max: usize,
         max_of_tenant: usize,
+        role: &Arc<str>,
+        max_of_role: Option<usize>,
     ) -> Result<Place, SqlError> {
         let mut inner = self.shared.inner.lock();
         if inner.sessions >= max {
             return Err(too_many("pg_max_connections", max));
         }
-        let of_tenant = inner.by_tenant.entry(tenant).or_default();
-        if *of_tenant >= max_of_tenant {
+        let of_tenant = inner.by_tenant.get(&tenant).copied().unwrap_or(0);
+        if of_tenant >= max_of_tenant {
             return Err(too_many("pg_max_connections_per_tenant", max_of_tenant));
         }
-        *of_tenant += 1;
+        let of_role = inner.by_role.get(role).copied().unwrap_or(0);
+        if max_of_role.is_some_and(|max| of_role >= max) {
+            return Err(SqlError::new(
+                ErrorCode::TooManyConnections,
+                format!("too many connections for role \"{role}\""),
+            ));
+        }
+        *inner.by_tenant.entry(tenant).or_default() += 1;
+        *inner.by_role.entry(Arc::clone(role)).or_default() += 1;
         inner.sessions += 1;
         drop(inner);
         self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         Ok(Place {
             registry: self.clone(),
             tenant,
+            role: Arc::clone(role),
             process_id: None,
         })
     }
@@ -133,6 +146,12 @@ impl Drop for Place {
                 inner.by_tenant.remove(&self.tenant);
             }
         }
+        if let Some(count) = inner.by_role.get_mut(&self.role) {
+            *count -= 1;
+            if *count == 0 {
+                inner.by_role.remove(&self.role);
+            }
+        }
         if let Some(process_id) = self.process_id {
             inner.cancel.remove(&process_id);
         }
@@ -154,15 +173,21 @@ mod tests {
     #[test]
     fn places_are_limited_and_given_back() {
         let registry = Registry::default();
-        let first = registry.admit(TenantId(1), 2, 1).unwrap();
-        let error = registry.admit(TenantId(1), 2, 1).unwrap_err();
+        let role: Arc<str> = "ann".into();
+        let admit = |tenant| registry.admit(TenantId(tenant), 2, 1, &role, None);
+        let first = admit(1).unwrap();
+        let error = admit(1).unwrap_err();
         assert_eq!(error.code, ErrorCode::TooManyConnections);
-        let second = registry.admit(TenantId(2), 2, 1).unwrap();
-        assert!(registry.admit(TenantId(3), 2, 1).is_err());
+        let second = admit(2).unwrap();
+        assert!(admit(3).is_err());
         drop(first);
         assert_eq!(registry.sessions(), 1);
-        let _third = registry.admit(TenantId(1), 2, 1).unwrap();
+        let _third = admit(1).unwrap();
         drop(second);
+        let full = registry.admit(TenantId(2), 9, 9, &role, Some(1));
+        assert_eq!(full.unwrap_err().code, ErrorCode::TooManyConnections);
+        let other: Arc<str> = "bob".into();
+        assert!(registry.admit(TenantId(2), 9, 9, &other, Some(1)).is_ok());
         registry.cancel(1, 1);
     }
 }

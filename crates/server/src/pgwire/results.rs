@@ -8,15 +8,15 @@ use springhead_engine::copy::CopyOutcome;
 use springhead_engine::{Outcome, RowChunk, Rows};
 use springhead_proto::SqlError;
 use springhead_sql::plan::OutputColumn;
-use tokio::net::TcpStream;
 
 use super::backend::{self, Formats, Severity};
 use super::copying;
 use super::socket;
+use super::stream::Stream;
 
 /// The sending half of a connection.
 pub struct Wire {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Whole messages, not yet sent.
     pub out: Vec<u8>,
     /// When `out` is longer than this it is sent before more is added.
@@ -204,7 +204,7 @@ mod tests {
     use springhead_proto::ValueRef;
     use springhead_sql::PgType;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -215,7 +215,7 @@ mod tests {
             .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let wire = Wire {
-            stream,
+            stream: Stream::Plain(stream),
             out: Vec::new(),
             buffer_bytes: 64,
             stall: Some(stall),

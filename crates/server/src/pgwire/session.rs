@@ -1,6 +1,8 @@
 //! From a startup packet to a session: which tenant, which settings, what the client is told of
 //! them.
 
+use std::sync::Arc;
+
 use springhead_engine::Session;
 use springhead_engine::access::Principal;
 use springhead_proto::{ErrorCode, SqlError, TenantId};
@@ -28,15 +30,20 @@ const REPORTED: [(&str, &str); 13] = [
     ("TimeZone", "UTC"),
 ];
 
-/// The tenant that a client wants: the one it names; if it names none, the one called as its user;
-/// if there is none, `default`.
+/// The tenant that a client wants: the one it names; if it names none, the one that its role is bound
+/// to, or the one called as its user; if there is none, `default`.
 ///
 /// # Errors
 /// 3D000 for a name that no tenant has.
-fn tenant_of(state: &NodeState, parameters: &StartupParameters) -> Result<TenantId, SqlError> {
-    match &parameters.database {
-        Some(name) => state.engine.tenant_id(name),
-        None => Ok(state
+fn tenant_of(
+    state: &NodeState,
+    parameters: &StartupParameters,
+    principal: &Principal,
+) -> Result<TenantId, SqlError> {
+    match (&parameters.database, state.engine.tenant_of(principal)) {
+        (Some(name), _) => state.engine.tenant_id(name),
+        (None, Some(bound)) => Ok(bound),
+        (None, None) => Ok(state
             .engine
             .tenant_id(&parameters.user)
             .unwrap_or(TenantId::DEFAULT)),
@@ -50,19 +57,31 @@ fn tenant_of(state: &NodeState, parameters: &StartupParameters) -> Result<Tenant
 pub async fn open(
     state: &NodeState,
     parameters: &StartupParameters,
+    principal: &Arc<Principal>,
     out: &mut Vec<u8>,
 ) -> Result<(Session, Place), SqlError> {
-    let tenant = tenant_of(state, parameters)?;
+    let tenant = tenant_of(state, parameters, principal)?;
     let config = &state.config;
+    state.engine.check_tenant(principal, tenant).map_err(|_| {
+        let name = parameters.database.as_deref().unwrap_or(&parameters.user);
+        SqlError::new(
+            ErrorCode::InsufficientPrivilege,
+            format!("permission denied for database \"{name}\""),
+        )
+        .with_detail("User does not have CONNECT privilege.")
+    })?;
+    let roles = state.engine.roles();
+    let role = roles
+        .get(&parameters.user)
+        .filter(|role| !principal.unrestricted && !role.superuser);
     let mut place = state.pg.admit(
         tenant,
         config.pg_max_connections,
         config.pg_max_connections_per_tenant,
+        &principal.user,
+        role.and_then(|role| usize::try_from(role.connection_limit).ok()),
     )?;
-    let mut session = state
-        .engine
-        .session(tenant, &Principal::unrestricted(&parameters.user))
-        .await?;
+    let mut session = state.engine.session(tenant, principal).await?;
     for (name, value) in &parameters.settings {
         if name.eq_ignore_ascii_case("client_encoding") {
             check_encoding(value)?;

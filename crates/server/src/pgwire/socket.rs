@@ -1,5 +1,5 @@
-//! A connection's bytes: what has arrived and is not yet decoded, what is to be sent. TLS will be
-//! another stream under the same two buffers.
+//! A connection's bytes: what has arrived and is not yet decoded, what is to be sent, over a
+//! [`Stream`] with or without TLS.
 //!
 //! Memory follows what the client has really sent and taken: an announced length reserves nothing,
 //! and large buffers are given back.
@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::stream::Stream;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// What is read at a time, at most.
 const READ_BYTES: usize = 8 << 10;
@@ -52,7 +52,7 @@ impl Input {
     ///
     /// # Errors
     /// The socket's.
-    pub async fn fill(&mut self, stream: &mut TcpStream) -> io::Result<bool> {
+    pub async fn fill(&mut self, stream: &mut Stream) -> io::Result<bool> {
         if self.start > 0 {
             // What is left is the beginning of one message: short, or read only once.
             self.bytes.drain(..self.start);
@@ -68,7 +68,7 @@ impl Input {
 /// # Errors
 /// The socket's; `TimedOut` if the client took nothing for `stall`.
 pub async fn send(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     out: &mut Vec<u8>,
     stall: Option<Duration>,
 ) -> io::Result<()> {
@@ -86,6 +86,13 @@ pub async fn send(
         }
         sent += written;
     }
+    // What TLS still keeps is on its way too.
+    match stall {
+        None => stream.flush().await?,
+        Some(stall) => tokio::time::timeout(stall, stream.flush())
+            .await
+            .map_err(|_| stalled(stall))??,
+    }
     out.clear();
     if out.capacity() > 4 * KEEP_BYTES {
         out.shrink_to(KEEP_BYTES);
@@ -97,7 +104,7 @@ pub async fn send(
 ///
 /// # Errors
 /// The socket's.
-pub async fn begin_send(stream: &mut TcpStream, out: &mut Vec<u8>) -> io::Result<()> {
+pub async fn begin_send(stream: &mut Stream, out: &mut Vec<u8>) -> io::Result<()> {
     if out.is_empty() {
         return Ok(());
     }

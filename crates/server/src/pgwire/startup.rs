@@ -19,8 +19,10 @@ const CANCEL_REQUEST: i32 = 80_877_102;
 /// What a new connection wants.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Startup {
-    /// Encryption, of whichever kind; what it wants then follows.
-    Encryption,
+    /// TLS; what it wants then follows.
+    Tls,
+    /// Encryption by GSSAPI.
+    Gss,
     /// To end the statement of another connection.
     Cancel { process_id: i32, secret: i32 },
     /// To talk.
@@ -59,7 +61,8 @@ pub fn read_packet(input: &[u8]) -> Result<Option<(Startup, usize)>, SqlError> {
         .split_first_chunk::<4>()
         .expect("the length is at least 8");
     let startup = match i32::from_be_bytes(*code) {
-        SSL_REQUEST | GSSENC_REQUEST => Startup::Encryption,
+        SSL_REQUEST => Startup::Tls,
+        GSSENC_REQUEST => Startup::Gss,
         CANCEL_REQUEST => cancel(body)?,
         version if version >> 16 == 3 => {
             let minor = u16::try_from(version & 0xffff).expect("sixteen bits");
@@ -235,11 +238,11 @@ mod tests {
     fn other_requests() {
         assert_eq!(
             read_packet(&packet(SSL_REQUEST, b"")).unwrap(),
-            Some((Startup::Encryption, 8))
+            Some((Startup::Tls, 8))
         );
         assert_eq!(
             read_packet(&packet(GSSENC_REQUEST, b"")).unwrap(),
-            Some((Startup::Encryption, 8))
+            Some((Startup::Gss, 8))
         );
         assert_eq!(
             read_packet(&packet(CANCEL_REQUEST, &[0, 0, 0, 7, 0, 0, 0, 9])).unwrap(),

@@ -64,11 +64,13 @@ impl Node {
         )
         .unwrap();
         drop(guard);
+        let auth = crate::auth::Auth::open(&config).unwrap();
         let node = Arc::new(NodeState {
             engine: engine.clone(),
             config,
             started: Instant::now(),
             pg: pgwire::Registry::default(),
+            auth,
         });
         let (switch, shutdown) = Shutdown::new();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
