@@ -26,7 +26,7 @@ pub const ENVIRONMENT_PREFIX: &str = "SPRINGHEAD_";
 pub const DEFAULT_FILE: &str = "springhead.toml";
 
 /// Variables with the prefix that are no settings.
-const OTHER_VARIABLES: [&str; 3] = ["CONFIG", "FAILPOINT", "UPDATE_GOLDEN"];
+const OTHER_VARIABLES: [&str; 4] = ["CONFIG", "FAILPOINT", "TOKEN", "UPDATE_GOLDEN"];
 
 /// One setting, described.
 #[derive(Debug, Clone, Copy)]
@@ -294,6 +294,38 @@ settings! {
         login_delay: Duration = Duration::from_secs(1);
         /// The longest delay.
         login_delay_max: Duration = Duration::from_secs(60);
+        /// File of the secret that HS256 tokens (JWT) are signed with; 32 bytes at least.
+        jwt_secret_file: String = String::new();
+        /// File of the keys (JWKS) that RS256 and ES256 tokens are signed with. Read again when it
+        /// changes, and on SIGHUP.
+        jwt_jwks_file: String = String::new();
+        /// An https URL to fetch those keys from, on a public address; in place of the file.
+        jwt_jwks_url: String = String::new();
+        /// How often keys are fetched from the URL.
+        jwt_jwks_refresh: Duration = Duration::from_secs(300);
+        /// The issuer (`iss`) that tokens must name; anyone's if empty.
+        jwt_issuer: String = String::new();
+        /// The audience (`aud`) that tokens must name; anyone's if empty.
+        jwt_audience: String = String::new();
+        /// How far the issuer's clock may be off.
+        jwt_leeway: Duration = Duration::from_secs(30);
+        /// The claim that names the role.
+        jwt_role_claim: String = "role".to_owned();
+        /// The claim that names the tenant.
+        jwt_tenant_claim: String = "tenant".to_owned();
+        /// The claim that `auth.uid()` gives.
+        jwt_uid_claim: String = "sub".to_owned();
+        /// How long the cookie of a session is good.
+        session_lifetime: Duration = Duration::from_secs(12 * 3600);
+        /// How long a ticket is good.
+        ticket_lifetime: Duration = Duration::from_secs(3600);
+        /// Requests and statements per second of one user; more are refused with 53400 (429). 0 for any
+        /// number.
+        rate_limit_per_user: u32 = 0;
+        /// Requests per second from one address, over HTTP; 0 for any number.
+        rate_limit_per_address: u32 = 0;
+        /// Requests and statements per second in one tenant; 0 for any number.
+        rate_limit_per_tenant: u32 = 0;
         /// Entries of the audit that are kept; older ones are deleted.
         audit_rows: u64 = engine().audit_rows;
     }

@@ -133,19 +133,19 @@ where
     let http_address = resolve("http", &config.http)?;
     let data_dir = DataDir::open_or_create(&config.data_dir)?;
     raise_file_limit();
-    let pg_listener = bind(pg_address).await?;
-    let http_listener = bind(http_address).await?;
+    // Early, so that a port that is taken is told at once; but where anyone could come from, only
+    // once it is known that there are users.
+    let pg_early = bind_early(pg_address).await?;
+    let http_early = bind_early(http_address).await?;
 
     let opening = config.clone();
     let log_dir = data_dir.log_dir();
     let opened = tokio::task::spawn_blocking(move || open(&opening, &log_dir, open_log)).await;
     let engine = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
 
-    for (setting, address) in [("pg", pg_address), ("http", http_address)] {
-        if engine.roles().is_open && !is_loopback(address.ip()) {
-            return Err(NodeError::OpenToTheWorld { setting, address });
-        }
-    }
+    let is_open = engine.roles().is_open;
+    let pg_listener = bind_late("pg", pg_address, pg_early, is_open).await?;
+    let http_listener = bind_late("http", http_address, http_early, is_open).await?;
     let addresses = (local(&pg_listener)?, local(&http_listener)?);
     let auth = Auth::open(&config)?;
     let state = Arc::new(NodeState {
@@ -281,7 +281,11 @@ async fn keep_auth(state: Arc<NodeState>) {
             }
         }
     };
-    tokio::join!(watch_files, state.auth.write_audit(&state.engine));
+    tokio::join!(
+        watch_files,
+        state.auth.write_audit(&state.engine),
+        state.auth.fetch_keys(state.config.jwt_jwks_refresh)
+    );
 }
 
 async fn maintain(state: Arc<NodeState>) {
@@ -318,6 +322,26 @@ fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, NodeError
 
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
+}
+
+async fn bind_early(address: SocketAddr) -> Result<Option<TcpListener>, NodeError> {
+    if is_loopback(address.ip()) {
+        return bind(address).await.map(Some);
+    }
+    Ok(None)
+}
+
+async fn bind_late(
+    setting: &'static str,
+    address: SocketAddr,
+    early: Option<TcpListener>,
+    is_open: bool,
+) -> Result<TcpListener, NodeError> {
+    match early {
+        Some(listener) => Ok(listener),
+        None if is_open => Err(NodeError::OpenToTheWorld { setting, address }),
+        None => bind(address).await,
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {

@@ -101,8 +101,8 @@ async fn get(url: &Url) -> Result<Vec<u8>, FetchError> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from(url.host.clone())
-        .map_err(|_| FetchError::Url(url.host.clone()))?;
+    let name =
+        ServerName::try_from(url.host.clone()).map_err(|_| FetchError::Url(url.host.clone()))?;
     let stream = TcpStream::connect(address).await?;
     let mut stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
@@ -207,7 +207,10 @@ mod tests {
     #[test]
     fn urls_and_answers() {
         let url = Url::parse("https://id.example/keys?x=1").unwrap();
-        assert_eq!((&*url.host, url.port, &*url.path), ("id.example", 443, "/keys?x=1"));
+        assert_eq!(
+            (&*url.host, url.port, &*url.path),
+            ("id.example", 443, "/keys?x=1")
+        );
         assert_eq!(Url::parse("https://id.example:8443").unwrap().port, 8443);
         for bad in [
             "http://id.example/",
@@ -219,7 +222,10 @@ mod tests {
         ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(body_of(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{}").unwrap(), b"{}");
+        assert_eq!(
+            body_of(b"HTTP/1.1 200 OK\r\na: b\r\n\r\n{}").unwrap(),
+            b"{}"
+        );
         for bad in [
             &b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\n\r\n{}"[..],
             b"",

@@ -53,7 +53,10 @@ pub enum KeyError {
 /// One key. What it is says which algorithm it is for.
 pub enum Key {
     Hs256(hmac::Key),
-    Rs256 { modulus: Vec<u8>, exponent: Vec<u8> },
+    Rs256 {
+        modulus: Vec<u8>,
+        exponent: Vec<u8>,
+    },
     /// An uncompressed point.
     Es256(Vec<u8>),
 }
@@ -407,11 +410,18 @@ mod tests {
         let jwt = Jwt::new(rules(), None);
         let set = json!({"keys": [set_of(&one, "one"), set_of(&two, "two")]});
         jwt.put_keys(read_set(set.to_string().as_bytes()).unwrap());
-        for header in [json!({"alg": "ES256", "kid": "two"}), json!({"alg": "ES256"})] {
+        for header in [
+            json!({"alg": "ES256", "kid": "two"}),
+            json!({"alg": "ES256"}),
+        ] {
             let token = signed(&header, &claims(), es256(&two));
             assert!(jwt.verify(&token, NOW).is_ok(), "{header}");
         }
-        let token = signed(&json!({"alg": "ES256", "kid": "one"}), &claims(), es256(&two));
+        let token = signed(
+            &json!({"alg": "ES256", "kid": "one"}),
+            &claims(),
+            es256(&two),
+        );
         assert_eq!(jwt.verify(&token, NOW), Err(JwtError::Signature));
     }
 
@@ -433,18 +443,50 @@ mod tests {
         for (what, claims, expected) in [
             ("expired", with("exp", json!(NOW - 31)), JwtError::Expired),
             ("no end", without("exp"), JwtError::Expired),
-            ("end as text", with("exp", json!("9999999999")), JwtError::Malformed),
-            ("end before time", with("exp", json!(-1)), JwtError::Malformed),
+            (
+                "end as text",
+                with("exp", json!("9999999999")),
+                JwtError::Malformed,
+            ),
+            (
+                "end before time",
+                with("exp", json!(-1)),
+                JwtError::Malformed,
+            ),
             ("not yet", with("nbf", json!(NOW + 31)), JwtError::NotYet),
-            ("issued later", with("iat", json!(NOW + 31)), JwtError::NotYet),
-            ("foreign issuer", with("iss", json!("https://evil.example")), JwtError::Issuer),
+            (
+                "issued later",
+                with("iat", json!(NOW + 31)),
+                JwtError::NotYet,
+            ),
+            (
+                "foreign issuer",
+                with("iss", json!("https://evil.example")),
+                JwtError::Issuer,
+            ),
             ("no issuer", without("iss"), JwtError::Issuer),
-            ("issuer as list", with("iss", json!(["https://issuer.example"])), JwtError::Issuer),
-            ("foreign audience", with("aud", json!("elsewhere")), JwtError::Audience),
+            (
+                "issuer as list",
+                with("iss", json!(["https://issuer.example"])),
+                JwtError::Issuer,
+            ),
+            (
+                "foreign audience",
+                with("aud", json!("elsewhere")),
+                JwtError::Audience,
+            ),
             ("no audience", without("aud"), JwtError::Audience),
             ("no role", without("role"), JwtError::Claims),
-            ("role as list", with("role", json!(["app"])), JwtError::Claims),
-            ("tenant as object", with("tenant", json!({})), JwtError::Claims),
+            (
+                "role as list",
+                with("role", json!(["app"])),
+                JwtError::Claims,
+            ),
+            (
+                "tenant as object",
+                with("tenant", json!({})),
+                JwtError::Claims,
+            ),
         ] {
             let token = signed(&header, &claims, hs256(SECRET));
             assert_eq!(jwt.verify(&token, NOW), Err(expected), "{what}");
@@ -455,20 +497,68 @@ mod tests {
         let admin = part(&with("role", json!("postgres")));
         let nothing = |_: &[u8]| Vec::new();
         for (what, token, expected) in [
-            ("alg none", signed(&json!({"alg": "none"}), &claims(), nothing), JwtError::NoKey),
-            ("alg None", signed(&json!({"alg": "None"}), &claims(), nothing), JwtError::NoKey),
-            ("no alg", signed(&json!({}), &claims(), hs256(SECRET)), JwtError::Malformed),
-            ("alg HS512", signed(&json!({"alg": "HS512"}), &claims(), hs256(SECRET)), JwtError::NoKey),
+            (
+                "alg none",
+                signed(&json!({"alg": "none"}), &claims(), nothing),
+                JwtError::NoKey,
+            ),
+            (
+                "alg None",
+                signed(&json!({"alg": "None"}), &claims(), nothing),
+                JwtError::NoKey,
+            ),
+            (
+                "no alg",
+                signed(&json!({}), &claims(), hs256(SECRET)),
+                JwtError::Malformed,
+            ),
+            (
+                "alg HS512",
+                signed(&json!({"alg": "HS512"}), &claims(), hs256(SECRET)),
+                JwtError::NoKey,
+            ),
             ("no signature", format!("{covered}."), JwtError::Signature),
             ("two parts", covered.to_owned(), JwtError::Malformed),
-            ("other payload", good.replace(payload, &admin), JwtError::Signature),
-            ("other secret", signed(&header, &claims(), hs256(b"x")), JwtError::Signature),
-            ("cut signature", good[..good.len() - 3].to_owned(), JwtError::Signature),
+            (
+                "other payload",
+                good.replace(payload, &admin),
+                JwtError::Signature,
+            ),
+            (
+                "other secret",
+                signed(&header, &claims(), hs256(b"x")),
+                JwtError::Signature,
+            ),
+            (
+                "cut signature",
+                good[..good.len() - 3].to_owned(),
+                JwtError::Signature,
+            ),
             ("padded", format!("{covered}.{tag}="), JwtError::Malformed),
             ("four parts", format!("{good}.x"), JwtError::Malformed),
-            ("crit", signed(&json!({"alg": "HS256", "crit": ["x"]}), &claims(), hs256(SECRET)), JwtError::Malformed),
-            ("kid as list", signed(&json!({"alg": "HS256", "kid": []}), &claims(), hs256(SECRET)), JwtError::Malformed),
-            ("too long", format!("{}{good}", "x".repeat(MAX_BYTES)), JwtError::Malformed),
+            (
+                "crit",
+                signed(
+                    &json!({"alg": "HS256", "crit": ["x"]}),
+                    &claims(),
+                    hs256(SECRET),
+                ),
+                JwtError::Malformed,
+            ),
+            (
+                "kid as list",
+                signed(
+                    &json!({"alg": "HS256", "kid": []}),
+                    &claims(),
+                    hs256(SECRET),
+                ),
+                JwtError::Malformed,
+            ),
+            (
+                "too long",
+                format!("{}{good}", "x".repeat(MAX_BYTES)),
+                JwtError::Malformed,
+            ),
             ("empty", String::new(), JwtError::Malformed),
             ("dots", "..".to_owned(), JwtError::Malformed),
         ] {
@@ -493,11 +583,19 @@ mod tests {
             json!({"alg": "ES256", "kid": "../../etc/passwd"}),
         ] {
             let token = signed(&header, &claims(), es256(&theirs));
-            assert_eq!(jwt.verify(&token, NOW), Err(JwtError::Signature), "{header}");
+            assert_eq!(
+                jwt.verify(&token, NOW),
+                Err(JwtError::Signature),
+                "{header}"
+            );
         }
         let zeros = signed(&json!({"alg": "ES256"}), &claims(), |_: &[u8]| vec![0; 64]);
         assert_eq!(jwt.verify(&zeros, NOW), Err(JwtError::Signature));
-        let unknown = signed(&json!({"alg": "ES256", "kid": "x"}), &claims(), es256(&ours));
+        let unknown = signed(
+            &json!({"alg": "ES256", "kid": "x"}),
+            &claims(),
+            es256(&ours),
+        );
         assert_eq!(jwt.verify(&unknown, NOW), Err(JwtError::NoKey));
         for set in [
             json!({"keys": []}),

@@ -4,16 +4,21 @@
 //!
 //! One [`Auth`] per node, in its `NodeState`. `pgwire::login` and `http` ask it.
 
+pub mod jwks;
+pub mod jwt;
+pub mod limits;
 pub mod scram;
+pub mod signed;
 pub mod throttle;
 pub mod tls;
+pub mod web;
 
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use springhead_engine::Engine;
 use springhead_engine::access::AuditEvent;
@@ -22,6 +27,9 @@ use springhead_proto::{ErrorCode, SqlError};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use jwks::{FetchError, Url};
+use jwt::{Jwt, JwtRules, KeyError};
+use limits::Limits;
 use throttle::Throttle;
 use tls::{Tls, TlsError};
 
@@ -39,6 +47,10 @@ pub enum AuthError {
     Tls(#[from] TlsError),
     #[error("{path}: {error}")]
     Secret { path: String, error: std::io::Error },
+    #[error("{path}: {error}")]
+    Key { path: String, error: KeyError },
+    #[error("jwt_jwks_url: {0}")]
+    Url(#[from] FetchError),
 }
 
 /// See the module's text.
@@ -47,6 +59,13 @@ pub struct Auth {
     pub secret: [u8; 32],
     pub tls: Option<Tls>,
     pub throttle: Throttle,
+    /// Set if the configuration says whose tokens are good.
+    pub jwt: Option<Jwt>,
+    pub limits: Limits,
+    /// Where keys are fetched from.
+    jwks_url: Option<Url>,
+    jwks_file: Option<PathBuf>,
+    jwks_changed: parking_lot::Mutex<Option<SystemTime>>,
     tls_required: bool,
     audit: mpsc::Sender<AuditEvent>,
     /// Taken by the task that writes them.
@@ -67,8 +86,15 @@ impl Auth {
         if config.tls_required && tls.is_none() {
             return Err(TlsError::NoCertificate.into());
         }
+        let jwks_url = match config.jwt_jwks_url.as_str() {
+            "" => None,
+            url => Some(Url::parse(url)?),
+        };
+        let jwks_file = Some(&config.jwt_jwks_file)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
         let (audit, waiting) = mpsc::channel(AUDIT_QUEUE);
-        Ok(Auth {
+        let auth = Auth {
             secret: secret(&config.data_dir)?,
             tls,
             throttle: Throttle::new(
@@ -76,11 +102,62 @@ impl Auth {
                 config.login_delay,
                 config.login_delay_max,
             ),
+            jwt: jwt(config, jwks_url.is_some() || jwks_file.is_some())?,
+            limits: Limits::new(config),
+            jwks_url,
+            jwks_file,
+            jwks_changed: parking_lot::Mutex::default(),
             tls_required: config.tls_required,
             audit,
             waiting: parking_lot::Mutex::new(Some(waiting)),
             dropped: AtomicU64::new(0),
-        })
+        };
+        auth.read_keys(false)?;
+        Ok(auth)
+    }
+
+    /// Reads the file of keys, if there is one.
+    fn read_keys(&self, only_if_changed: bool) -> Result<(), AuthError> {
+        let (Some(path), Some(jwt)) = (&self.jwks_file, &self.jwt) else {
+            return Ok(());
+        };
+        let failed = |error| AuthError::Secret {
+            path: path.display().to_string(),
+            error,
+        };
+        let changed = std::fs::metadata(path)
+            .and_then(|found| found.modified())
+            .map_err(failed)?;
+        let mut before = self.jwks_changed.lock();
+        if only_if_changed && *before == Some(changed) {
+            return Ok(());
+        }
+        let text = std::fs::read(path).map_err(failed)?;
+        let keys = jwt::read_set(&text).map_err(|error| AuthError::Key {
+            path: path.display().to_string(),
+            error,
+        })?;
+        jwt.put_keys(keys);
+        *before = Some(changed);
+        Ok(())
+    }
+
+    /// Fetches keys from the configuration's URL again and again.
+    pub async fn fetch_keys(&self, every: Duration) {
+        let (Some(url), Some(jwt)) = (&self.jwks_url, &self.jwt) else {
+            return;
+        };
+        let mut ticks = tokio::time::interval(every.max(Duration::from_secs(1)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match Box::pin(jwks::fetch(url)).await {
+                Ok(keys) => jwt.put_keys(keys),
+                Err(error) => {
+                    tracing::error!(%error, "the keys of tokens could not be fetched; those before stay");
+                }
+            }
+        }
     }
 
     #[must_use]
@@ -93,7 +170,9 @@ impl Auth {
     pub fn verifier_of(&self, engine: &Engine, user: &str) -> Option<Verifier> {
         let roles = engine.roles();
         let role = roles.get(user)?;
-        let now_us = i64::try_from(engine.clock().now_ms()).ok()?.checked_mul(1000)?;
+        let now_us = i64::try_from(engine.clock().now_ms())
+            .ok()?
+            .checked_mul(1000)?;
         let is_valid = role.valid_until_us.is_none_or(|until| until > now_us);
         let verifier = role.verifier.as_ref()?;
         (role.login && is_valid).then(|| Verifier::clone(verifier))
@@ -165,6 +244,9 @@ impl Auth {
 
     /// Reads the files of the configuration again.
     pub fn reload(&self, only_if_changed: bool) {
+        if let Err(error) = self.read_keys(only_if_changed) {
+            tracing::error!(%error, "the keys of tokens stay those before");
+        }
         if let Some(tls) = &self.tls {
             match tls.reload(only_if_changed) {
                 Ok(true) => tracing::info!("the certificate has been read again"),
@@ -175,6 +257,36 @@ impl Auth {
             }
         }
     }
+}
+
+fn jwt(config: &Config, has_set: bool) -> Result<Option<Jwt>, AuthError> {
+    let secret = match config.jwt_secret_file.as_str() {
+        "" => None,
+        path => {
+            let text = std::fs::read(path).map_err(|error| AuthError::Secret {
+                path: path.to_owned(),
+                error,
+            })?;
+            // An editor ends the file's line.
+            let key = jwt::secret_key(text.trim_ascii_end()).map_err(|error| AuthError::Key {
+                path: path.to_owned(),
+                error,
+            })?;
+            Some(key)
+        }
+    };
+    if secret.is_none() && !has_set {
+        return Ok(None);
+    }
+    let rules = JwtRules {
+        issuer: config.jwt_issuer.clone(),
+        audience: config.jwt_audience.clone(),
+        leeway_s: config.jwt_leeway.as_secs(),
+        role_claim: config.jwt_role_claim.clone(),
+        tenant_claim: config.jwt_tenant_claim.clone(),
+        uid_claim: config.jwt_uid_claim.clone(),
+    };
+    Ok(Some(Jwt::new(rules, secret)))
 }
 
 /// In open mode anyone may do everything, so that nobody may come from elsewhere: also on a node that
@@ -210,7 +322,8 @@ fn secret(data_dir: &Path) -> Result<[u8; 32], AuthError> {
         Err(error) => return Err(failed(error)),
     }
     let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut secret)
+        .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)

@@ -57,7 +57,9 @@ impl Exchange {
                     ErrorCode::InvalidAuthorization,
                     "SCRAM channel binding negotiation error",
                 )
-                .with_detail("The client supports channel binding but thinks the server does not."));
+                .with_detail(
+                    "The client supports channel binding but thinks the server does not.",
+                ));
             }
             ("p=tls-server-end-point", MECHANISM_PLUS) if binding.is_some() => true,
             _ => return Err(violation("unexpected SCRAM channel-binding flag")),
@@ -70,9 +72,7 @@ impl Exchange {
         let client_nonce = attributes
             .next()
             .and_then(|nonce| nonce.strip_prefix("r="))
-            .filter(|nonce| {
-                !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_graphic())
-            })
+            .filter(|nonce| !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_graphic()))
             .ok_or_else(malformed)?;
         let nonce = format!("{client_nonce}{nonce}");
         let answer = format!(

@@ -58,14 +58,14 @@ impl Throttle {
             .max();
         match wait.filter(|wait| !wait.is_zero()) {
             None => Ok(()),
-            Some(wait) => Err(SqlError::new(
-                ErrorCode::TooManyRequests,
-                "too many failed logins",
-            )
-            .with_hint(format!(
-                "try again in {} s",
-                wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
-            ))),
+            Some(wait) => Err(
+                SqlError::new(ErrorCode::TooManyRequests, "too many failed logins").with_hint(
+                    format!(
+                        "try again in {} s",
+                        wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+                    ),
+                ),
+            ),
         }
     }
 
@@ -158,7 +158,10 @@ mod tests {
         for user in 0..20 {
             throttle.failed(&user.to_string(), here, now);
         }
-        assert!(throttle.check("new", here, now).is_err(), "one address, many users");
+        assert!(
+            throttle.check("new", here, now).is_err(),
+            "one address, many users"
+        );
     }
 
     #[test]

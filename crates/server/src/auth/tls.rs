@@ -95,7 +95,11 @@ impl Tls {
 }
 
 fn changed(certificate: &Path, key: &Path) -> Option<(SystemTime, SystemTime)> {
-    let of = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    let of = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|found| found.modified())
+            .ok()
+    };
     Some((of(certificate)?, of(key)?))
 }
 
@@ -112,8 +116,8 @@ fn load(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
         .first()
         .ok_or_else(|| file_error(certificate, "there is no certificate in it".to_owned()))?;
     let end_point = end_point(first);
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| file_error(key, error.to_string()))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, error.to_string()))?;
     let pair_error = |error| TlsError::Pair {
         certificate: certificate.display().to_string(),
         key: key.display().to_string(),
@@ -122,7 +126,11 @@ fn load(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+        .and_then(|builder| {
+            builder
+                .with_no_client_auth()
+                .with_single_cert(chain, private)
+        })
         .map_err(pair_error)?;
     let mut http = config.clone();
     http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -89,6 +89,13 @@ async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Res
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
+    // Whose token it is, where there are users.
+    if let Ok(token) = std::env::var("SPRINGHEAD_TOKEN") {
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(nonsense("SPRINGHEAD_TOKEN is no token".to_owned()));
+        }
+        request.push_str(&format!("authorization: Bearer {token}\r\n"));
+    }
     request.push_str("connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let status_line = line(&mut stream).await?;

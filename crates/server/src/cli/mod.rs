@@ -12,6 +12,7 @@ mod status;
 mod table;
 mod tail;
 mod tenant;
+mod user;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +75,12 @@ enum Command {
     /// Lists, creates and drops tenants (databases) of a running server
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
+    /// Lists, creates and drops users of a running server
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Lists, creates and revokes API tokens of a running server
+    #[command(subcommand)]
+    Token(user::TokenCommand),
     /// Shows what a running server is doing
     Status(status::StatusArgs),
 }
@@ -172,6 +179,8 @@ where
         Command::Tail(args) => client(tail::run(args)),
         Command::Log(command) => log::run(&command),
         Command::Tenant(command) => client(tenant::run(command)),
+        Command::User(command) => client(user::run_user(command)),
+        Command::Token(command) => client(user::run_token(command)),
         Command::Status(args) => client(status::run(args)),
     };
     match done {

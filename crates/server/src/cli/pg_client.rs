@@ -1,7 +1,10 @@
 //! A small client of the PostgreSQL protocol (simple query flow) for the commands that run SQL.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use springhead_engine::access::scram::client_proof;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -55,7 +58,10 @@ impl Target {
         };
         Ok(Target {
             host_port,
-            user: or(user, "springhead"),
+            user: or(
+                user,
+                &std::env::var("PGUSER").unwrap_or_else(|_| "springhead".to_owned()),
+            ),
             tenant: or(tenant, "default"),
         })
     }
@@ -127,13 +133,80 @@ impl PgClient {
                         client.key = *key;
                     }
                 }
-                b'R' if body != [0; 4] => {
-                    return Err(CliError::Failed(
-                        "the server asks for a password, which this command cannot give".to_owned(),
-                    ));
-                }
+                b'R' => match body.split_first_chunk::<4>() {
+                    Some(([0, 0, 0, 0 | 12], _)) => {}
+                    Some(([0, 0, 0, 10], mechanisms)) => client.log_in(mechanisms).await?,
+                    _ => {
+                        return Err(CliError::Failed(
+                            "the server wants to know who this is in a way that is not known here"
+                                .to_owned(),
+                        ));
+                    }
+                },
                 _ => {}
             }
+        }
+    }
+
+    /// SCRAM-SHA-256, with the password of `PGPASSWORD`, or asked for on the terminal.
+    async fn log_in(&mut self, mechanisms: &[u8]) -> Result<(), CliError> {
+        const MECHANISM: &[u8] = b"SCRAM-SHA-256";
+        if !mechanisms
+            .split(|&byte| byte == 0)
+            .any(|one| one == MECHANISM)
+        {
+            return Err(self.nonsense());
+        }
+        let password = match std::env::var("PGPASSWORD") {
+            Ok(password) => password,
+            Err(_) if std::io::stdin().is_terminal() => {
+                super::user::ask(&format!("Password for {}: ", self.target.user))?
+            }
+            Err(_) => {
+                return Err(CliError::Failed(
+                    "the server asks for a password: set PGPASSWORD, and the user in --url or PGUSER"
+                        .to_owned(),
+                ));
+            }
+        };
+        let mut nonce = [0; 18];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| CliError::Failed(format!("no random bytes: {error}")))?;
+        let nonce = STANDARD.encode(nonce);
+        let first = format!("n=,r={nonce}");
+        let mut body = MECHANISM.to_vec();
+        body.push(0);
+        let message = format!("n,,{first}");
+        body.extend_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
+        body.extend_from_slice(message.as_bytes());
+        let server_first = self.exchange(&body, 11).await?;
+        let (salt, iterations) = challenge(&server_first, &nonce).ok_or_else(|| self.nonsense())?;
+        let server_nonce = server_first[2..].split(',').next().unwrap_or_default();
+        let last = format!("c=biws,r={server_nonce}");
+        let covered = format!("{first},{server_first},{last}");
+        let (proof, expected) = client_proof(&password, &salt, iterations, covered.as_bytes());
+        let last = format!("{last},p={}", STANDARD.encode(proof));
+        let server_last = self.exchange(last.as_bytes(), 12).await?;
+        if server_last != format!("v={}", STANDARD.encode(expected)) {
+            return Err(CliError::Failed(
+                "the server does not know the password itself: it is another one".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sends a message of type `p`; the text of the authentication message `kind` in answer.
+    async fn exchange(&mut self, body: &[u8], kind: u8) -> Result<String, CliError> {
+        let mut message = vec![b'p'];
+        message.extend_from_slice(&with_length(body));
+        self.send(&message).await?;
+        let (answer, body) = self.receive().await?;
+        match (answer, body.split_first_chunk::<4>()) {
+            (b'E', _) => Err(CliError::Failed(error_text(&body))),
+            (b'R', Some(([0, 0, 0, found], text))) if *found == kind => {
+                Ok(String::from_utf8_lossy(text).into_owned())
+            }
+            _ => Err(self.nonsense()),
         }
     }
 
@@ -222,6 +295,16 @@ impl PgClient {
             self.target.host_port
         ))
     }
+}
+
+/// Salt and iterations of the server's first message, if it answers our nonce.
+fn challenge(message: &str, nonce: &str) -> Option<(Vec<u8>, u32)> {
+    let mut parts = message.split(',');
+    let answered = parts.next()?.strip_prefix("r=")?;
+    let salt = STANDARD.decode(parts.next()?.strip_prefix("s=")?).ok()?;
+    let iterations = parts.next()?.strip_prefix("i=")?.parse().ok()?;
+    let is_ours = answered.len() > nonce.len() && answered.starts_with(nonce);
+    (is_ours && iterations <= 10_000_000).then_some((salt, iterations))
 }
 
 fn unreachable(target: &Target, error: &io::Error) -> CliError {

@@ -32,7 +32,7 @@ pub enum TenantCommand {
 pub struct Server {
     /// The server [default: the local one]
     #[arg(long, value_name = "postgres://[USER@]HOST:PORT")]
-    url: Option<String>,
+    pub url: Option<String>,
 }
 
 /// Runs one of them.
@@ -53,6 +53,6 @@ pub async fn run(command: TenantCommand) -> Result<(), CliError> {
 }
 
 /// A name as SQL has it.
-fn quoted(name: &str) -> String {
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -79,6 +79,26 @@ impl Body {
         })
     }
 
+    /// The same, but a stream is cut short once `end` completes.
+    #[must_use]
+    pub fn until(self, end: impl Future<Output = ()> + Send + 'static) -> Body {
+        let Body::Stream(Producer { work, slot, done }) = self else {
+            return self;
+        };
+        let work = async move {
+            tokio::select! {
+                biased;
+                () = end => Err(CutShort),
+                produced = work => produced,
+            }
+        };
+        Body::Stream(Producer {
+            work: Box::pin(work),
+            slot,
+            done,
+        })
+    }
+
     /// The next chunk; `None` at the end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, CutShort>>> {
         match self {

@@ -96,6 +96,14 @@ impl HttpError {
         {
             headers.insert(http::header::ALLOW, allowed);
         }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                http::header::WWW_AUTHENTICATE,
+                http::HeaderValue::from_static(
+                    "Bearer realm=\"springhead\", Basic realm=\"springhead\"",
+                ),
+            );
+        }
         if matches!(
             status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS

@@ -22,6 +22,9 @@ use super::routes;
 /// How a client with prior knowledge of HTTP/2 begins (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How a client begins that speaks TLS (RFC 8446, 5.1).
+const TLS_HANDSHAKE: [u8; 1] = [22];
+
 /// How the requests begin that may be served here.
 const FEED: &[u8] = b"GET /cdc";
 
@@ -38,6 +41,8 @@ const MAX_HEADERS: usize = 64;
 pub enum Look {
     /// It ended first.
     Nothing,
+    /// TLS; nothing has been read of it.
+    Tls,
     Http2(Vec<u8>),
     EventStream(Box<Parts>),
     /// HTTP/1, or something that is no HTTP; with the bytes read.
@@ -49,6 +54,10 @@ pub enum Look {
 /// # Errors
 /// What the socket says.
 pub async fn look(stream: &TcpStream) -> std::io::Result<Look> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first == TLS_HANDSHAKE {
+        return Ok(Look::Tls);
+    }
     let mut read = Vec::new();
     loop {
         stream.readable().await?;
@@ -299,6 +308,7 @@ mod tests {
         match decide(&mut bytes.to_vec()) {
             None => "more",
             Some(Look::Nothing) => "nothing",
+            Some(Look::Tls) => "tls",
             Some(Look::Http2(_)) => "http2",
             Some(Look::EventStream(_)) => "stream",
             Some(Look::Other(_)) => "other",

@@ -2,6 +2,7 @@
 //! orderly end.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,11 +11,11 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustix::net::sockopt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::request::RequestBody;
+use super::request::{Came, RequestBody};
 use super::unread::Unread;
 use super::{App, lean, routes};
 
@@ -33,7 +34,7 @@ pub async fn run(listener: TcpListener, app: Arc<App>) {
             () = shutdown.requested() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => admit(&app, stream, &mut connections),
+                Ok((stream, peer)) => admit(&app, stream, peer, &mut connections),
                 Err(error) => {
                     // Out of descriptors or memory: what is open goes on, and ends some time.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -46,7 +47,7 @@ pub async fn run(listener: TcpListener, app: Arc<App>) {
     while connections.join_next().await.is_some() {}
 }
 
-fn admit(app: &Arc<App>, stream: TcpStream, connections: &mut JoinSet<()>) {
+fn admit(app: &Arc<App>, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
     if !app.metrics.connections.enter(app.config.max_connections) {
         app.metrics.refused.fetch_add(1, Relaxed);
         // Said without waiting: whoever does not take it is closed all the same.
@@ -61,7 +62,7 @@ fn admit(app: &Arc<App>, stream: TcpStream, connections: &mut JoinSet<()>) {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
-        Box::pin(serve(&entered.0, stream)).await;
+        Box::pin(serve(&entered.0, stream, peer)).await;
     });
 }
 
@@ -84,7 +85,11 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn serve(app: &Arc<App>, stream: TcpStream) {
+async fn serve(app: &Arc<App>, stream: TcpStream, peer: SocketAddr) {
+    let came = Came {
+        peer,
+        is_secure: false,
+    };
     let mut shutdown = app.shutdown.clone();
     let first = tokio::select! {
         first = tokio::time::timeout(app.config.head_timeout, lean::look(&stream)) => first,
@@ -92,15 +97,50 @@ async fn serve(app: &Arc<App>, stream: TcpStream) {
     };
     match first {
         Ok(Ok(lean::Look::Http2(read))) => {
-            Box::pin(serve_http2(app, Unread::new(stream, read))).await
+            Box::pin(serve_http2(app, Unread::new(stream, read), came)).await
         }
-        Ok(Ok(lean::Look::EventStream(head))) => lean::serve(app, stream, *head).await,
+        Ok(Ok(lean::Look::Tls)) => Box::pin(serve_tls(app, stream, peer)).await,
+        Ok(Ok(lean::Look::EventStream(mut head))) => {
+            head.extensions.insert(came);
+            lean::serve(app, stream, *head).await;
+        }
         Ok(Ok(lean::Look::Other(read))) => {
-            Box::pin(serve_http1(app, Unread::new(stream, read))).await
+            Box::pin(serve_http1(app, Unread::new(stream, read), came)).await
         }
         // Nothing came, or something that is no HTTP.
         Ok(Ok(lean::Look::Nothing) | Err(_)) => {}
         Err(_) => answer_timeout(stream).await,
+    }
+}
+
+/// What hyper speaks over.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
+
+/// A client that begins with TLS.
+async fn serve_tls(app: &Arc<App>, stream: TcpStream, peer: SocketAddr) {
+    let Some(tls) = &app.node.auth.tls else {
+        // No HTTP, and nobody who would understand an answer.
+        return;
+    };
+    let accepted = tokio::time::timeout(app.config.head_timeout, tls.http().accept(stream)).await;
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "no TLS came about");
+            return;
+        }
+        Err(_) => return,
+    };
+    let came = Came {
+        peer,
+        is_secure: true,
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Box::pin(serve_http2(app, stream, came)).await;
+    } else {
+        Box::pin(serve_http1(app, stream, came)).await;
     }
 }
 
@@ -113,8 +153,8 @@ async fn answer_timeout(mut stream: TcpStream) {
         .await;
 }
 
-async fn serve_http1(app: &Arc<App>, stream: Unread) {
-    let service = service(app);
+async fn serve_http1(app: &Arc<App>, stream: impl Socket, came: Came) {
+    let service = service(app, came);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.config.head_timeout)
@@ -134,8 +174,8 @@ async fn serve_http1(app: &Arc<App>, stream: Unread) {
     note(ended);
 }
 
-async fn serve_http2(app: &Arc<App>, stream: Unread) {
-    let service = service(app);
+async fn serve_http2(app: &Arc<App>, stream: impl Socket, came: Came) {
+    let service = service(app, came);
     let headers_bytes = u32::try_from(app.config.max_head_bytes).unwrap_or(u32::MAX);
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -160,12 +200,16 @@ async fn serve_http2(app: &Arc<App>, stream: Unread) {
 type Answer =
     std::pin::Pin<Box<dyn Future<Output = Result<super::body::Response, Infallible>> + Send>>;
 
-fn service(app: &Arc<App>) -> impl Fn(http::Request<hyper::body::Incoming>) -> Answer + use<> {
+fn service(
+    app: &Arc<App>,
+    came: Came,
+) -> impl Fn(http::Request<hyper::body::Incoming>) -> Answer + use<> {
     let app = Arc::clone(app);
     move |request| {
         let app = Arc::clone(&app);
         Box::pin(async move {
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
+            parts.extensions.insert(came);
             Ok(routes::answer(app, parts, RequestBody::Hyper(body)).await)
         })
     }

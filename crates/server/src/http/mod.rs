@@ -24,6 +24,7 @@ mod params;
 mod poll;
 mod request;
 mod routes;
+mod session;
 mod sql;
 mod status;
 mod unread;

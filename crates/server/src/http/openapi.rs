@@ -56,6 +56,12 @@ fn paths() -> Value {
         "/v1/consumers/{name}/commit": {
             "post": operation("commitConsumer", "Move a consumer's cursor.", &["name", "tenant_id"], Some("ConsumerCommit"), "Consumer", 200),
         },
+        "/v1/session": {
+            "get": operation("getSession", "Whose session it is.", &[], None, "Session", 200),
+            "post": operation("beginSession", "Exchange credentials for a cookie.", &[], Some("Credentials"), "Session", 200),
+            "delete": operation("endSession", "Forget the cookie.", &[], None, "Fields", 204),
+        },
+        "/v1/tickets": { "post": operation("createTicket", "A read-only ticket for the path of one feed.", &[], Some("NewTicket"), "Ticket", 200) },
         "/v1/status": { "get": operation("status", "Positions, role, readers, lag.", &["tenant_id", "min_lsn"], None, "Status", 200) },
         "/healthz": { "get": operation("health", "The process answers.", &[], None, "Health", 200) },
         "/readyz": { "get": operation("ready", "The node takes requests.", &[], None, "Health", 200) },
@@ -70,7 +76,7 @@ fn paths() -> Value {
     })
 }
 
-const FEED: [&str; 8] = [
+const FEED: [&str; 9] = [
     "where",
     "columns",
     "operations",
@@ -79,6 +85,7 @@ const FEED: [&str; 8] = [
     "consumer",
     "tenant_id",
     "min_lsn",
+    "ticket",
 ];
 
 fn events(path: &[&str]) -> Value {
@@ -216,6 +223,12 @@ fn parameters() -> Value {
         });
         all.insert(name.to_owned(), parameter);
     };
+    add(
+        "ticket",
+        "query",
+        text(),
+        "A ticket of POST /v1/tickets for this path, where no header can be sent.",
+    );
     add(
         "collection",
         "path",
@@ -439,6 +452,21 @@ fn schemas() -> Value {
         "ConsumerCommit": {
             "type": "object", "required": ["cursor"], "additionalProperties": false,
             "properties": { "cursor": { "type": "string" }, "rewind": { "type": "boolean", "default": false } },
+        },
+        "Credentials": {
+            "type": "object",
+            "properties": { "user": { "type": "string" }, "password": { "type": "string" }, "token": { "type": "string" } },
+        },
+        "Session": {
+            "type": "object", "required": ["user", "read_only"],
+            "properties": { "user": { "type": "string" }, "read_only": { "type": "boolean" } },
+        },
+        "NewTicket": { "type": "object", "required": ["path"], "properties": { "path": { "type": "string" } } },
+        "Ticket": {
+            "type": "object", "required": ["ticket", "path", "expires_at_ms"],
+            "properties": {
+                "ticket": { "type": "string" }, "path": { "type": "string" }, "expires_at_ms": { "type": "integer" },
+            },
         },
         "Deleted": {
             "type": "object", "required": ["name", "lsn"],

@@ -64,6 +64,11 @@ impl Params {
         }
     }
 
+    /// Whether it is there, not taken yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.left.iter().any(|(left, _)| left == name)
+    }
+
     /// Takes `min_lsn`.
     ///
     /// # Errors

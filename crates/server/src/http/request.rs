@@ -1,5 +1,6 @@
 //! A request on its way to its handler: path, parameters, tenant, body.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,17 @@ pub struct Request {
     pub body: RequestBody,
     /// Whom it acts for.
     pub principal: Arc<Principal>,
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// Whether it came over TLS.
+    pub is_secure: bool,
+}
+
+/// How a request came, put into its extensions by whoever read it.
+#[derive(Debug, Clone, Copy)]
+pub struct Came {
+    pub peer: SocketAddr,
+    pub is_secure: bool,
 }
 
 /// The body of a request, not read yet.
@@ -33,23 +45,30 @@ pub enum RequestBody {
     Hyper(hyper::body::Incoming),
 }
 
-/// Whom a request acts for while there are no users.
-pub const OPEN_USER: &str = "postgres";
-
 impl Request {
     /// One header as text; `None` if it is not there or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The tenant that the request is for: in open mode the one that `tenant_id` names, or the
-    /// default one.
+    /// The tenant that the request is for: that of its credentials, or, if they are for all of them
+    /// (as in open mode), the one that `tenant_id` names, or the default one.
     ///
     /// # Errors
-    /// 22023 for a malformed id, 3D000 for an unknown one.
+    /// 22023 for a malformed id, 3D000 for an unknown one, SH007 for one that is not the credentials'.
     pub fn tenant_id(&mut self) -> Result<TenantId, HttpError> {
+        let node = &self.app.node;
+        let own = node.engine.tenant_of(&self.principal);
+        let asked = self.asked_tenant(own)?;
+        let tenant = asked.or(own).unwrap_or(TenantId::DEFAULT);
+        self.app.node.auth.limits.tenant(tenant)?;
+        Ok(tenant)
+    }
+
+    /// What `tenant_id` says.
+    fn asked_tenant(&mut self, own: Option<TenantId>) -> Result<Option<TenantId>, HttpError> {
         let Some(text) = self.params.take("tenant_id") else {
-            return Ok(TenantId::DEFAULT);
+            return Ok(None);
         };
         let number = super::params::number("tenant_id", &text)?;
         let unknown = || {
@@ -62,7 +81,14 @@ impl Request {
             .ok()
             .filter(|&id| id > 0)
             .ok_or_else(unknown)?;
-        Ok(TenantId(id))
+        // Whether there is such a tenant is nothing that others' users learn.
+        if own.is_some_and(|own| own.0 != id) {
+            return Err(HttpError::new(
+                ErrorCode::ForbiddenTenant,
+                "the credentials are for another tenant than tenant_id",
+            ));
+        }
+        Ok(Some(TenantId(id)))
     }
 
     /// A session with a tenant.

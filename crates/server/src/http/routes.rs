@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, StatusCode, header};
-use springhead_engine::access::Principal;
-use springhead_proto::ErrorCode;
+use springhead_engine::access::{Credential, Principal};
+use springhead_proto::{ErrorCode, SqlError};
 
 use super::body::{Body, Response, response};
 use super::error::HttpError;
 use super::params::{Params, decode, shown};
-use super::request::{OPEN_USER, Request, RequestBody};
-use super::{App, collections, consumers, events, guard, openapi, poll, sql, status};
+use super::request::{Came, Request, RequestBody};
+use super::{App, collections, consumers, events, guard, openapi, poll, session, sql, status};
+use crate::auth::web::Shown;
 
 /// What event streams take.
-pub const EVENT_PARAMETERS: [&str; 13] = [
+pub const EVENT_PARAMETERS: [&str; 14] = [
     "last_event_id",
     "since_lsn",
     "since_ms",
@@ -27,11 +28,12 @@ pub const EVENT_PARAMETERS: [&str; 13] = [
     "consumer",
     "tenant_id",
     "min_lsn",
+    "ticket",
     "Last-Event-ID (header)",
 ];
 
 /// What polls take.
-pub const POLL_PARAMETERS: [&str; 13] = [
+pub const POLL_PARAMETERS: [&str; 14] = [
     "cursor",
     "since_lsn",
     "since_ms",
@@ -45,6 +47,7 @@ pub const POLL_PARAMETERS: [&str; 13] = [
     "consumer",
     "tenant_id",
     "min_lsn",
+    "ticket",
 ];
 
 /// A path with its placeholders, by what serves it.
@@ -58,6 +61,8 @@ pub enum Route {
     Consumers,
     Consumer,
     ConsumerCommit,
+    Session,
+    Tickets,
     Health,
     Ready,
     Metrics,
@@ -69,7 +74,8 @@ impl Route {
     /// The methods that it takes.
     pub const fn methods(self) -> &'static [&'static str] {
         match self {
-            Route::Sql | Route::ConsumerCommit => &["POST"],
+            Route::Sql | Route::ConsumerCommit | Route::Tickets => &["POST"],
+            Route::Session => &["GET", "POST", "DELETE"],
             Route::Document => &["GET", "PUT", "PATCH", "DELETE"],
             Route::Consumers => &["GET", "POST"],
             Route::Consumer => &["GET", "DELETE"],
@@ -82,6 +88,20 @@ impl Route {
             | Route::OpenApi
             | Route::Status => &["GET"],
         }
+    }
+
+    /// Whether it is served without credentials.
+    fn is_public(self, method: &Method) -> bool {
+        match self {
+            Route::Health | Route::Ready | Route::OpenApi => true,
+            Route::Session => *method != Method::GET,
+            _ => false,
+        }
+    }
+
+    /// Whether it only reads, or sees to that itself.
+    fn reads(self, method: &Method) -> bool {
+        *method == Method::GET || matches!(self, Route::Sql | Route::Session)
     }
 }
 
@@ -106,6 +126,8 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
         ["v1", "consumers", name, "commit"] if !name.is_empty() => {
             (Route::ConsumerCommit, vec![*name])
         }
+        ["v1", "session"] => (Route::Session, vec![]),
+        ["v1", "tickets"] => (Route::Tickets, vec![]),
         ["v1", "status"] => (Route::Status, vec![]),
         ["healthz"] => (Route::Health, vec![]),
         ["readyz"] => (Route::Ready, vec![]),
@@ -171,16 +193,106 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         .into_iter()
         .map(|segment| decode(segment, false))
         .collect::<Result<_, _>>()?;
-    let params = Params::parse(head.uri.query())?;
+    let mut params = Params::parse(head.uri.query())?;
+    let came = head.extensions.get::<Came>().copied().ok_or_else(|| {
+        HttpError::new(
+            ErrorCode::Internal,
+            "nobody said where the request came from",
+        )
+    })?;
+    let ticket = params.take("ticket");
+    refuse_secrets(&params)?;
+    let auth = &app.node.auth;
+    if auth.tls_required() && !came.is_secure && !app.node.engine.roles().is_open {
+        return Err(HttpError::new(
+            ErrorCode::InvalidAuthorization,
+            "connections without TLS are not accepted",
+        ));
+    }
+    auth.limits.address(came.peer.ip())?;
+    let shown = Shown {
+        headers: &head.headers,
+        ticket: ticket.as_deref(),
+        path,
+        is_get: matches!(route, Route::Events | Route::Poll) && method == Method::GET,
+        address: came.peer.ip(),
+    };
+    let principal = match auth.principal(&app.node.engine, &shown) {
+        Ok(principal) => principal,
+        // These say nothing of anyone's data, and the session's own path takes credentials in its
+        // body.
+        Err(_) if route.is_public(&method) => nobody(came),
+        Err(error) => return Err(error.into()),
+    };
+    auth.limits.user(&principal.user)?;
+    if principal.read_only && !route.reads(&method) {
+        return Err(HttpError::new(
+            ErrorCode::InsufficientPrivilege,
+            "the credentials allow reading only",
+        ));
+    }
     let request = Request {
-        app,
+        app: Arc::clone(&app),
         method,
         headers: head.headers,
         params,
         segments,
         body,
-        principal: Principal::unrestricted(OPEN_USER),
+        principal: Arc::clone(&principal),
+        peer: came.peer,
+        is_secure: came.is_secure,
     };
+    if route.is_public(&request.method) {
+        return Box::pin(handle(route, request)).await;
+    }
+    // What is revoked while it is served is served no further.
+    let engine = app.node.engine.clone();
+    let answer = tokio::select! {
+        biased;
+        answer = Box::pin(handle(route, request)) => answer?,
+        error = engine.revoked(&principal) => return Err(error.into()),
+    };
+    let (head, body) = answer.into_parts();
+    let body = body.until(async move {
+        engine.revoked(&principal).await;
+    });
+    Ok(Response::from_parts(head, body))
+}
+
+/// Other names under which people put secrets into URLs, where logs and histories keep them.
+fn refuse_secrets(params: &Params) -> Result<(), HttpError> {
+    const NAMES: [&str; 9] = [
+        "token",
+        "access_token",
+        "id_token",
+        "api_key",
+        "apikey",
+        "jwt",
+        "authorization",
+        "password",
+        "secret",
+    ];
+    match NAMES.iter().find(|name| params.has(name)) {
+        None => Ok(()),
+        Some(name) => Err(SqlError::new(
+            ErrorCode::InvalidParameterValue,
+            format!("credentials do not belong in a URL: {name}"),
+        )
+        .with_hint("send an Authorization header; EventSource uses POST /v1/session or a ticket")
+        .into()),
+    }
+}
+
+/// Who asks for what anyone may have.
+fn nobody(came: Came) -> Arc<Principal> {
+    Arc::new(Principal {
+        address: Some(came.peer.ip().to_string().into()),
+        read_only: false,
+        ..Principal::of("", Credential::Password)
+    })
+}
+
+async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
     match route {
         Route::Events => events::stream(request).await,
         Route::Poll => Box::pin(poll::page(request)).await,
@@ -190,6 +302,8 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         Route::Consumers => Box::pin(consumers::all(request)).await,
         Route::Consumer => Box::pin(consumers::one(request)).await,
         Route::ConsumerCommit => Box::pin(consumers::commit(request)).await,
+        Route::Session => Box::pin(session::session(request)).await,
+        Route::Tickets => Box::pin(session::ticket(request)).await,
         Route::Status => Box::pin(status::status(request)).await,
         Route::Health => status::health(request),
         Route::Ready => status::ready(request),

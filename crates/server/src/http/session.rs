@@ -87,7 +87,9 @@ pub async fn ticket(mut request: Request) -> Result<Response, HttpError> {
         .filter(|path| path.starts_with("/cdc") || path.starts_with("/live"))
         .filter(|path| !path.contains(['?', '#']))
         .ok_or_else(|| {
-            HttpError::parameter("\"path\" is the path of a feed without its query, as in /cdc/orders")
+            HttpError::parameter(
+                "\"path\" is the path of a feed without its query, as in /cdc/orders",
+            )
         })?;
     let lifetime = request.app.node.config.ticket_lifetime;
     let good_for = Use::Ticket(path.clone());
@@ -107,10 +109,18 @@ fn sign(
     lifetime: Duration,
 ) -> Option<(String, i64)> {
     let node = &request.app.node;
-    let now_us = i64::try_from(node.engine.clock().now_ms()).ok()?.checked_mul(1000)?;
+    let now_us = i64::try_from(node.engine.clock().now_ms())
+        .ok()?
+        .checked_mul(1000)?;
     let lifetime_us = i64::try_from(lifetime.as_micros()).ok()?;
     let expires_us = now_us.checked_add(lifetime_us)?;
-    signed::sign(&node.engine, &node.auth.secret, principal, good_for, expires_us)
+    signed::sign(
+        &node.engine,
+        &node.auth.secret,
+        principal,
+        good_for,
+        expires_us,
+    )
 }
 
 fn nothing_to_show() -> HttpError {

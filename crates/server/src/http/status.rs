@@ -65,9 +65,12 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
         tenant.wait_visible(lsn).await?;
     }
     let status = app.node.engine.status();
+    // Others' tenants are nothing that a tenant's user learns of.
+    let is_superuser = app.node.engine.identify(&request.principal)?.superuser;
     let damaged: Vec<Value> = status
         .damaged_tenants
         .iter()
+        .filter(|(id, _)| is_superuser || *id == tenant_id)
         .map(|(id, damage)| json!({ "id": id.0, "damage": damage }))
         .collect();
     let log = app.node.engine.log();

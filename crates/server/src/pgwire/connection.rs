@@ -154,6 +154,7 @@ async fn converse(
     let own_idle_limit_at_start = session.setting(IDLE_SETTING);
     let mut connection = Connection {
         wire,
+        node: state,
         input,
         session,
         extended: Extended::new(state.config.pg_max_prepared),
@@ -227,8 +228,7 @@ async fn handshake(
             }
             Startup::Session(parameters) => {
                 let principal = login::log_in(wire, input, state, &parameters, peer).await?;
-                let opened =
-                    session::open(state, &parameters, &principal, &mut wire.out).await?;
+                let opened = session::open(state, &parameters, &principal, &mut wire.out).await?;
                 backend::ready_for_query(&mut wire.out, b'I');
                 wire.flush().await?;
                 return Ok(Some(opened));
@@ -267,6 +267,7 @@ enum Never {}
 
 struct Connection<'w> {
     wire: &'w mut Wire,
+    node: &'w NodeState,
     input: Input,
     session: Session,
     extended: Extended,
@@ -370,8 +371,19 @@ impl Connection<'_> {
         }
     }
 
+    /// Counts what runs statements: simple queries and executions.
+    fn within_limits(&self, kind: u8) -> Result<(), SqlError> {
+        if !matches!(kind, b'Q' | b'E') {
+            return Ok(());
+        }
+        let limits = &self.node.auth.limits;
+        limits.user(&self.session.principal().user)?;
+        limits.tenant(self.session.tenant().id())
+    }
+
     async fn handle(&mut self, frame: Frame, bytes: &[u8]) -> Result<(), Ended> {
-        let message = match frame.decode(bytes) {
+        let within_limits = self.within_limits(frame.kind).map_err(Mistake::Error);
+        let message = match within_limits.and_then(|()| frame.decode(bytes)) {
             Ok(message) => message,
             Err(Mistake::Fatal(error)) => return Err(Ended::Fatal(error)),
             Err(Mistake::Error(error)) => {

@@ -49,8 +49,10 @@ pub async fn log_in(
     }
     let user = &*parameters.user;
     state.auth.throttle.check(user, peer.ip(), Instant::now())?;
+    // Both are looked for, so that it takes as long for users that do not exist.
+    let nobody = state.auth.verifier_of_nobody(user);
     let known = state.auth.verifier_of(&state.engine, user);
-    let verifier = known.clone().unwrap_or_else(|| state.auth.verifier_of_nobody(user));
+    let verifier = known.clone().unwrap_or(nobody);
     let proven = Box::pin(exchange(wire, input, state, verifier)).await;
     let answer = match proven {
         // Whoever has no verifier of his own can have proven nothing.
@@ -94,8 +96,8 @@ async fn exchange(
     backend::authentication_sasl(&mut wire.out, mechanisms);
     wire.flush().await?;
     let body = answer(wire, input).await?;
-    let (mechanism, message) = initial_response(&body)
-        .ok_or_else(|| violation("malformed SASLInitialResponse"))?;
+    let (mechanism, message) =
+        initial_response(&body).ok_or_else(|| violation("malformed SASLInitialResponse"))?;
     if !mechanisms.contains(&mechanism) {
         return Err(violation("client selected an invalid SASL authentication mechanism").into());
     }

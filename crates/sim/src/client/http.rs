@@ -299,8 +299,28 @@ impl SseStream {
         target: &str,
         last_event_id: Option<&str>,
     ) -> std::io::Result<SseOpened> {
+        let headers: Vec<_> = last_event_id
+            .map(|id| ("last-event-id", id))
+            .into_iter()
+            .collect();
+        SseStream::open_with(address, target, &headers)
+    }
+
+    /// Opens `target` with further headers.
+    ///
+    /// # Errors
+    /// As [`SseStream::open`].
+    pub fn open_with(
+        address: SocketAddr,
+        target: &str,
+        more: &[(&str, &str)],
+    ) -> std::io::Result<SseOpened> {
         let mut headers = vec![("accept", "text/event-stream")];
-        headers.extend(last_event_id.map(|id| ("last-event-id", id)));
+        headers.extend_from_slice(more);
+        let last_event_id = more
+            .iter()
+            .find(|(name, _)| *name == "last-event-id")
+            .map(|(_, id)| *id);
         let mut connection = open(address, "GET", target, &headers, b"")?;
         let is_stream = connection
             .headers
