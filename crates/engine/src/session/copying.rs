@@ -63,7 +63,7 @@ impl Session {
         let types = copy.types();
         let mut plan = Arc::clone(copy.plan());
         let rows = copy.finish()?;
-        for _ in 0..REPLANS {
+        for _ in 0..4 * REPLANS {
             let PlanKind::Copy(planned) = &plan.kind else {
                 return Err(changing_catalog());
             };

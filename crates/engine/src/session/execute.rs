@@ -20,8 +20,9 @@ use crate::state;
 use crate::system::System;
 use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_writer};
 
-/// A statement that keeps meeting a catalog that has just changed is given up after this often.
-pub(super) const REPLANS: usize = 16;
+/// A statement that meets a catalog that has just changed is planned again so often before it asks for
+/// a standstill.
+pub(super) const REPLANS: usize = 4;
 
 /// A statement's answer, or that it must be planned again.
 pub(super) enum Answer {
@@ -49,7 +50,8 @@ impl Session {
                 return Ok(outcome);
             }
         }
-        Err(changing_catalog())
+        self.run_at_standstill(sql, |session| plan_simple(session, sql))
+            .await
     }
 
     /// Runs a prepared statement.
@@ -67,10 +69,15 @@ impl Session {
                 return Ok(outcome);
             }
         }
-        Err(changing_catalog())
+        self.run_at_standstill(statement.sql(), |session| {
+            let plan = statement.current_plan(session)?;
+            let values = convert(&plan, params)?;
+            Ok((plan, values))
+        })
+        .await
     }
 
-    async fn run_plan(
+    pub(super) async fn run_plan(
         &mut self,
         sql: &str,
         plan: &Arc<Plan>,

@@ -11,6 +11,7 @@ mod copying;
 mod execute;
 mod listen;
 mod roles;
+mod standstill;
 mod statement;
 
 use std::sync::Arc;
