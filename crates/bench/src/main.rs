@@ -80,6 +80,7 @@ fn measure_one(
         Measurement::Idle => measure::idle::measure(systems, options, report),
         Measurement::Stalled => measure::stalled::measure(systems, options, report),
         Measurement::Recovery => measure::recovery::measure(systems, options, report),
+        Measurement::Notify => measure::notify::measure(systems, options, report),
         Measurement::Amplification => measure::amplification::measure(systems, options, report),
     }
 }

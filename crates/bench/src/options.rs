@@ -16,13 +16,14 @@ measurements (all, or any of them):
   stalled         a subscriber that does not read, and what it costs the writers
   recovery        time to be ready again after a crash, per GiB of log
   amplification   bytes written to disk per byte of user data
+  notify          NOTIFY commits per second, with listeners and without
 
 options:
   --rounds N            turns each system gets (default 3)
   --seconds N           length of one timed turn (default 10)
   --quick               one round, short turns, a tenth of the data: to see that it works
   --clients N,N         clients of `commits` (default 1,8,32,64)
-  --subscribers N,N     subscribers of `latency` (default 1,100,1000)
+  --subscribers N,N     subscribers of `latency` and `notify` (default 1,100,1000)
   --only postgres|springhead
   --flush-delay-us N    makes every fdatasync of the servers that much slower, with strace: to see
                         what a slower disk would show (default 0: the disk as it is)
@@ -42,10 +43,11 @@ pub enum Measurement {
     Stalled,
     Recovery,
     Amplification,
+    Notify,
 }
 
 impl Measurement {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Log,
         Self::Commits,
         Self::Latency,
@@ -54,6 +56,7 @@ impl Measurement {
         Self::Stalled,
         Self::Recovery,
         Self::Amplification,
+        Self::Notify,
     ];
 
     #[must_use]
@@ -67,6 +70,7 @@ impl Measurement {
             Self::Stalled => "stalled",
             Self::Recovery => "recovery",
             Self::Amplification => "amplification",
+            Self::Notify => "notify",
         }
     }
 }

@@ -175,6 +175,15 @@ impl Hub {
         }
     }
 
+    /// Completes once [`Hub::is_settled`].
+    pub async fn settled(self: &Arc<Self>) {
+        if !self.is_settled() {
+            let hub = Arc::clone(self);
+            // An error means that the threads are gone, and with them who would publish.
+            let _ = self.readers.call(move || hub.wait_settled()).await;
+        }
+    }
+
     /// The writer has failed for good: nobody waits for it any more.
     pub fn fail(&self) {
         self.ring.lock().failed = true;

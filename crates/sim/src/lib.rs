@@ -16,6 +16,7 @@ pub mod followers;
 pub mod history;
 pub mod load;
 pub mod matrix;
+pub mod postgres;
 pub mod process;
 pub mod rng;
 pub mod scenario;

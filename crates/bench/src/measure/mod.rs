@@ -6,6 +6,7 @@ pub mod commits;
 pub mod idle;
 pub mod latency;
 pub mod log;
+pub mod notify;
 pub mod recovery;
 pub mod replay;
 pub mod stalled;

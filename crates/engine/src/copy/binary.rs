@@ -60,9 +60,6 @@ impl BinaryRows {
         columns: usize,
         at_end: bool,
     ) -> Result<Option<Tuple<'_>>, SqlError> {
-        if !self.has_header && !self.header(at_end)? {
-            return Ok(None);
-        }
         let rest = &self.buffer[self.start..];
         if self.ended {
             return if rest.is_empty() {
@@ -104,6 +101,14 @@ impl BinaryRows {
         }
         self.row += 1;
         Ok(Some(Tuple { fields, length: at }))
+    }
+
+    /// Reads the head, if it is all there; whether the rows have begun.
+    ///
+    /// # Errors
+    /// 22P04 for data of another form.
+    pub(super) fn begin(&mut self, at_end: bool) -> Result<bool, SqlError> {
+        Ok(self.has_header || self.header(at_end)?)
     }
 
     /// Forgets a row that has been looked at.

@@ -172,8 +172,9 @@ impl Lines {
             }
             if self.in_quotes {
                 let counted = match self.end_of_line {
-                    None | Some(EndOfLine::Newline) => b'\n',
-                    Some(EndOfLine::CarriageReturn | EndOfLine::Both) => b'\r',
+                    Some(EndOfLine::Newline) => b'\n',
+                    // PostgreSQL counts so as long as it does not know.
+                    None | Some(EndOfLine::CarriageReturn | EndOfLine::Both) => b'\r',
                 };
                 self.line += u64::from(byte == counted);
                 return Ok(Look::Part(1));

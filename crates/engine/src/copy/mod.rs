@@ -234,6 +234,10 @@ impl CopyIn {
                 }
                 Reader::Binary(rows) => {
                     let row = rows.row + 1;
+                    // What is wrong with the head is in no line.
+                    if !rows.begin(at_end)? {
+                        return Ok(());
+                    }
                     let context = |error: SqlError| in_line(error, copy, row);
                     let Some(tuple) = rows.next(parameters.len(), at_end).map_err(context)? else {
                         return Ok(());

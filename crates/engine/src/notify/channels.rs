@@ -161,8 +161,9 @@ impl Channels {
         listener.wake();
     }
 
-    /// Dispatches what has been published by now.
+    /// Dispatches everything that anyone was told is committed.
     pub async fn catch_up(&self) {
+        self.hub.settled().await;
         if self.hub.published().0 <= self.dispatched.load(Ordering::Acquire) {
             return;
         }

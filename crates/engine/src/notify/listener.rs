@@ -87,6 +87,11 @@ impl Listener {
         self.state.lock().order.clone()
     }
 
+    /// Every message of its channels up to here has been handed out.
+    pub fn seen(&self) -> Lsn {
+        self.state.lock().seen
+    }
+
     /// Completes when there is something to take. Cancel-safe.
     pub async fn ready(&self) {
         loop {

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
-use springhead_proto::{ErrorCode, Lsn, SqlError};
+use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 use springhead_sql::plan::Listen;
 
 use super::{Outcome, Session};
@@ -66,6 +66,17 @@ impl Session {
             self.tenant.channels.catch_up().await;
         }
         until
+    }
+
+    /// SHOW notification_cursor: what comes after it has not been handed to the client yet. With it
+    /// `LISTEN … FROM` goes on after a lost connection.
+    pub(super) fn notification_cursor(&self) -> String {
+        let seen = match &self.listener {
+            Some(listener) => listener.seen(),
+            None => self.tenant.channels.acknowledged(),
+        };
+        let epoch = self.tenant.shared.log.tail().epoch;
+        Cursor::new(seen, epoch).to_string()
     }
 
     pub(super) async fn listen(&mut self, listen: &Listen) -> Result<Outcome, SqlError> {

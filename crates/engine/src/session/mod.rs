@@ -504,6 +504,14 @@ impl Session {
                 execute::text_rows("SHOW", &["id", "name"], rows)
             }
             Some("copies") => self.show_copies(),
+            Some("notification_cursor") => {
+                let cursor = self.notification_cursor();
+                execute::text_rows(
+                    "SHOW",
+                    &["notification_cursor"],
+                    std::iter::once(vec![cursor]),
+                )
+            }
             Some(name) => {
                 let value = self.setting(name).ok_or_else(|| unrecognized(name))?;
                 let shown = settings::reported_as(name).unwrap_or(name);

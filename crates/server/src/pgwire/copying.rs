@@ -39,8 +39,9 @@ impl Source<'_> {
         mut copy: CopyIn,
     ) -> Result<Result<CopyIn, SqlError>, Ended> {
         backend::copy_response(&mut wire.out, b'G', copy.is_binary(), copy.columns());
-        wire.flush().await?;
+        // Before the client knows that there is something to cancel.
         let interrupt = session.interruptible();
+        wire.flush().await?;
         let timeout = after(session.statement_timeout());
         tokio::pin!(timeout);
         loop {

@@ -10,6 +10,18 @@ pub struct PgClient {
     stream: BufReader<TcpStream>,
     /// Backend process id and secret, for a cancel request.
     pub key: Option<(i32, i32)>,
+    /// Notifications that came with answers, and have not been taken.
+    pub notified: Vec<Notified>,
+    /// Where the last error happened, as the server says it.
+    pub context: Option<String>,
+}
+
+/// A notification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notified {
+    pub process_id: i32,
+    pub channel: String,
+    pub payload: String,
 }
 
 /// What one query gave.
@@ -54,15 +66,29 @@ impl PgClient {
     /// # Errors
     /// The server's refusal, or the socket's.
     pub fn connect(address: SocketAddr, database: &str) -> Result<PgClient, PgError> {
+        PgClient::connect_as(address, "sim", database)
+    }
+
+    /// As [`PgClient::connect`], under another name.
+    ///
+    /// # Errors
+    /// As [`PgClient::connect`].
+    pub fn connect_as(
+        address: SocketAddr,
+        user: &str,
+        database: &str,
+    ) -> Result<PgClient, PgError> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
         let mut client = PgClient {
             stream: BufReader::new(stream),
             key: None,
+            notified: Vec::new(),
+            context: None,
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
-        for text in ["user", "sim", "database", database] {
+        for text in ["user", user, "database", database] {
             body.extend_from_slice(text.as_bytes());
             body.push(0);
         }
@@ -93,14 +119,93 @@ impl PgClient {
         let mut body = sql.as_bytes().to_vec();
         body.push(0);
         self.send(b'Q', &body)?;
+        self.answer()
+    }
+
+    /// Runs a COPY FROM STDIN with `data`, cut into pieces of `piece_bytes`.
+    ///
+    /// # Errors
+    /// As [`PgClient::query`].
+    pub fn copy_in(
+        &mut self,
+        sql: &str,
+        data: &[u8],
+        piece_bytes: usize,
+    ) -> Result<PgResult, PgError> {
+        self.send(b'Q', &[sql.as_bytes(), b"\0"].concat())?;
+        match self.receive_next()? {
+            (b'G', _) => {}
+            (b'E', body) => {
+                let error = error_of(&body);
+                self.answer()?;
+                return Err(error);
+            }
+            (kind, _) => return Err(std::io::Error::other(format!("no COPY: {kind}")).into()),
+        }
+        for piece in data.chunks(piece_bytes.max(1)) {
+            self.send(b'd', piece)?;
+        }
+        self.send(b'c', b"")?;
+        self.answer()
+    }
+
+    /// Runs a COPY TO STDOUT; its data.
+    ///
+    /// # Errors
+    /// As [`PgClient::query`].
+    pub fn copy_out(&mut self, sql: &str) -> Result<Vec<u8>, PgError> {
+        self.send(b'Q', &[sql.as_bytes(), b"\0"].concat())?;
+        let mut data = Vec::new();
+        let mut failed = None;
+        loop {
+            match self.receive_next()? {
+                (b'd', body) => data.extend(body),
+                (b'E', body) => failed = Some(error_of(&body)),
+                (b'Z', _) => return failed.map_or(Ok(data), Err),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for a notification, unless one has come already.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn await_notification(&mut self) -> std::io::Result<Notified> {
+        while self.notified.is_empty() {
+            let (kind, body) = self.receive()?;
+            if kind == b'A' {
+                self.notified.push(notified_of(&body));
+            }
+        }
+        Ok(self.notified.remove(0))
+    }
+
+    /// The next message that is no notification.
+    fn receive_next(&mut self) -> std::io::Result<Message> {
+        loop {
+            let (kind, body) = self.receive()?;
+            if kind != b'A' {
+                return Ok((kind, body));
+            }
+            self.notified.push(notified_of(&body));
+        }
+    }
+
+    /// Everything up to ReadyForQuery.
+    ///
+    /// # Errors
+    /// As [`PgClient::query`].
+    pub fn answer(&mut self) -> Result<PgResult, PgError> {
         let mut result = PgResult::default();
         let mut failed = None;
         loop {
-            let (kind, body) = self.receive()?;
+            let (kind, body) = self.receive_next()?;
             match kind {
                 b'Z' => return failed.map_or(Ok(result), Err),
                 b'E' => {
                     let error = error_of(&body);
+                    self.context = field_of(&body, b'W');
                     // After a fatal error there is no ReadyForQuery, only the end.
                     if is_fatal(&body) {
                         return Err(error);
@@ -185,6 +290,18 @@ pub fn error_of(body: &[u8]) -> PgError {
     PgError::Sql {
         code: field(b'C'),
         message: field(b'M'),
+    }
+}
+
+fn notified_of(body: &[u8]) -> Notified {
+    let number = body
+        .first_chunk::<4>()
+        .map_or(0, |bytes| i32::from_be_bytes(*bytes));
+    let (channel, rest) = text_until_nul(body.get(4..).unwrap_or_default());
+    Notified {
+        process_id: number,
+        channel,
+        payload: text_until_nul(rest).0,
     }
 }
 
