@@ -31,14 +31,14 @@ pub struct Applier<'c> {
 }
 
 /// SQLite texts that put, change and remove one row of a table.
-struct RowStatements {
-    insert: String,
-    update: String,
-    delete: String,
+pub(crate) struct RowStatements {
+    pub insert: String,
+    pub update: String,
+    pub delete: String,
     /// Places in a row image that are stored (not generated).
-    stored: Vec<usize>,
-    key: Vec<usize>,
-    columns: usize,
+    pub stored: Vec<usize>,
+    pub key: Vec<usize>,
+    pub columns: usize,
 }
 
 /// A SQLite transaction of replay is ended after about this much log.
@@ -293,7 +293,7 @@ pub fn set_foreign_keys(conn: &Connection, on: bool) -> rusqlite::Result<()> {
 }
 
 impl RowStatements {
-    fn of(table: &Table) -> RowStatements {
+    pub(crate) fn of(table: &Table) -> RowStatements {
         let stored: Vec<usize> = table
             .columns
             .iter()

@@ -18,6 +18,7 @@ pub mod definitions;
 pub mod engine;
 pub mod error;
 pub mod functions;
+pub mod live;
 pub mod notify;
 pub mod plans;
 pub mod published;

@@ -17,6 +17,7 @@ mod grammar;
 pub mod lift;
 pub mod listen;
 mod nesting;
+pub mod live;
 pub mod plan;
 pub mod planner;
 pub mod query;

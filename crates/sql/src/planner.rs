@@ -153,7 +153,10 @@ pub(crate) fn parse(sql: &str, context: &PlanContext) -> Result<Statement, SqlEr
     parse_marked(sql, context).map(|(statement, _)| statement)
 }
 
-fn parse_marked(sql: &str, context: &PlanContext) -> Result<(Statement, Marks), SqlError> {
+pub(crate) fn parse_marked(
+    sql: &str,
+    context: &PlanContext,
+) -> Result<(Statement, Marks), SqlError> {
     check_size(sql, context.max_statement_bytes)?;
     let prepared = prepare(sql)?;
     let sql = &*prepared.sql;

@@ -251,6 +251,11 @@ impl Session {
         }
     }
 
+    /// What its statements are planned with and run in, for those that outlive them.
+    pub(crate) fn contexts(&self) -> (PlanContext, Arc<SessionContext>) {
+        (self.plan_context.clone(), Arc::clone(&self.context))
+    }
+
     /// Whom it acts for.
     pub fn principal(&self) -> &Arc<Principal> {
         &self.principal

@@ -369,6 +369,7 @@ impl Analyzer<'_> {
                 })?;
                 self.reads.insert(collection);
                 let id = self.fresh('r');
+                self.named_tables.push((id.clone(), collection));
                 let shown = alias.map_or(bare, |alias| fold(&alias.name));
                 let mut relation = table_relation(&table, &shown, Some(&id));
                 if alias.is_some() {

@@ -72,6 +72,10 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) rules: Rules,
     /// What the grammar took out of the text.
     pub(crate) marks: Marks,
+    /// What a live query wants to know of its outermost SELECT.
+    pub(crate) live: Option<Box<crate::live::Probe>>,
+    /// The tables that FROM clauses name, by their aliases in the SQLite text.
+    pub(crate) named_tables: Vec<(String, CollectionId)>,
     next_alias: u32,
     depth: usize,
     /// Views being expanded, so that one that names itself is refused.
@@ -111,6 +115,8 @@ impl<'a> Analyzer<'a> {
             locks: false,
             rules: Rules::default(),
             marks: Marks::default(),
+            live: None,
+            named_tables: Vec::new(),
             next_alias: 1,
             depth: 0,
             expanding: Vec::new(),

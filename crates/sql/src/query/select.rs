@@ -199,7 +199,7 @@ impl Analyzer<'_> {
         } else if is_grouped || self.mentions_aggregate(select, order) {
             self.scope().grouping = Some(Grouping::default());
         }
-        let names = self.select_items(&select.projection, &mut result)?;
+        let mut names = self.select_items(&select.projection, &mut result)?;
         if let Some(having) = &select.having {
             let text = self.condition(having, "HAVING")?;
             result.having = Some(text);
@@ -212,6 +212,7 @@ impl Analyzer<'_> {
             // SQLite wants a GROUP BY or an aggregate beside HAVING.
             result.group.push("iif(1,0,0)".to_owned());
         }
+        self.probe_live(select, &mut result, &mut names)?;
         let prefix = self.fresh('q');
         let mut analyzed = Analyzed::new(Body::Select(Box::new(result)), names, prefix);
         for term in terms {
@@ -337,6 +338,9 @@ impl Analyzer<'_> {
                 }
                 _ => format!("iif(1,{text},0)"),
             };
+            if let Some(probe) = &mut self.live {
+                probe.note_group(&ty, &by);
+            }
             result.group.push(by);
             grouping.keys.push(text);
         }

@@ -1,0 +1,160 @@
+//! One commit as live queries see it: for each table the rows that it changed, each once, as they
+//! were before and are after.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use springhead_log::CommitSlice;
+use springhead_proto::{
+    ChangeKind, ChangeRef, Changes, CollectionId, ErrorCode, Row, RowRef, SchemaVersion, SqlError,
+    Value,
+};
+use springhead_sql::catalog::Table;
+
+/// The columns that tables have had.
+pub(crate) type SchemaOf<'s> = &'s dyn Fn(CollectionId, SchemaVersion) -> Option<Arc<Table>>;
+
+/// A row, and the table as it was when the row was written.
+#[derive(Clone)]
+pub(crate) struct Image<'a> {
+    pub row: RowRef<'a>,
+    pub table: Arc<Table>,
+}
+
+/// What happened to one row.
+#[derive(Default)]
+pub(crate) struct RowChange<'a> {
+    /// The values of its key.
+    pub key: Vec<Value>,
+    pub before: Option<Image<'a>>,
+    pub after: Option<Image<'a>>,
+}
+
+/// What happened to one table.
+#[derive(Default)]
+pub(crate) struct TableChange<'a> {
+    pub rows: Vec<RowChange<'a>>,
+    places: FxHashMap<Box<[u8]>, usize>,
+    /// All rows went, images of them there are none.
+    pub truncated: bool,
+}
+
+/// See the module's text.
+#[derive(Default)]
+pub(crate) struct CommitChange<'a> {
+    pub tables: FxHashMap<CollectionId, TableChange<'a>>,
+    /// Tables whose definitions changed; [`CollectionId::NONE`] for other definitions.
+    pub definitions: Vec<CollectionId>,
+}
+
+impl<'a> CommitChange<'a> {
+    /// Collects what `wanted` tables went through in some slices, in LSN order.
+    ///
+    /// # Errors
+    /// XX001 for damage, or for a schema version that nobody knows.
+    pub(crate) fn add(
+        &mut self,
+        slice: &'a CommitSlice,
+        wanted: &dyn Fn(CollectionId) -> bool,
+        schema: SchemaOf<'_>,
+    ) -> Result<(), SqlError> {
+        for change in Changes::new(&slice.changes) {
+            let change = change.map_err(|error| damaged(&error.to_string()))?;
+            match change.kind {
+                ChangeKind::Definition => self.definitions.push(change.collection),
+                ChangeKind::Message | ChangeKind::Sequence => {}
+                _ if wanted(change.collection) => self.add_change(&change, schema)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add_change(&mut self, change: &ChangeRef<'a>, schema: SchemaOf<'_>) -> Result<(), SqlError> {
+        let touched = self.tables.entry(change.collection).or_default();
+        if change.kind == ChangeKind::Truncate {
+            touched.truncated = true;
+            touched.rows.iter_mut().for_each(|row| row.after = None);
+            return Ok(());
+        }
+        let table = schema(change.collection, change.schema_version)
+            .ok_or_else(|| damaged("a change follows an unknown schema version"))?;
+        let image = |row: Option<RowRef<'a>>| {
+            row.map(|row| Image {
+                row,
+                table: Arc::clone(&table),
+            })
+        };
+        let (before, after) = (image(change.before), image(change.after));
+        match (&before, &after) {
+            (Some(old), Some(new)) if key_of(old) != key_of(new) => {
+                touched.note(before, None);
+                touched.note(None, after);
+            }
+            _ => touched.note(before, after),
+        }
+        Ok(())
+    }
+
+    /// Forgets rows that are after all as they were.
+    pub(crate) fn settle(&mut self) {
+        for table in self.tables.values_mut() {
+            table.places.clear();
+            table.rows.retain(|row| match (&row.before, &row.after) {
+                (None, None) => false,
+                (Some(before), Some(after)) => before.row != after.row,
+                _ => true,
+            });
+        }
+        self.tables
+            .retain(|_, table| table.truncated || !table.rows.is_empty());
+    }
+}
+
+impl<'a> TableChange<'a> {
+    fn note(&mut self, before: Option<Image<'a>>, after: Option<Image<'a>>) {
+        let Some(some) = before.as_ref().or(after.as_ref()) else {
+            return;
+        };
+        let key = key_of(some);
+        let bytes: Box<[u8]> = Row::from_values(key.iter().map(Value::as_ref)).bytes()[..].into();
+        match self.places.get(&bytes) {
+            Some(&place) => self.rows[place].after = after,
+            None => {
+                self.places.insert(bytes, self.rows.len());
+                self.rows.push(RowChange { key, before, after });
+            }
+        }
+    }
+}
+
+impl RowChange<'_> {
+    /// Whether a column of `ids` is not what it was; a row that came or went always counts.
+    pub(crate) fn touches(&self, ids: &[u32]) -> bool {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else {
+            return true;
+        };
+        ids.iter().any(|&id| {
+            let value = |image: &Image<'_>| {
+                let (place, _) = image.table.column_by_id(id)?;
+                image.row.get(place).map(|value| value.to_owned())
+            };
+            value(before) != value(after)
+        })
+    }
+}
+
+fn key_of(image: &Image<'_>) -> Vec<Value> {
+    (image.table.key.iter())
+        .map(|&place| {
+            image
+                .row
+                .get(place)
+                .map_or(Value::Null, |value| value.to_owned())
+        })
+        .collect()
+}
+
+fn damaged(what: &str) -> SqlError {
+    SqlError::new(ErrorCode::Corrupted, what)
+}

@@ -1,0 +1,242 @@
+//! Live queries: a SELECT's result, then what each commit changes in it.
+//!
+//! ```text
+//!   tail ── one task per tenant ──> Core ── Index ──> filters of one table, from row images
+//!                                    │
+//!                                    └── Shadow ──> all else, over copies of the tables that are
+//!                                        brought from commit to commit
+//!   Core ──(Delta, made once)──> Outbox of each connection ──> Subscriber
+//! ```
+//!
+//! A result is that of the SELECT at each commit's LSN because nothing else is ever looked at: row
+//! images are of one commit, and the copies are stepped by the same log. [`Subscriber`] is what a
+//! protocol holds for one connection: it opens queries, hands out events, and turns a connection
+//! that has fallen behind into one that needs the net difference (docs/adr/0010-live-queries.md).
+
+mod commit;
+mod core;
+mod delta;
+mod index;
+mod outbox;
+mod resume;
+mod shadow;
+mod subscriber;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use springhead_proto::{SqlError, TenantId};
+use tokio::sync::Notify;
+
+use crate::cdc::{CdcError, RefusedCursor};
+use crate::{Engine, TailReader, Tenant};
+
+pub use delta::{Delta, Entry, key_text, write_key, write_row};
+pub use outbox::{LiveEnd, LiveId};
+pub use subscriber::{LiveEvent, LiveRequest, Opened, Subscriber};
+
+use self::core::Core;
+use shadow::Shadow;
+
+/// Limits of live queries.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveLimits {
+    /// Bytes of the largest result that is kept.
+    pub result_bytes: usize,
+    /// Bytes of changes that wait for one connection; past it, it gets the net difference instead.
+    pub outbox_bytes: usize,
+    /// Changes of the log that are gone through for a net difference.
+    pub resume_changes: u64,
+    /// Live queries of one tenant.
+    pub per_tenant: usize,
+    /// Rows of one commit that joins and groups go through one by one; past it they are evaluated
+    /// as a whole.
+    pub keys_by_parts: usize,
+}
+
+impl Default for LiveLimits {
+    fn default() -> LiveLimits {
+        LiveLimits {
+            result_bytes: 64 << 20,
+            outbox_bytes: 4 << 20,
+            resume_changes: 100_000,
+            per_tenant: 1_000_000,
+            keys_by_parts: 1_000,
+        }
+    }
+}
+
+/// Why a live query did not open, or could not go on from its cursor.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LiveError {
+    #[error("{0}")]
+    Refused(RefusedCursor),
+    /// A new snapshot is needed.
+    #[error("{0}")]
+    Refetch(String),
+    #[error(transparent)]
+    Sql(SqlError),
+}
+
+impl From<CdcError> for LiveError {
+    fn from(error: CdcError) -> LiveError {
+        match error {
+            CdcError::Refused { refused, .. } => LiveError::Refused(refused),
+            CdcError::Sql(error) => LiveError::Sql(error),
+        }
+    }
+}
+
+/// The live queries of one engine.
+pub struct Live {
+    engine: Engine,
+    limits: LiveLimits,
+    tenants: Mutex<FxHashMap<TenantId, Arc<TenantLive>>>,
+    next_id: AtomicU64,
+}
+
+/// Those of one tenant.
+pub(crate) struct TenantLive {
+    pub tenant: Arc<Tenant>,
+    pub core: Mutex<Core>,
+    /// For what is evaluated beside the task: filters of row images alone.
+    pub side: Mutex<Shadow>,
+    /// Somebody waits for the task to go on to what is visible, or the last query has gone.
+    kick: Notify,
+}
+
+/// How often a quiet tenant's position follows the log's end, so that cursors stay young.
+const FOLLOW: Duration = Duration::from_secs(5);
+
+impl Live {
+    /// For one engine.
+    #[must_use]
+    pub fn new(engine: Engine, limits: LiveLimits) -> Arc<Live> {
+        Arc::new(Live {
+            engine,
+            limits,
+            tenants: Mutex::default(),
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Live queries that are open, and how many different ones these are.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let tenants: Vec<_> = self.tenants.lock().values().cloned().collect();
+        (tenants.iter()).fold((0, 0), |(open, different), tenant| {
+            let core = tenant.core.lock();
+            (open + core.subscribers(), different + core.instances())
+        })
+    }
+
+    /// A tenant's, with a task that follows its log.
+    pub(crate) fn of(self: &Arc<Self>, tenant: &Arc<Tenant>) -> Result<Arc<TenantLive>, SqlError> {
+        let mut tenants = self.tenants.lock();
+        if let Some(known) = tenants.get(&tenant.id())
+            && Arc::ptr_eq(&known.tenant, tenant)
+            && !known.core.lock().is_over
+        {
+            return Ok(Arc::clone(known));
+        }
+        let position = tenant.visible();
+        let side = Shadow::open(
+            Arc::clone(self.engine.clock()),
+            Arc::clone(&tenant.shared.entropy),
+        )?;
+        let core = Core::new(
+            self.engine.clone(),
+            Arc::clone(tenant),
+            self.limits,
+            position,
+        )?;
+        let made = Arc::new(TenantLive {
+            tenant: Arc::clone(tenant),
+            core: Mutex::new(core),
+            side: Mutex::new(side),
+            kick: Notify::new(),
+        });
+        tenants.insert(tenant.id(), Arc::clone(&made));
+        let tail = tenant.tail(position, Vec::new());
+        tokio::spawn(follow(Arc::clone(self), Arc::clone(&made), tail));
+        Ok(made)
+    }
+
+    /// Whether the task may end: nobody has a live query of the tenant.
+    fn is_over(&self, tenant: &Arc<TenantLive>) -> bool {
+        let mut tenants = self.tenants.lock();
+        let mut core = tenant.core.lock();
+        if core.subscribers() > 0 {
+            return false;
+        }
+        core.is_over = true;
+        drop(core);
+        if (tenants.get(&tenant.tenant.id())).is_some_and(|known| Arc::ptr_eq(known, tenant)) {
+            tenants.remove(&tenant.tenant.id());
+        }
+        true
+    }
+}
+
+impl TenantLive {
+    /// Has the task look now.
+    pub(crate) fn kick(&self) {
+        self.kick.notify_one();
+    }
+
+    /// Runs `act` on the core on a reader thread.
+    pub(crate) async fn with_core<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, SqlError> {
+        let this = Arc::clone(self);
+        let work = move || act(&mut this.core.lock());
+        Ok(self.tenant.shared.readers.call(work).await?)
+    }
+}
+
+/// Feeds a tenant's log to its live queries until there are none.
+async fn follow(live: Arc<Live>, this: Arc<TenantLive>, mut tail: TailReader) {
+    loop {
+        let step = tokio::select! {
+            biased;
+            () = this.kick.notified() => {
+                if live.is_over(&this) {
+                    return;
+                }
+                tail.try_next().await
+            }
+            step = tail.next() => step.map(Some),
+            () = tokio::time::sleep(FOLLOW) => {
+                if live.is_over(&this) {
+                    return;
+                }
+                tail.try_next().await
+            }
+        };
+        let end = match step {
+            Ok(None) => continue,
+            Ok(Some(step)) => match this.with_core(move |core| core.step(step)).await {
+                Ok(()) => continue,
+                Err(error) => LiveEnd::Failed(error),
+            },
+            Err(error) => match CdcError::from(error) {
+                CdcError::Refused { refused, .. } => LiveEnd::MustRefetch {
+                    message: refused.to_string(),
+                },
+                CdcError::Sql(error) => LiveEnd::Failed(error),
+            },
+        };
+        this.core.lock().end_all(&end);
+        live.is_over(&this);
+        return;
+    }
+}
