@@ -207,6 +207,19 @@ settings! {
         /// Longest value that a condition may make.
         filter_max_value_bytes: Size = Size::of(http().cdc.filter.max_value_bytes);
     }
+    section "Live queries" {
+        /// Largest result of a live query that is kept; a larger one is refused or ended with 54000.
+        live_result_bytes: Size = Size::of(http().live.result_bytes);
+        /// Changes that wait for one connection; past it, it gets their net difference instead.
+        live_outbox_bytes: Size = Size::of(http().live.outbox_bytes);
+        /// Changes of the log gone through for a net difference; past it the client must refetch.
+        live_resume_changes: u64 = http().live.resume_changes;
+        /// Live queries of one tenant at a time; more are refused with 53300.
+        live_per_tenant: usize = http().live.per_tenant;
+        /// Rows of one commit that joins and groups follow one by one; past it they are evaluated
+        /// as a whole.
+        live_keys_by_parts: usize = http().live.keys_by_parts;
+    }
     section "Log" {
         /// Length of a segment's file; at least 64 KiB, at most 2 GiB.
         segment_bytes: Size = Size(log().segment_bytes);

@@ -62,7 +62,10 @@ pub struct LivePlan {
     /// SQLite text of the query; its outputs are `columns`, then the key's.
     pub sql: String,
     pub columns: Arc<[OutputColumn]>,
-    /// The types of the outputs after `columns`: what tells rows apart. Empty: their contents do.
+    /// Whether its rows have a key; else their contents tell them apart.
+    pub is_keyed: bool,
+    /// The types of the key: of the outputs after `columns`. None for the one row that aggregates
+    /// over all rows make.
     pub key: Vec<PgType>,
     /// Whether rows come in an order.
     pub ordered: bool,
@@ -187,6 +190,7 @@ pub fn plan_live(
         because,
         sql: String::new(),
         columns: Arc::clone(&columns),
+        is_keyed: shape.has_keys(),
         key: Vec::new(),
         ordered: query.order_by.is_some(),
         reads,

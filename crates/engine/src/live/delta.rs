@@ -53,7 +53,7 @@ pub struct Delta {
 impl ResultSet {
     pub(crate) fn push(&mut self, plan: &LivePlan, row: Row, seen: &mut FxHashMap<Identity, u32>) {
         let mut identity = identity_of(plan, row.as_ref());
-        if plan.key.is_empty() {
+        if !plan.is_keyed {
             let count = seen.entry(identity.clone()).or_insert(0);
             *count += 1;
             if *count > 1 {
@@ -69,10 +69,10 @@ impl ResultSet {
 
 /// The encoded values of a row's key; of all its values if it has none.
 pub(crate) fn identity_of(plan: &LivePlan, row: RowRef<'_>) -> Identity {
-    let from = if plan.key.is_empty() {
-        0
-    } else {
+    let from = if plan.is_keyed {
         plan.columns.len()
+    } else {
+        0
     };
     let values: Vec<_> = row.values().skip(from).collect();
     Row::from_values(values.into_iter()).bytes()[..].into()
@@ -260,7 +260,7 @@ pub fn write_key(plan: &LivePlan, row: RowRef<'_>, out: &mut Vec<u8>) {
 #[must_use]
 pub fn key_text(plan: &LivePlan, row: RowRef<'_>) -> String {
     let mut text = Vec::new();
-    if plan.key.is_empty() {
+    if !plan.is_keyed {
         write_row(plan, row, &mut text);
     } else {
         let keys = row.values().skip(plan.columns.len());

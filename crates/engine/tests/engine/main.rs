@@ -11,6 +11,7 @@ mod exits;
 mod faults;
 mod isolation;
 mod keys;
+mod live;
 mod replay;
 mod roles;
 mod sequences;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use springhead_engine::cdc::{CdcLimits, FilterLimits};
+use springhead_engine::live::LiveLimits;
 
 use crate::config::Config;
 
@@ -48,6 +49,8 @@ pub struct HttpConfig {
     pub cors_origins: Vec<String>,
     /// Limits of feeds and pages.
     pub cdc: CdcLimits,
+    /// Limits of live queries.
+    pub live: LiveLimits,
 }
 
 impl Default for HttpConfig {
@@ -73,6 +76,7 @@ impl Default for HttpConfig {
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
             cdc: CdcLimits::default(),
+            live: LiveLimits::default(),
         }
     }
 }
@@ -111,6 +115,13 @@ impl From<&Config> for HttpConfig {
                 },
                 page_scan_ms: ms(config.poll_scan_time),
                 ..defaults.cdc
+            },
+            live: LiveLimits {
+                result_bytes: config.live_result_bytes.in_memory(),
+                outbox_bytes: config.live_outbox_bytes.in_memory(),
+                resume_changes: config.live_resume_changes,
+                per_tenant: config.live_per_tenant,
+                keys_by_parts: config.live_keys_by_parts,
             },
         }
     }

@@ -27,6 +27,7 @@ const TLS_HANDSHAKE: [u8; 1] = [22];
 
 /// How the requests begin that may be served here.
 const FEED: &[u8] = b"GET /cdc";
+const LIVE: &[u8] = b"GET /live";
 
 /// Longest head that is looked at; a longer one is hyper's to judge.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -81,7 +82,8 @@ fn decide(read: &mut Vec<u8>) -> Option<Look> {
         return (read.len() >= HTTP2_PREFACE.len()).then(|| Look::Http2(std::mem::take(read)));
     }
     escape_target(read);
-    if !begins_as(read, FEED) || read.len() > MAX_HEAD_BYTES {
+    let is_ours = begins_as(read, FEED) || begins_as(read, LIVE);
+    if !is_ours || read.len() > MAX_HEAD_BYTES {
         return Some(Look::Other(std::mem::take(read)));
     }
     match parse(read) {
@@ -138,7 +140,9 @@ fn parse(read: &[u8]) -> Result<Option<Parts>, NotOurs> {
     };
     let target = head.path.ok_or(NotOurs)?;
     let path = target.split('?').next().unwrap_or_default();
-    let is_feed = path == "/cdc" || (path.starts_with("/cdc/") && !path.ends_with("/poll"));
+    let is_feed = path == "/cdc"
+        || path == "/live"
+        || (path.starts_with("/cdc/") && !path.ends_with("/poll"));
     // What follows the head is another request, or a body that nobody asked for.
     if !is_feed || head.version != Some(1) || length != read.len() {
         return Err(NotOurs);

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub answers: [AtomicU64; 6],
     /// Event streams that are open.
     pub event_streams: Gauge,
+    /// Live queries that are open as event streams.
+    pub live_streams: Gauge,
     /// Event streams opened.
     pub event_streams_opened: AtomicU64,
     /// Bytes of event streams handed to sockets.
@@ -169,6 +171,23 @@ pub fn text(app: &App) -> String {
         own.event_streams.value(),
     );
     page.labelled("springhead_subscribers", "exit", "poll", own.polls.value());
+    page.labelled(
+        "springhead_subscribers",
+        "exit",
+        "live",
+        own.live_streams.value(),
+    );
+    let (open, different) = app.live.counts();
+    page.gauge(
+        "springhead_live_queries",
+        "Live queries that are open.",
+        open as u64,
+    );
+    page.gauge(
+        "springhead_live_plans",
+        "Different live queries that are open; equal ones are kept once.",
+        different as u64,
+    );
     page.counter(
         "springhead_event_streams_total",
         "Event streams opened.",

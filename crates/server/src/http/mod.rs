@@ -18,6 +18,7 @@ mod events;
 mod guard;
 mod lean;
 mod listen;
+mod live;
 mod metrics;
 mod openapi;
 mod params;
@@ -35,6 +36,7 @@ mod tests;
 use std::sync::Arc;
 
 use springhead_engine::cdc::Cdc;
+use springhead_engine::live::Live;
 use tokio::net::TcpListener;
 
 use crate::node::{NodeState, Shutdown};
@@ -47,6 +49,7 @@ use metrics::Metrics;
 pub struct App {
     node: Arc<NodeState>,
     cdc: Arc<Cdc>,
+    live: Arc<Live>,
     config: HttpConfig,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -56,9 +59,11 @@ pub struct App {
 pub async fn serve(listener: TcpListener, node: Arc<NodeState>, shutdown: Shutdown) {
     let config = HttpConfig::from(&node.config);
     let cdc = Cdc::new(node.engine.clone(), config.cdc);
+    let live = Live::new(node.engine.clone(), config.live);
     let app = Arc::new(App {
         node,
         cdc,
+        live,
         config,
         metrics: Metrics::default(),
         shutdown,

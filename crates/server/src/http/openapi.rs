@@ -30,6 +30,7 @@ pub fn document() -> Value {
 
 fn paths() -> Value {
     json!({
+        "/live": { "get": live() },
         "/cdc": { "get": events(&[]) },
         "/cdc/{collection}": { "get": events(&["collection"]) },
         "/cdc/poll": { "get": poll(&[]) },
@@ -108,6 +109,24 @@ fn events(path: &[&str]) -> Value {
         "responses": with_errors(json!({
             "200": {
                 "description": "Frames: `id` is the cursor, `event` the operation in lower case (or snapshot, ready, transaction, progress, must-refetch, taken-over, error), `data` a ChangeEvent.",
+                "content": { "text/event-stream": { "schema": { "type": "string" } } },
+            },
+            "204": { "description": "The last event id says that this stream has ended for good." },
+        })),
+    })
+}
+
+fn live() -> Value {
+    json!({
+        "operationId": "live",
+        "summary": "A SELECT's result, then what each commit changes in it, as Server-Sent Events.",
+        "parameters": references(&[
+            "sql", "params", "Last-Event-ID", "last_event_id", "snapshot", "before", "ticket",
+            "tenant_id", "min_lsn",
+        ]),
+        "responses": with_errors(json!({
+            "200": {
+                "description": "Frames: snapshot, ready, change, progress, must-refetch, error; docs/live-queries.md has their data.",
                 "content": { "text/event-stream": { "schema": { "type": "string" } } },
             },
             "204": { "description": "The last event id says that this stream has ended for good." },
@@ -253,6 +272,24 @@ fn parameters() -> Value {
         "query",
         text(),
         "As the header, for clients that cannot set it.",
+    );
+    add(
+        "sql",
+        "query",
+        text(),
+        "A SELECT; `WITH (recompute)` after it has it evaluated again after each commit.",
+    );
+    add(
+        "params",
+        "query",
+        text(),
+        "The values of $1, $2, … as a JSON array.",
+    );
+    add(
+        "before",
+        "query",
+        flag(),
+        "Changed and removed rows come with what they were.",
     );
     add(
         "cursor",
@@ -485,6 +522,7 @@ fn schemas() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::live::LIVE_PARAMETERS;
     use super::super::routes::{EVENT_PARAMETERS, POLL_PARAMETERS, find};
     use super::*;
 
@@ -532,8 +570,9 @@ mod tests {
     fn every_method_and_parameter_of_the_feeds_is_described() {
         let all = operations();
         for (path, expected) in [
-            ("/cdc/{collection}", &EVENT_PARAMETERS),
+            ("/cdc/{collection}", &EVENT_PARAMETERS[..]),
             ("/cdc/{collection}/poll", &POLL_PARAMETERS),
+            ("/live", &LIVE_PARAMETERS),
         ] {
             let (_, _, operation) = all.iter().find(|(known, _, _)| known == path).unwrap();
             let text = operation["parameters"].to_string();

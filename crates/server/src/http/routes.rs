@@ -11,7 +11,9 @@ use super::body::{Body, Response, response};
 use super::error::HttpError;
 use super::params::{Params, decode, shown};
 use super::request::{Came, Request, RequestBody};
-use super::{App, collections, consumers, events, guard, openapi, poll, session, sql, status};
+use super::{
+    App, collections, consumers, events, guard, live, openapi, poll, session, sql, status,
+};
 use crate::auth::web::Shown;
 
 /// What event streams take.
@@ -54,6 +56,7 @@ pub const POLL_PARAMETERS: [&str; 14] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     Events,
+    Live,
     Poll,
     Sql,
     Documents,
@@ -80,6 +83,7 @@ impl Route {
             Route::Consumers => &["GET", "POST"],
             Route::Consumer => &["GET", "DELETE"],
             Route::Events
+            | Route::Live
             | Route::Poll
             | Route::Documents
             | Route::Health
@@ -110,6 +114,7 @@ impl Route {
 pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     Some(match segments.as_slice() {
+        ["live"] => (Route::Live, vec![]),
         ["cdc"] => (Route::Events, vec![]),
         ["cdc", "poll"] => (Route::Poll, vec![]),
         ["cdc", collection] if !collection.is_empty() => (Route::Events, vec![*collection]),
@@ -180,7 +185,8 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         ));
     };
     // HEAD is GET without its body; a stream has no end to be asked for.
-    let is_head = head.method == Method::HEAD && !matches!(route, Route::Events | Route::Poll);
+    let is_head =
+        head.method == Method::HEAD && !matches!(route, Route::Events | Route::Live | Route::Poll);
     let method = if is_head { Method::GET } else { head.method };
     if !route.methods().contains(&method.as_str()) {
         return Err(HttpError::Method {
@@ -214,7 +220,7 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         headers: &head.headers,
         ticket: ticket.as_deref(),
         path,
-        is_get: matches!(route, Route::Events | Route::Poll) && method == Method::GET,
+        is_get: matches!(route, Route::Events | Route::Live | Route::Poll) && method == Method::GET,
         address: came.peer.ip(),
     };
     let principal = match auth.principal(&app.node.engine, &shown) {
@@ -295,6 +301,7 @@ fn nobody(came: Came) -> Arc<Principal> {
 async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
     match route {
         Route::Events => events::stream(request).await,
+        Route::Live => Box::pin(live::stream(request)).await,
         Route::Poll => Box::pin(poll::page(request)).await,
         Route::Sql => Box::pin(sql::run(request)).await,
         Route::Documents => Box::pin(collections::list(request)).await,

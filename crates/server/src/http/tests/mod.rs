@@ -2,6 +2,7 @@
 
 mod consumers;
 mod feeds;
+mod live;
 mod requests;
 mod slow;
 
