@@ -20,6 +20,7 @@ use springhead_sql::access::Identity;
 use springhead_sql::catalog::Catalog;
 use springhead_sql::system::{self, Cache, Relation, Surroundings, Table, View};
 
+use crate::access::Roles;
 use crate::functions::{Context, Output, SessionContext, from_sqlite, to_sqlite};
 use crate::settings;
 
@@ -31,6 +32,8 @@ pub struct System {
     pub catalog: Arc<Catalog>,
     pub identity: Arc<Identity>,
     pub databases: Databases,
+    /// The roles in force; `None` for sessions without an engine.
+    pub roles: Option<Arc<Roles>>,
     pub database_id: u32,
     pub state_path: std::path::PathBuf,
     /// Rows of relations that depend on more than the catalog.
@@ -61,6 +64,53 @@ impl Surroundings for Around<'_> {
 
     fn databases(&self) -> Vec<(u32, String)> {
         (self.system.databases)()
+    }
+
+    fn roles(&self) -> Vec<system::Role> {
+        let mut all: Vec<_> = self
+            .system
+            .roles
+            .iter()
+            .flat_map(|roles| roles.all())
+            // A role of one tenant alone is none of the others' business.
+            .filter(|role| {
+                role.tenant
+                    .is_none_or(|tenant| tenant.0 == self.system.database_id)
+            })
+            .map(|role| system::Role {
+                oid: u32::try_from(role.id).unwrap_or(0),
+                name: role.name.to_string(),
+                superuser: role.superuser,
+                inherit: role.inherit,
+                createrole: role.createrole,
+                createdb: role.createdb,
+                login: role.login,
+                bypass_rls: role.bypass_rls,
+                connection_limit: role.connection_limit,
+                valid_until_us: role.valid_until_us,
+            })
+            .collect();
+        all.sort_by_key(|role| role.oid);
+        all
+    }
+
+    fn memberships(&self) -> Vec<(String, String, String, bool)> {
+        let known = self.roles();
+        let is_known = |name: &str| known.iter().any(|role| role.name == name);
+        self.system
+            .roles
+            .iter()
+            .flat_map(|roles| roles.memberships())
+            .filter(|membership| is_known(&membership.role) && is_known(&membership.member))
+            .map(|membership| {
+                (
+                    membership.role.to_string(),
+                    membership.member.to_string(),
+                    membership.grantor.to_string(),
+                    membership.admin_option,
+                )
+            })
+            .collect()
     }
 
     fn database_id(&self) -> u32 {

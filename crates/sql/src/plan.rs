@@ -332,6 +332,10 @@ pub enum Setting {
         name: Option<String>,
     },
     Discard,
+    /// DEALLOCATE: forgets the protocol's prepared statements, all or one.
+    Deallocate {
+        name: Option<String>,
+    },
 }
 
 /// CREATE and DROP DATABASE.

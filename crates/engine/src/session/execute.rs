@@ -189,6 +189,7 @@ impl Session {
             catalog: self.catalog(),
             identity: Arc::clone(&self.plan_context.identity),
             databases: Arc::new(databases),
+            roles: self.engine.as_ref().map(Engine::roles),
             database_id: tenant.id().0,
             state_path: state::state_file(&tenant.shared.config, tenant.id()),
             live: springhead_sql::system::Cache::default(),

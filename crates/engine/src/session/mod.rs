@@ -60,6 +60,8 @@ pub struct Session {
     running: Arc<Running>,
     /// Reads wait until this is visible.
     required_lsn: Lsn,
+    /// Prepared statements that the protocol is to forget; `None` for all of them.
+    deallocated: Vec<Option<String>>,
     /// Buffers of the literal lifter, kept from statement to statement.
     lifted: Lifted,
     /// Values before SET LOCAL, to be put back when the transaction ends.
@@ -197,6 +199,7 @@ impl Session {
             is_ahead: false,
             running: Arc::default(),
             required_lsn: Lsn::ZERO,
+            deallocated: Vec::new(),
             lifted: Lifted::default(),
             local: Vec::new(),
             listener: None,
@@ -289,6 +292,12 @@ impl Session {
         self.block
             .as_ref()
             .is_some_and(|block| block.writer.is_some())
+    }
+
+    /// The prepared statements that DEALLOCATE or DISCARD named since the last call; `None` is
+    /// all of them.
+    pub fn take_deallocated(&mut self) -> Vec<Option<String>> {
+        std::mem::take(&mut self.deallocated)
     }
 
     /// The value of a setting (SHOW).
@@ -472,12 +481,21 @@ impl Session {
                 }
                 self.put_configured();
                 if *setting == Setting::Discard {
+                    self.deallocated.push(None);
                     self.stop_listening();
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
                     return Ok(Outcome::command("DISCARD ALL"));
                 }
                 Ok(Outcome::command("RESET"))
+            }
+            Setting::Deallocate { name } => {
+                let tag = match name {
+                    Some(_) => "DEALLOCATE",
+                    None => "DEALLOCATE ALL",
+                };
+                self.deallocated.push(name.clone());
+                Ok(Outcome::command(tag))
             }
             Setting::Show { name } => self.show(name.as_deref()),
         }

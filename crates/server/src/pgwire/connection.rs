@@ -424,6 +424,7 @@ impl Connection<'_> {
             FrontendMessage::Query(sql) => {
                 extended.before_query(wire, session).await?;
                 simple_query(wire, session, &mut source, sql).await?;
+                extended.forget(session);
                 extended.after_query(session);
                 ready(wire, session).await
             }

@@ -88,6 +88,7 @@ impl Extended {
         self.skipping = false;
         self.end_block(wire, session).await;
         self.drop_portals_if_idle(session);
+        self.forget(session);
         Ok(())
     }
 
@@ -100,6 +101,16 @@ impl Extended {
         self.statements.remove("");
         self.portals.remove("");
         Ok(())
+    }
+
+    /// Drops the statements that the session was told to deallocate.
+    pub fn forget(&mut self, session: &mut Session) {
+        for name in session.take_deallocated() {
+            match name {
+                Some(name) => drop(self.statements.remove(name.as_str())),
+                None => self.statements.clear(),
+            }
+        }
     }
 
     /// Portals last as long as their transaction.

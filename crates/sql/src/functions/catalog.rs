@@ -289,6 +289,8 @@ const STRINGS: &[Signature] = overloads! { Scalar, true;
 
 /// These look at NULLs themselves.
 const LENIENT: &[Signature] = overloads! { Scalar, false;
+    // None can be held.
+    "pg_advisory_unlock_all"() -> R::Void, like("NULL");
     "concat"(Any; more) -> TEXT, like("sh_concat($~)");
     "concat_ws"(Text, Any; more) -> TEXT, like("sh_concat_ws($1,$2~)");
     "format"(Text) -> TEXT, call("sh_format");
@@ -471,6 +473,8 @@ const SETS: &[Signature] = overloads! { SetReturning, true;
     "regexp_split_to_table"(Text, Text) -> TEXT, call("sh_regexp_split");
     "string_to_table"(Text, Text) -> TEXT, like("sh_string_to_array($1,$2,NULL)");
     "pg_listening_channels"() -> TEXT, like("sh_setting('listening_channels')");
+    "generate_subscripts"(AnyArray, Int4) -> INT4, Emit::Planner;
+    "_pg_expandarray"(AnyArray) -> R::Argument(0), Emit::Planner;
     // Nothing is partitioned.
     "pg_partition_ancestors"(Regclass) -> R::Argument(0), like("iif($1,'[]',NULL)");
     "generate_series"(Int4, Int4) -> INT4, Emit::Planner;

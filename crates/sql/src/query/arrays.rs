@@ -10,6 +10,12 @@ use crate::types::PgType;
 use super::Analyzer;
 use super::typed::Typed;
 
+/// What `information_schema._pg_expandarray` gives for each element: the element and its place, in
+/// a composite type of no name, for which a type stands that nothing else has.
+pub(crate) fn expanded() -> PgType {
+    PgType::OidVector.array()
+}
+
 impl Analyzer<'_> {
     pub(crate) fn array(&mut self, array: &Array) -> Result<Typed, SqlError> {
         self.array_of(&array.elem, None)
@@ -52,14 +58,56 @@ impl Analyzer<'_> {
         Ok(Typed::new(format!("sh_array({})", list.join(",")), element.array()).not_null())
     }
 
+    /// What is subscripted: of `t.a[1]` the parser makes fields of `t`.
+    fn subscripted<'e>(
+        &mut self,
+        root: &Expr,
+        chain: &'e [AccessExpr],
+    ) -> Result<(Typed, &'e [AccessExpr]), SqlError> {
+        let Expr::Identifier(first) = root else {
+            return Ok((self.expression(root)?, chain));
+        };
+        let mut name = vec![first.clone()];
+        for access in chain {
+            match access {
+                AccessExpr::Dot(Expr::Identifier(part)) => name.push(part.clone()),
+                _ => break,
+            }
+        }
+        let value = if name.len() == 1 {
+            self.expression(root)?
+        } else {
+            self.expression(&Expr::CompoundIdentifier(name.clone()))?
+        };
+        Ok((value, &chain[name.len() - 1..]))
+    }
+
     /// `a[1]`.
     pub(crate) fn subscript(
         &mut self,
         root: &Expr,
         chain: &[AccessExpr],
     ) -> Result<Typed, SqlError> {
-        let mut value = self.expression(root)?;
+        let (mut value, chain) = self.subscripted(root, chain)?;
         for access in chain {
+            if let AccessExpr::Dot(Expr::Identifier(field)) = access
+                && value.ty == expanded()
+            {
+                let place = match super::names::fold(field).as_str() {
+                    "x" => 0,
+                    "n" => 1,
+                    other => {
+                        let error = SqlError::new(
+                            ErrorCode::UndefinedColumn,
+                            format!("column \"{other}\" not found in data type record"),
+                        );
+                        return Err(self.at(error, field.span.start));
+                    }
+                };
+                let pair = self.text(&value)?;
+                value = Typed::new(format!("json_extract({pair},'$[{place}]')"), PgType::Int4);
+                continue;
+            }
             let AccessExpr::Subscript(Subscript::Index { index }) = access else {
                 return Err(SqlError::unsupported("array slices and composite fields"));
             };
@@ -126,6 +174,8 @@ impl Analyzer<'_> {
     pub(crate) fn element_value(&self, element: &PgType, id: &str) -> String {
         match element {
             PgType::Float4 | PgType::Float8 => format!("CAST({id}.value AS REAL)"),
+            // In JSON an object id is a string.
+            PgType::Oid | PgType::Reg(_) => format!("CAST({id}.value AS INTEGER)"),
             _ => format!("{id}.value"),
         }
     }
@@ -133,6 +183,7 @@ impl Analyzer<'_> {
     /// As [`Analyzer::element_value`], for elements of any type of the array `array`.
     pub(crate) fn element_of(&self, element: &PgType, id: &str, array: &str) -> String {
         let as_is = element.is_integer()
+            || matches!(element, PgType::Reg(_))
             || element.is_string()
             || matches!(element, PgType::Uuid | PgType::Bool);
         if as_is {

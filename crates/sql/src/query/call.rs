@@ -40,7 +40,7 @@ impl<'a> Call<'a> {
         let (schema, name) = names::schema_and_name(&function.name)?;
         if schema
             .as_deref()
-            .is_some_and(|schema| !matches!(schema, "pg_catalog" | "public"))
+            .is_some_and(|schema| !matches!(schema, "pg_catalog" | "public" | "information_schema"))
         {
             return Err(SqlError::new(
                 ErrorCode::UndefinedFunction,

@@ -315,7 +315,13 @@ impl Analyzer<'_> {
                     let place = value.place;
                     self.set_function("unnest", &[value], *with_ordinality, alias.as_ref(), place)
                 }
-                _ => Err(SqlError::unsupported("unnest() of several arrays")),
+                arrays => {
+                    let arrays = arrays
+                        .iter()
+                        .map(|array| self.expression(array))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    self.unnest_several(&arrays, *with_ordinality, alias.as_ref())
+                }
             },
             TableFactor::NestedJoin {
                 table_with_joins,
@@ -506,7 +512,55 @@ impl Analyzer<'_> {
             .iter()
             .map(|expr| self.expression(expr))
             .collect::<Result<Vec<_>, _>>()?;
+        if function == "unnest" && values.len() > 1 {
+            return self.unnest_several(&values, ordinality, alias);
+        }
         self.set_function(&function, &values, ordinality, alias, place)
+    }
+
+    /// Several arrays side by side, the shorter ones filled up with NULL.
+    fn unnest_several(
+        &mut self,
+        arrays: &[Typed],
+        ordinality: bool,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromItem, SqlError> {
+        let id = self.fresh('r');
+        let mut lengths = Vec::with_capacity(arrays.len());
+        let mut columns = Vec::with_capacity(arrays.len() + 1);
+        for array in arrays {
+            let Some(element) = array.ty.element().cloned() else {
+                return Err(self.no_function("unnest", arrays, array.place));
+            };
+            let text = self.text(array)?;
+            lengths.push(format!("coalesce(json_array_length({text}),0)"));
+            columns.push(ScopeColumn {
+                name: "unnest".to_owned(),
+                sql: format!(
+                    "sh_array_get({text},{id}.value,{},{})",
+                    element.oid(),
+                    element.typmod()
+                ),
+                ty: element,
+                nullable: true,
+                origin: None,
+            });
+        }
+        if ordinality {
+            columns.push(ScopeColumn {
+                name: "ordinality".to_owned(),
+                sql: format!("{id}.value"),
+                ty: PgType::Int8,
+                nullable: false,
+                origin: None,
+            });
+        }
+        // Of one alone SQLite's max() would be the aggregate.
+        let sql = format!(
+            "json_each(sh_series(1,max({},0),1)) AS {id}",
+            lengths.join(",")
+        );
+        aliased(sql, id, "unnest".to_owned(), columns, alias)
     }
 
     /// A set-returning function, its arguments analyzed; these may name items before it.
@@ -524,6 +578,20 @@ impl Analyzer<'_> {
                 return self.generate_series(values, alias, place);
             }
             return self.integer_series(values, ordinality, alias, place);
+        }
+        if function == "_pg_expandarray"
+            && let [array] = values
+        {
+            let array = self.text(array)?;
+            let id = self.fresh('r');
+            let column = ScopeColumn {
+                name: function.to_owned(),
+                sql: format!("json_array({id}.value,{id}.key+1)"),
+                ty: super::arrays::expanded(),
+                nullable: false,
+                origin: None,
+            };
+            return rows_of(&array, id, column, ordinality, alias);
         }
         if function == "generate_subscripts" && values.len() == 2 {
             return self.subscripts(values, alias, place);
@@ -580,12 +648,12 @@ impl Analyzer<'_> {
         let column = ScopeColumn {
             name: "generate_subscripts".to_owned(),
             sql: if is_vector {
-                format!("{id}.key")
+                format!("iif({dimension}=1,{id}.key,NULL)")
             } else {
-                format!("({id}.key+1)")
+                format!("iif({dimension}=1,{id}.key+1,NULL)")
             },
             ty: PgType::Int4,
-            nullable: false,
+            nullable: true,
             origin: None,
         };
         // Arrays are told by one dimension here; of another they have no places.

@@ -240,19 +240,97 @@ impl Analyzer<'_> {
         }
         found.dedup();
         if found.len() > 1 {
-            return Err(SqlError::unsupported(
-                "several set-returning functions in one select list",
-            ));
+            return self.sets_together(found, result);
         }
         for function in found {
             let (sql, column) = self.set_in_outputs(&function)?;
-            result.from = Some(match result.from.take() {
-                Some(from) => format!("{from},{sql}"),
-                None => sql,
-            });
+            add_from(result, sql);
             self.scope().sets.push((function, column));
         }
         Ok(())
+    }
+
+    /// Several go on side by side, row by row; those that end first are NULL from there on.
+    fn sets_together(
+        &mut self,
+        found: Vec<ast::Function>,
+        result: &mut Select,
+    ) -> Result<(), SqlError> {
+        let id = self.fresh('r');
+        let mut lengths = Vec::with_capacity(found.len());
+        let mut columns = Vec::with_capacity(found.len());
+        for function in &found {
+            let (length, column) = self.walked(function, &id)?;
+            lengths.push(length);
+            columns.push(column);
+        }
+        // Of one alone SQLite's max() would be the aggregate.
+        add_from(
+            result,
+            format!(
+                "json_each(sh_series(1,max({},0),1)) AS {id}",
+                lengths.join(",")
+            ),
+        );
+        self.scope().sets.extend(found.into_iter().zip(columns));
+        Ok(())
+    }
+
+    /// How many rows a function over an array gives, and its value in the row `id.value`.
+    fn walked(
+        &mut self,
+        function: &ast::Function,
+        id: &str,
+    ) -> Result<(String, ScopeColumn), SqlError> {
+        let refused =
+            || SqlError::unsupported("several set-returning functions in one select list");
+        let (_, name) = super::names::schema_and_name(&function.name)?;
+        let ast::FunctionArguments::List(list) = &function.args else {
+            return Err(refused());
+        };
+        let mut args = Vec::with_capacity(2);
+        for arg in &list.args {
+            let ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) = arg else {
+                return Err(refused());
+            };
+            args.push(self.expression(expr)?);
+        }
+        let element = args.first().and_then(|array| array.ty.element().cloned());
+        let (Some(array), Some(element)) = (args.first(), element) else {
+            return Err(refused());
+        };
+        let text = self.text(array)?;
+        let length = format!("coalesce(json_array_length({text}),0)");
+        let is_vector = matches!(array.ty, PgType::Int2Vector | PgType::OidVector);
+        let (sql, ty) = match (name.as_str(), args.get(1)) {
+            ("unnest", None) => (
+                format!(
+                    "sh_array_get({text},{id}.value,{},{})",
+                    element.oid(),
+                    element.typmod()
+                ),
+                element,
+            ),
+            ("generate_subscripts", Some(dimension)) => {
+                let dimension = self.text(dimension)?;
+                let first = i32::from(is_vector);
+                (
+                    format!(
+                        "iif({dimension}=1 AND {id}.value<={length},{id}.value-{first},NULL)"
+                    ),
+                    PgType::Int4,
+                )
+            }
+            _ => return Err(refused()),
+        };
+        let column = ScopeColumn {
+            name,
+            sql,
+            ty,
+            nullable: true,
+            origin: None,
+        };
+        Ok((length, column))
     }
 
     fn without_aggregates<T>(
@@ -705,6 +783,14 @@ fn derived_name(expr: &Expr) -> Option<String> {
         },
         _ => return None,
     })
+}
+
+/// Puts an item at the end of FROM.
+fn add_from(result: &mut Select, sql: String) {
+    result.from = Some(match result.from.take() {
+        Some(from) => format!("{from},{sql}"),
+        None => sql,
+    });
 }
 
 /// The internal name of a type, as a cast of something nameless shows it.

@@ -32,6 +32,14 @@ impl Surroundings for Planning<'_> {
         Vec::new()
     }
 
+    fn roles(&self) -> Vec<system::Role> {
+        Vec::new()
+    }
+
+    fn memberships(&self) -> Vec<(String, String, String, bool)> {
+        Vec::new()
+    }
+
     fn database_id(&self) -> u32 {
         0
     }

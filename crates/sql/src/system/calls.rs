@@ -171,10 +171,7 @@ fn find_reg(view: &View<'_>, reg: Reg, name: &str) -> Option<u32> {
             _ => None,
         },
         Reg::Role => match describe::split_name(name)?.as_slice() {
-            [role] => database::roles(view)
-                .iter()
-                .any(|known| known.name == *role)
-                .then(|| oids::role(role)),
+            [role] => Some(database::role_oid(view, role)).filter(|oid| *oid != 0),
             _ => None,
         },
         Reg::Oper | Reg::Operator => None,
@@ -289,19 +286,22 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
     let of = args.oid(0);
     Some(match name {
         // The catalog keeps expressions as text.
+        "pg_get_expr" if args.oid(2) == 1 => text(describe::unwrapped(args.text(0))),
         "pg_get_expr" => text(args.text(0)),
         "pg_get_constraintdef" => optional(view.catalog.tables.values().find_map(|table| {
             describe::constraints(table)
                 .into_iter()
                 .find(|constraint| constraint.oid(table) == of)
-                .map(|constraint| constraint.definition(view, table))
+                .map(|constraint| constraint.definition(view, table, args.oid(1) == 1))
         })),
         "pg_get_indexdef" => {
             let Some((table, index)) = describe::index_by_oid(view, of) else {
                 return Some(Value::Null);
             };
             match args.int(1).map(usize::try_from) {
-                None | Some(Ok(0)) => text(describe::index_definition(table, &index)),
+                None | Some(Ok(0)) => {
+                    text(describe::index_definition(table, &index, args.oid(2) == 1))
+                }
                 Some(Ok(number)) => {
                     optional(index.keys.get(number - 1).map(|key| key.text.as_str()))
                 }
@@ -453,6 +453,25 @@ fn facts(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
             Some(ValueRef::Integer(bytes)) => text(pretty_size(*bytes)),
             _ => Value::Null,
         },
+        "pg_index_column_has_property" => {
+            let key = describe::index_by_oid(view, args.oid(0)).and_then(|(_, index)| {
+                let place = usize::try_from(args.int(1)?).ok()?.checked_sub(1)?;
+                let key = index.keys.get(place)?;
+                Some((key.descending, key.nulls_first))
+            });
+            let Some((descending, nulls_first)) = key else {
+                return Some(Value::Null);
+            };
+            bool(match args.text(2) {
+                "asc" => !descending,
+                "desc" => descending,
+                "nulls_first" => nulls_first,
+                "nulls_last" => !nulls_first,
+                "orderable" | "returnable" | "search_array" | "search_nulls" => true,
+                "distance_orderable" => false,
+                _ => return Some(Value::Null),
+            })
+        }
         "pg_tablespace_location" => text(""),
         "pg_relation_filenode" => Value::Integer(args.oid(0).into()),
         "pg_encoding_to_char" => text(match args.int(0) {

@@ -5,7 +5,10 @@ use springhead_proto::SqlError;
 use super::cell::{NULL, row};
 use super::oids;
 use super::shape::{Relation, nothing, relation};
-use super::{Row, View};
+use super::{Role, Row, View};
+
+/// PostgreSQL's role that owns the schema `public`.
+const OWNER_OF_PUBLIC: &str = "pg_database_owner";
 
 pub(super) const RELATIONS: &[Relation] = &[
     relation!(live "pg_catalog", "pg_database", 1262, pg_database, {
@@ -34,7 +37,7 @@ pub(super) const RELATIONS: &[Relation] = &[
     relation!(live "pg_catalog", "pg_group", 0, nothing, {
         "groname": Name, "grosysid": Oid, "grolist": OidArray,
     }),
-    relation!(live "pg_catalog", "pg_auth_members", 1261, nothing, {
+    relation!(live "pg_catalog", "pg_auth_members", 1261, pg_auth_members, {
         "roleid": Oid, "member": Oid, "grantor": Oid, "admin_option": Bool,
     }),
     relation!("pg_catalog", "pg_db_role_setting", 2964, nothing, {
@@ -115,36 +118,32 @@ fn pg_database(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// A role as the views show it.
-pub(super) struct Role {
-    pub(super) name: String,
-    superuser: bool,
-    bypass_rls: bool,
-    login: bool,
-}
-
-/// The roles there are: the owner of everything, and who asks.
+/// The roles there are, and the one that owns the schema `public`.
 pub(super) fn roles(view: &View<'_>) -> Vec<Role> {
-    let mut all = vec![Role {
-        name: "postgres".to_owned(),
-        superuser: true,
-        bypass_rls: true,
-        login: true,
-    }];
-    let mut own: Vec<&str> = vec![&view.identity.role];
-    own.extend(view.identity.roles.iter().map(|role| &**role));
-    let user = view.session.setting("session_user");
-    own.extend(user.as_deref());
-    for name in own {
-        if !all.iter().any(|role| role.name == name) {
-            all.push(Role {
-                name: name.to_owned(),
-                superuser: view.identity.superuser,
-                bypass_rls: view.identity.bypass_rls,
-                login: true,
-            });
+    let mut all = view.session.roles();
+    let own = |name: &str, superuser: bool| Role {
+        oid: oids::role(name),
+        name: name.to_owned(),
+        superuser,
+        inherit: true,
+        createrole: superuser,
+        createdb: superuser,
+        login: superuser || name != OWNER_OF_PUBLIC,
+        bypass_rls: superuser,
+        connection_limit: -1,
+        valid_until_us: None,
+    };
+    if !all.iter().any(|role| role.name == "postgres") {
+        all.insert(0, own("postgres", true));
+    }
+    // In open mode everyone may come under any name.
+    let user = view.session.setting("session_user").unwrap_or_default();
+    for name in [&*view.identity.role, user.as_str()] {
+        if !name.is_empty() && !all.iter().any(|role| role.name == name) {
+            all.push(own(name, view.identity.superuser));
         }
     }
+    all.push(own(OWNER_OF_PUBLIC, false));
     all
 }
 
@@ -152,8 +151,16 @@ pub(super) fn roles(view: &View<'_>) -> Vec<Role> {
 pub(super) fn role_name(view: &View<'_>, oid: u32) -> Option<String> {
     roles(view)
         .into_iter()
+        .find(|role| role.oid == oid)
         .map(|role| role.name)
-        .find(|name| oids::role(name) == oid)
+}
+
+/// A role's object id.
+pub(super) fn role_oid(view: &View<'_>, name: &str) -> u32 {
+    roles(view)
+        .into_iter()
+        .find(|role| role.name == name)
+        .map_or(0, |role| role.oid)
 }
 
 fn pg_roles(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
@@ -161,17 +168,17 @@ fn pg_roles(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
         rows.push(row![
             &role.name,
             role.superuser,
-            true,
-            role.superuser,
-            role.superuser,
+            role.inherit,
+            role.createrole,
+            role.createdb,
             role.login,
             role.superuser,
-            -1,
+            role.connection_limit,
             "********",
-            NULL,
+            role.valid_until_us,
             role.bypass_rls,
             NULL,
-            oids::role(&role.name),
+            role.oid,
         ]);
     }
     Ok(())
@@ -181,18 +188,30 @@ fn pg_roles(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
 fn pg_authid(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for role in roles(view) {
         rows.push(row![
-            oids::role(&role.name),
+            role.oid,
             &role.name,
             role.superuser,
-            true,
-            role.superuser,
-            role.superuser,
+            role.inherit,
+            role.createrole,
+            role.createdb,
             role.login,
             role.superuser,
             role.bypass_rls,
-            -1,
+            role.connection_limit,
             NULL,
-            NULL,
+            role.valid_until_us,
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_auth_members(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for (role, member, grantor, admin) in view.session.memberships() {
+        rows.push(row![
+            role_oid(view, &role),
+            role_oid(view, &member),
+            role_oid(view, &grantor),
+            admin,
         ]);
     }
     Ok(())
@@ -202,13 +221,13 @@ fn pg_user(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for role in roles(view).iter().filter(|role| role.login) {
         rows.push(row![
             &role.name,
-            oids::role(&role.name),
-            role.superuser,
+            role.oid,
+            role.createdb,
             role.superuser,
             role.superuser,
             role.bypass_rls,
             "********",
-            NULL,
+            role.valid_until_us,
             NULL,
         ]);
     }
@@ -265,7 +284,7 @@ fn pg_stat_activity(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError
         setting("current_database"),
         pid,
         NULL,
-        oids::role(&user),
+        role_oid(view, &user),
         user,
         setting("application_name"),
         NULL,

@@ -176,6 +176,15 @@ fn encloses(text: &str) -> bool {
     false
 }
 
+/// Without the parentheses around all of it.
+pub(super) fn unwrapped(text: &str) -> &str {
+    if text.starts_with('(') && encloses(text) {
+        &text[1..text.len() - 1]
+    } else {
+        text
+    }
+}
+
 fn parenthesized(text: &str) -> String {
     if text.starts_with('(') && encloses(text) {
         text.to_owned()
@@ -185,7 +194,7 @@ fn parenthesized(text: &str) -> String {
 }
 
 /// `pg_get_indexdef(index)`.
-pub(super) fn index_definition(table: &Table, index: &IndexView<'_>) -> String {
+pub(super) fn index_definition(table: &Table, index: &IndexView<'_>, pretty: bool) -> String {
     let keys: Vec<String> = index
         .keys
         .iter()
@@ -204,7 +213,12 @@ pub(super) fn index_definition(table: &Table, index: &IndexView<'_>) -> String {
         text.push_str(" NULLS NOT DISTINCT");
     }
     if let Some(predicate) = index.predicate {
-        text.push_str(&format!(" WHERE {}", parenthesized(predicate)));
+        let predicate = if pretty {
+            unwrapped(predicate).to_owned()
+        } else {
+            parenthesized(predicate)
+        };
+        text.push_str(&format!(" WHERE {predicate}"));
     }
     text
 }
@@ -268,7 +282,7 @@ impl ConstraintView<'_> {
     }
 
     /// `pg_get_constraintdef(constraint)`.
-    pub(super) fn definition(&self, view: &View<'_>, table: &Table) -> String {
+    pub(super) fn definition(&self, view: &View<'_>, table: &Table, pretty: bool) -> String {
         match self {
             ConstraintView::Primary { .. } => {
                 format!("PRIMARY KEY ({})", column_list(table, &table.key_ids()))
@@ -282,8 +296,8 @@ impl ConstraintView<'_> {
                 },
                 column_list(table, &unique.columns)
             ),
-            ConstraintView::Check(check) if is_call(&check.expression) => {
-                format!("CHECK ({})", check.expression)
+            ConstraintView::Check(check) if pretty || is_call(&check.expression) => {
+                format!("CHECK ({})", unwrapped(&check.expression))
             }
             ConstraintView::Check(check) => {
                 format!("CHECK ({})", parenthesized(&check.expression))

@@ -22,6 +22,7 @@ macro_rules! describers {
 /// The signature table's part of them.
 pub const SIGNATURES: &[Signature] = describers! {
     "pg_size_pretty"(Int8) -> Text;
+    "pg_index_column_has_property"(Regclass, Int4, Text) -> Bool;
     "format_type"(Oid, Int4) -> Text;
     "pg_get_expr"(Text, Oid) -> Text;
     "pg_get_expr"(Text, Oid, Bool) -> Text;

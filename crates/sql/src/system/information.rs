@@ -164,7 +164,11 @@ fn schemata(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
         rows.push(row![
             database(view),
             name,
-            "postgres",
+            if name == "public" {
+                "pg_database_owner"
+            } else {
+                "postgres"
+            },
             NULL,
             NULL,
             NULL,

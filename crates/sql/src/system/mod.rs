@@ -44,10 +44,30 @@ pub trait Surroundings: Send + Sync {
     fn settings(&self) -> Vec<(String, String)>;
     /// The tenants that the session may know of: id and name.
     fn databases(&self) -> Vec<(u32, String)>;
+    /// The roles that the session may know of.
+    fn roles(&self) -> Vec<Role>;
+    /// Who is a member of which: role, member, grantor, and whether it may add others.
+    fn memberships(&self) -> Vec<(String, String, String, bool)>;
     /// The tenant's own id.
     fn database_id(&self) -> u32;
     /// How large its state is, if that is known.
     fn database_bytes(&self) -> Option<i64>;
+}
+
+/// A role, without anything secret.
+#[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "PostgreSQL's columns")]
+pub struct Role {
+    pub oid: u32,
+    pub name: String,
+    pub superuser: bool,
+    pub inherit: bool,
+    pub createrole: bool,
+    pub createdb: bool,
+    pub login: bool,
+    pub bypass_rls: bool,
+    pub connection_limit: i64,
+    pub valid_until_us: Option<i64>,
 }
 
 /// A row's values, in the order of the relation's columns.

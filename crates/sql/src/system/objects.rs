@@ -181,7 +181,12 @@ pub(super) const RELATIONS: &[Relation] = &[
 
 fn pg_namespace(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for name in oids::NAMESPACES {
-        rows.push(row![oids::namespace(name), name, oids::ROLE_OWNER, NULL]);
+        let owner = if name == "public" {
+            oids::ROLE_DATABASE_OWNER
+        } else {
+            oids::ROLE_OWNER
+        };
+        rows.push(row![oids::namespace(name), name, owner, NULL]);
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ pub const NAMESPACE_INFORMATION_SCHEMA: u32 = 13_212;
 pub const NAMESPACE_SPRINGHEAD: u32 = 16_383;
 /// The role that owns what Springhead made: PostgreSQL's bootstrap superuser.
 pub const ROLE_OWNER: u32 = 10;
+/// PostgreSQL's `pg_database_owner`.
+pub const ROLE_DATABASE_OWNER: u32 = 6171;
 pub const AM_HEAP: u32 = 2;
 pub const AM_BTREE: u32 = 403;
 pub const COLLATION_DEFAULT: u32 = 100;
@@ -86,13 +88,13 @@ pub fn database(tenant: u32) -> u32 {
     of(tenant, Part::Itself)
 }
 
-/// A role's object id.
+/// The object id of a role that is not in the roles: PostgreSQL's own, or a name of open mode.
 #[must_use]
 pub fn role(name: &str) -> u32 {
-    if name == "postgres" {
-        ROLE_OWNER
-    } else {
-        named("role", name)
+    match name {
+        "postgres" => ROLE_OWNER,
+        "pg_database_owner" => ROLE_DATABASE_OWNER,
+        name => named("role", name),
     }
 }
 

@@ -660,6 +660,18 @@ fn pg_depend(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                 }
                 ConstraintView::Foreign(key) => {
                     let parent = oids::of(key.parent, Part::Itself);
+                    if let Some(table) = view.catalog.table(CollectionId(key.parent)) {
+                        let index = parent_index(table, key);
+                        rows.push(row![
+                            PG_CONSTRAINT,
+                            constraint_oid,
+                            0,
+                            PG_CLASS,
+                            index,
+                            0,
+                            "n"
+                        ]);
+                    }
                     for &column in &key.parent_columns {
                         rows.push(row![
                             PG_CONSTRAINT,
@@ -781,7 +793,7 @@ fn pg_indexes(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                 &table.name.name,
                 index.name,
                 NULL,
-                describe::index_definition(table, &index),
+                describe::index_definition(table, &index, false),
             ]);
         }
     }
