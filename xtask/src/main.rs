@@ -5,6 +5,7 @@
 //! itself and depends on no crate, so that it builds in seconds.
 
 mod checks;
+mod drivers;
 mod process;
 mod suites;
 mod tidy;

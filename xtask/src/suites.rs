@@ -54,7 +54,8 @@ impl Tally {
         self.failed == 0
     }
 
-    fn add(&mut self, other: &Tally) {
+    /// Takes another runner's findings to its own.
+    pub fn add(&mut self, other: &Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
@@ -156,6 +157,8 @@ fn run_tests(filter: Option<&str>) -> Vec<(&'static str, Tally)> {
     if filter.is_none() {
         parts.push(("doc tests", doc_tests()));
         parts.push(("clients", clients()));
+        parts.push(("python", drivers()));
+        parts.push(("jdbc", jdbc()));
     }
     parts
 }
@@ -245,6 +248,17 @@ fn clients() -> Tally {
         tally.failed = 1;
     }
     tally
+}
+
+/// Python's drivers and ORMs, against the server that [`clients`] has built.
+fn drivers() -> Tally {
+    let server = target().join("debug/springhead");
+    crate::drivers::python(&target(), &server).unwrap_or_else(|error| missing(&error))
+}
+
+fn jdbc() -> Tally {
+    let server = target().join("debug/springhead");
+    crate::drivers::jdbc(&server).unwrap_or_else(|error| missing(&error))
 }
 
 /// A runner whose tools are missing: a failure where nobody watches, else a skip that is said.

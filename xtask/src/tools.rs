@@ -88,6 +88,14 @@ pub fn need_faketime() -> Result<(), String> {
         .ok_or_else(|| "libfaketime is not under /usr/lib".to_owned())
 }
 
+/// Makes sure that a Debian package that has no program of its own is installed.
+///
+/// # Errors
+/// What is missing and what was tried.
+pub fn need_debian(package: &str) -> Result<(), String> {
+    install_debian(package)
+}
+
 fn install_debian(package: &str) -> Result<(), String> {
     static UPDATED: OnceLock<bool> = OnceLock::new();
     if find(&["apt-get"]).is_none() {

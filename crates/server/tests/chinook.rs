@@ -116,6 +116,46 @@ fn psql_loads_chinook_unchanged_and_the_tables_are_postgresqls() {
     }
 }
 
+/// What psql's commands print, theirs and ours, is the same to the byte.
+#[test]
+fn psql_describes_chinook_as_it_describes_postgresql_s() {
+    let Some(script) = script() else { return };
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let fixture = Fixture::started();
+    let ports = [fixture.setup.pg.port(), postgres.ports.pg.port()];
+    let more = "CREATE VIEW rock AS SELECT track_id, name FROM track WHERE genre_id = 1; \
+                CREATE TABLE typed (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+                a smallint NOT NULL DEFAULT 3, b varchar(20) DEFAULT 'x', c numeric(10,2), \
+                d timestamptz DEFAULT now(), e text[], f jsonb, g uuid UNIQUE, h char(3), \
+                i boolean DEFAULT true, l int GENERATED ALWAYS AS (a * 2) STORED, o int DEFAULT -1); \
+                CREATE UNIQUE INDEX typed_ab ON typed (a DESC, o) WHERE a > 1; \
+                CREATE TABLE child (id serial PRIMARY KEY, t bigint REFERENCES typed \
+                ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED)";
+    for port in ports {
+        load(port, &script);
+        let made = psql(port, "chinook_serial", &["-q", "-c", more]);
+        let said = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert!(made.status.success(), "{said}");
+    }
+    let commands = [
+        "\\d", "\\dt", "\\di", "\\dv", "\\ds", "\\df", "\\dT", "\\dD", "\\du", "\\dp", "\\z", "\\dm",
+        "\\dE", "\\dy", "\\des", "\\dRp", "\\dRs", "\\dX", "\\dP", "\\dA", "\\dd", "\\db", "\\d track",
+        "\\d+ track", "\\d album", "\\d employee", "\\d+ invoice_line", "\\d playlist_track",
+        "\\d typed", "\\d+ typed", "\\d child", "\\d rock", "\\d album_album_id_seq",
+        "\\d album_pkey", "\\d+ typed_ab", "\\di track*", "\\dt public.a*", "\\d nosuch",
+    ];
+    for command in commands {
+        let [ours, theirs] = ports.map(|port| {
+            let printed = psql(port, "chinook_serial", &["-c", command]);
+            let errors = String::from_utf8_lossy(&printed.stderr).into_owned();
+            (String::from_utf8_lossy(&printed.stdout).into_owned(), errors)
+        });
+        assert_eq!(ours, theirs, "{command}");
+    }
+}
+
 /// All events of a feed, by poll.
 fn feed(fixture: &Fixture, collection: &str, tenant: u64, query: &str) -> Vec<Value> {
     let base = format!("/cdc/{collection}/poll?tenant_id={tenant}{query}&limit=1000");

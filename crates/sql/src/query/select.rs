@@ -14,7 +14,7 @@ use super::Analyzer;
 use super::body::{Analyzed, Body, OrderKey, OrderTerm, push_order};
 use super::call::direction;
 use super::names::{self, fold};
-use super::scope::Grouping;
+use super::scope::{Grouping, ScopeColumn};
 use super::typed::{Node, Typed, key_of};
 
 /// An analyzed SELECT.
@@ -315,9 +315,7 @@ impl Analyzer<'_> {
                 let dimension = self.text(dimension)?;
                 let first = i32::from(is_vector);
                 (
-                    format!(
-                        "iif({dimension}=1 AND {id}.value<={length},{id}.value-{first},NULL)"
-                    ),
+                    format!("iif({dimension}=1 AND {id}.value<={length},{id}.value-{first},NULL)"),
                     PgType::Int4,
                 )
             }
@@ -539,7 +537,7 @@ impl Analyzer<'_> {
     }
 
     /// A column of `*` counts as used.
-    fn note_star(&mut self, column: &super::scope::ScopeColumn) {
+    fn note_star(&mut self, column: &ScopeColumn) {
         let scope = self.scope();
         let owner = scope
             .relations
