@@ -110,15 +110,13 @@ struct Listeners {
 impl Listeners {
     fn open(server: &Server, channel: &str, count: usize) -> Result<Listeners> {
         let mut streams = Vec::with_capacity(count);
-        let poller = Poller::new()?;
-        for token in 0..count {
+        for _ in 0..count {
             let mut client = server.client()?;
             client.run(&format!("LISTEN {channel}"))?;
             let stream = client.into_stream();
             stream
                 .set_nonblocking(true)
                 .doing("making a listener non-blocking")?;
-            poller.add(&stream, token)?;
             streams.push((stream, Frames::default()));
         }
         let (received, stop) = (
@@ -128,7 +126,7 @@ impl Listeners {
         let (counted, stopped) = (Arc::clone(&received), Arc::clone(&stop));
         let reader = std::thread::Builder::new()
             .name("listeners".to_owned())
-            .spawn(move || read_all(poller, streams, &counted, &stopped))
+            .spawn(move || read_all(streams, &counted, &stopped))
             .doing("starting a thread")?;
         Ok(Listeners {
             count,
@@ -162,11 +160,14 @@ impl Listeners {
 }
 
 fn read_all(
-    mut poller: Poller,
     mut streams: Vec<(TcpStream, Frames)>,
     received: &AtomicU64,
     stop: &AtomicBool,
 ) -> Result<()> {
+    let mut poller = Poller::new()?;
+    for (token, (stream, _)) in streams.iter().enumerate() {
+        poller.add(stream, token)?;
+    }
     let mut scratch = vec![0; 256 << 10];
     let mut ready = Vec::new();
     while !stop.load(Ordering::Acquire) {

@@ -51,27 +51,30 @@ impl BinaryRows {
         self.buffer.extend_from_slice(data);
     }
 
-    /// The next row of `columns` fields; `None` if it is not all there.
+    /// The next row of `relation`, with a field for each of `names`; `None` if it is not all there.
     ///
     /// # Errors
     /// 22P04 for data of another form, 54000 for a row that is too long.
     pub(super) fn next(
         &mut self,
-        columns: usize,
+        relation: &str,
+        names: &[String],
         at_end: bool,
     ) -> Result<Option<Tuple<'_>>, SqlError> {
+        let row = self.row + 1;
+        let in_row = |error: SqlError| error.with_context(format!("COPY {relation}, line {row}"));
         let rest = &self.buffer[self.start..];
         if self.ended {
             return if rest.is_empty() {
                 Ok(None)
             } else {
-                Err(bad("received copy data after EOF marker"))
+                Err(in_row(bad("received copy data after EOF marker")))
             };
         }
         let Some(count) = rest.first_chunk::<2>() else {
             return match rest.len() {
                 0 => Ok(None),
-                _ if at_end => Err(bad("unexpected EOF in COPY data")),
+                _ if at_end => Err(in_row(bad("unexpected EOF in COPY data"))),
                 _ => Ok(None),
             };
         };
@@ -82,20 +85,22 @@ impl BinaryRows {
             return if self.start == self.buffer.len() {
                 Ok(None)
             } else {
-                Err(bad("received copy data after EOF marker"))
+                Err(in_row(bad("received copy data after EOF marker")))
             };
         }
-        if usize::try_from(count).ok() != Some(columns) {
-            return Err(bad(format!(
-                "row field count is {count}, expected {columns}"
-            )));
+        if usize::try_from(count).ok() != Some(names.len()) {
+            let what = format!("row field count is {count}, expected {}", names.len());
+            return Err(in_row(bad(what)));
         }
-        let mut fields = Vec::with_capacity(columns);
+        let mut fields = Vec::with_capacity(names.len());
         let mut at = 2;
-        for _ in 0..columns {
-            match field(rest, &mut at, self.max_bytes)? {
+        for name in names {
+            let in_column = |error: SqlError| {
+                error.with_context(format!("COPY {relation}, line {row}, column {name}"))
+            };
+            match field(rest, &mut at, self.max_bytes).map_err(in_column)? {
                 Some(value) => fields.push(value),
-                None if at_end => return Err(bad("unexpected EOF in COPY data")),
+                None if at_end => return Err(in_column(bad("unexpected EOF in COPY data"))),
                 None => return Ok(None),
             }
         }

@@ -238,8 +238,7 @@ impl CopyIn {
                     if !rows.begin(at_end)? {
                         return Ok(());
                     }
-                    let context = |error: SqlError| in_line(error, copy, row);
-                    let Some(tuple) = rows.next(parameters.len(), at_end).map_err(context)? else {
+                    let Some(tuple) = rows.next(&copy.relation, names, at_end)? else {
                         return Ok(());
                     };
                     self.values
