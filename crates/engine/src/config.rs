@@ -56,6 +56,8 @@ pub struct EngineConfig {
     pub consumer_pin_cap_bytes: u64,
     /// Consumers per tenant.
     pub max_consumers: usize,
+    /// What SQLite may take of memory for one statement.
+    pub statement_memory_bytes: usize,
     /// Entries of the audit that are kept; older ones are deleted.
     pub audit_rows: u64,
     /// Messages (NOTIFY) of one transaction, in bytes.
@@ -95,6 +97,7 @@ impl EngineConfig {
             plan_cache: 1024,
             consumer_pin_cap_bytes: 10 << 30,
             max_consumers: 1000,
+            statement_memory_bytes: 1024 * MIB,
             audit_rows: 100_000,
             notify_transaction_bytes: 64 * MIB,
             notify_queue_bytes: 256 << 10,

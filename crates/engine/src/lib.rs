@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 pub mod functions;
 pub mod live;
+mod memory;
 pub mod notify;
 pub mod plans;
 pub mod published;

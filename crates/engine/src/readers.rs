@@ -11,6 +11,7 @@ use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId, Value, ValueRef};
 
 use crate::clock::{Clock, Entropy};
 use crate::functions::{self, CancelFlag, Context, SessionContext};
+use crate::memory::Limited;
 use crate::rows::{Rows, RowsWriter};
 use crate::tail::Hub;
 use crate::{EngineConfig, checksum, state};
@@ -181,7 +182,9 @@ impl Snapshot {
         let reader = self.reader.as_ref().expect("taken only when dropped");
         let config = &self.readers.config;
         reader.context.enter(session, cancel);
+        let limited = Limited::to(config.statement_memory_bytes);
         let rows = collect_rows(&reader.conn, sql, params, config);
+        drop(limited);
         reader.context.leave();
         rows.map_err(|failure| match failure {
             Failure::Sql(error) => error,

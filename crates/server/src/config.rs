@@ -275,6 +275,9 @@ settings! {
         result_memory_bytes: Size = Size::of(engine().result_memory_bytes);
         /// Largest result, in memory and file together; 54000 beyond it.
         max_result_bytes: Size = Size(engine().max_result_bytes);
+        /// What SQLite may take of memory for one statement, sorts and aggregates above all; 53200
+        /// beyond it.
+        statement_memory_bytes: Size = Size::of(engine().statement_memory_bytes);
         /// How long a statement may run (57014); a session may set its own.
         statement_timeout: Option<Duration> = engine().statement_timeout;
         /// How long a statement waits for the writer (55P03); a session may set its own.
@@ -380,6 +383,7 @@ impl Config {
             plan_cache: self.plan_cache,
             consumer_pin_cap_bytes: self.consumer_pin_cap_bytes.0,
             max_consumers: self.max_consumers,
+            statement_memory_bytes: self.statement_memory_bytes.in_memory(),
             audit_rows: self.audit_rows,
             notify_transaction_bytes: self.notify_transaction_bytes.in_memory(),
             notify_queue_bytes: self.notify_queue_bytes.in_memory(),

@@ -639,3 +639,88 @@ fn g6_a_jwt_says_role_and_tenant_and_never_more_than_its_role_may() {
         assert_eq!(answer.status, 401, "{what}: {}", answer.text());
     }
 }
+
+/// Runs the program's own command against the server.
+fn springhead(fixture: &Fixture, args: &[&str], password: Option<&str>, input: &str) -> Output {
+    use std::io::Write;
+    let url = format!("postgres://127.0.0.1:{}", fixture.setup.pg.port());
+    let mut command = Command::new(&fixture.setup.binary);
+    command
+        .args(args)
+        .args(["--url", &url])
+        .env("PGUSER", "root")
+        .env_remove("PGPASSWORD")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    if let Some(password) = password {
+        command.env("PGPASSWORD", password);
+    }
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn users_and_tokens_are_made_from_the_command_line() {
+    let mut fixture = Fixture::new();
+    fixture.start();
+    let made = springhead(
+        &fixture,
+        &["user", "create", "root", "--superuser"],
+        None,
+        "rootpass\n",
+    );
+    assert!(made.status.success(), "{}", told(&made));
+    let refused = springhead(&fixture, &["user", "list"], None, "");
+    assert!(told(&refused).contains("PGPASSWORD"), "{}", told(&refused));
+    let wrong = springhead(&fixture, &["user", "list"], Some("wrong"), "");
+    assert!(
+        told(&wrong).contains("password authentication failed"),
+        "{}",
+        told(&wrong)
+    );
+    let root = Some("rootpass");
+    let made = springhead(&fixture, &["user", "create", "Ann"], root, "annpass\n");
+    assert!(made.status.success(), "{}", told(&made));
+    let list = springhead(&fixture, &["user", "list", "--json"], root, "");
+    assert!(told(&list).contains(r#""name":"Ann""#), "{}", told(&list));
+    let args = [
+        "token",
+        "create",
+        "laptop",
+        "--role",
+        "Ann",
+        "--read-only",
+        "--expires",
+        "30d",
+        "--json",
+    ];
+    let made = springhead(&fixture, &args, root, "");
+    let token: Value =
+        serde_json::from_str(&told(&made)).unwrap_or_else(|_| panic!("{}", told(&made)));
+    let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
+    let whose = get(&fixture, "/v1/session", &[("authorization", &bearer)]);
+    assert_eq!(whose.json(), json!({"user": "Ann", "read_only": true}));
+    let id = token["id"].as_str().unwrap();
+    let revoked = springhead(&fixture, &["token", "revoke", id], root, "");
+    assert!(revoked.status.success(), "{}", told(&revoked));
+    assert_eq!(
+        get(&fixture, "/v1/session", &[("authorization", &bearer)]).status,
+        401
+    );
+    let changed = springhead(&fixture, &["user", "password", "Ann"], root, "another\n");
+    assert!(changed.status.success(), "{}", told(&changed));
+    let ann = "postgres://Ann@127.0.0.1:PORT/default";
+    assert_eq!(
+        told(&psql(&fixture, ann, "another", "SELECT current_user")),
+        "Ann"
+    );
+    let roles = psql(&fixture, ann, "another", "\\du");
+    assert!(told(&roles).contains("root|Superuser"), "{}", told(&roles));
+}

@@ -68,6 +68,7 @@ pub fn reserves(conn: &Connection) -> bool {
 /// # Errors
 /// What SQLite says.
 pub fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    crate::memory::install();
     vfs::register()?;
     Connection::open_with_flags_and_vfs(path, flags, VFS)
 }

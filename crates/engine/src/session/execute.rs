@@ -175,7 +175,7 @@ impl Session {
         let tenant = &self.tenant;
         let own = (tenant.id().0, tenant.name());
         let engine = self.engine.as_ref().map(Engine::downgrade);
-        let unrestricted = self.principal.unrestricted;
+        let unrestricted = self.plan_context.identity.superuser;
         // Who belongs to one tenant is told of no other.
         let databases = move || match engine.as_ref().and_then(WeakEngine::upgrade) {
             Some(engine) if unrestricted => engine
@@ -588,6 +588,10 @@ impl Session {
                 Err(error) => return Err(error),
             },
         }
+        let name = match database {
+            Database::Create { name, .. } | Database::Drop { name, .. } => name,
+        };
+        self.audit(what, name).await;
         outcome.lsn = self.tenant.visible();
         Ok(outcome)
     }

@@ -521,8 +521,11 @@ impl Session {
                     .as_ref()
                     .map(Engine::tenants)
                     .unwrap_or_default();
+                // Others' are nothing that a tenant's user learns of.
+                let sees_all = self.plan_context.identity.superuser;
                 let rows = tenants
                     .into_iter()
+                    .filter(|tenant| sees_all || tenant.id == self.tenant.id())
                     .map(|tenant| vec![tenant.id.to_string(), tenant.name]);
                 execute::text_rows("SHOW", &["id", "name"], rows)
             }

@@ -12,7 +12,7 @@ use springhead_sql::access::Identity;
 use springhead_sql::plan::RoleStatement;
 
 use super::{Outcome, Session, execute};
-use crate::access::{Actor, Credential};
+use crate::access::{Actor, AuditEvent, Credential};
 
 const ROLE: &str = "role";
 const USER: &str = "session_authorization";
@@ -195,6 +195,24 @@ impl Session {
         outcome.notices = changed.notices;
         outcome.lsn = self.tenant.visible();
         Ok(outcome)
+    }
+
+    /// Notes what an admin has done.
+    pub(super) async fn audit(&self, action: &'static str, object: &str) {
+        let Some(engine) = &self.engine else { return };
+        let event = AuditEvent {
+            actor: self.setting(USER).unwrap_or_default(),
+            action,
+            object: Some(object.to_owned()),
+            tenant: Some(self.tenant.name()),
+            address: self.principal.address.as_ref().map(ToString::to_string),
+            outcome: "ok",
+            detail: None,
+        };
+        // The deed is done and durable: that it is not in the audit is no reason to deny it.
+        if let Err(error) = Box::pin(engine.audit(vec![event])).await {
+            tracing::error!(%error, action, object, "a deed is not in the audit");
+        }
     }
 
     /// # Errors

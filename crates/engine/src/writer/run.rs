@@ -13,6 +13,7 @@ use springhead_sql::plan::{Write, WriteVerb};
 
 use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
+use crate::memory::Limited;
 use crate::notify::Message;
 use crate::readers::{self, Failure};
 use crate::rows::Rows;
@@ -60,6 +61,9 @@ impl Writer {
             .as_ref()
             .map_or(0, |book| book.lock().mark());
         context.enter(&request.session, &request.cancel);
+        // Definitions may build indexes over all there is.
+        let limited = !matches!(request.plan.kind, PlanKind::Ddl(_));
+        let limited = limited.then(|| Limited::to(self.config.statement_memory_bytes));
         let result = match &request.plan.kind {
             PlanKind::Write(write) => match &request.rows {
                 None => self.execute_write(write, request),
@@ -92,6 +96,7 @@ impl Writer {
                 "this statement is not the writer's",
             ))),
         };
+        drop(limited);
         let result = result.and_then(|executed| {
             self.capture.take_messages();
             self.capture.check()?;

@@ -426,3 +426,22 @@ async fn g1_a_statement_that_changes_nothing_answers_with_what_is_visible() {
     assert!(client.ok("SELECT * FROM t").await.lsn >= inserted);
     assert!(inserted > Lsn::ZERO);
 }
+
+#[tokio::test]
+async fn a_statement_that_takes_too_much_memory_fails_alone() {
+    let node = Node::with(|config| config.statement_memory_bytes = 16 << 20);
+    let mut client = node.client().await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY, note text)")
+        .await;
+    client.ok("BEGIN").await;
+    client.ok("INSERT INTO t VALUES (0, 'kept')").await;
+    client.ok("COMMIT").await;
+    let sort = "SELECT md5(i::text) || md5((i + 1)::text) AS x FROM generate_series(1, 1000000) i ORDER BY x";
+    client.fails(sort, "53200").await;
+    let write = format!("INSERT INTO t SELECT row_number() OVER (ORDER BY x), x FROM ({sort}) s");
+    client.fails(&write, "53200").await;
+    assert_eq!(client.one("SELECT count(*) FROM t").await, "1");
+    client.ok("INSERT INTO t VALUES (1, 'next')").await;
+    assert_eq!(client.one("SELECT count(*) FROM t").await, "2");
+}
