@@ -13,6 +13,7 @@ pub mod audit;
 mod change;
 pub mod roles;
 pub mod scram;
+mod store;
 mod tokens;
 
 use std::sync::Arc;

@@ -9,7 +9,8 @@ use springhead_sql::plan::{RoleName, RoleOptions, RoleStatement};
 
 use super::roles::{Role, Roles, SUPERUSER};
 use super::scram::{ITERATIONS, SALT_BYTES, Verifier};
-use super::tokens::{Secret, hex};
+use super::store::store;
+use super::tokens::NewToken;
 use crate::Entropy;
 
 /// Who makes a change.
@@ -172,7 +173,7 @@ impl Planner<'_> {
     }
 
     /// Whether it may change or drop `role` at all.
-    fn may_change(&self, role: &Role) -> bool {
+    pub(super) fn may_change(&self, role: &Role) -> bool {
         if role.superuser && !self.is_superuser() {
             return false;
         }
@@ -510,113 +511,6 @@ impl Planner<'_> {
         planned.ops.push(Op::new(sql, params));
         Ok(())
     }
-
-    fn create_token(&self, token: &NewToken<'_>, planned: &mut Planned) -> Result<(), SqlError> {
-        let role = token.role;
-        let is_own = *role.name == *self.actor.identity.role;
-        if !is_own && !self.may_change(role) {
-            return Err(denied(format!(
-                "permission denied to make tokens of role \"{}\"",
-                role.name
-            )));
-        }
-        let tenant = match token.tenant {
-            Some(name) => Some((self.tenant_id)(name)?),
-            None => role.tenant,
-        };
-        if role.tenant.is_some() && tenant != role.tenant {
-            return Err(denied(format!(
-                "role \"{}\" is bound to another tenant",
-                role.name
-            )));
-        }
-        let secret = Secret::new(self.entropy);
-        planned.object = format!("{} ({})", planned.object, secret.id);
-        planned.ops.push(Op::new(
-            "INSERT INTO springhead.tokens (id, name, hash, role, tenant, read_only, expires_at, created_at, created_by) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8)",
-            vec![
-                Some(secret.id.clone()),
-                Some(token.name.to_owned()),
-                Some(hex(&secret.hash)),
-                Some(role.name.to_string()),
-                tenant.map(|tenant| tenant.to_string()),
-                Some(token.read_only.to_string()),
-                token.valid_until.map(timestamp),
-                Some(self.actor.session_user.to_string()),
-            ],
-        ));
-        planned.token = Some((secret.id, secret.text));
-        Ok(())
-    }
-
-    fn drop_token(&self, id: &str, planned: &mut Planned) -> Result<(), SqlError> {
-        let token = self.roles.token(id);
-        let role = token.and_then(|token| self.roles.get(&token.role));
-        let is_own = token.is_some_and(|token| *token.role == *self.actor.identity.role);
-        // Of tokens of others one does not even learn that they are there.
-        if !is_own && !role.is_some_and(|role| self.may_change(role)) {
-            return Err(SqlError::new(
-                ErrorCode::UndefinedObject,
-                format!("token \"{id}\" does not exist"),
-            ));
-        }
-        planned.ops.push(Op::new(
-            "UPDATE springhead.tokens SET revoked_at = now() WHERE id = $1",
-            vec![Some(id.to_owned())],
-        ));
-        Ok(())
-    }
-}
-
-struct NewToken<'a> {
-    name: &'a str,
-    role: &'a Role,
-    tenant: Option<&'a str>,
-    read_only: bool,
-    valid_until: Option<i64>,
-}
-
-fn store(role: &Role) -> Op {
-    let flag = |on: bool| Some(on.to_string());
-    let values = vec![
-        Some(role.name.to_string()),
-        Some(role.id.to_string()),
-        flag(role.login),
-        flag(role.superuser),
-        flag(role.createdb),
-        flag(role.createrole),
-        flag(role.inherit),
-        flag(role.bypass_rls),
-        Some(role.connection_limit.to_string()),
-        role.valid_until_us.map(timestamp),
-        role.verifier.as_ref().map(|verifier| verifier.text()),
-        role.tenant.map(|tenant| tenant.to_string()),
-    ];
-    if role.is_stored {
-        return Op::new(
-            "UPDATE springhead.roles SET id = $2, login = $3, superuser = $4, createdb = $5, \
-             createrole = $6, inherit = $7, bypassrls = $8, connection_limit = $9, \
-             valid_until = $10, verifier = $11, tenant = $12 WHERE name = $1",
-            values,
-        );
-    }
-    Op::new(
-        "INSERT INTO springhead.roles (name, id, login, superuser, createdb, createrole, inherit, \
-         bypassrls, connection_limit, valid_until, verifier, tenant, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())",
-        values,
-    )
-}
-
-fn timestamp(us: i64) -> String {
-    let mut text = Vec::new();
-    springhead_sql::types::text::output_text(
-        &springhead_sql::PgType::Timestamptz,
-        springhead_proto::ValueRef::Integer(us),
-        &mut text,
-    );
-    String::from_utf8(text).expect("timestamps are digits and signs")
 }
 
 fn check_name(name: &str) -> Result<(), SqlError> {
@@ -635,7 +529,7 @@ fn check_name(name: &str) -> Result<(), SqlError> {
     Ok(())
 }
 
-fn denied(message: impl Into<String>) -> SqlError {
+pub(super) fn denied(message: impl Into<String>) -> SqlError {
     SqlError::new(ErrorCode::InsufficientPrivilege, message)
 }
 

@@ -7,8 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 
-use super::roles::{Roles, Token};
+use springhead_proto::{ErrorCode, SqlError};
+
+use super::change::{Op, Planned, Planner, denied};
+use super::roles::{Role, Roles, Token};
 use super::scram::{Key, sha256};
+use super::store::timestamp;
 use crate::Entropy;
 
 /// What every token begins with, so that it is known for one wherever it turns up.
@@ -62,4 +66,76 @@ pub(super) fn read_hash(text: &str) -> Option<Key> {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
     Some(hash)
+}
+
+/// What a new token is to be.
+pub(super) struct NewToken<'a> {
+    pub name: &'a str,
+    pub role: &'a Role,
+    pub tenant: Option<&'a str>,
+    pub read_only: bool,
+    pub valid_until: Option<i64>,
+}
+
+impl Planner<'_> {
+    pub(super) fn create_token(
+        &self,
+        token: &NewToken<'_>,
+        planned: &mut Planned,
+    ) -> Result<(), SqlError> {
+        let role = token.role;
+        let is_own = *role.name == *self.actor.identity.role;
+        if !is_own && !self.may_change(role) {
+            return Err(denied(format!(
+                "permission denied to make tokens of role \"{}\"",
+                role.name
+            )));
+        }
+        let tenant = match token.tenant {
+            Some(name) => Some((self.tenant_id)(name)?),
+            None => role.tenant,
+        };
+        if role.tenant.is_some() && tenant != role.tenant {
+            return Err(denied(format!(
+                "role \"{}\" is bound to another tenant",
+                role.name
+            )));
+        }
+        let secret = Secret::new(self.entropy);
+        planned.object = format!("{} ({})", planned.object, secret.id);
+        planned.ops.push(Op::new(
+            "INSERT INTO springhead.tokens (id, name, hash, role, tenant, read_only, expires_at, created_at, created_by) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, now(), $8)",
+            vec![
+                Some(secret.id.clone()),
+                Some(token.name.to_owned()),
+                Some(hex(&secret.hash)),
+                Some(role.name.to_string()),
+                tenant.map(|tenant| tenant.to_string()),
+                Some(token.read_only.to_string()),
+                token.valid_until.map(timestamp),
+                Some(self.actor.session_user.to_string()),
+            ],
+        ));
+        planned.token = Some((secret.id, secret.text));
+        Ok(())
+    }
+
+    pub(super) fn drop_token(&self, id: &str, planned: &mut Planned) -> Result<(), SqlError> {
+        let token = self.roles.token(id);
+        let role = token.and_then(|token| self.roles.get(&token.role));
+        let is_own = token.is_some_and(|token| *token.role == *self.actor.identity.role);
+        // Of tokens of others one does not even learn that they are there.
+        if !is_own && !role.is_some_and(|role| self.may_change(role)) {
+            return Err(SqlError::new(
+                ErrorCode::UndefinedObject,
+                format!("token \"{id}\" does not exist"),
+            ));
+        }
+        planned.ops.push(Op::new(
+            "UPDATE springhead.tokens SET revoked_at = now() WHERE id = $1",
+            vec![Some(id.to_owned())],
+        ));
+        Ok(())
+    }
 }

@@ -108,6 +108,15 @@ impl Session {
                 self.note_use();
                 self.show_changes(changes).await.map(Answer::Outcome)
             }
+            PlanKind::Ddl(ddl) if is_about_access(ddl.tag) => {
+                let answer = self.run_data(plan, params, None).await?;
+                if matches!(answer, Answer::Outcome(_)) {
+                    let object: String = ddl.source.chars().take(1000).collect();
+                    let open = self.block.is_some().then_some("in a transaction, not ended yet");
+                    self.audit(ddl.tag, &object, open).await;
+                }
+                Ok(answer)
+            }
             _ => self.run_data(plan, params, None).await,
         }
     }
@@ -591,7 +600,11 @@ impl Session {
         let name = match database {
             Database::Create { name, .. } | Database::Drop { name, .. } => name,
         };
-        self.audit(what, name).await;
+        let action = match database {
+            Database::Create { .. } => "create database",
+            Database::Drop { .. } => "drop database",
+        };
+        self.audit(action, name, None).await;
         outcome.lsn = self.tenant.visible();
         Ok(outcome)
     }
@@ -712,7 +725,12 @@ fn verb(plan: &Plan) -> &'static str {
     }
 }
 
-pub(super) fn changing_catalog() -> SqlError {
+pub(super) /// Whether a definition says who may see what, so that it belongs into the audit.
+fn is_about_access(tag: &str) -> bool {
+    matches!(tag, "GRANT" | "REVOKE") || tag.ends_with(" POLICY")
+}
+
+fn changing_catalog() -> SqlError {
     SqlError::new(
         ErrorCode::SerializationFailure,
         "the definitions kept changing under the statement",

@@ -198,7 +198,12 @@ impl Session {
     }
 
     /// Notes what an admin has done.
-    pub(super) async fn audit(&self, action: &'static str, object: &str) {
+    pub(super) async fn audit(
+        &self,
+        action: &'static str,
+        object: &str,
+        detail: Option<&'static str>,
+    ) {
         let Some(engine) = &self.engine else { return };
         let event = AuditEvent {
             actor: self.setting(USER).unwrap_or_default(),
@@ -207,7 +212,7 @@ impl Session {
             tenant: Some(self.tenant.name()),
             address: self.principal.address.as_ref().map(ToString::to_string),
             outcome: "ok",
-            detail: None,
+            detail: detail.map(str::to_owned),
         };
         // The deed is done and durable: that it is not in the audit is no reason to deny it.
         if let Err(error) = Box::pin(engine.audit(vec![event])).await {

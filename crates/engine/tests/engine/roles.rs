@@ -206,7 +206,7 @@ async fn g6_open_mode_ends_for_every_tenant_with_the_first_password() {
         .lines("SELECT action, object, outcome FROM springhead.audit ORDER BY id")
         .await;
     assert!(!audit.join(" ").contains("secret"), "{audit:?}");
-    assert_eq!(audit.len(), 5, "{audit:?}");
+    assert_eq!(audit.len(), 6, "{audit:?}");
     drop((admin, bystander, elsewhere));
     node = node.reopen();
     let roles = node.engine.roles();

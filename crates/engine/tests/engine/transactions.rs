@@ -429,7 +429,7 @@ async fn g1_a_statement_that_changes_nothing_answers_with_what_is_visible() {
 
 #[tokio::test]
 async fn a_statement_that_takes_too_much_memory_fails_alone() {
-    let node = Node::with(|config| config.statement_memory_bytes = 16 << 20);
+    let node = Node::with(|config| config.statement_memory_bytes = 8 << 20);
     let mut client = node.client().await;
     client
         .ok("CREATE TABLE t (id int PRIMARY KEY, note text)")
@@ -437,7 +437,7 @@ async fn a_statement_that_takes_too_much_memory_fails_alone() {
     client.ok("BEGIN").await;
     client.ok("INSERT INTO t VALUES (0, 'kept')").await;
     client.ok("COMMIT").await;
-    let sort = "SELECT md5(i::text) || md5((i + 1)::text) AS x FROM generate_series(1, 1000000) i ORDER BY x";
+    let sort = "SELECT md5(i::text) || md5((i + 1)::text) AS x FROM generate_series(1, 200000) i ORDER BY x";
     client.fails(sort, "53200").await;
     let write = format!("INSERT INTO t SELECT row_number() OVER (ORDER BY x), x FROM ({sort}) s");
     client.fails(&write, "53200").await;

@@ -208,14 +208,6 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
     })?;
     let ticket = params.take("ticket");
     refuse_secrets(&params)?;
-    let auth = &app.node.auth;
-    if auth.tls_required() && !came.is_secure && !app.node.engine.roles().is_open {
-        return Err(HttpError::new(
-            ErrorCode::InvalidAuthorization,
-            "connections without TLS are not accepted",
-        ));
-    }
-    auth.limits.address(came.peer.ip())?;
     let shown = Shown {
         headers: &head.headers,
         ticket: ticket.as_deref(),
@@ -223,20 +215,7 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         is_get: matches!(route, Route::Events | Route::Live | Route::Poll) && method == Method::GET,
         address: came.peer.ip(),
     };
-    let principal = match auth.principal(&app.node.engine, &shown) {
-        Ok(principal) => principal,
-        // These say nothing of anyone's data, and the session's own path takes credentials in its
-        // body.
-        Err(_) if route.is_public(&method) => nobody(came),
-        Err(error) => return Err(error.into()),
-    };
-    auth.limits.user(&principal.user)?;
-    if principal.read_only && !route.reads(&method) {
-        return Err(HttpError::new(
-            ErrorCode::InsufficientPrivilege,
-            "the credentials allow reading only",
-        ));
-    }
+    let principal = admit(&app, route, &method, came, &shown)?;
     let request = Request {
         app: Arc::clone(&app),
         method,
@@ -263,6 +242,39 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         engine.revoked(&principal).await;
     });
     Ok(Response::from_parts(head, body))
+}
+
+/// Whom a request is made for, if they may make it.
+fn admit(
+    app: &App,
+    route: Route,
+    method: &Method,
+    came: Came,
+    shown: &Shown<'_>,
+) -> Result<Arc<Principal>, HttpError> {
+    let auth = &app.node.auth;
+    if auth.tls_required() && !came.is_secure && !app.node.engine.roles().is_open {
+        return Err(HttpError::new(
+            ErrorCode::InvalidAuthorization,
+            "connections without TLS are not accepted",
+        ));
+    }
+    auth.limits.address(shown.address)?;
+    let principal = match auth.principal(&app.node.engine, shown) {
+        Ok(principal) => principal,
+        // These say nothing of anyone's data, and the session's own path takes credentials in its
+        // body.
+        Err(_) if route.is_public(method) => nobody(came),
+        Err(error) => return Err(error.into()),
+    };
+    auth.limits.user(&principal.user)?;
+    if principal.read_only && !route.reads(method) {
+        return Err(HttpError::new(
+            ErrorCode::InsufficientPrivilege,
+            "the credentials allow reading only",
+        ));
+    }
+    Ok(principal)
 }
 
 /// Other names under which people put secrets into URLs, where logs and histories keep them.
