@@ -112,7 +112,10 @@ impl Session {
                 let answer = self.run_data(plan, params, None).await?;
                 if matches!(answer, Answer::Outcome(_)) {
                     let object: String = ddl.source.chars().take(1000).collect();
-                    let open = self.block.is_some().then_some("in a transaction, not ended yet");
+                    let open = self
+                        .block
+                        .is_some()
+                        .then_some("in a transaction, not ended yet");
                     self.audit(ddl.tag, &object, open).await;
                 }
                 Ok(answer)
@@ -725,12 +728,12 @@ fn verb(plan: &Plan) -> &'static str {
     }
 }
 
-pub(super) /// Whether a definition says who may see what, so that it belongs into the audit.
+/// Whether a definition says who may see what, so that it belongs into the audit.
 fn is_about_access(tag: &str) -> bool {
     matches!(tag, "GRANT" | "REVOKE") || tag.ends_with(" POLICY")
 }
 
-fn changing_catalog() -> SqlError {
+pub(super) fn changing_catalog() -> SqlError {
     SqlError::new(
         ErrorCode::SerializationFailure,
         "the definitions kept changing under the statement",
