@@ -113,6 +113,7 @@ error_codes! {
     UndefinedCursor = "34000", "unknown_portal", 400;
     /// A value for a column that makes its own.
     GeneratedAlways = "428C9", "generated_always", 400;
+    InvalidFrameOffset = "22013", "invalid_frame_offset", 400;
     InvalidLimit = "2201W", "invalid_limit", 400;
     InvalidOffset = "2201X", "invalid_offset", 400;
     InvalidObjectDefinition = "42P17", "invalid_definition", 400;

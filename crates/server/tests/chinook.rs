@@ -1,14 +1,16 @@
 //! A real schema and its data: psql loads the Chinook script unchanged; the tables hold what
 //! PostgreSQL 15 holds after the same script; the change feed tells it all, in order, once.
 
+mod side_by_side;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use springhead_sim::client::http::{self, encode};
 use springhead_sim::fixture::Fixture;
 use springhead_sim::postgres::Postgres;
+
+use side_by_side::{load, psql, script};
 
 const TABLES: [&str; 11] = [
     "album",
@@ -23,48 +25,6 @@ const TABLES: [&str; 11] = [
     "playlist_track",
     "track",
 ];
-
-/// The script, or why the test is skipped.
-fn script() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .nth(2)
-        .expect("the root");
-    let script = root.join("../shared/data/chinook_postgresql.sql");
-    if !script.is_file() {
-        println!("skipped: ../shared/data/chinook_postgresql.sql is not here");
-        return None;
-    }
-    script.canonicalize().ok()
-}
-
-fn psql(port: u16, database: &str, args: &[&str]) -> Output {
-    let mut command = Command::new("psql");
-    command.args(["-X", "-h", "127.0.0.1", "-U", "postgres", "-d", database]);
-    command
-        .args(["-p", &port.to_string(), "-v", "ON_ERROR_STOP=1"])
-        .args(args);
-    command
-        .stdin(Stdio::null())
-        .output()
-        .expect("psql is installed: cargo xtask test does it")
-}
-
-fn load(port: u16, script: &Path) {
-    let done = psql(
-        port,
-        "postgres",
-        &["-q", "-f", &script.display().to_string()],
-    );
-    let said = String::from_utf8_lossy(&done.stderr);
-    // PostgreSQL says a NOTICE where there is no database to drop.
-    let complains = said.lines().any(|line| !line.contains("NOTICE"));
-    assert!(
-        done.status.success() && !complains,
-        "psql -f: {}: {said:.2000}",
-        done.status
-    );
-}
 
 /// Every row of every table, in the order of all its columns, as psql prints it: one text per row.
 fn contents(port: u16) -> BTreeMap<&'static str, Vec<String>> {

@@ -31,6 +31,8 @@ pub struct PgResult {
     pub tags: Vec<String>,
     /// Names of the last result's columns.
     pub columns: Vec<String>,
+    /// Type OIDs of the last result's columns.
+    pub types: Vec<u32>,
     /// All rows of all results, in text form.
     pub rows: Vec<Vec<Option<String>>>,
 }
@@ -213,7 +215,7 @@ impl PgClient {
                     failed.get_or_insert(error);
                 }
                 b'C' => result.tags.push(text_until_nul(&body).0),
-                b'T' => result.columns = column_names(&body),
+                b'T' => (result.columns, result.types) = described(&body),
                 b'D' => result.rows.push(fields(&body)?),
                 _ => {}
             }
@@ -331,16 +333,19 @@ fn text_until_nul(bytes: &[u8]) -> (String, &[u8]) {
     (String::from_utf8_lossy(&bytes[..end]).into_owned(), rest)
 }
 
-fn column_names(body: &[u8]) -> Vec<String> {
-    let mut names = Vec::new();
+/// Names and type OIDs of a RowDescription.
+fn described(body: &[u8]) -> (Vec<String>, Vec<u32>) {
+    let (mut names, mut types) = (Vec::new(), Vec::new());
     let mut rest = body.get(2..).unwrap_or_default();
     while !rest.is_empty() {
         let (name, after) = text_until_nul(rest);
         names.push(name);
         // Table, column number, type, size, modifier, format.
+        let oid = after.get(6..10).map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
+        types.push(u32::from_be_bytes(oid));
         rest = after.get(18..).unwrap_or_default();
     }
-    names
+    (names, types)
 }
 
 fn fields(body: &[u8]) -> Result<Vec<Option<String>>, PgError> {

@@ -16,6 +16,7 @@ mod digest;
 mod json;
 mod numbers;
 mod regexes;
+pub mod rowset;
 mod signature;
 mod strings;
 mod support;
@@ -23,6 +24,7 @@ mod times;
 mod to_char;
 mod transcendental;
 mod values;
+mod zones;
 
 use springhead_proto::{SqlError, Value, ValueRef};
 
@@ -90,6 +92,7 @@ pub fn scalars() -> Vec<Scalar> {
         digest::SCALARS,
         times::SCALARS,
         json::SCALARS,
+        rowset::SCALARS,
         crate::query::runtime::SCALARS,
     ]
     .concat()
@@ -97,6 +100,6 @@ pub fn scalars() -> Vec<Scalar> {
 
 /// Every aggregate function.
 #[must_use]
-pub fn aggregates() -> &'static [Aggregate] {
-    aggregates::AGGREGATES
+pub fn aggregates() -> Vec<Aggregate> {
+    [aggregates::AGGREGATES, rowset::AGGREGATES].concat()
 }

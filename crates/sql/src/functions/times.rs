@@ -203,14 +203,20 @@ pub(super) const SCALARS: &[Scalar] = &[
         checked(micros).map(Value::Integer)
     }),
     // zone, timestamp: from local time there to UTC, and back
-    strict!("sh_from_zone", 2, |args| shift(
-        int(args, 1)?,
-        -zone(text(args, 0)?)?
-    )),
-    strict!("sh_to_zone", 2, |args| shift(
-        int(args, 1)?,
-        zone(text(args, 0)?)?
-    )),
+    strict!("sh_from_zone", 2, |args| {
+        let (name, local) = (text(args, 0)?, int(args, 1)?);
+        match fixed_offset(name) {
+            Some(offset) => shift(local, -offset),
+            None => shift(local, -super::zones::offset_at_local(name, local)?),
+        }
+    }),
+    strict!("sh_to_zone", 2, |args| {
+        let (name, moment) = (text(args, 0)?, int(args, 1)?);
+        match fixed_offset(name) {
+            Some(offset) => shift(moment, offset),
+            None => shift(moment, super::zones::offset_at(name, moment)?),
+        }
+    }),
     strict!("sh_isfinite", 1, |args| bool_value(!matches!(
         args[0],
         ValueRef::Integer(i64::MAX | i64::MIN)
@@ -742,13 +748,13 @@ fn make_interval(args: Args<'_, '_>) -> Outcome {
 /// The offset east of UTC, in microseconds, of a zone that needs no history: UTC and its names, and
 /// offsets. Of a bare `+02` the sign is as in ISO 8601 if it is an interval (`INTERVAL '+02:00'`),
 /// but POSIX's, west positive, as a name: `AT TIME ZONE '+02'` is two hours *west*.
-fn zone(name: &str) -> Result<i64, SqlError> {
+fn fixed_offset(name: &str) -> Option<i64> {
     let upper = name.trim().to_ascii_uppercase();
     if matches!(
         upper.as_str(),
         "UTC" | "GMT" | "Z" | "ZULU" | "UCT" | "ETC/UTC" | "ETC/GMT" | "UNIVERSAL"
     ) {
-        return Ok(0);
+        return Some(0);
     }
     let letters = upper.bytes().take_while(u8::is_ascii_alphabetic).count();
     let (prefix, offset) = upper.split_at(letters);
@@ -766,14 +772,8 @@ fn zone(name: &str) -> Result<i64, SqlError> {
             let minutes = fields.next().map_or(Some(0), |field| field)?;
             (hours <= 15 && (0..60).contains(&minutes)).then_some(hours * HOUR + minutes * MINUTE)
         });
-    match parsed.filter(|_| known) {
-        Some(west) if offset.starts_with('-') => Ok(west),
-        Some(west) => Ok(-west),
-        None => Err(
-            SqlError::unsupported(format_args!("the time zone \"{name}\""))
-                .with_hint("UTC and fixed offsets are supported."),
-        ),
-    }
+    let west = parsed.filter(|_| known)?;
+    Some(if offset.starts_with('-') { west } else { -west })
 }
 
 /// 22008 for a field of a formatted text.

@@ -108,8 +108,14 @@ impl Analyzer<'_> {
                 value = Typed::new(format!("json_extract({pair},'$[{place}]')"), PgType::Int4);
                 continue;
             }
-            let AccessExpr::Subscript(Subscript::Index { index }) = access else {
-                return Err(SqlError::unsupported("array slices and composite fields"));
+            let (index, slice) = match access {
+                AccessExpr::Subscript(Subscript::Index { index }) => (Some(index), None),
+                AccessExpr::Subscript(Subscript::Slice {
+                    lower_bound,
+                    upper_bound,
+                    stride: None,
+                }) => (None, Some([lower_bound, upper_bound])),
+                _ => return Err(SqlError::unsupported("fields of composite values")),
             };
             let Some(element) = value.ty.element().cloned() else {
                 let error = SqlError::new(
@@ -121,6 +127,24 @@ impl Analyzer<'_> {
                 );
                 return Err(self.at(error, value.place));
             };
+            if let Some(bounds) = slice {
+                let mut text = format!("sh_array_slice({}", self.text(&value)?);
+                for bound in bounds {
+                    let bound = match bound {
+                        Some(bound) => {
+                            let bound = self.expression(bound)?;
+                            self.coerce(&bound, &PgType::Int4, CastContext::Assignment)?
+                        }
+                        None => "NULL".to_owned(),
+                    };
+                    text.push(',');
+                    text.push_str(&bound);
+                }
+                text.push(')');
+                value = Typed::new(text, value.ty);
+                continue;
+            }
+            let Some(index) = index else { continue };
             let index = self.expression(index)?;
             let index = self.coerce(&index, &PgType::Int4, CastContext::Assignment)?;
             // The catalogs' vectors count from 0.

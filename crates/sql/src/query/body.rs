@@ -580,7 +580,10 @@ impl Analyzer<'_> {
         order: &[OrderByExpr],
     ) -> Result<Analyzed, SqlError> {
         match body {
-            SetExpr::Select(select) => self.select(select, order),
+            SetExpr::Select(select) => match self.without_grouping_sets(select, order)? {
+                Some(query) => self.nested(|analyzer| analyzer.query(&query)),
+                None => self.select(select, order),
+            },
             SetExpr::Query(query) => {
                 let mut analyzed = self.nested(|analyzer| analyzer.query(query))?;
                 if !order.is_empty() {

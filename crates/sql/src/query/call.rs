@@ -133,6 +133,20 @@ impl Analyzer<'_> {
         {
             return Ok(value.placed(call.place));
         }
+        if matches!(call.name.as_str(), "row_to_json" | "to_json" | "to_jsonb")
+            && call.is_plain()
+            && let [arg] = call.args.as_slice()
+            && let Some(row) = self.whole_row(arg)
+        {
+            let ty = if call.name == "to_jsonb" {
+                PgType::Jsonb
+            } else {
+                PgType::Json
+            };
+            return Ok(self
+                .converted(&row, &ty, CastContext::Explicit)?
+                .placed(call.place));
+        }
         let overloads = functions::signatures(&call.name);
         let class = overloads.first().map(|signature| signature.class);
         match class {
@@ -165,6 +179,54 @@ impl Analyzer<'_> {
                 Err(self.no_function(&call.name, &args, call.place))
             }
         }
+    }
+
+    /// A FROM item's name as the argument of a function that makes JSON of rows: its columns as an
+    /// object. `None` for every other expression.
+    fn whole_row(&self, expr: &Expr) -> Option<Typed> {
+        let Expr::Identifier(ident) = expr else {
+            return None;
+        };
+        let name = names::fold(ident);
+        let scope = self.scopes.iter().rev().find(|scope| {
+            scope.columns.iter().any(|column| column.name == name)
+                || scope.relations.iter().any(|relation| relation.alias == name)
+        })?;
+        let relation = scope
+            .relations
+            .iter()
+            .find(|relation| relation.alias == name && !relation.is_scalar)?;
+        if scope.columns.iter().any(|column| column.name == name) {
+            return None;
+        }
+        let fields: Vec<String> = relation
+            .columns
+            .iter()
+            .map(|column| {
+                format!(
+                    "{},{},{},{}",
+                    names::quote_text(&column.name),
+                    column.sql,
+                    column.ty.oid(),
+                    column.ty.typmod()
+                )
+            })
+            .collect();
+        let row = format!("sh_row_to_json({})", fields.join(","));
+        // A row that an outer join did not find is NULL.
+        let key = relation.key.first().filter(|key| {
+            relation
+                .columns
+                .iter()
+                .any(|column| column.sql == **key && column.nullable)
+        });
+        Some(Typed::new(
+            match key {
+                Some(key) => format!("(CASE WHEN {key} IS NOT NULL THEN {row} END)"),
+                None => row,
+            },
+            PgType::Json,
+        ))
     }
 
     /// A call of a scalar function of the table, its arguments analyzed.
@@ -333,10 +395,14 @@ impl Analyzer<'_> {
             }
             return Ok(Typed::new(format!("count(*){tail}"), PgType::Int8).not_null());
         }
+        let takes_rows = matches!(call.name.as_str(), "json_agg" | "jsonb_agg");
         let mut args = call
             .args
             .iter()
-            .map(|arg| self.expression(arg))
+            .map(|arg| match self.whole_row(arg).filter(|_| takes_rows) {
+                Some(row) => Ok(row),
+                None => self.expression(arg),
+            })
             .collect::<Result<Vec<_>, _>>()?;
         if let [term] = call.within_group {
             if term.options.sort.is_some() || term.options.nulls_first.is_some() {

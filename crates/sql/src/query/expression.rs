@@ -174,10 +174,15 @@ impl Analyzer<'_> {
 
     fn expression_inside(&mut self, expr: &Expr) -> Result<Typed, SqlError> {
         match expr {
-            Expr::Identifier(ident) => match self.special_word(ident)? {
-                Some(value) => Ok(value),
-                None => self.column(ident),
-            },
+            Expr::Identifier(ident) => {
+                if let Some(value) = self.typed_null(ident)? {
+                    return Ok(value);
+                }
+                match self.special_word(ident)? {
+                    Some(value) => Ok(value),
+                    None => self.column(ident),
+                }
+            }
             Expr::CompoundIdentifier(idents) => self.qualified_column(idents),
             Expr::Nested(inner) => self.expression(inner),
             Expr::Value(value) => self.constant_value(&value.value, value.span.start),

@@ -128,10 +128,52 @@ impl Analyzer<'_> {
     pub(crate) fn joined(&mut self, from: &TableWithJoins) -> Result<FromItem, SqlError> {
         let mut left = self.nested(|analyzer| analyzer.factor(&from.relation))?;
         for join in &from.joins {
-            let right = self.nested(|analyzer| analyzer.factor(&join.relation))?;
+            let right = self.right_side(&left, join)?;
             left = self.join(left, right, &join.join_operator)?;
         }
         Ok(left)
+    }
+
+    /// What is joined: a LATERAL subquery or a function sees what it is joined to.
+    fn right_side(&mut self, left: &FromItem, join: &ast::Join) -> Result<FromItem, SqlError> {
+        let sees_left = matches!(
+            &join.relation,
+            TableFactor::Derived { lateral: true, .. }
+                | TableFactor::Function { .. }
+                | TableFactor::UNNEST { .. }
+                | TableFactor::Table { args: Some(_), .. }
+        );
+        if !sees_left {
+            return self.nested(|analyzer| analyzer.factor(&join.relation));
+        }
+        let scope = self.scope();
+        let (relations, columns) = (scope.relations.len(), scope.columns.len());
+        scope.relations.extend(left.relations.iter().cloned());
+        scope.columns.extend(left.columns.iter().cloned());
+        let right = self.nested(|analyzer| analyzer.factor(&join.relation));
+        let scope = self.scope();
+        scope.relations.truncate(relations);
+        scope.columns.truncate(columns);
+        let right = right?;
+        let is_outer = !matches!(
+            join.join_operator,
+            JoinOperator::Join(_)
+                | JoinOperator::Inner(_)
+                | JoinOperator::CrossJoin(_)
+                | JoinOperator::Left(_)
+                | JoinOperator::LeftOuter(_)
+        );
+        let refers = left
+            .relations
+            .iter()
+            .any(|relation| right.sql.contains(&format!("{}.", relation.id)));
+        if is_outer && refers {
+            return Err(SqlError::new(
+                ErrorCode::InvalidColumnReference,
+                "invalid reference to FROM-clause entry: the combining JOIN type must be INNER or LEFT for a LATERAL reference",
+            ));
+        }
+        Ok(right)
     }
 
     fn join(
@@ -292,7 +334,7 @@ impl Analyzer<'_> {
                 sample: None,
             } => {
                 if *lateral {
-                    return Err(SqlError::unsupported("LATERAL"));
+                    return self.lateral(subquery, alias.as_ref());
                 }
                 self.derived(subquery, alias.as_ref())
             }
@@ -474,6 +516,81 @@ impl Analyzer<'_> {
         aliased(sql, id, fold(&alias.name), columns, Some(alias))
     }
 
+    /// LATERAL: its rows pass through one value for each row of what stands before it.
+    fn lateral(
+        &mut self,
+        subquery: &ast::Query,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromItem, SqlError> {
+        let Some(alias) = alias else {
+            return Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "subquery in FROM must have an alias",
+            )
+            .with_hint("For example, FROM (SELECT ...) [AS] foo."));
+        };
+        let mut analyzed = self.subquery(subquery)?;
+        analyzed.settle(self)?;
+        let inner = self.fresh('r');
+        let columns = analyzed.columns(&inner);
+        let values: Vec<String> = columns.iter().map(|column| column.sql.clone()).collect();
+        let rows = format!(
+            "(SELECT sh_rows({}) FROM ({}) AS {inner})",
+            values.join(","),
+            analyzed.into_sql(self)?
+        );
+        let id = self.fresh('r');
+        let columns = fields(columns, &id);
+        let sql = format!("json_each({rows}) AS {id}");
+        aliased(sql, id, fold(&alias.name), columns, Some(alias))
+    }
+
+    /// `jsonb_each(document)` and its kin: a row for each member.
+    fn members(
+        &mut self,
+        function: &str,
+        values: &[Typed],
+        ordinality: bool,
+        alias: Option<&TableAlias>,
+        place: Location,
+    ) -> Result<FromItem, SqlError> {
+        let wanted = if function.starts_with("jsonb") {
+            PgType::Jsonb
+        } else {
+            PgType::Json
+        };
+        let [document] = values else {
+            return Err(self.no_function(function, values, place));
+        };
+        if document.ty != wanted && !document.is_unknown() {
+            return Err(self.no_function(function, values, place));
+        }
+        let document = self.coerce(document, &wanted, CastContext::Implicit)?;
+        let as_text = function.ends_with("_text");
+        let value = if as_text { PgType::Text } else { wanted };
+        let id = self.fresh('r');
+        let column = |name: &str, ty: PgType| ScopeColumn {
+            name: name.to_owned(),
+            sql: String::new(),
+            ty,
+            nullable: true,
+            origin: None,
+        };
+        let mut columns = fields(
+            vec![column("key", PgType::Text), column("value", value)],
+            &id,
+        );
+        if ordinality {
+            columns.push(ordinality_of(&id));
+        }
+        let sql = format!(
+            "json_each(sh_json_members({document},{},{})) AS {id}",
+            u8::from(as_text),
+            u8::from(function.starts_with("jsonb"))
+        );
+        aliased(sql, id, function.to_owned(), columns, alias)
+    }
+
     fn hide_siblings(&mut self) -> (Vec<Relation>, Vec<ScopeColumn>) {
         let scope = self.scope();
         (
@@ -595,6 +712,12 @@ impl Analyzer<'_> {
         }
         if function == "generate_subscripts" && values.len() == 2 {
             return self.subscripts(values, alias, place);
+        }
+        if matches!(
+            function,
+            "json_each" | "jsonb_each" | "json_each_text" | "jsonb_each_text"
+        ) {
+            return self.members(function, values, ordinality, alias, place);
         }
         let types: Vec<PgType> = values.iter().map(|value| value.ty.clone()).collect();
         let overloads = crate::functions::signatures(function);
@@ -843,13 +966,7 @@ fn rows_of(
     let function = column.name.clone();
     let mut columns = vec![column];
     if ordinality {
-        columns.push(ScopeColumn {
-            name: "ordinality".to_owned(),
-            sql: format!("({id}.key+1)"),
-            ty: PgType::Int8,
-            nullable: false,
-            origin: None,
-        });
+        columns.push(ordinality_of(&id));
     }
     aliased_function(
         format!("json_each({array}) AS {id}"),
@@ -858,6 +975,28 @@ fn rows_of(
         columns,
         alias,
     )
+}
+
+fn ordinality_of(id: &str) -> ScopeColumn {
+    ScopeColumn {
+        name: "ordinality".to_owned(),
+        sql: format!("({id}.key+1)"),
+        ty: PgType::Int8,
+        nullable: false,
+        origin: None,
+    }
+}
+
+/// The columns of rows that `json_each` takes apart under the alias `id`.
+fn fields(columns: Vec<ScopeColumn>, id: &str) -> Vec<ScopeColumn> {
+    columns
+        .into_iter()
+        .enumerate()
+        .map(|(place, column)| ScopeColumn {
+            sql: format!("sh_field({id}.value,{place})"),
+            ..column
+        })
+        .collect()
 }
 
 fn take_column(

@@ -16,6 +16,7 @@ pub(crate) mod compare;
 pub(crate) mod data_type;
 pub(crate) mod expression;
 pub(crate) mod from;
+pub(crate) mod grouping_sets;
 pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod params;
@@ -76,6 +77,8 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) live: Option<Box<crate::live::Probe>>,
     /// The tables that FROM clauses name, by their aliases in the SQLite text.
     pub(crate) named_tables: Vec<(String, CollectionId)>,
+    /// Keys of grouping sets, for the types of their NULLs.
+    pub(crate) typed_nulls: Vec<ast::Expr>,
     next_alias: u32,
     depth: usize,
     /// Views being expanded, so that one that names itself is refused.
@@ -117,6 +120,7 @@ impl<'a> Analyzer<'a> {
             marks: Marks::default(),
             live: None,
             named_tables: Vec::new(),
+            typed_nulls: Vec::new(),
             next_alias: 1,
             depth: 0,
             expanding: Vec::new(),

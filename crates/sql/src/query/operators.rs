@@ -42,8 +42,11 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
             left
         };
         let same = [known.clone(), known.clone()];
-        if let Some(found) = exact(overloads, &same) {
-            return Some(found);
+        // That is a rule of operators: a function that takes anything takes both as they are.
+        let found = exact(overloads, &same)
+            .filter(|choice| !choice.signature.args.contains(&ArgType::Any));
+        if found.is_some() {
+            return found;
         }
     }
     if let Some(found) = exact(overloads, types) {

@@ -682,7 +682,7 @@ fn has_aggregate(expr: &Expr) -> bool {
     !found.is_empty()
 }
 
-fn is_aggregate(function: &ast::Function) -> bool {
+pub(super) fn is_aggregate(function: &ast::Function) -> bool {
     function.over.is_none() && class_of(function) == Some(Class::Aggregate)
 }
 

@@ -2,11 +2,12 @@
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    Ident, NamedWindowExpr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+    Expr, Ident, NamedWindowExpr, OrderByExpr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
 };
 
 use crate::functions::CastContext;
 use crate::types::PgType;
+use crate::types::interval::Interval;
 
 use super::Analyzer;
 use super::names::fold;
@@ -35,7 +36,7 @@ impl Analyzer<'_> {
             parts.push(format!("ORDER BY {}", terms.join(",")));
         }
         if let Some(frame) = &spec.window_frame {
-            parts.push(self.frame(frame)?);
+            parts.push(self.frame(frame, &spec.order_by)?);
         }
         Ok(format!(" OVER ({})", parts.join(" ")))
     }
@@ -94,17 +95,21 @@ impl Analyzer<'_> {
         })
     }
 
-    fn frame(&mut self, frame: &WindowFrame) -> Result<String, SqlError> {
+    fn frame(
+        &mut self,
+        frame: &WindowFrame,
+        order: &[OrderByExpr],
+    ) -> Result<String, SqlError> {
         let units = match frame.units {
             WindowFrameUnits::Rows => "ROWS",
             WindowFrameUnits::Range => "RANGE",
             WindowFrameUnits::Groups => "GROUPS",
         };
-        let start = self.bound(&frame.start_bound, frame.units)?;
+        let start = self.bound(&frame.start_bound, frame.units, order)?;
         Ok(match &frame.end_bound {
             Some(end) => format!(
                 "{units} BETWEEN {start} AND {}",
-                self.bound(end, frame.units)?
+                self.bound(end, frame.units, order)?
             ),
             None => format!("{units} {start}"),
         })
@@ -114,6 +119,7 @@ impl Analyzer<'_> {
         &mut self,
         bound: &WindowFrameBound,
         units: WindowFrameUnits,
+        order: &[OrderByExpr],
     ) -> Result<String, SqlError> {
         let (offset, word) = match bound {
             WindowFrameBound::CurrentRow => return Ok("CURRENT ROW".to_owned()),
@@ -123,10 +129,68 @@ impl Analyzer<'_> {
             WindowFrameBound::Following(Some(offset)) => (offset, "FOLLOWING"),
         };
         if matches!(units, WindowFrameUnits::Range) {
-            return Err(SqlError::unsupported("RANGE with an offset"));
+            let distance = self.distance(offset, order)?;
+            return Ok(format!("{distance} {word}"));
         }
         let value = self.expression(offset)?;
         let text = self.coerce(&value, &PgType::Int8, CastContext::Implicit)?;
         Ok(format!("{text} {word}"))
     }
+
+    /// An offset of RANGE, in what the ordered values are stored as.
+    fn distance(&mut self, offset: &Expr, order: &[OrderByExpr]) -> Result<String, SqlError> {
+        let [term] = order else {
+            return Err(SqlError::new(
+                ErrorCode::GroupingError,
+                "RANGE with offset PRECEDING/FOLLOWING requires exactly one ORDER BY column",
+            ));
+        };
+        let ordered = self.expression(&term.expr)?.ty;
+        let value = self.expression(offset)?;
+        let refuse = |what: &str| {
+            Err(SqlError::unsupported(format_args!(
+                "RANGE with an offset over {what}"
+            )))
+        };
+        match &ordered {
+            ty if ty.is_integer() => self.coerce(&value, &PgType::Int8, CastContext::Implicit),
+            PgType::Float4 | PgType::Float8 => {
+                self.coerce(&value, &PgType::Float8, CastContext::Implicit)
+            }
+            PgType::Date | PgType::Timestamp | PgType::Timestamptz => {
+                let text = self.coerce(&value, &PgType::Interval, CastContext::Implicit)?;
+                // SQLite wants a number here, not what computes one.
+                span(&text).unwrap_or_else(|| refuse("moments that is no constant"))
+            }
+            other => refuse(&other.base_name()),
+        }
+    }
+}
+
+/// The length of a constant interval (`X'…'`) in microseconds; `None` if it is no constant.
+fn span(text: &str) -> Option<Result<String, SqlError>> {
+    let digits = text.strip_prefix(['x', 'X'])?.strip_prefix('\'')?;
+    let digits = digits.strip_suffix('\'')?.as_bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let bytes: Vec<u8> = digits
+        .chunks(2)
+        .map(|pair| match *pair {
+            [high, low] => u8::try_from(digit(high)? * 16 + digit(low)?).ok(),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    let interval = Interval::decode(&bytes)?;
+    if interval.months != 0 {
+        return Some(Err(SqlError::unsupported("RANGE with an offset of months")));
+    }
+    let micros = i64::from(interval.days)
+        .checked_mul(86_400_000_000)?
+        .checked_add(interval.micros)?;
+    if micros < 0 {
+        return Some(Err(SqlError::new(
+            ErrorCode::InvalidFrameOffset,
+            "invalid preceding or following size in window function",
+        )));
+    }
+    Some(Ok(micros.to_string()))
 }
