@@ -22,6 +22,7 @@ use springhead_sql::catalog::Table;
 use springhead_sql::types::PgType;
 
 use crate::notify::{Folded, Message, Outbox};
+use crate::programs::{Fired, FiredRows};
 
 // Declared here because rusqlite has them only with generated bindings, and generating needs
 // libclang. Signatures: https://www.sqlite.org/c3ref/preupdate_blobwrite.html
@@ -61,6 +62,8 @@ struct CapturedTable {
     /// Per stored column: whether it is REAL. SQLite stores whole reals as integers and hands them
     /// out as such for new rows.
     real: Box<[bool]>,
+    /// Whether AFTER ROW triggers are to see its changes.
+    fires: bool,
     /// Places of the key's columns: a row whose key changes is a delete and an insert.
     key: Box<[usize]>,
 }
@@ -92,6 +95,8 @@ pub struct Capture {
     max_row_bytes: usize,
     before: Vec<u8>,
     after: Vec<u8>,
+    /// Rows that AFTER ROW triggers are to see; the writer's own.
+    pub fired: Arc<FiredRows>,
 }
 
 struct Spill {
@@ -153,6 +158,7 @@ impl Capture {
             max_row_bytes,
             before: Vec::new(),
             after: Vec::new(),
+            fired: Arc::default(),
         });
         let argument: *mut Capture = &raw mut *capture;
         // SAFETY: the handle is open; the argument is the boxed capture, which the writer keeps
@@ -163,9 +169,11 @@ impl Capture {
         capture
     }
 
-    /// From now on `table`'s changes carry its schema version.
-    pub fn set_table(&mut self, table: &Table) {
+    /// From now on `table`'s changes carry its schema version, and are kept for AFTER ROW triggers if
+    /// it `fires`.
+    pub fn set_table(&mut self, table: &Table, fires: bool) {
         let captured = CapturedTable {
+            fires,
             schema_version: table.version(),
             real: table
                 .columns
@@ -454,6 +462,26 @@ impl Capture {
                 format!("a row is over {} bytes", self.max_row_bytes),
             ));
             return;
+        }
+        if table.fires {
+            let kept = self.fired.push(Fired {
+                table: id,
+                before: has_before.then(|| self.before.clone()),
+                after: has_after.then(|| self.after.clone()),
+            });
+            if kept > self.memory_bytes {
+                self.failed = Some(
+                    SqlError::new(
+                        ErrorCode::StatementTooLarge,
+                        format!(
+                            "the rows that one statement keeps for AFTER ROW triggers are over {} bytes",
+                            self.memory_bytes
+                        ),
+                    )
+                    .with_hint("change fewer rows at a time, or raise capture_memory_bytes"),
+                );
+                return;
+            }
         }
         let rekeyed = has_before && has_after && key_differs(&self.before, &self.after, &table.key);
         let before = has_before.then_some(&self.before[..]);

@@ -6,7 +6,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -17,10 +17,12 @@ use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::functions::{self, AggregateState};
 use springhead_sql::listen::check_notification;
+use springhead_sql::program::Library;
 
 use crate::Entropy;
 use crate::clock::Clock;
 use crate::notify::{Message, Outbox};
+use crate::programs::{self, FiredRows, Runner};
 use crate::sequences::SequenceBook;
 use crate::settings;
 use crate::system::{self, System};
@@ -36,6 +38,10 @@ pub struct SessionContext {
     pub last_sequence: Mutex<Option<u32>>,
     /// What the statement that runs sees of the catalog, if it asks.
     pub system: Mutex<Option<Arc<System>>>,
+    /// The programs that the running statement may call.
+    pub library: Mutex<Option<Arc<Library>>>,
+    /// What the running statement's programs have to say to the client.
+    pub notices: Mutex<Vec<SqlError>>,
     /// now(): the transaction's start, in microseconds since 1970.
     pub now_us: AtomicI64,
     /// The backend process id, which messages carry.
@@ -145,6 +151,10 @@ pub struct Context {
     pub sequences: Option<Mutex<SequenceBook>>,
     /// What statements send; only a writer's gets into a commit.
     pub outbox: Arc<Outbox>,
+    /// Rows that AFTER ROW triggers are still to see.
+    pub fired: Arc<FiredRows>,
+    /// How deep programs call each other now.
+    depth: AtomicUsize,
     /// Lets the authorizer pass what only the engine itself may do.
     privileged: AtomicBool,
     clock: Arc<dyn Clock>,
@@ -164,6 +174,8 @@ impl Context {
             error: Mutex::new(None),
             sequences: sequences.map(Mutex::new),
             outbox: Arc::default(),
+            fired: Arc::default(),
+            depth: AtomicUsize::new(0),
             privileged: AtomicBool::new(true),
             clock,
             entropy,
@@ -175,6 +187,7 @@ impl Context {
         *self.session.lock() = Arc::clone(session);
         *self.cancel.lock() = Arc::clone(cancel);
         *self.error.lock() = None;
+        self.depth.store(0, Ordering::Relaxed);
         self.privileged.store(false, Ordering::Relaxed);
     }
 
@@ -189,6 +202,61 @@ impl Context {
             .lock()
             .error()
             .or_else(|| self.error.lock().take())
+    }
+
+    /// Goes one program deeper; false at the limit.
+    pub fn enter_program(&self, limit: usize) -> bool {
+        let deep = self.depth.load(Ordering::Relaxed) >= limit;
+        if !deep {
+            self.depth.fetch_add(1, Ordering::Relaxed);
+        }
+        !deep
+    }
+
+    pub fn leave_program(&self) {
+        self.depth.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Keeps a notice for the client.
+    pub fn notice(&self, notice: SqlError) {
+        self.session.lock().notices.lock().push(notice);
+    }
+
+    /// # Errors
+    /// Why the statement is to end, if somebody asked.
+    pub fn check_cancelled(&self) -> Result<(), SqlError> {
+        match self.cancel.lock().error() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a program's part on the connection that calls a function of it.
+    pub fn with_runner(
+        &self,
+        arguments: &rusqlite::functions::Context<'_>,
+        run: impl FnOnce(&Runner<'_>, &[ValueRef<'_>]) -> Result<Value, SqlError>,
+    ) -> rusqlite::Result<Value> {
+        let library = self.session.lock().library.lock().clone();
+        let Some(library) = library else {
+            return Err(self.fail(SqlError::new(
+                ErrorCode::Internal,
+                "a program is called without its library",
+            )));
+        };
+        // SAFETY: the reference stays on this thread and within this call.
+        let conn = unsafe { arguments.get_connection() }?;
+        let runner = Runner {
+            conn: &conn,
+            context: self,
+            library,
+        };
+        let values = (0..arguments.len())
+            .map(|index| from_sqlite(arguments.get_raw(index)))
+            .collect::<Result<Vec<_>, _>>();
+        values
+            .and_then(|values| run(&runner, &values))
+            .map_err(|error| self.fail(error))
     }
 
     fn is_cancelled(&self) -> bool {
@@ -501,7 +569,8 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
         let session = Arc::clone(&at.session.lock());
         Ok(session.queue_usage.as_ref().map_or(0.0, |usage| usage()))
     })?;
-    register_sequences(conn, context)
+    register_sequences(conn, context)?;
+    programs::register(conn, context)
 }
 
 fn register_sequences(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {

@@ -22,6 +22,7 @@ pub mod live;
 mod memory;
 pub mod notify;
 pub mod plans;
+mod programs;
 pub mod published;
 pub mod readers;
 pub mod replay;

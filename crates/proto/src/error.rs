@@ -113,6 +113,17 @@ error_codes! {
     UndefinedCursor = "34000", "unknown_portal", 400;
     /// A value for a column that makes its own.
     GeneratedAlways = "428C9", "generated_always", 400;
+    /// RAISE without a code of its own.
+    RaiseException = "P0001", "raised", 400;
+    NoDataFound = "P0002", "no_data_found", 400;
+    TooManyRows = "P0003", "too_many_rows", 400;
+    /// A notice's code.
+    Success = "00000", "success", 200;
+    NoReturn = "2F005", "no_return", 400;
+    NullNotAllowed = "22004", "null_not_allowed", 400;
+    InvalidFunctionDefinition = "42P13", "invalid_function_definition", 400;
+    DuplicateFunction = "42723", "duplicate_function", 409;
+    AmbiguousFunction = "42725", "ambiguous_function", 400;
     InvalidFrameOffset = "22013", "invalid_frame_offset", 400;
     InvalidLimit = "2201W", "invalid_limit", 400;
     InvalidOffset = "2201X", "invalid_offset", 400;

@@ -76,7 +76,10 @@ fn difference(name: &str, ours: &PgResult, theirs: &PgResult) -> Option<String> 
             ours.columns, ours.types, theirs.columns, theirs.types
         ));
     }
-    assert!(!theirs.rows.is_empty(), "{name}: a report without rows proves nothing");
+    assert!(
+        !theirs.rows.is_empty(),
+        "{name}: a report without rows proves nothing"
+    );
     if ours.rows.len() != theirs.rows.len() {
         return Some(format!(
             "{name}: {} rows, PostgreSQL has {}",

@@ -15,9 +15,11 @@ use crate::types::PgType;
 mod document_id;
 mod lookup;
 mod record;
+mod routine;
 mod system;
 
 pub use record::{DefinitionPayload, DefinitionRecord};
+pub use routine::{Argument, Event, Language, Returns, Routine, Timing, Trigger, Volatility};
 
 /// All definitions of one tenant at one catalog version. Made by [`Catalog::bootstrap`],
 /// [`Catalog::from_definitions`] and [`Catalog::with_changes`] alone, which keep `relations` and
@@ -32,6 +34,8 @@ pub struct Catalog {
     pub tables: FxHashMap<CollectionId, Arc<Table>>,
     pub sequences: FxHashMap<u32, Arc<Sequence>>,
     pub views: FxHashMap<u32, Arc<View>>,
+    pub routines: FxHashMap<u32, Arc<Routine>>,
+    pub triggers: FxHashMap<u32, Arc<Trigger>>,
     /// `schema.name` of every relation (tables, indexes, sequences, views) → what it is.
     pub relations: FxHashMap<QualifiedName, Relation>,
     /// Table → the tables whose foreign keys refer to it, itself included; ascending, each once.
@@ -204,6 +208,8 @@ pub enum Definition {
     Table(Table),
     Sequence(Sequence),
     View(View),
+    Routine(Routine),
+    Trigger(Trigger),
 }
 
 impl Table {

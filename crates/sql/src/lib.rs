@@ -20,6 +20,7 @@ pub mod live;
 mod nesting;
 pub mod plan;
 pub mod planner;
+pub mod program;
 pub mod query;
 mod roles;
 mod scan;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use springhead_proto::CollectionId;
 
 use crate::catalog::{Catalog, Definition, QualifiedName, Table};
+use crate::program::Library;
 use crate::types::PgType;
 
 /// A planned statement.
@@ -20,6 +21,8 @@ pub struct Plan {
     /// Reads `pg_catalog` or `information_schema`, or asks about the catalog ([`crate::system`]).
     pub system: bool,
     pub kind: PlanKind,
+    /// The programs that it may run; `None` if the catalog has none.
+    pub library: Option<Arc<Library>>,
 }
 
 /// A parameter of a plan.
@@ -199,6 +202,8 @@ pub enum WriteVerb {
     Delete,
     /// A SELECT that writes through a function.
     Select,
+    /// CALL of a procedure.
+    Call,
 }
 
 /// A statement that changes rows.
@@ -216,6 +221,12 @@ pub struct Write {
     pub touches_foreign_keys: bool,
     /// Sequences it may take numbers from.
     pub sequences: Vec<u32>,
+    /// The columns (ids) that an UPDATE names.
+    pub updated: Vec<u32>,
+    /// INSERT … ON CONFLICT DO UPDATE.
+    pub upserts: bool,
+    /// It runs INSTEAD OF triggers: a row for each, NULL for one that was left out.
+    pub instead: bool,
 }
 
 /// A change of definitions, all of one statement.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use springhead_proto::{ErrorCode, SqlError};
+use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast::{Query, SetExpr, Statement};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -16,9 +16,10 @@ use crate::access::Identity;
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
-use crate::plan::{Parameter, Plan, PlanKind};
+use crate::plan::{Parameter, Plan, PlanKind, Write, WriteVerb};
+use crate::program::Library;
 use crate::query::Analyzer;
-use crate::query::scope::Scope;
+use crate::query::scope::{Frame, Scope};
 use crate::types::PgType;
 use crate::{control, copy, ddl, dml, listen, nesting, query, roles};
 
@@ -77,7 +78,7 @@ pub fn plan(
                 Some(kind) => Some(kind),
                 None => match copy::plan_text(catalog, sql, context)? {
                     Some(kind) => Some(kind),
-                    None => ddl::plan_text(catalog, sql)?,
+                    None => ddl::plan_text(catalog, sql, context)?,
                 },
             },
         },
@@ -88,6 +89,7 @@ pub fn plan(
             parameters: Vec::new(),
             system: false,
             kind,
+            library: Library::of(catalog, context),
         });
     }
     let (statement, marks) = parse_marked(sql, context)?;
@@ -99,6 +101,7 @@ pub fn plan(
         parameters,
         system: asks_system(&kind),
         kind,
+        library: Library::of(catalog, context),
     })
 }
 
@@ -145,7 +148,22 @@ pub fn plan_template(
         parameters,
         system: asks_system(&kind),
         kind,
+        library: Library::of(catalog, context),
     })
+}
+
+/// Plans one statement of a program, which sees the frame's variables.
+pub(crate) fn plan_in_frame(
+    catalog: &Arc<Catalog>,
+    sql: &str,
+    context: &PlanContext,
+    frame: Frame,
+) -> Result<PlanKind, SqlError> {
+    let (statement, marks) = parse_marked(sql, context)?;
+    let mut analyzer = Analyzer::new(catalog, sql, context, &[], usize::MAX);
+    analyzer.marks = marks;
+    analyzer.enter_frame(frame);
+    dispatch(catalog, analyzer, &statement).map(|(kind, _)| kind)
 }
 
 /// Parses exactly one statement.
@@ -281,6 +299,22 @@ fn dispatch(
         Statement::Insert(insert) => dml::insert::plan(&mut analyzer, insert)?,
         Statement::Update(update) => dml::update::plan(&mut analyzer, update)?,
         Statement::Delete(delete) => dml::delete::plan(&mut analyzer, delete)?,
+        Statement::Call(function) => {
+            let sql = analyzer.in_scope(Scope::default(), |analyzer| {
+                analyzer.procedure_call(function)
+            })?;
+            PlanKind::Write(Write {
+                verb: WriteVerb::Call,
+                sql,
+                returning: Arc::from([]),
+                table: CollectionId::NONE,
+                touches_foreign_keys: true,
+                sequences: analyzer.sequences.iter().copied().collect(),
+                updated: Vec::new(),
+                upserts: false,
+                instead: false,
+            })
+        }
         Statement::Truncate(truncate) => dml::truncate::plan(&analyzer, truncate)?,
         Statement::Explain {
             analyze,
@@ -356,6 +390,7 @@ fn explain(
         parameters: parameters.clone(),
         system: asks_system(&kind),
         kind,
+        library: None,
     };
     Ok((PlanKind::Explain(Box::new(inner)), parameters))
 }

@@ -438,6 +438,8 @@ impl Session {
             ));
         }
         self.tenant.wait_visible(self.required_lsn).await?;
+        self.context.notices.lock().clear();
+        (*self.context.library.lock()).clone_from(&plan.library);
         let keeps_snapshot = self
             .block
             .as_ref()
@@ -474,6 +476,7 @@ impl Session {
             columns: Arc::clone(&query.columns),
             rows: Some(rows),
             lsn,
+            notices: std::mem::take(&mut *self.context.notices.lock()),
             ..Outcome::command("")
         }))
     }
@@ -665,6 +668,7 @@ fn outcome(plan: &Plan, done: Done) -> Outcome {
                 WriteVerb::Update => format!("UPDATE {count}"),
                 WriteVerb::Delete => format!("DELETE {count}"),
                 WriteVerb::Select => format!("SELECT {count}"),
+                WriteVerb::Call => "CALL".to_owned(),
             };
             (tag, Arc::clone(&write.returning))
         }
@@ -719,7 +723,8 @@ fn verb(plan: &Plan) -> &'static str {
             WriteVerb::Insert => "INSERT",
             WriteVerb::Update => "UPDATE",
             WriteVerb::Delete => "DELETE",
-            WriteVerb::Select => "nextval()",
+            WriteVerb::Select => "SELECT",
+            WriteVerb::Call => "CALL",
         },
         PlanKind::Truncate { .. } => "TRUNCATE TABLE",
         PlanKind::Ddl(ddl) => ddl.tag,

@@ -92,6 +92,7 @@ pub(super) fn plan_text(
             parameters: Vec::new(),
             system: false,
             kind: PlanKind::NoEffect(""),
+            library: None,
         }));
     }
     session

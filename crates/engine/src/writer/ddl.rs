@@ -44,6 +44,8 @@ impl Writer {
         if result.is_err() && self.catalog.version != before.version {
             self.adopt(&before);
         }
+        // A rebuild fires no triggers.
+        self.context.fired.truncate(0);
         result?;
         let notices = ddl
             .notices

@@ -16,7 +16,7 @@ mod command;
 mod commit;
 mod ddl;
 pub mod mailbox;
-mod run;
+pub mod run;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -136,6 +136,7 @@ impl Writer {
             may_leave_unfinished: false,
             dead: None,
         };
+        writer.capture.fired = Arc::clone(&writer.context.fired);
         writer.adopt(&parts.catalog);
         writer.capture.enabled = true;
         writer
@@ -478,7 +479,8 @@ impl Writer {
     fn adopt(&mut self, catalog: &Arc<Catalog>) {
         self.catalog = Arc::clone(catalog);
         for table in catalog.tables.values() {
-            self.capture.set_table(table);
+            self.capture
+                .set_table(table, catalog.has_after_row_triggers(table));
         }
         if let Some(book) = &self.context.sequences {
             let stored = state::sequences(&self.conn).unwrap_or_default();

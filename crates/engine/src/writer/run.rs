@@ -10,13 +10,15 @@ use springhead_proto::{ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlEr
 use springhead_sql::PlanKind;
 use springhead_sql::catalog::{Catalog, ForeignKey};
 use springhead_sql::plan::{Write, WriteVerb};
+use springhead_sql::program::Library;
 
 use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
 use crate::memory::Limited;
 use crate::notify::Message;
+use crate::programs::Runner;
 use crate::readers::{self, Failure};
-use crate::rows::Rows;
+use crate::rows::{Rows, RowsWriter};
 use crate::{checksum, state};
 
 /// A statement that ran; its changes are in the capture.
@@ -60,6 +62,9 @@ impl Writer {
             .sequences
             .as_ref()
             .map_or(0, |book| book.lock().mark());
+        context.fired.truncate(0);
+        request.session.notices.lock().clear();
+        (*request.session.library.lock()).clone_from(&request.plan.library);
         context.enter(&request.session, &request.cancel);
         // Definitions may build indexes over all there is.
         let limited = !matches!(request.plan.kind, PlanKind::Ddl(_));
@@ -103,7 +108,10 @@ impl Writer {
             Ok(executed)
         });
         let executed = match result {
-            Ok(executed) => Ok(executed),
+            Ok(mut executed) => {
+                executed.notices.append(&mut request.session.notices.lock());
+                Ok(executed)
+            }
             Err(failure) => {
                 // Not SQLite's own failures: what the statement has changed is there.
                 let is_ours = self.capture.check().is_err() || matches!(failure, Failure::Sql(_));
@@ -154,13 +162,34 @@ impl Writer {
             .prepare_cached("SAVEPOINT statement")?
             .execute([])?;
         let result = self
-            .step_rows(write, &mut rows, request)
+            .copy_rows(write, &mut rows, request)
             .and_then(|executed| {
                 self.check_foreign_keys(self.owner.is_none(), Some(write))?;
                 self.capture.check()?;
                 Ok(executed)
             });
         self.end_savepoint(result)
+    }
+
+    /// The rows of a COPY, and what they fire.
+    fn copy_rows(
+        &self,
+        write: &Write,
+        rows: &mut Rows,
+        request: &Request,
+    ) -> Result<Executed, Failure> {
+        let Some(library) = &request.plan.library else {
+            return self.step_rows(write, rows, request);
+        };
+        let runner = Runner {
+            conn: &self.conn,
+            context: &self.context,
+            library: Arc::clone(library),
+        };
+        runner.begin(write)?;
+        let executed = self.step_rows(write, rows, request)?;
+        runner.finish(write, 0)?;
+        Ok(executed)
     }
 
     fn step_rows(
@@ -223,7 +252,40 @@ impl Writer {
         result
     }
 
+    /// The statement and what it fires.
+    fn step_with_programs(
+        &self,
+        write: &Write,
+        request: &Request,
+        library: &Arc<Library>,
+    ) -> Result<Executed, Failure> {
+        let runner = Runner {
+            conn: &self.conn,
+            context: &self.context,
+            library: Arc::clone(library),
+        };
+        let written = runner.write(write, &request.params)?;
+        let mut executed = Executed {
+            affected: written.affected,
+            ..Executed::default()
+        };
+        if !write.returning.is_empty() {
+            let mut rows = RowsWriter::new(
+                self.config.result_memory_bytes,
+                self.config.max_result_bytes,
+            );
+            for row in &written.rows {
+                rows.push(row.iter().map(springhead_proto::Value::as_ref))?;
+            }
+            executed.rows = Some(rows.finish()?);
+        }
+        Ok(executed)
+    }
+
     fn step_write(&self, write: &Write, request: &Request) -> Result<Executed, Failure> {
+        if let Some(library) = &request.plan.library {
+            return self.step_with_programs(write, request, library);
+        }
         if write.returning.is_empty() && write.verb != WriteVerb::Select {
             let mut statement = self.conn.prepare_cached(&write.sql)?;
             readers::bind(&mut statement, &request.params)?;

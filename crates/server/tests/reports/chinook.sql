@@ -1,5 +1,4 @@
--- Reports over the Chinook database, as an analyst would write them. Each begins with a line
--- "-- name: …" and ends with a semicolon; each is ordered in full, so that rows compare one by one.
+-- Reports over the Chinook database, each under its name and ordered in full.
 
 -- name: tracks per genre, with their share of all
 SELECT g.name, count(*) AS tracks, round(100.0 * count(*) / sum(count(*)) OVER (), 2) AS percent

@@ -8,15 +8,18 @@ use std::process::{Command, Output, Stdio};
 use springhead_sim::client::pg::PgClient;
 use springhead_sim::postgres::Postgres;
 
-/// The script, or why the test is skipped.
+/// The script (`CHINOOK_SQL`, or beside the repository), or why the test is skipped.
 pub fn script() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
         .expect("the root");
-    let script = root.join("../shared/data/chinook_postgresql.sql");
+    let script = std::env::var_os("CHINOOK_SQL").map_or_else(
+        || root.join("../shared/data/chinook_postgresql.sql"),
+        PathBuf::from,
+    );
     if !script.is_file() {
-        println!("skipped: ../shared/data/chinook_postgresql.sql is not here");
+        println!("skipped: {} is not here", script.display());
         return None;
     }
     script.canonicalize().ok()
@@ -50,7 +53,10 @@ pub fn load(port: u16, script: &Path) {
     );
 }
 
-/// A connection of PostgreSQL's superuser to one of its databases.
+/// A connection of PostgreSQL's superuser to one of its databases, at UTC.
 pub fn connect(postgres: &Postgres, database: &str) -> PgClient {
-    PgClient::connect_as(postgres.ports.pg, "postgres", database).expect("PostgreSQL answers")
+    let mut client = PgClient::connect_as(postgres.ports.pg, "postgres", database)
+        .expect("PostgreSQL answers");
+    client.query("SET timezone = 'UTC'").expect("a setting");
+    client
 }

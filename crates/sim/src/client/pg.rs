@@ -341,7 +341,9 @@ fn described(body: &[u8]) -> (Vec<String>, Vec<u32>) {
         let (name, after) = text_until_nul(rest);
         names.push(name);
         // Table, column number, type, size, modifier, format.
-        let oid = after.get(6..10).map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
+        let oid = after
+            .get(6..10)
+            .map_or([0; 4], |b| [b[0], b[1], b[2], b[3]]);
         types.push(u32::from_be_bytes(oid));
         rest = after.get(18..).unwrap_or_default();
     }

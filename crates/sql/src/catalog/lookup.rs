@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 
 use super::{
-    Catalog, Check, Column, Definition, ForeignKey, Index, QualifiedName, Relation, Sequence,
-    Table, Unique, View,
+    Catalog, Check, Column, Definition, ForeignKey, Index, QualifiedName, Relation, Routine,
+    Sequence, Table, Trigger, Unique, View,
 };
 use crate::plan::{DefinitionAction, DefinitionChange, display_name};
 
@@ -67,6 +67,8 @@ impl Catalog {
             tables: FxHashMap::default(),
             sequences: FxHashMap::default(),
             views: FxHashMap::default(),
+            routines: FxHashMap::default(),
+            triggers: FxHashMap::default(),
             relations: FxHashMap::default(),
             children: FxHashMap::default(),
             system: crate::system::Cache::default(),
@@ -99,6 +101,12 @@ impl Catalog {
                     .insert(view.name.clone(), Relation::View(view.id));
                 self.views.insert(view.id, Arc::new(view));
             }
+            Definition::Routine(routine) => {
+                self.routines.insert(routine.id, Arc::new(routine));
+            }
+            Definition::Trigger(trigger) => {
+                self.triggers.insert(trigger.id, Arc::new(trigger));
+            }
         }
     }
 
@@ -126,6 +134,12 @@ impl Catalog {
                 if let Some(old) = self.views.remove(&view.id) {
                     self.forget(&old.name, Relation::View(old.id));
                 }
+            }
+            Definition::Routine(routine) => {
+                self.routines.remove(&routine.id);
+            }
+            Definition::Trigger(trigger) => {
+                self.triggers.remove(&trigger.id);
             }
         }
     }
@@ -297,6 +311,10 @@ impl Catalog {
         sequences.sort_unstable_by_key(|sequence| sequence.id);
         let mut views: Vec<_> = self.views.values().collect();
         views.sort_unstable_by_key(|view| view.id);
+        let mut routines: Vec<_> = self.routines.values().collect();
+        routines.sort_unstable_by_key(|routine| routine.id);
+        let mut triggers: Vec<_> = self.triggers.values().collect();
+        triggers.sort_unstable_by_key(|trigger| trigger.id);
         self.tables_by_id()
             .into_iter()
             .map(|table| Definition::Table(Table::clone(table)))
@@ -309,6 +327,16 @@ impl Catalog {
                 views
                     .into_iter()
                     .map(|view| Definition::View(View::clone(view))),
+            )
+            .chain(
+                routines
+                    .into_iter()
+                    .map(|routine| Definition::Routine(Routine::clone(routine))),
+            )
+            .chain(
+                triggers
+                    .into_iter()
+                    .map(|trigger| Definition::Trigger(Trigger::clone(trigger))),
             )
     }
 

@@ -14,7 +14,7 @@ use crate::plan::{Ddl, DefinitionAction};
 pub struct DefinitionRecord {
     /// The object's id, unique among all kinds.
     pub id: u32,
-    /// `table`, `sequence` or `view`.
+    /// `table`, `sequence`, `view`, `function`, `procedure`, `trigger`.
     pub kind: String,
     /// `schema.name`, without the schema for `public`.
     pub name: String,
@@ -59,7 +59,7 @@ impl DefinitionRecord {
                 name: crate::plan::display_name(change.definition.name()),
                 collection: match &change.definition {
                     Definition::Table(table) => Some(crate::plan::display_name(&table.name)),
-                    Definition::Sequence(_) | Definition::View(_) => None,
+                    _ => None,
                 },
                 sql: ddl.source.clone(),
                 payload: DefinitionPayload {
@@ -184,6 +184,8 @@ impl Definition {
             Definition::Table(table) => table.id,
             Definition::Sequence(sequence) => sequence.id,
             Definition::View(view) => view.id,
+            Definition::Routine(routine) => routine.id,
+            Definition::Trigger(trigger) => trigger.id,
         }
     }
 
@@ -193,6 +195,8 @@ impl Definition {
             Definition::Table(table) => &table.name,
             Definition::Sequence(sequence) => &sequence.name,
             Definition::View(view) => &view.name,
+            Definition::Routine(routine) => &routine.name,
+            Definition::Trigger(trigger) => &trigger.name,
         }
     }
 
@@ -203,6 +207,8 @@ impl Definition {
             Definition::Table(_) => "table",
             Definition::Sequence(_) => "sequence",
             Definition::View(_) => "view",
+            Definition::Routine(routine) => routine.kind(),
+            Definition::Trigger(_) => "trigger",
         }
     }
 
@@ -211,7 +217,7 @@ impl Definition {
     pub const fn collection(&self) -> CollectionId {
         match self {
             Definition::Table(table) => CollectionId(table.id),
-            Definition::Sequence(_) | Definition::View(_) => CollectionId::NONE,
+            _ => CollectionId::NONE,
         }
     }
 

@@ -77,6 +77,10 @@ impl<'a> Change<'a> {
         self.record(DefinitionAction::Put, Definition::View(view));
     }
 
+    pub(crate) fn put(&mut self, definition: Definition) {
+        self.record(DefinitionAction::Put, definition);
+    }
+
     pub(crate) fn drop(&mut self, definition: Definition) {
         self.record(DefinitionAction::Drop, definition);
     }

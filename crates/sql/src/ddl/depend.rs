@@ -26,6 +26,11 @@ pub(super) enum Dependent {
         table: CollectionId,
         column: u32,
     },
+    Check {
+        table: CollectionId,
+        name: String,
+    },
+    Trigger(u32),
 }
 
 /// Dependents, each with what it depends on.
@@ -168,7 +173,11 @@ impl Dependent {
                 .map_or("?", |(_, column)| column.name.as_str())
         };
         match self {
-            Dependent::ForeignKey { table, name } => {
+            Dependent::Trigger(id) => match super::routine::relation_of(&change.catalog, *id) {
+                Some((name, relation)) => format!("trigger {name} on {relation}"),
+                None => "trigger ?".to_owned(),
+            },
+            Dependent::ForeignKey { table, name } | Dependent::Check { table, name } => {
                 format!("constraint {name} on table {}", table_name(*table))
             }
             Dependent::View(id) => {
@@ -205,7 +214,23 @@ impl Dependent {
                 draft.table.foreign_keys.retain(|key| key.name != name);
                 draft.write(change)
             }
+            Dependent::Check { table, name } => {
+                let Some(table) = change.table(table) else {
+                    return Ok(());
+                };
+                let mut draft = Draft::new(&table);
+                draft.table.checks.retain(|check| check.name != name);
+                draft.write(change)
+            }
+            Dependent::Trigger(id) => {
+                if let Some(trigger) = change.catalog.triggers.get(&id) {
+                    let trigger = crate::catalog::Trigger::clone(trigger);
+                    change.drop(Definition::Trigger(trigger));
+                }
+                Ok(())
+            }
             Dependent::View(id) => {
+                super::routine::drop_triggers_of(change, id);
                 if let Some(view) = change.catalog.view(id) {
                     let view = View::clone(view);
                     change.drop(Definition::View(view));
@@ -223,6 +248,7 @@ impl Dependent {
                     .iter_mut()
                     .filter(|changed| changed.id == column)
                 {
+                    changed.default = None;
                     changed.sequence = None;
                     changed.identity = false;
                     changed.identity_always = false;

@@ -13,6 +13,7 @@
 //! | `rename`, `identity` | the other actions of ALTER |
 //! | `drop`, `depend` | DROP, what stands in its way, what CASCADE takes along |
 //! | `index`, `sequence`, `view` | the other relations |
+//! | `routine` | functions, procedures, triggers |
 //! | `text` | forms that sqlparser does not read |
 //! | `storage` | a definition as SQLite statements |
 //! | `expression`, `names`, `types` | expressions, names and types within definitions |
@@ -28,6 +29,7 @@ mod identity;
 mod index;
 mod names;
 mod rename;
+mod routine;
 mod sequence;
 pub(crate) mod storage;
 mod table;
@@ -35,8 +37,12 @@ mod text;
 mod types;
 mod view;
 
+pub(crate) use table::empty as empty_table;
+
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{CommentObject, ObjectName, ObjectType, SchemaName, Statement};
@@ -54,8 +60,12 @@ use names::{fold, qualified, qualified_column};
 ///
 /// # Errors
 /// What is wrong with a statement of such a form.
-pub fn plan_text(catalog: &Catalog, source: &str) -> Result<Option<PlanKind>, SqlError> {
-    text::plan(catalog, source)
+pub fn plan_text(
+    catalog: &Arc<Catalog>,
+    source: &str,
+    context: &PlanContext,
+) -> Result<Option<PlanKind>, SqlError> {
+    text::plan(catalog, source, context)
 }
 
 /// Plans a DDL statement against `catalog`, which may be a transaction's working catalog. `source`

@@ -84,7 +84,7 @@ pub(super) fn put_new(change: &mut Change<'_>, mut table: Table) -> Result<(), S
 }
 
 /// A table that has no column yet.
-pub(super) fn empty(id: u32, name: QualifiedName) -> Table {
+pub(crate) fn empty(id: u32, name: QualifiedName) -> Table {
     Table {
         id,
         name,

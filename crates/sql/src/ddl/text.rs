@@ -2,6 +2,8 @@
 //! and what dumps hold besides tables. Tried before sqlparser, on statements that begin with one of
 //! a few words; what is not recognised here is left to it.
 
+use std::sync::Arc;
+
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -13,12 +15,17 @@ use super::sequence::{self, Options};
 use super::{identity, rename, table, types};
 use crate::catalog::{Catalog, QualifiedName};
 use crate::plan::PlanKind;
+use crate::planner::PlanContext;
 
 /// Plans one statement, or leaves it to sqlparser (`None`).
 ///
 /// # Errors
 /// What is wrong with a statement of a form that is read here.
-pub(super) fn plan(catalog: &Catalog, source: &str) -> Result<Option<PlanKind>, SqlError> {
+pub(super) fn plan(
+    catalog: &Arc<Catalog>,
+    source: &str,
+    context: &PlanContext,
+) -> Result<Option<PlanKind>, SqlError> {
     let first = source.trim_start().get(..6).map(str::to_ascii_lowercase);
     if !first.is_some_and(|first| {
         first.starts_with("create")
@@ -36,14 +43,17 @@ pub(super) fn plan(catalog: &Catalog, source: &str) -> Result<Option<PlanKind>, 
         parser,
         catalog,
         source,
+        context,
     }
     .statement()
 }
 
-struct Reader<'a> {
-    parser: Parser<'a>,
-    catalog: &'a Catalog,
-    source: &'a str,
+/// The tokens of one statement. [`super::routine`] reads some kinds of statement with it.
+pub(super) struct Reader<'a> {
+    pub(super) parser: Parser<'a>,
+    pub(super) catalog: &'a Arc<Catalog>,
+    pub(super) source: &'a str,
+    pub(super) context: &'a PlanContext,
 }
 
 impl Reader<'_> {
@@ -56,6 +66,25 @@ impl Reader<'_> {
         }
         if self.word("ALTER") {
             return self.alter();
+        }
+        if self.word("DROP") {
+            return self.drop();
+        }
+        Ok(None)
+    }
+
+    fn drop(&mut self) -> Result<Option<PlanKind>, SqlError> {
+        if self.word("FUNCTION") {
+            return self.drop_routines("DROP FUNCTION", Some(false)).map(Some);
+        }
+        if self.word("PROCEDURE") {
+            return self.drop_routines("DROP PROCEDURE", Some(true)).map(Some);
+        }
+        if self.word("ROUTINE") {
+            return self.drop_routines("DROP ROUTINE", None).map(Some);
+        }
+        if self.word("TRIGGER") {
+            return self.drop_trigger().map(Some);
         }
         Ok(None)
     }
@@ -80,6 +109,22 @@ impl Reader<'_> {
     }
 
     fn create(&mut self) -> Result<Option<PlanKind>, SqlError> {
+        let replace = self.words(&["OR", "REPLACE"]);
+        if self.word("FUNCTION") {
+            return self.create_routine(replace, false).map(Some);
+        }
+        if self.word("PROCEDURE") {
+            return self.create_routine(replace, true).map(Some);
+        }
+        if self.words(&["CONSTRAINT", "TRIGGER"]) {
+            return Err(SqlError::unsupported("constraint triggers"));
+        }
+        if self.word("TRIGGER") {
+            return self.create_trigger(replace).map(Some);
+        }
+        if replace {
+            return Ok(None);
+        }
         let temporary = self.word("TEMPORARY") || self.word("TEMP");
         if self.word("SEQUENCE") {
             if temporary {
@@ -184,14 +229,17 @@ impl Reader<'_> {
                 };
             }
         }
-        for (word, tag) in [
-            ("FUNCTION", "ALTER FUNCTION"),
-            ("PROCEDURE", "ALTER PROCEDURE"),
-            ("AGGREGATE", "ALTER AGGREGATE"),
-        ] {
-            if self.word(word) {
-                return Err(SqlError::unsupported(tag));
-            }
+        if self.word("FUNCTION") {
+            return self.alter_routine("ALTER FUNCTION").map(Some);
+        }
+        if self.word("PROCEDURE") {
+            return self.alter_routine("ALTER PROCEDURE").map(Some);
+        }
+        if self.word("TRIGGER") {
+            return self.alter_trigger().map(Some);
+        }
+        if self.word("AGGREGATE") {
+            return Err(SqlError::unsupported("ALTER AGGREGATE"));
         }
         Ok(None)
     }
@@ -232,6 +280,15 @@ impl Reader<'_> {
             || self.words(&["SET", "WITHOUT", "CLUSTER"])
         {
             return Ok(Some(PlanKind::NoEffect("ALTER TABLE")));
+        }
+        for (words, disabled) in [
+            (&["ENABLE", "TRIGGER"][..], false),
+            (&["ENABLE", "ALWAYS", "TRIGGER"], false),
+            (&["DISABLE", "TRIGGER"], true),
+        ] {
+            if self.words(words) {
+                return self.switch_trigger(&name, disabled).map(Some);
+            }
         }
         if self.word("INHERIT") || self.words(&["NO", "INHERIT"]) {
             return Err(SqlError::unsupported("ALTER TABLE … INHERIT"));
@@ -326,7 +383,7 @@ impl Reader<'_> {
     }
 
     /// After SET SCHEMA: `public` is the one schema.
-    fn set_schema(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
+    pub(super) fn set_schema(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
         let schema = self.ident()?;
         if schema != QualifiedName::PUBLIC {
             return Err(SqlError::unsupported(format_args!(
@@ -424,14 +481,14 @@ impl Reader<'_> {
         }
     }
 
-    fn ident(&mut self) -> Result<String, SqlError> {
+    pub(super) fn ident(&mut self) -> Result<String, SqlError> {
         self.parser
             .parse_identifier()
             .map(|ident| fold(&ident))
             .map_err(|_| self.unexpected())
     }
 
-    fn name(&mut self) -> Result<QualifiedName, SqlError> {
+    pub(super) fn name(&mut self) -> Result<QualifiedName, SqlError> {
         let name = self
             .parser
             .parse_object_name(false)
@@ -447,7 +504,7 @@ impl Reader<'_> {
         qualified_column(&name)
     }
 
-    fn end(&mut self) -> Result<(), SqlError> {
+    pub(super) fn end(&mut self) -> Result<(), SqlError> {
         while self.parser.consume_token(&Token::SemiColon) {}
         if self.parser.peek_token().token == Token::EOF {
             Ok(())
@@ -456,11 +513,11 @@ impl Reader<'_> {
         }
     }
 
-    fn unexpected(&self) -> SqlError {
+    pub(super) fn unexpected(&self) -> SqlError {
         self.syntax_error(&self.parser.peek_token().token.to_string())
     }
 
-    fn syntax_error(&self, at: &str) -> SqlError {
+    pub(super) fn syntax_error(&self, at: &str) -> SqlError {
         let message = if at == "EOF" {
             "syntax error at end of input".to_owned()
         } else {
@@ -469,12 +526,12 @@ impl Reader<'_> {
         SqlError::new(ErrorCode::SyntaxError, message)
     }
 
-    fn word(&mut self, word: &str) -> bool {
+    pub(super) fn word(&mut self, word: &str) -> bool {
         self.words(&[word])
     }
 
     /// Takes these unquoted words if they come next, all or none.
-    fn words(&mut self, words: &[&str]) -> bool {
+    pub(super) fn words(&mut self, words: &[&str]) -> bool {
         for (index, word) in words.iter().enumerate() {
             let is_there = match &self.parser.peek_nth_token(index).token {
                 Token::Word(next) => {

@@ -1,13 +1,16 @@
 //! DELETE.
 
 use springhead_proto::SqlError;
-use sqlparser::ast::{Delete, FromTable};
+use sqlparser::ast::{Delete, FromTable, TableFactor};
 
+use crate::catalog::Event;
 use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
 use crate::query::scope::Scope;
 
+use super::triggers;
 use super::update::{target_scope, written_table};
+use super::views;
 
 /// The plan of a DELETE.
 pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanKind, SqlError> {
@@ -22,6 +25,27 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
     let [from] = from.as_slice() else {
         return Err(SqlError::unsupported("DELETE from several tables"));
     };
+    if let TableFactor::Table { name, alias, .. } = &from.relation
+        && let Some(view) = views::view_of(analyzer, name, Event::Delete)?
+    {
+        if delete.using.is_some() || delete.returning.is_some() {
+            return Err(SqlError::unsupported(
+                "USING or RETURNING with INSTEAD OF triggers",
+            ));
+        }
+        let table = views::as_table(&view);
+        return analyzer.in_scope(Scope::default(), |analyzer| {
+            let item = views::rows_of(analyzer, name, alias.as_ref())?;
+            let scope = analyzer.scope();
+            scope.relations.extend(item.relations.iter().cloned());
+            scope.columns.extend(item.columns.iter().cloned());
+            let condition = match &delete.selection {
+                Some(condition) => Some(analyzer.condition(condition, "WHERE")?),
+                None => None,
+            };
+            views::change(analyzer, &table, &item, None, None, condition.as_deref())
+        });
+    }
     let (table, alias) = written_table(analyzer, &from.relation, !from.joins.is_empty())?;
     let id = analyzer.fresh('r');
     let scope = target_scope(&table, &alias, &id, "DELETE");
@@ -49,16 +73,23 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
     })?;
     let (returning_sql, returning) =
         super::returning::plan(analyzer, &table, &alias, delete.returning.as_deref())?;
-    let condition = condition.map_or_else(String::new, |condition| format!(" WHERE {condition}"));
+    let mut sql = if triggers::has_before(analyzer, &table, Event::Delete, &[]) {
+        triggers::delete(analyzer, &table, &id, condition.as_deref())
+    } else {
+        let condition =
+            condition.map_or_else(String::new, |condition| format!(" WHERE {condition}"));
+        format!("DELETE FROM {} AS {id}{condition}", table.storage_name())
+    };
+    sql.push_str(&returning_sql);
     Ok(PlanKind::Write(Write {
         verb: WriteVerb::Delete,
-        sql: format!(
-            "DELETE FROM {} AS {id}{condition}{returning_sql}",
-            table.storage_name()
-        ),
+        sql,
         returning,
         table: table.collection(),
-        touches_foreign_keys: analyzer.catalog.touches_foreign_keys(&table),
+        touches_foreign_keys: analyzer.runs_programs || analyzer.catalog.needs_savepoint(&table),
         sequences: analyzer.sequences.iter().copied().collect(),
+        updated: Vec::new(),
+        upserts: false,
+        instead: false,
     }))
 }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 
-use crate::catalog::{Catalog, Column, Table};
+use super::triggers;
+use crate::catalog::{Catalog, Column, Event, Table};
 use crate::plan::{Assigned, OutputColumn, Parameter, Plan, PlanKind, Query, Write, WriteVerb};
 use crate::planner::PlanContext;
+use crate::program::Library;
 use crate::query::Analyzer;
 use crate::query::typed::key_of;
 
@@ -33,6 +35,7 @@ pub fn get_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
         parameters: key_parameters(table),
         system: false,
         kind: PlanKind::Query(query),
+        library: None,
     }
 }
 
@@ -40,11 +43,16 @@ pub fn get_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
 #[must_use]
 pub fn delete_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
     let (list, returning) = outputs(table);
-    let sql = format!(
-        "DELETE FROM {} WHERE {} RETURNING {list}",
-        table.storage_name(),
-        key_condition(table)
-    );
+    let context = PlanContext::default();
+    let mut analyzer = Analyzer::new(catalog, "", &context, &[], usize::MAX);
+    let condition = key_condition(table);
+    let mut sql = if triggers::has_before(&analyzer, table, Event::Delete, &[]) {
+        let table = Arc::new(table.clone());
+        triggers::delete(&mut analyzer, &table, "d", Some(&condition))
+    } else {
+        format!("DELETE FROM {} WHERE {condition}", table.storage_name())
+    };
+    sql.push_str(&format!(" RETURNING {list}"));
     write(
         catalog,
         table,
@@ -52,6 +60,7 @@ pub fn delete_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
         sql,
         returning,
         key_parameters(table),
+        Vec::new(),
         Vec::new(),
     )
 }
@@ -77,19 +86,33 @@ pub fn patch_document(
     for column in columns {
         super::check_assignable(column, false, "update")?;
         parameters.push(assigned(table, column));
-        set.push(format!(
-            "\"{}\"=?{}",
-            column.storage_name(),
-            parameters.len()
-        ));
+        set.push(format!("?{}", parameters.len()));
     }
     let (list, returning) = outputs(table);
-    let sql = format!(
-        "UPDATE {} SET {} WHERE {} RETURNING {list}",
-        table.storage_name(),
-        set.join(","),
-        key_condition(table)
-    );
+    let context = PlanContext::default();
+    let mut analyzer = Analyzer::new(catalog, "", &context, &[], usize::MAX);
+    let updated: Vec<u32> = places
+        .iter()
+        .map(|&place| table.columns[place].id)
+        .collect();
+    let condition = key_condition(table);
+    let mut sql = if triggers::has_before(&analyzer, table, Event::Update, &updated) {
+        let given: Vec<(usize, String)> = places.iter().copied().zip(set).collect();
+        let table = Arc::new(table.clone());
+        triggers::update(&mut analyzer, &table, "d", &given, None, Some(&condition))
+    } else {
+        let set: Vec<String> = places
+            .iter()
+            .zip(&set)
+            .map(|(&place, value)| format!("\"{}\"={value}", table.columns[place].storage_name()))
+            .collect();
+        format!(
+            "UPDATE {} SET {} WHERE {condition}",
+            table.storage_name(),
+            set.join(",")
+        )
+    };
+    sql.push_str(&format!(" RETURNING {list}"));
     Ok(write(
         catalog,
         table,
@@ -98,6 +121,10 @@ pub fn patch_document(
         returning,
         parameters,
         Vec::new(),
+        places
+            .iter()
+            .map(|&place| table.columns[place].id)
+            .collect(),
     ))
 }
 
@@ -143,23 +170,46 @@ pub fn put_document(
         .iter()
         .map(|&place| key_text(&table.columns[place]))
         .collect();
-    let set: Vec<String> = names[table.key.len()..]
+    let rest = &names[table.key.len()..];
+    let set: Vec<(usize, String)> = table
+        .columns
         .iter()
-        .map(|name| format!("{name}=excluded.{name}"))
+        .enumerate()
+        .filter_map(|(place, column)| {
+            let name = format!("\"{}\"", column.storage_name());
+            rest.contains(&name)
+                .then(|| (place, format!("excluded.{name}")))
+        })
         .collect();
-    let action = if set.is_empty() {
+    let updated: Vec<u32> = set
+        .iter()
+        .map(|(place, _)| table.columns[*place].id)
+        .collect();
+    let shared = Arc::new(table.clone());
+    let action = if triggers::has_before(&analyzer, table, Event::Update, &updated) {
+        format!("UPDATE SET {}", triggers::upsert_set(&shared, "d", &set))
+    } else if set.is_empty() {
         // A table of nothing but its key: the document is as it was, and is returned.
         let name = &names[0];
         format!("UPDATE SET {name}={name}")
     } else {
+        let set: Vec<String> = set
+            .iter()
+            .map(|(place, value)| format!("\"{}\"={value}", table.columns[*place].storage_name()))
+            .collect();
         format!("UPDATE SET {}", set.join(","))
     };
     let (list, returning) = outputs(table);
+    let source = format!("VALUES ({})", values.join(","));
+    let (names, source) = if triggers::has_before(&analyzer, table, Event::Insert, &[]) {
+        triggers::insert_source(&mut analyzer, &shared, &names, &source)
+    } else {
+        (names, source)
+    };
     let sql = format!(
-        "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO {action} RETURNING {list}",
+        "INSERT INTO {} AS d ({}) {source} ON CONFLICT ({}) DO {action} RETURNING {list}",
         table.storage_name(),
         names.join(","),
-        values.join(","),
         key.join(",")
     );
     let sequences = analyzer.sequences.iter().copied().collect();
@@ -171,6 +221,10 @@ pub fn put_document(
         returning,
         parameters,
         sequences,
+        table
+            .visible_columns()
+            .map(|(_, column)| column.id)
+            .collect(),
     ))
 }
 
@@ -182,20 +236,25 @@ fn write(
     returning: Arc<[OutputColumn]>,
     parameters: Vec<Parameter>,
     sequences: Vec<u32>,
+    updated: Vec<u32>,
 ) -> Plan {
     let write = Write {
         verb,
         sql,
         returning,
         table: table.collection(),
-        touches_foreign_keys: catalog.touches_foreign_keys(table),
+        touches_foreign_keys: catalog.needs_savepoint(table),
         sequences,
+        updated,
+        upserts: verb == WriteVerb::Insert,
+        instead: false,
     };
     Plan {
         catalog_version: catalog.version,
         parameters,
         system: false,
         kind: PlanKind::Write(write),
+        library: Library::of(catalog, &PlanContext::default()),
     }
 }
 

@@ -8,7 +8,7 @@ use sqlparser::ast::{
     TableObject, Values,
 };
 
-use crate::catalog::{Column, Table};
+use crate::catalog::{Column, Event, Table};
 use crate::functions::CastContext;
 use crate::grammar::Overriding;
 use crate::plan::{PlanKind, Write, WriteVerb};
@@ -19,7 +19,8 @@ use crate::query::scope::Scope;
 use crate::query::typed::{Node, Typed};
 
 use super::{
-    check_assignable, default_text, guarded, is_default, stored, target, target_column, update,
+    check_assignable, default_text, guarded, is_default, stored, target, target_column, triggers,
+    update, views,
 };
 
 /// The plan of an INSERT.
@@ -28,6 +29,24 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
     let TableObject::TableName(name) = &insert.table else {
         return Err(SqlError::unsupported("INSERT into anything but a table"));
     };
+    if let Some(view) = views::view_of(analyzer, name, Event::Insert)? {
+        if insert.on.is_some() || insert.returning.is_some() {
+            return Err(SqlError::unsupported(
+                "ON CONFLICT or RETURNING with INSTEAD OF triggers",
+            ));
+        }
+        let table = views::as_table(&view);
+        let rows = Rows {
+            given: given_columns(analyzer, &table, insert)?,
+            table: &table,
+            explicit: !insert.columns.is_empty(),
+        };
+        let (columns, source) = match &insert.source {
+            None => rows.defaults(analyzer)?,
+            Some(query) => rows.source(analyzer, query)?,
+        };
+        return Ok(views::insert(analyzer, &table, &columns, &source));
+    }
     let table = target(analyzer, name)?;
     let alias = insert.table_alias.as_ref().map_or_else(
         || table.name.name.clone(),
@@ -40,12 +59,19 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         given,
         explicit: !insert.columns.is_empty(),
     };
+    let before = triggers::has_before(analyzer, &table, Event::Insert, &[]);
+    analyzer.late_checks = before;
     let (columns, source) = match &insert.source {
         None => rows.defaults(analyzer)?,
         Some(query) => rows.source(analyzer, query)?,
     };
-    let conflict = match &insert.on {
-        None => String::new(),
+    let (columns, source) = if before {
+        triggers::insert_source(analyzer, &table, &columns, &source)
+    } else {
+        (columns, source)
+    };
+    let (conflict, updated) = match &insert.on {
+        None => (String::new(), Vec::new()),
         Some(OnInsert::OnConflict(conflict)) => {
             on_conflict(analyzer, &table, &alias, &id, conflict)?
         }
@@ -67,8 +93,11 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         sql: format!("{target}{conflict}{returning_sql}"),
         returning,
         table: table.collection(),
-        touches_foreign_keys: analyzer.catalog.touches_foreign_keys(&table),
+        touches_foreign_keys: analyzer.runs_programs || analyzer.catalog.needs_savepoint(&table),
         sequences: analyzer.sequences.iter().copied().collect(),
+        upserts: !updated.is_empty(),
+        updated,
+        instead: false,
     }))
 }
 
@@ -317,7 +346,7 @@ fn on_conflict(
     alias: &str,
     id: &str,
     conflict: &OnConflict,
-) -> Result<String, SqlError> {
+) -> Result<(String, Vec<u32>), SqlError> {
     let keys = match &conflict.conflict_target {
         None => None,
         Some(ConflictTarget::Columns(idents)) => {
@@ -347,7 +376,9 @@ fn on_conflict(
     };
     let target = keys.map_or_else(String::new, |keys| format!(" ({})", keys.join(",")));
     let update = match &conflict.action {
-        OnConflictAction::DoNothing => return Ok(format!(" ON CONFLICT{target} DO NOTHING")),
+        OnConflictAction::DoNothing => {
+            return Ok((format!(" ON CONFLICT{target} DO NOTHING"), Vec::new()));
+        }
         OnConflictAction::DoUpdate(update) => update,
     };
     if target.is_empty() {
@@ -373,9 +404,14 @@ fn on_conflict(
             Some(condition) => format!(" WHERE {}", analyzer.condition(condition, "WHERE")?),
             None => String::new(),
         };
-        Ok(format!(
-            " ON CONFLICT{target} DO UPDATE SET {set}{condition}"
-        ))
+        let updated = update::updated(table, &set);
+        let set = if triggers::has_before(analyzer, table, Event::Update, &updated) {
+            triggers::upsert_set(table, id, &update::single(set)?)
+        } else {
+            update::set_text(table, &set)
+        };
+        let text = format!(" ON CONFLICT{target} DO UPDATE SET {set}{condition}");
+        Ok((text, updated))
     })
 }
 

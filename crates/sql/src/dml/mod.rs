@@ -8,8 +8,10 @@ pub(crate) mod delete;
 pub mod document;
 pub(crate) mod insert;
 pub(crate) mod returning;
+pub(crate) mod triggers;
 pub(crate) mod truncate;
 pub(crate) mod update;
+pub(crate) mod views;
 
 use std::sync::Arc;
 
@@ -222,7 +224,7 @@ pub(crate) fn guarded(
         Node::Null => false,
         Node::Sql(_) | Node::Row(_) => !value.nullable,
     };
-    if !is_rowid || safe {
+    if !is_rowid || safe || analyzer.late_checks {
         return text;
     }
     format!(

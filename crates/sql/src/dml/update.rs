@@ -7,7 +7,7 @@ use sqlparser::ast::{
     Assignment, AssignmentTarget, Expr, ObjectName, TableFactor, Update, UpdateTableFromKind,
 };
 
-use crate::catalog::Table;
+use crate::catalog::{Event, Table};
 use crate::functions::CastContext;
 use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
@@ -17,6 +17,7 @@ use crate::query::scope::Scope;
 
 use super::{
     check_assignable, column_ident, default_text, is_default, stored, target, target_column,
+    triggers, views,
 };
 
 /// The plan of an UPDATE.
@@ -28,6 +29,11 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
     {
         return Err(SqlError::unsupported("a clause of this UPDATE"));
     }
+    if let TableFactor::Table { name, alias, .. } = &update.table.relation
+        && let Some(view) = views::view_of(analyzer, name, Event::Update)?
+    {
+        return of_view(analyzer, update, name, alias.as_ref(), &view);
+    }
     let (table, alias) = written_table(
         analyzer,
         &update.table.relation,
@@ -35,7 +41,9 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
     )?;
     let id = analyzer.fresh('r');
     let scope = target_scope(&table, &alias, &id, "UPDATE");
-    let sql = analyzer.in_scope(scope, |analyzer| {
+    let any_before = has_before_update(analyzer, &table);
+    analyzer.late_checks = any_before;
+    let (sql, updated) = analyzer.in_scope(scope, |analyzer| {
         let from = match &update.from {
             None => None,
             Some(UpdateTableFromKind::AfterSet(from) | UpdateTableFromKind::BeforeSet(from)) => {
@@ -43,17 +51,34 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
             }
         };
         let set = assignments(analyzer, &table, &update.assignments)?;
-        let mut sql = format!("UPDATE {} AS {id} SET {set}", table.storage_name());
+        let condition = match &update.selection {
+            Some(condition) => Some(analyzer.condition(condition, "WHERE")?),
+            None => None,
+        };
+        let updated = updated(&table, &set);
+        if triggers::has_before(analyzer, &table, Event::Update, &updated) {
+            let sql = triggers::update(
+                analyzer,
+                &table,
+                &id,
+                &single(set)?,
+                from.as_deref(),
+                condition.as_deref(),
+            );
+            return Ok((sql, updated));
+        }
+        let mut sql = format!(
+            "UPDATE {} AS {id} SET {}",
+            table.storage_name(),
+            set_text(&table, &set)
+        );
         if let Some(from) = from {
             sql.push_str(&format!(" FROM {from}"));
         }
-        if let Some(condition) = &update.selection {
-            sql.push_str(&format!(
-                " WHERE {}",
-                analyzer.condition(condition, "WHERE")?
-            ));
+        if let Some(condition) = condition {
+            sql.push_str(&format!(" WHERE {condition}"));
         }
-        Ok(sql)
+        Ok((sql, updated))
     })?;
     let (returning_sql, returning) =
         super::returning::plan(analyzer, &table, &alias, update.returning.as_deref())?;
@@ -62,9 +87,103 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
         sql: sql + &returning_sql,
         returning,
         table: table.collection(),
-        touches_foreign_keys: analyzer.catalog.touches_foreign_keys(&table),
+        touches_foreign_keys: analyzer.runs_programs || analyzer.catalog.needs_savepoint(&table),
         sequences: analyzer.sequences.iter().copied().collect(),
+        updated,
+        upserts: false,
+        instead: false,
     }))
+}
+
+fn of_view(
+    analyzer: &mut Analyzer<'_>,
+    update: &Update,
+    name: &ObjectName,
+    alias: Option<&sqlparser::ast::TableAlias>,
+    view: &crate::catalog::View,
+) -> Result<PlanKind, SqlError> {
+    if update.returning.is_some() {
+        return Err(SqlError::unsupported("RETURNING with INSTEAD OF triggers"));
+    }
+    let table = views::as_table(view);
+    analyzer.in_scope(Scope::default(), |analyzer| {
+        let item = views::rows_of(analyzer, name, alias)?;
+        let scope = analyzer.scope();
+        scope.relations.extend(item.relations.iter().cloned());
+        scope.columns.extend(item.columns.iter().cloned());
+        let from = match &update.from {
+            None => None,
+            Some(UpdateTableFromKind::AfterSet(from) | UpdateTableFromKind::BeforeSet(from)) => {
+                analyzer.add_from(from)?
+            }
+        };
+        let set = assignments(analyzer, &table, &update.assignments)?;
+        let condition = match &update.selection {
+            Some(condition) => Some(analyzer.condition(condition, "WHERE")?),
+            None => None,
+        };
+        views::change(
+            analyzer,
+            &table,
+            &item,
+            Some(set),
+            from.as_deref(),
+            condition.as_deref(),
+        )
+    })
+}
+
+fn has_before_update(analyzer: &Analyzer<'_>, table: &Table) -> bool {
+    let all: Vec<u32> = table.columns.iter().map(|column| column.id).collect();
+    triggers::has_before(analyzer, table, Event::Update, &all)
+}
+
+/// What SET gives to one column, or to several from one subquery.
+pub(crate) struct Given {
+    pub(crate) places: Vec<usize>,
+    pub(crate) text: String,
+}
+
+/// The ids of the columns that are set.
+pub(crate) fn updated(table: &Table, set: &[Given]) -> Vec<u32> {
+    set.iter()
+        .flat_map(|given| &given.places)
+        .map(|&place| table.columns[place].id)
+        .collect()
+}
+
+/// `"c1"=…,("c2","c3")=(…)`.
+pub(crate) fn set_text(table: &Table, set: &[Given]) -> String {
+    let texts: Vec<String> = set
+        .iter()
+        .map(|given| {
+            let names: Vec<String> = given
+                .places
+                .iter()
+                .map(|&place| format!("\"{}\"", table.columns[place].storage_name()))
+                .collect();
+            match names.as_slice() {
+                [name] => format!("{name}={}", given.text),
+                names => format!("({})={}", names.join(","), given.text),
+            }
+        })
+        .collect();
+    if texts.is_empty() {
+        // Only generated columns were set to DEFAULT: the rows are rewritten as they are.
+        let column = &table.columns[table.key[0]];
+        return format!("\"{0}\"=\"{0}\"", column.storage_name());
+    }
+    texts.join(",")
+}
+
+/// The same, for rows that pass triggers: a text for each column.
+pub(crate) fn single(set: Vec<Given>) -> Result<Vec<(usize, String)>, SqlError> {
+    set.into_iter()
+        .map(|given| match given.places.as_slice() {
+            [place] => Ok((*place, given.text)),
+            _ => Err(triggers::refuse("SET of several columns from a subquery")),
+        })
+        .collect()
 }
 
 /// The table that UPDATE or DELETE names, and the name that its columns are qualified by.
@@ -102,23 +221,23 @@ pub(crate) fn target_scope(table: &Table, alias: &str, id: &str, verb: &'static 
     }
 }
 
-/// `"c1"=…,"c2"=…` of SET, for UPDATE and ON CONFLICT.
+/// What SET gives, for UPDATE and ON CONFLICT.
 pub(crate) fn assignments(
     analyzer: &mut Analyzer<'_>,
     table: &Arc<Table>,
     assignments: &[Assignment],
-) -> Result<String, SqlError> {
-    let mut texts = Vec::with_capacity(assignments.len());
+) -> Result<Vec<Given>, SqlError> {
+    let mut set = Vec::with_capacity(assignments.len());
     let mut written = Vec::new();
     for assignment in assignments {
         match &assignment.target {
             AssignmentTarget::ColumnName(name) => {
                 let place = written_column(analyzer, table, name, &mut written)?;
                 if let Some(text) = assigned(analyzer, table, place, &assignment.value)? {
-                    texts.push(format!(
-                        "\"{}\"={text}",
-                        table.columns[place].storage_name()
-                    ));
+                    set.push(Given {
+                        places: vec![place],
+                        text,
+                    });
                 }
             }
             AssignmentTarget::Tuple(names) => {
@@ -126,16 +245,11 @@ pub(crate) fn assignments(
                 for name in names {
                     places.push(written_column(analyzer, table, name, &mut written)?);
                 }
-                several(analyzer, table, &places, &assignment.value, &mut texts)?;
+                several(analyzer, table, &places, &assignment.value, &mut set)?;
             }
         }
     }
-    if texts.is_empty() {
-        // Only generated columns were set to DEFAULT: the rows are rewritten as they are.
-        let column = &table.columns[table.key[0]];
-        texts.push(format!("\"{0}\"=\"{0}\"", column.storage_name()));
-    }
-    Ok(texts.join(","))
+    Ok(set)
 }
 
 fn written_column(
@@ -185,7 +299,7 @@ fn several(
     table: &Arc<Table>,
     places: &[usize],
     value: &Expr,
-    texts: &mut Vec<String>,
+    set: &mut Vec<Given>,
 ) -> Result<(), SqlError> {
     let count_error = || {
         SqlError::new(
@@ -200,10 +314,10 @@ fn several(
             }
             for (&place, value) in places.iter().zip(values) {
                 if let Some(text) = assigned(analyzer, table, place, value)? {
-                    texts.push(format!(
-                        "\"{}\"={text}",
-                        table.columns[place].storage_name()
-                    ));
+                    set.push(Given {
+                        places: vec![place],
+                        text,
+                    });
                 }
             }
             Ok(())
@@ -219,20 +333,19 @@ fn several(
                 targets.push(table.columns[place].pg_type.clone());
             }
             analyzed.convert(analyzer, &targets, CastContext::Assignment)?;
-            let columns: Vec<String> = places
-                .iter()
-                .map(|&place| format!("\"{}\"", table.columns[place].storage_name()))
-                .collect();
             let sql = analyzed.into_sql(analyzer)?;
-            texts.push(format!("({})=({sql})", columns.join(",")));
+            set.push(Given {
+                places: places.to_vec(),
+                text: format!("({sql})"),
+            });
             Ok(())
         }
         Expr::Nested(inner) if places.len() == 1 => {
             if let Some(text) = assigned(analyzer, table, places[0], inner)? {
-                texts.push(format!(
-                    "\"{}\"={text}",
-                    table.columns[places[0]].storage_name()
-                ));
+                set.push(Given {
+                    places: vec![places[0]],
+                    text,
+                });
             }
             Ok(())
         }
@@ -252,7 +365,10 @@ fn several(
                 let column = &table.columns[place];
                 check_assignable(column, false, "update")?;
                 let text = stored(analyzer, table, column, value)?;
-                texts.push(format!("\"{}\"={text}", column.storage_name()));
+                set.push(Given {
+                    places: vec![place],
+                    text,
+                });
             }
             Ok(())
         }

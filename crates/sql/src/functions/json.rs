@@ -205,27 +205,25 @@ pub(super) const SCALARS: &[Scalar] = &[
         }
     )),
     // document, whether values are texts, whether it is jsonb: rows of key and value
-    strict!(
-        "sh_json_members",
-        3,
-        |args| match parse(text(args, 0)?)? {
-            Json::Object(members) => {
-                let (as_texts, binary) = (int(args, 1)? != 0, int(args, 2)? != 0);
-                let mut rows = super::rowset::RowArray::default();
-                for (key, member) in &members {
-                    let value = match (as_texts, binary) {
-                        (true, _) => as_text(member, binary)?,
-                        (false, true) => normal(member)?,
-                        (false, false) => compact(member)?,
-                    };
-                    rows.push(&[ValueRef::Text(key), value.as_ref()])?;
-                }
-                Ok(Value::Text(rows.finish()))
+    strict!("sh_json_members", 3, |args| match parse(text(args, 0)?)? {
+        Json::Object(members) => {
+            let (as_texts, binary) = (int(args, 1)? != 0, int(args, 2)? != 0);
+            let mut rows = super::rowset::RowArray::default();
+            for (key, member) in &members {
+                let value = match (as_texts, binary) {
+                    (true, _) => as_text(member, binary)?,
+                    (false, true) => normal(member)?,
+                    (false, false) => compact(member)?,
+                };
+                rows.push(&[ValueRef::Text(key), value.as_ref()])?;
             }
-            Json::Array(_) => Err(invalid_parameter("cannot deconstruct an array as an object")),
-            _ => Err(invalid_parameter("cannot deconstruct a scalar")),
+            Ok(Value::Text(rows.finish()))
         }
-    ),
+        Json::Array(_) => Err(invalid_parameter(
+            "cannot deconstruct an array as an object"
+        )),
+        _ => Err(invalid_parameter("cannot deconstruct a scalar")),
+    }),
     strict!(
         "sh_json_object_keys",
         1,

@@ -91,9 +91,7 @@ fn field(row: ValueRef<'_>, place: i64) -> Result<Value, SqlError> {
     let place = usize::try_from(place).map_err(|_| damaged())?;
     let of = |bytes: &[u8]| -> Result<Value, SqlError> {
         let row = RowRef::parse(bytes).map_err(|_| damaged())?;
-        row.get(place)
-            .map(ValueRef::to_owned)
-            .ok_or_else(damaged)
+        row.get(place).map(ValueRef::to_owned).ok_or_else(damaged)
     };
     match row {
         ValueRef::Blob(bytes) => of(bytes),
@@ -164,7 +162,9 @@ mod tests {
         let digits: Vec<String> = serde_json::from_str(&text).expect("an array of texts");
         for (place, value) in (0..).zip(values) {
             assert_eq!(
-                field(ValueRef::Blob(&row), place).expect("a field").as_ref(),
+                field(ValueRef::Blob(&row), place)
+                    .expect("a field")
+                    .as_ref(),
                 value
             );
             assert_eq!(

@@ -24,8 +24,8 @@ pub(super) fn offset_at(name: &str, moment: i64) -> Result<i64, SqlError> {
 /// As [`offset_at`].
 pub(super) fn offset_at_local(name: &str, local: i64) -> Result<i64, SqlError> {
     let zone = zone(name)?;
-    let local: DateTime = TimeZone::UTC
-        .to_datetime(Timestamp::from_microsecond(local).map_err(|_| out_of_range())?);
+    let local: DateTime =
+        TimeZone::UTC.to_datetime(Timestamp::from_microsecond(local).map_err(|_| out_of_range())?);
     let offset = match zone.to_ambiguous_timestamp(local).offset() {
         AmbiguousOffset::Unambiguous { offset } => offset,
         AmbiguousOffset::Gap { before, .. } => before,

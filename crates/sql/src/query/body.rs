@@ -557,15 +557,24 @@ impl Analyzer<'_> {
     }
 
     fn limit_text(&mut self, expr: &Expr, construct: &str) -> Result<String, SqlError> {
+        // Of what is around it, it sees a program's variables alone.
+        let visible = self
+            .scopes
+            .iter()
+            .rposition(|scope| scope.is_frame)
+            .map_or(0, |frame| frame + 1);
+        let hidden = self.scopes.split_off(visible);
         let value = self.in_scope(
             Scope {
-                closed: true,
+                closed: visible == 0,
                 aggregates_refused: Some("LIMIT"),
                 windows_refused: Some("LIMIT"),
                 ..Scope::default()
             },
             |analyzer| analyzer.expression(expr),
-        )?;
+        );
+        self.scopes.extend(hidden);
+        let value = value?;
         let text = self.coerce(&value, &PgType::Int8, CastContext::Assignment)?;
         Ok(match text.parse::<i64>() {
             Ok(count) if count >= 0 => text,

@@ -124,6 +124,9 @@ impl Analyzer<'_> {
         if let Some((_, column)) = self.scope().sets.iter().find(|(set, _)| set == function) {
             return Ok(column.typed().placed(name_place(&function.name)));
         }
+        if self.is_routine(&function.name, false) && !is_builtin(&function.name) {
+            return self.routine_call(function);
+        }
         let call = Call::new(function)?;
         if let Some(query) = call.subquery {
             return self.array_subquery(query);
@@ -190,7 +193,10 @@ impl Analyzer<'_> {
         let name = names::fold(ident);
         let scope = self.scopes.iter().rev().find(|scope| {
             scope.columns.iter().any(|column| column.name == name)
-                || scope.relations.iter().any(|relation| relation.alias == name)
+                || scope
+                    .relations
+                    .iter()
+                    .any(|relation| relation.alias == name)
         })?;
         let relation = scope
             .relations
@@ -581,6 +587,15 @@ impl Analyzer<'_> {
             _ => key_of(&ty, &text),
         };
         Ok(format!("{text}{direction}"))
+    }
+}
+
+/// Whether PostgreSQL has a function of that name itself: it is found first.
+fn is_builtin(name: &ast::ObjectName) -> bool {
+    match names::schema_and_name(name) {
+        Ok((None, name)) => !functions::signatures(&name).is_empty(),
+        Ok((Some(schema), _)) => schema == "pg_catalog",
+        Err(_) => true,
     }
 }
 

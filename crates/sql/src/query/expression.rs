@@ -311,6 +311,22 @@ impl Analyzer<'_> {
                 Typed::new(if *value { "1" } else { "0" }.to_owned(), PgType::Bool).not_null()
             }
             Value::Null => Typed::null(),
+            Value::Placeholder(placeholder) if self.frame.is_some() => {
+                let number = placeholder.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+                let parameter = number.and_then(|number| {
+                    self.frame.as_ref()?.parameters.get(number.checked_sub(1)?).cloned()
+                });
+                match parameter {
+                    Some(parameter) => parameter.typed(),
+                    None => {
+                        let error = SqlError::new(
+                            ErrorCode::UndefinedParameter,
+                            format!("there is no parameter {placeholder}"),
+                        );
+                        return Err(self.at(error, place));
+                    }
+                }
+            }
             Value::Placeholder(placeholder) => {
                 let index = self.parameter(placeholder).map_err(|error| self.at(error, place))?;
                 let ty = self.parameter_type(index);

@@ -377,7 +377,7 @@ impl Analyzer<'_> {
         }
     }
 
-    fn named_relation(
+    pub(crate) fn named_relation(
         &mut self,
         name: &ObjectName,
         alias: Option<&TableAlias>,
@@ -614,6 +614,9 @@ impl Analyzer<'_> {
     ) -> Result<FromItem, SqlError> {
         let (_, function) = names::schema_and_name(name)?;
         let place = name_place(name);
+        if crate::functions::signatures(&function).is_empty() && self.is_routine(name, false) {
+            return self.routine_in_from(name, args, ordinality, alias);
+        }
         let mut exprs = Vec::with_capacity(args.len());
         for arg in args {
             match arg {
@@ -977,7 +980,7 @@ fn rows_of(
     )
 }
 
-fn ordinality_of(id: &str) -> ScopeColumn {
+pub(super) fn ordinality_of(id: &str) -> ScopeColumn {
     ScopeColumn {
         name: "ordinality".to_owned(),
         sql: format!("({id}.key+1)"),
@@ -988,7 +991,7 @@ fn ordinality_of(id: &str) -> ScopeColumn {
 }
 
 /// The columns of rows that `json_each` takes apart under the alias `id`.
-fn fields(columns: Vec<ScopeColumn>, id: &str) -> Vec<ScopeColumn> {
+pub(super) fn fields(columns: Vec<ScopeColumn>, id: &str) -> Vec<ScopeColumn> {
     columns
         .into_iter()
         .enumerate()
@@ -1023,7 +1026,7 @@ fn take_column(
     }
 }
 
-fn aliased(
+pub(super) fn aliased(
     sql: String,
     id: String,
     name: String,

@@ -20,6 +20,7 @@ pub(crate) mod grouping_sets;
 pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod params;
+pub(crate) mod routine;
 pub mod runtime;
 pub(crate) mod scope;
 pub(crate) mod select;
@@ -77,6 +78,17 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) live: Option<Box<crate::live::Probe>>,
     /// The tables that FROM clauses name, by their aliases in the SQLite text.
     pub(crate) named_tables: Vec<(String, CollectionId)>,
+    /// The variables of the program that the statement is part of, or the arguments of a function
+    /// that is being written out.
+    pub(crate) frame: Option<scope::Frame>,
+    /// How many scopes are the frame's.
+    pub(crate) frame_scopes: usize,
+    /// Functions being written out.
+    pub(crate) inlining: Vec<u32>,
+    /// Whether the engine has programs to run for it.
+    pub(crate) runs_programs: bool,
+    /// Whether NOT NULL is checked when the row is written, not when a parameter is bound.
+    pub(crate) late_checks: bool,
     /// Keys of grouping sets, for the types of their NULLs.
     pub(crate) typed_nulls: Vec<ast::Expr>,
     next_alias: u32,
@@ -120,11 +132,25 @@ impl<'a> Analyzer<'a> {
             marks: Marks::default(),
             live: None,
             named_tables: Vec::new(),
+            frame: None,
+            frame_scopes: 0,
+            inlining: Vec::new(),
+            runs_programs: false,
+            late_checks: false,
             typed_nulls: Vec::new(),
             next_alias: 1,
             depth: 0,
             expanding: Vec::new(),
         }
+    }
+
+    /// From here on the statement sees these variables.
+    pub(crate) fn enter_frame(&mut self, frame: scope::Frame) {
+        let mut scope = frame.scope.clone();
+        scope.is_frame = true;
+        self.scopes.push(scope);
+        self.frame_scopes = 1;
+        self.frame = Some(frame);
     }
 
     /// A name that nothing else in the statement has.
@@ -208,8 +234,11 @@ pub(crate) fn plan_query(
             sql,
             returning: columns,
             table: CollectionId::NONE,
-            touches_foreign_keys: false,
+            touches_foreign_keys: analyzer.runs_programs,
             sequences: analyzer.sequences.iter().copied().collect(),
+            updated: Vec::new(),
+            upserts: false,
+            instead: false,
         }));
     }
     Ok(PlanKind::Query(Query {

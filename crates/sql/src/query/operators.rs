@@ -43,8 +43,8 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
         };
         let same = [known.clone(), known.clone()];
         // That is a rule of operators: a function that takes anything takes both as they are.
-        let found = exact(overloads, &same)
-            .filter(|choice| !choice.signature.args.contains(&ArgType::Any));
+        let found =
+            exact(overloads, &same).filter(|choice| !choice.signature.args.contains(&ArgType::Any));
         if found.is_some() {
             return found;
         }

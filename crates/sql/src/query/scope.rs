@@ -35,8 +35,20 @@ pub(crate) struct Scope {
     pub(crate) windows: Vec<sqlparser::ast::NamedWindowDefinition>,
     /// Set-returning calls of the select list, and what they became.
     pub(crate) sets: Vec<(sqlparser::ast::Function, ScopeColumn)>,
+    /// The scope of a program's variables or a function's arguments.
+    pub(crate) is_frame: bool,
     /// Names inside are not to be looked for in the queries around it.
     pub(crate) closed: bool,
+}
+
+/// The variables that a program's statement sees, or the arguments of a function being written out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Frame {
+    pub(crate) scope: Scope,
+    /// `$1`, …
+    pub(crate) parameters: Vec<ScopeColumn>,
+    /// A name that is a variable's and a column's is an error, as in PL/pgSQL.
+    pub(crate) strict_names: bool,
 }
 
 /// A FROM item.
@@ -180,6 +192,19 @@ impl Analyzer<'_> {
             if scope.closed {
                 break;
             }
+        }
+        if let (Some(found), Some(frame)) = (&found, &self.frame)
+            && frame.strict_names
+            && !self.scopes[found.scope].is_frame
+            && self.expanding.is_empty()
+            && frame.scope.columns.iter().any(|column| column.name == name)
+        {
+            let error = SqlError::new(
+                ErrorCode::AmbiguousColumn,
+                format!("column reference \"{name}\" is ambiguous"),
+            )
+            .with_detail("It could refer to either a PL/pgSQL variable or a table column.");
+            return Err(self.at(error, ident.span.start));
         }
         match found {
             Some(found) => Ok(self.use_column(found, ident.span.start)),

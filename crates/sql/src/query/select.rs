@@ -671,10 +671,22 @@ impl Analyzer<'_> {
 }
 
 /// Whether an aggregate is called, not counting subqueries.
-fn has_aggregate(expr: &Expr) -> bool {
+pub(super) fn has_aggregate(expr: &Expr) -> bool {
     let mut found = Vec::new();
     let mut finder = FunctionFinder {
         wanted: &is_aggregate,
+        found: &mut found,
+        inside: 0,
+    };
+    let _ = ast::Visit::visit(expr, &mut finder);
+    !found.is_empty()
+}
+
+/// Whether a set-returning function is called, not counting subqueries.
+pub(super) fn has_set(expr: &Expr) -> bool {
+    let mut found = Vec::new();
+    let mut finder = FunctionFinder {
+        wanted: &is_set_returning,
         found: &mut found,
         inside: 0,
     };

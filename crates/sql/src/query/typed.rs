@@ -331,7 +331,7 @@ impl Analyzer<'_> {
                 let assigned = Assigned {
                     table: table.to_owned(),
                     column: column.name.clone(),
-                    not_null: column.not_null,
+                    not_null: column.not_null && !self.late_checks,
                 };
                 if self.assign_parameter(index, target, assigned) {
                     return Ok(format!("?{}", index + 1));

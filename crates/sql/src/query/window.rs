@@ -2,7 +2,8 @@
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    Expr, Ident, NamedWindowExpr, OrderByExpr, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+    Expr, Ident, NamedWindowExpr, OrderByExpr, WindowFrame, WindowFrameBound, WindowFrameUnits,
+    WindowSpec, WindowType,
 };
 
 use crate::functions::CastContext;
@@ -95,11 +96,7 @@ impl Analyzer<'_> {
         })
     }
 
-    fn frame(
-        &mut self,
-        frame: &WindowFrame,
-        order: &[OrderByExpr],
-    ) -> Result<String, SqlError> {
+    fn frame(&mut self, frame: &WindowFrame, order: &[OrderByExpr]) -> Result<String, SqlError> {
         let units = match frame.units {
             WindowFrameUnits::Rows => "ROWS",
             WindowFrameUnits::Range => "RANGE",
