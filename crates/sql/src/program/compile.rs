@@ -907,6 +907,7 @@ fn relation(alias: &str, columns: Vec<ScopeColumn>) -> Relation {
         id: format!("\u{1}{alias}"),
         columns,
         key: Vec::new(),
+        table_oid: None,
         is_scalar: false,
     }
 }

@@ -390,6 +390,7 @@ impl Analyzer<'_> {
                     id: String::new(),
                     columns: columns.clone(),
                     key: Vec::new(),
+                    table_oid: None,
                     is_scalar: false,
                 }],
                 ..Scope::default()
