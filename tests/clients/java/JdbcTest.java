@@ -147,7 +147,7 @@ public class JdbcTest {
         try (Statement s = c.createStatement(); ResultSet r = s.executeQuery("SELECT id, price FROM child")) {
             ResultSetMetaData columns = r.getMetaData();
             equal(columns.isAutoIncrement(1), true);
-            equal(columns.getTableName(2), "");
+            equal(columns.getTableName(2), "child");
             equal(((org.postgresql.PGResultSetMetaData) columns).getBaseTableName(2), "child");
             equal(columns.getPrecision(2), 8);
             equal(columns.isNullable(1), ResultSetMetaData.columnNoNulls);
