@@ -100,17 +100,53 @@ fn psql_describes_chinook_as_it_describes_postgresql_s() {
         assert!(made.status.success(), "{said}");
     }
     let commands = [
-        "\\d", "\\dt", "\\di", "\\dv", "\\ds", "\\df", "\\dT", "\\dD", "\\du", "\\dp", "\\z", "\\dm",
-        "\\dE", "\\dy", "\\des", "\\dRp", "\\dRs", "\\dX", "\\dP", "\\dA", "\\dd", "\\db", "\\d track",
-        "\\d+ track", "\\d album", "\\d employee", "\\d+ invoice_line", "\\d playlist_track",
-        "\\d typed", "\\d+ typed", "\\d child", "\\d rock", "\\d album_album_id_seq",
-        "\\d album_pkey", "\\d+ typed_ab", "\\di track*", "\\dt public.a*", "\\d nosuch",
+        "\\d",
+        "\\dt",
+        "\\di",
+        "\\dv",
+        "\\ds",
+        "\\df",
+        "\\dT",
+        "\\dD",
+        "\\du",
+        "\\dp",
+        "\\z",
+        "\\dm",
+        "\\dE",
+        "\\dy",
+        "\\des",
+        "\\dRp",
+        "\\dRs",
+        "\\dX",
+        "\\dP",
+        "\\dA",
+        "\\dd",
+        "\\db",
+        "\\d track",
+        "\\d+ track",
+        "\\d album",
+        "\\d employee",
+        "\\d+ invoice_line",
+        "\\d playlist_track",
+        "\\d typed",
+        "\\d+ typed",
+        "\\d child",
+        "\\d rock",
+        "\\d album_album_id_seq",
+        "\\d album_pkey",
+        "\\d+ typed_ab",
+        "\\di track*",
+        "\\dt public.a*",
+        "\\d nosuch",
     ];
     for command in commands {
         let [ours, theirs] = ports.map(|port| {
             let printed = psql(port, "chinook_serial", &["-c", command]);
             let errors = String::from_utf8_lossy(&printed.stderr).into_owned();
-            (String::from_utf8_lossy(&printed.stdout).into_owned(), errors)
+            (
+                String::from_utf8_lossy(&printed.stdout).into_owned(),
+                errors,
+            )
         });
         assert_eq!(ours, theirs, "{command}");
     }

@@ -181,13 +181,7 @@ impl<'c> Target<'c> {
         let mut names: Vec<String> = Vec::with_capacity(given.len());
         for name in given {
             let Some((_, column)) = table.visible_columns().find(|(_, c)| c.name == *name) else {
-                return Err(SqlError::new(
-                    ErrorCode::UndefinedColumn,
-                    format!(
-                        "column \"{name}\" of relation \"{}\" does not exist",
-                        table.name.name
-                    ),
-                ));
+                return Err(undefined_column(table, name));
             };
             if column.generated.is_some() {
                 return Err(SqlError::new(
@@ -216,7 +210,7 @@ impl<'c> Target<'c> {
         context: &PlanContext,
     ) -> Result<PlanKind, SqlError> {
         let name = &self.table.name;
-        let options = given.check(is_from, names, Some(name.name.as_str()))?;
+        let options = given.check(is_from, names, Some(self.table))?;
         if names.is_empty() {
             return Err(SqlError::unsupported("COPY of a table without columns"));
         }
@@ -247,6 +241,16 @@ impl<'c> Target<'c> {
             options,
         })))
     }
+}
+
+fn undefined_column(table: &Table, name: &str) -> SqlError {
+    SqlError::new(
+        ErrorCode::UndefinedColumn,
+        format!(
+            "column \"{name}\" of relation \"{}\" does not exist",
+            table.name.name
+        ),
+    )
 }
 
 fn quoted(name: &str) -> String {
@@ -380,7 +384,7 @@ impl Given {
         self,
         is_from: bool,
         names: &[String],
-        relation: Option<&str>,
+        table: Option<&Table>,
     ) -> Result<CopyOptions, SqlError> {
         let format = self.format.unwrap_or(CopyFormat::Text);
         let (is_csv, is_binary) = (format == CopyFormat::Csv, format == CopyFormat::Binary);
@@ -473,7 +477,7 @@ impl Given {
         let by_column = |columns: Option<Columns>, option: &str| {
             columns.map_or_else(
                 || Ok(vec![false; names.len()]),
-                |columns| columns.of(names, option, relation),
+                |columns| columns.of(names, option, table),
             )
         };
         Ok(CopyOptions {
@@ -495,7 +499,7 @@ impl Columns {
         self,
         names: &[String],
         option: &str,
-        relation: Option<&str>,
+        table: Option<&Table>,
     ) -> Result<Vec<bool>, SqlError> {
         let named = match self {
             Columns::All => return Ok(vec![true; names.len()]),
@@ -504,11 +508,19 @@ impl Columns {
         let mut found = vec![false; names.len()];
         for name in named {
             let Some(place) = names.iter().position(|known| *known == name) else {
-                let message = match relation {
-                    None => format!("column \"{name}\" does not exist"),
-                    Some(_) => format!("{option} column \"{name}\" not referenced by COPY"),
-                };
-                return Err(SqlError::new(ErrorCode::InvalidColumnReference, message));
+                let is_column =
+                    |table: &&Table| table.visible_columns().any(|(_, c)| c.name == name);
+                return Err(match table {
+                    None => SqlError::new(
+                        ErrorCode::UndefinedColumn,
+                        format!("column \"{name}\" does not exist"),
+                    ),
+                    Some(table) if !is_column(&table) => undefined_column(table, &name),
+                    Some(_) => SqlError::new(
+                        ErrorCode::InvalidColumnReference,
+                        format!("{option} column \"{name}\" not referenced by COPY"),
+                    ),
+                });
             };
             found[place] = true;
         }

@@ -69,11 +69,7 @@ impl ResultSet {
 
 /// The encoded values of a row's key; of all its values if it has none.
 pub(crate) fn identity_of(plan: &LivePlan, row: RowRef<'_>) -> Identity {
-    let from = if plan.is_keyed {
-        plan.columns.len()
-    } else {
-        0
-    };
+    let from = if plan.is_keyed { plan.columns.len() } else { 0 };
     let values: Vec<_> = row.values().skip(from).collect();
     Row::from_values(values.into_iter()).bytes()[..].into()
 }
