@@ -86,7 +86,9 @@ fn g8_every_feature_file_holds_on_springhead_and_on_postgresql() {
     let fixture = Fixture::started();
     let mut wrong = run("springhead", |database| fixture.pg_to(database));
     if let Some(postgres) = Postgres::start() {
-        wrong.extend(run("postgresql", |database| connect_postgres(&postgres, database)));
+        wrong.extend(run("postgresql", |database| {
+            connect_postgres(&postgres, database)
+        }));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }

@@ -55,8 +55,8 @@ pub fn load(port: u16, script: &Path) {
 
 /// A connection of PostgreSQL's superuser to one of its databases, at UTC.
 pub fn connect(postgres: &Postgres, database: &str) -> PgClient {
-    let mut client = PgClient::connect_as(postgres.ports.pg, "postgres", database)
-        .expect("PostgreSQL answers");
+    let mut client =
+        PgClient::connect_as(postgres.ports.pg, "postgres", database).expect("PostgreSQL answers");
     client.query("SET timezone = 'UTC'").expect("a setting");
     client
 }
