@@ -6,6 +6,7 @@
 
 mod checks;
 mod drivers;
+mod fuzz;
 mod process;
 mod suites;
 mod tidy;
@@ -25,6 +26,8 @@ usage: cargo xtask <command>
   deny              licences, sources, duplicates and, where reachable, advisories
   soak [--seed N] [--minutes N] [--scenario NAME]
                     the crash scenarios, long; with --seed one run, as it was
+  fuzz [TARGET] [--seconds N] [--input FILE]
+                    libFuzzer on TARGET (or on each in turn); with --input one input, as it was
 ";
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Some("ci") => suites::ci(),
         Some("tidy") => tidy::run(rest.contains(&"--update")),
         Some("deny") => checks::deny().is_pass(),
+        Some("fuzz") => fuzz::run(&rest),
         Some("soak") => suites::soak(&rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

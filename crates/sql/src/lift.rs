@@ -185,7 +185,13 @@ fn lift_literals(statement: &str, out: &mut Lifted) -> Option<()> {
             _ => false,
         };
         if lifted {
-            if out.literals.len() == MAX_LITERALS {
+            // `'a'1` is no statement, and must not become one about the parameter `$11`.
+            let runs_on = statement
+                .as_bytes()
+                .get(end)
+                .copied()
+                .is_some_and(scan::is_word_part);
+            if out.literals.len() == MAX_LITERALS || runs_on {
                 return None;
             }
             out.template.push_str(&statement[copied..replace_from]);
@@ -396,6 +402,15 @@ mod tests {
             "select $1, $2\n--il",
             &["-2147483648", "-2147483649"],
         );
+    }
+
+    /// `SELECT '.'25` became `SELECT $125`: the number ran on into what followed the literal.
+    #[test]
+    fn a_literal_that_runs_into_what_follows_is_not_lifted() {
+        let mut out = Lifted::default();
+        for statement in ["select '.'25", "select 'a'b", "select 'a'$1", "select 'a'ä"] {
+            assert!(!lift(statement, &mut out), "{statement}: {}", out.template);
+        }
     }
 
     #[test]

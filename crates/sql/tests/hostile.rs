@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use springhead_proto::ErrorCode;
 use springhead_sql::lift::{self, Lifted};
 use springhead_sql::planner::{self, PlanContext};
+use springhead_sql::types::{self, PgType};
 use springhead_sql::{Catalog, split};
 
 /// Less than any thread of the server has.
@@ -106,5 +107,24 @@ fn long_statements_take_time_in_proportion_to_their_length() {
         let _ = plan(shape(200_000));
         let took = started.elapsed();
         assert!(took < Duration::from_secs(20), "{what}: {took:?}");
+    }
+}
+
+/// A scale beyond what a numeric can have was taken, and made a value that no text could give back.
+#[test]
+fn a_binary_numeric_with_an_impossible_scale_is_refused() {
+    for (bytes, is_value) in [
+        (&[0, 0, 0, 4, 0, 0, 0x3f, 0xff][..], true),
+        (&[0, 0, 0, 4, 0, 0, 0x40, 0][..], false),
+        (&[0, 0, 0, 4, 0, 0, 0x65, 0x38][..], false),
+    ] {
+        let read = types::input_binary(&PgType::Numeric(None), bytes);
+        match read {
+            Ok(_) => assert!(is_value, "{bytes:?}"),
+            Err(error) => {
+                assert!(!is_value, "{bytes:?}: {error}");
+                assert_eq!(error.code, ErrorCode::InvalidBinaryRepresentation);
+            }
+        }
     }
 }

@@ -210,6 +210,9 @@ impl FrameHeader {
         if !known || u16_at(bytes, 58) != 0 {
             return Err("a frame has unknown flags");
         }
+        if u64_at(bytes, 24).checked_add(u64_at(bytes, 32)).is_none() {
+            return Err("a frame has more changes than there are LSNs");
+        }
         Ok(FrameHeader {
             crc: u32_at(bytes, 0),
             payload_length: u32_at(bytes, 8),
@@ -483,7 +486,7 @@ mod tests {
         fn frames_come_back_as_they_were(
             payload in proptest::collection::vec(any::<u8>(), 0..300),
             (seed, previous_crc, segment_number, epoch) in any::<(u32, u32, u32, u32)>(),
-            (first_lsn, count, timestamp_ms, durable_lsn) in any::<(u64, u32, u64, u64)>(),
+            (first_lsn, count, timestamp_ms, durable_lsn) in (0..u64::MAX / 2, any::<u32>(), any::<u64>(), any::<u64>()),
             part in prop::sample::select(vec![0, 1, 3, 5, 7]),
             commits in any::<u32>(),
         ) {
@@ -521,6 +524,16 @@ mod tests {
             prop_assert_eq!(header.crc, crc);
             let length = usize::try_from(header.payload_length).expect("small");
             prop_assert_eq!(&frame[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + length], &payload[..]);
+        }
+
+        #[test]
+        fn a_frame_whose_lsns_would_pass_the_last_there_is_is_none(count in 1..u64::MAX) {
+            let mut frame = golden_frame(1);
+            frame[24..32].copy_from_slice(&(u64::MAX - count + 1).to_le_bytes());
+            frame[32..40].copy_from_slice(&count.to_le_bytes());
+            prop_assert!(FrameHeader::decode(&frame).is_err());
+            frame[24..32].copy_from_slice(&(u64::MAX - count).to_le_bytes());
+            prop_assert!(FrameHeader::decode(&frame).is_ok());
         }
 
         #[test]

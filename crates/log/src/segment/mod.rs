@@ -22,6 +22,8 @@ mod directory;
 mod files;
 mod format;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod inspect;
 mod keeper;

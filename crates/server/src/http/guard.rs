@@ -49,6 +49,14 @@ pub fn expect_json(method: &Method, headers: &HeaderMap) -> Result<(), HttpError
         .with_hint("send content-type: application/json")
         .into());
     }
+    // Nothing that comes in is ever unpacked: there is no small body that becomes a large one.
+    let encodings = headers.get_all(header::CONTENT_ENCODING);
+    if encodings.iter().any(|encoding| encoding != "identity") {
+        return Err(HttpError::new(
+            ErrorCode::UnsupportedMediaType,
+            "the body must not be encoded",
+        ));
+    }
     Ok(())
 }
 
@@ -93,6 +101,13 @@ pub fn allow(response: &mut Response, origin: Option<HeaderValue>) {
 }
 
 fn check_host(config: &HttpConfig, uri: &Uri, headers: &HeaderMap) -> Result<String, HttpError> {
+    // Of two, a proxy may have gone by the other (RFC 9112, 3.2).
+    if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(HttpError::new(
+            ErrorCode::ProtocolViolation,
+            "the request names more than one host",
+        ));
+    }
     let host = match (uri.authority(), headers.get(header::HOST)) {
         (Some(authority), _) => authority.as_str(),
         (None, Some(host)) => host.to_str().unwrap_or("?"),

@@ -5,6 +5,9 @@ use springhead_proto::{ErrorCode, Lsn, SqlError};
 
 use super::error::HttpError;
 
+/// No path takes half as many; more would only cost time to compare.
+const MAX_PARAMETERS: usize = 32;
+
 /// The query's parameters that have not been taken yet.
 #[derive(Debug, Default)]
 pub struct Params {
@@ -27,7 +30,13 @@ impl Params {
             let name = decode(name, true)?;
             if left.iter().any(|(known, _)| *known == name) {
                 return Err(HttpError::parameter(format!(
-                    "parameter \"{name}\" is given twice"
+                    "parameter \"{}\" is given twice",
+                    shown(&name)
+                )));
+            }
+            if left.len() == MAX_PARAMETERS {
+                return Err(HttpError::parameter(format!(
+                    "there are more than {MAX_PARAMETERS} parameters"
                 )));
             }
             left.push((name, decode(value, true)?));
@@ -191,6 +200,11 @@ mod tests {
                 "{text}"
             );
         }
+        let many: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        assert_eq!(code(&many.join("&")), ErrorCode::InvalidParameterValue);
+        let long = "x".repeat(10_000);
+        let error = Params::parse(Some(&format!("{long}&{long}"))).unwrap_err();
+        assert!(error.to_string().len() < 200, "a long name is not repeated");
         let error = Params::parse(Some("sinse_lsn=1"))
             .unwrap()
             .finish(&["since_lsn"])

@@ -8,7 +8,7 @@ use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use super::datetime::{DAY, INFINITY, MINUS_INFINITY, in_range};
 use super::interval::Interval;
 use super::json::{self, Json};
-use super::numeric::{Decimal, Int, Numeric};
+use super::numeric::{Decimal, Int, MAX_SCALE, Numeric};
 use super::text::{fit, pad, text_without_nul};
 use super::{PgType, array, float, output_json, output_text, uuid};
 
@@ -231,7 +231,9 @@ fn read_numeric(bytes: &[u8]) -> Option<Numeric> {
     let count = usize::try_from(count)
         .ok()
         .filter(|count| bytes.len() == 8 + 2 * count)?;
-    let scale = u32::try_from(scale).ok()?;
+    let scale = u32::try_from(scale)
+        .ok()
+        .filter(|&scale| scale <= MAX_SCALE)?;
     let mut digits = Vec::with_capacity(4 * count);
     for word in words {
         let word = u16::try_from(word).ok().filter(|&word| word < 10_000)?;
