@@ -61,9 +61,15 @@ fn g1_functions_and_triggers_survive_restart_and_replay_without_running_twice() 
     assert_eq!(texts(&look(&fixture)), after_one);
 
     fixture.stop();
-    let state = fixture.data_dir().join("tenants/1");
-    for entry in std::fs::read_dir(&state).expect("the tenant's directory") {
-        std::fs::remove_file(entry.expect("an entry").path()).expect("a state file goes");
+    let tenants = std::fs::read_dir(fixture.data_dir().join("tenants")).expect("tenants");
+    for tenant in tenants {
+        let directory = tenant.expect("an entry").path();
+        for name in ["state.db", "state.db-wal", "state.db-shm"] {
+            let file = directory.join(name);
+            if file.exists() {
+                std::fs::remove_file(&file).expect("a state file goes");
+            }
+        }
     }
     fixture.start();
     assert_eq!(texts(&look(&fixture)), after_one, "made again from the log");
@@ -110,8 +116,9 @@ fn g3_what_a_trigger_does_is_in_the_transaction_that_fired_it_on_the_feed() {
             )
         })
         .collect();
+    // The script is one transaction: what the CALL did is the end of it.
     assert_eq!(
-        changes,
+        changes[changes.len().saturating_sub(4)..],
         [
             "UPDATE accounts",
             "INSERT journal",

@@ -66,11 +66,11 @@ fn run(name: &'static str, connect: impl Fn(&str) -> PgClient) -> Vec<String> {
             .and_then(|stem| stem.to_str())
             .expect("a plain name");
         connect("postgres")
-            .query(&format!("CREATE DATABASE {database}"))
+            .query(&format!("CREATE DATABASE slt_{database}"))
             .expect("a database of its own");
         let mut runner = Runner::new(|| async {
             Ok(Connection {
-                client: connect(database),
+                client: connect(&format!("slt_{database}")),
                 name,
             })
         });

@@ -238,7 +238,7 @@ SELECT invoice_id, total * 1.21 AS gross, round(total * 1.21, 2) AS rounded, tru
 FROM invoice WHERE invoice_id <= 45 ORDER BY invoice_id;
 
 -- name: CASE, COALESCE, NULLIF, GREATEST
-SELECT customer_id, coalesce(company, 'private') AS company, nullif(country, 'USA') AS abroad,
+SELECT customer_id, coalesce(company, 'private') AS company, nullif(country::text, 'USA') AS abroad,
        CASE WHEN state IS NULL THEN 'none' WHEN state IN ('CA', 'WA') THEN 'west' ELSE 'other' END AS region,
        greatest(length(city), length(country)) AS longest, country IS DISTINCT FROM 'Brazil' AS not_brazil
 FROM customer ORDER BY customer_id;
