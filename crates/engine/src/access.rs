@@ -95,6 +95,23 @@ impl Principal {
             address: None,
         }
     }
+
+    /// `auth.uid()`: what the token says, else the user's name.
+    #[must_use]
+    pub fn uid(&self) -> Option<String> {
+        Some(self.uid.as_ref().unwrap_or(&self.user).to_string())
+    }
+
+    /// `auth.claim(name)`: a string as it is, anything else as JSON; `None` for a claim that is not
+    /// there or null.
+    #[must_use]
+    pub fn claim(&self, name: &str) -> Option<String> {
+        match self.claims.as_ref()?.get(name)? {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
 }
 
 impl Engine {

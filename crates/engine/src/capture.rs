@@ -53,6 +53,7 @@ unsafe extern "C" {
         value: *mut *mut ffi::sqlite3_value,
     ) -> c_int;
     fn sqlite3_preupdate_count(db: *mut ffi::sqlite3) -> c_int;
+    fn sqlite3_preupdate_depth(db: *mut ffi::sqlite3) -> c_int;
 }
 
 /// What capture must know of a table.
@@ -81,6 +82,8 @@ pub struct Capture {
     /// The open commit's first bytes, once it has outgrown memory.
     spill: Option<Spill>,
     count: u64,
+    /// The statement that runs has row policies to satisfy.
+    watched: Option<Watched>,
     collections: Vec<CollectionId>,
     /// What statements send with pg_notify.
     outbox: Arc<Outbox>,
@@ -102,6 +105,14 @@ pub struct Capture {
 struct Spill {
     file: std::fs::File,
     bytes: u64,
+}
+
+/// Rows that a statement itself, and no trigger or cascade, has written into one table.
+#[derive(Debug)]
+pub struct Watched {
+    table: CollectionId,
+    pub inserted: Vec<i64>,
+    pub updated: Vec<i64>,
 }
 
 /// A place in the open commit to cut back to.
@@ -148,6 +159,7 @@ impl Capture {
             start: 0,
             spill: None,
             count: 0,
+            watched: None,
             collections: Vec::new(),
             outbox,
             folded: Folded::default(),
@@ -188,6 +200,20 @@ impl Capture {
     /// `table` is gone.
     pub fn remove_table(&mut self, table: CollectionId) {
         self.tables.remove(&table.0);
+    }
+
+    /// Notes which rows of `table` the next statement writes, until [`Capture::unwatch`].
+    pub fn watch(&mut self, table: CollectionId) {
+        self.watched = Some(Watched {
+            table,
+            inserted: Vec::new(),
+            updated: Vec::new(),
+        });
+    }
+
+    /// What has been noted.
+    pub fn unwatch(&mut self) -> Option<Watched> {
+        self.watched.take()
     }
 
     /// The present end of the open commit.
@@ -618,7 +644,7 @@ unsafe extern "C" fn on_preupdate(
     _database: *const c_char,
     table: *const c_char,
     _old_rowid: ffi::sqlite3_int64,
-    _new_rowid: ffi::sqlite3_int64,
+    new_rowid: ffi::sqlite3_int64,
 ) {
     // SAFETY: the argument is the capture that was installed, alive as long as the connection, and
     // nobody else uses it while SQLite runs a statement on the writer's only thread.
@@ -628,6 +654,17 @@ unsafe extern "C" fn on_preupdate(
         unsafe {
             let name = CStr::from_ptr(table);
             capture.on_row(db, operation, name.to_bytes());
+            if let Some(watched) = &mut capture.watched
+                && operation != ffi::SQLITE_DELETE
+                && storage_id(name.to_bytes()) == Some(watched.table.0)
+                && sqlite3_preupdate_depth(db) == 0
+            {
+                if operation == ffi::SQLITE_INSERT {
+                    watched.inserted.push(new_rowid);
+                } else {
+                    watched.updated.push(new_rowid);
+                }
+            }
         }
     }
 }

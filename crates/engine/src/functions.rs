@@ -18,8 +18,10 @@ use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::functions::{self, AggregateState};
 use springhead_sql::listen::check_notification;
 use springhead_sql::program::Library;
+use springhead_sql::{PgType, types};
 
 use crate::Entropy;
+use crate::access::Principal;
 use crate::clock::Clock;
 use crate::notify::{Message, Outbox};
 use crate::programs::{self, FiredRows, Runner};
@@ -42,6 +44,8 @@ pub struct SessionContext {
     pub library: Mutex<Option<Arc<Library>>>,
     /// What the running statement's programs have to say to the client.
     pub notices: Mutex<Vec<SqlError>>,
+    /// By what credentials it asks: `auth.uid()`, `auth.claim()`.
+    pub principal: Mutex<Option<Arc<Principal>>>,
     /// now(): the transaction's start, in microseconds since 1970.
     pub now_us: AtomicI64,
     /// The backend process id, which messages carry.
@@ -257,6 +261,12 @@ impl Context {
         values
             .and_then(|values| run(&runner, &values))
             .map_err(|error| self.fail(error))
+    }
+
+    fn principal(&self) -> Option<Arc<Principal>> {
+        let session = Arc::clone(&self.session.lock());
+        let principal = session.principal.lock().clone();
+        principal
     }
 
     fn is_cancelled(&self) -> bool {
@@ -529,6 +539,7 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
         let name: String = arguments.get(0)?;
         Ok(at.session.lock().setting(&name))
     })?;
+    register_principal(conn, context)?;
     let at = Arc::clone(context);
     conn.create_scalar_function("sh_set_config", 3, volatile, move |arguments| {
         let (name, value): (String, String) = (arguments.get(0)?, arguments.get(1)?);
@@ -571,6 +582,32 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
     })?;
     register_sequences(conn, context)?;
     programs::register(conn, context)
+}
+
+/// What the credentials say, for `auth.uid()` and its kin.
+fn register_principal(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
+    let volatile = flags(false);
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_auth_uid", 0, volatile, move |_| {
+        Ok(at.principal().and_then(|principal| principal.uid()))
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_auth_claims", 0, volatile, move |_| {
+        let claims = at.principal().and_then(|principal| {
+            let claims = principal.claims.as_deref()?;
+            Some(types::input(&PgType::Jsonb, &claims.to_string()))
+        });
+        match claims.transpose().map_err(|error| at.fail(error))? {
+            Some(Value::Text(text)) => Ok(Some(text)),
+            _ => Ok(None),
+        }
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_auth_claim", 1, volatile, move |arguments| {
+        let name: Option<String> = arguments.get(0)?;
+        let principal = at.principal();
+        Ok(name.and_then(|name| principal?.claim(&name)))
+    })
 }
 
 fn register_sequences(conn: &Connection, context: &Arc<Context>) -> rusqlite::Result<()> {

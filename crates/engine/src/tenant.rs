@@ -283,20 +283,23 @@ impl Tenant {
         sql: &str,
         params: Vec<Value>,
     ) -> Result<(Rows, Lsn), SqlError> {
-        let (mut rows, lsn) = self.read_snapshots(vec![(sql.to_owned(), params)]).await?;
+        let (mut rows, lsn) = self
+            .read_snapshots(Arc::default(), vec![(sql.to_owned(), params)])
+            .await?;
         Ok((rows.pop().unwrap_or_default(), lsn))
     }
 
-    /// As [`Tenant::read_snapshot`], several queries on one snapshot.
+    /// As [`Tenant::read_snapshot`], several queries on one snapshot, for a session.
     ///
     /// # Errors
     /// As [`Tenant::read_snapshot`].
-    pub async fn read_snapshots(
+    pub(crate) async fn read_snapshots(
         &self,
+        session: Arc<SessionContext>,
         queries: Vec<(String, Vec<Value>)>,
     ) -> Result<(Vec<Rows>, Lsn), SqlError> {
         let cancel = Arc::new(CancelFlag::default());
-        self.read(Arc::default(), cancel, move |snapshot, session, cancel| {
+        self.read(session, cancel, move |snapshot, session, cancel| {
             let rows = queries
                 .iter()
                 .map(|(sql, params)| snapshot.query(sql, params, session, cancel))

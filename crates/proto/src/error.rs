@@ -79,6 +79,7 @@ error_codes! {
     IdleInTransactionTimeout = "25P03", "idle_in_transaction_timeout", 408;
     InvalidPassword = "28P01", "invalid_password", 401;
     InvalidAuthorization = "28000", "unauthorized", 401;
+    InvalidGrantOperation = "0LP01", "invalid_grant_operation", 400;
     DependentObjects = "2BP01", "dependent_objects_exist", 409;
     InvalidSavepoint = "3B001", "invalid_savepoint", 400;
     UnknownDatabase = "3D000", "unknown_tenant", 404;
@@ -220,6 +221,13 @@ impl SqlError {
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> SqlError {
         self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// Without its detail, which may hold what the reader is not to know.
+    #[must_use]
+    pub fn without_detail(mut self) -> SqlError {
+        self.0.detail = None;
         self
     }
 

@@ -12,12 +12,14 @@ use springhead_proto::{CollectionId, SchemaVersion};
 
 use crate::types::PgType;
 
+mod access;
 mod document_id;
 mod lookup;
 mod record;
 mod routine;
 mod system;
 
+pub use access::{Access, BOOTSTRAP_ROLE, Grant, Policy, PolicyCommand, Privilege, Privileges};
 pub use record::{DefinitionPayload, DefinitionRecord};
 pub use routine::{Argument, Event, Language, Returns, Routine, Timing, Trigger, Volatility};
 
@@ -36,6 +38,7 @@ pub struct Catalog {
     pub views: FxHashMap<u32, Arc<View>>,
     pub routines: FxHashMap<u32, Arc<Routine>>,
     pub triggers: FxHashMap<u32, Arc<Trigger>>,
+    pub schema: Arc<Schema>,
     /// `schema.name` of every relation (tables, indexes, sequences, views) → what it is.
     pub relations: FxHashMap<QualifiedName, Relation>,
     /// Table → the tables whose foreign keys refer to it, itself included; ascending, each once.
@@ -82,6 +85,9 @@ pub struct Table {
     pub checks: Vec<Check>,
     pub foreign_keys: Vec<ForeignKey>,
     pub indexes: Vec<Index>,
+    /// Who may do what with it.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
 }
 
 /// [`CollectionId`] as it is serialized.
@@ -186,6 +192,9 @@ pub struct Sequence {
     pub cycle: bool,
     /// The table and column id that own it, and take it with them when dropped.
     pub owned_by: Option<(CollectionIdRepr, u32)>,
+    /// Who may do what with it.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
 }
 
 /// A view: expanded by the planner wherever it is named.
@@ -198,6 +207,23 @@ pub struct View {
     pub query: String,
     /// Relations it depends on (ids).
     pub depends_on: Vec<u32>,
+    /// Its relations are read with the rights of whoever asks, not of its owner.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub security_invoker: bool,
+    /// No condition from outside is tried on rows that it leaves out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub security_barrier: bool,
+    /// Who may do what with it.
+    #[serde(default, skip_serializing_if = "Access::is_default")]
+    pub access: Access,
+}
+
+/// The schema `public`, the one that there is: who may look into it and who may make things in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    pub id: u32,
+    pub name: QualifiedName,
+    pub access: Access,
 }
 
 /// One definition put or dropped: the payload of a DEFINITION change and of the row in
@@ -210,6 +236,7 @@ pub enum Definition {
     View(View),
     Routine(Routine),
     Trigger(Trigger),
+    Schema(Schema),
 }
 
 impl Table {

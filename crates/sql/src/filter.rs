@@ -9,6 +9,7 @@ use std::sync::Arc;
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::Expr;
 
+use crate::access::{Identity, RowRule};
 use crate::catalog::{Catalog, Table};
 use crate::plan::Filter;
 use crate::planner::{PlanContext, parse_expression};
@@ -75,6 +76,84 @@ pub fn plan_filter_on_table(table: &Arc<Table>, where_text: &str) -> Result<Stri
         table_scope(table, None),
         &expr,
     )
+}
+
+/// Row policies on the rows of a table, for a feed.
+#[derive(Debug)]
+pub struct PolicyFilter {
+    /// The condition on a row image.
+    pub image: Filter,
+    /// The same on the table itself, over the alias [`POLICY_ALIAS`].
+    pub stored: String,
+}
+
+/// What [`PolicyFilter::stored`] calls the table.
+pub const POLICY_ALIAS: &str = "r0";
+
+/// Plans the policies that decide which rows of `table` an identity sees, over row images.
+///
+/// # Errors
+/// 0A000 naming the table if a policy needs more than the row: a subquery, a volatile function, a
+/// setting.
+pub fn plan_policy(
+    table: &Arc<Table>,
+    rule: &RowRule<'_>,
+    identity: &Arc<Identity>,
+) -> Result<PolicyFilter, SqlError> {
+    let catalog = Catalog::bootstrap();
+    let context = PlanContext {
+        identity: Arc::clone(identity),
+        ..PlanContext::default()
+    };
+    let mut analyzer = Analyzer::new(&catalog, "", &context, &[], usize::MAX);
+    analyzer.rules = Rules {
+        place: Some("a policy on a change feed"),
+        no_subqueries: true,
+        no_parameters: true,
+        immutable_only: false,
+        no_volatile: true,
+    };
+    let refused = |what: &str| {
+        SqlError::unsupported(format_args!(
+            "a change feed of \"{}\" with its row policies: {what},",
+            table.name.name
+        ))
+        .with_hint("a feed decides on each row image by itself; use a policy on the row's columns and auth.uid(), auth.role() or auth.claim()")
+    };
+    let stored =
+        analyzer
+            .row_condition(table, rule, POLICY_ALIAS)
+            .map_err(|error| match error.code {
+                ErrorCode::FeatureNotSupported | ErrorCode::InvalidObjectDefinition => {
+                    refused(&error.message)
+                }
+                _ => error,
+            })?;
+    if stored.contains("sh_setting(lower(") || stored.contains("sh_no_setting(") {
+        return Err(refused("current_setting()"));
+    }
+    let mut columns = Vec::new();
+    let mut values = Vec::new();
+    for (place, column) in table.visible_columns() {
+        let name = format!("\"{}\"", column.storage_name());
+        if stored.contains(&format!("{POLICY_ALIAS}.{name}")) {
+            columns.push(place);
+            values.push(format!("?{} AS {name}", place + 1));
+        }
+    }
+    let from = if values.is_empty() {
+        String::new()
+    } else {
+        format!(" FROM (SELECT {}) AS {POLICY_ALIAS}", values.join(","))
+    };
+    Ok(PolicyFilter {
+        image: Filter {
+            sql: format!("SELECT {stored}{from}"),
+            table: Arc::clone(table),
+            columns,
+        },
+        stored,
+    })
 }
 
 fn parsed(where_text: &str) -> Result<(Expr, PlanContext), SqlError> {

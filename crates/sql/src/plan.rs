@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use springhead_proto::CollectionId;
 
+use crate::access::Identity;
 use crate::catalog::{Catalog, Definition, QualifiedName, Table};
 use crate::program::Library;
 use crate::types::PgType;
@@ -227,6 +228,22 @@ pub struct Write {
     pub upserts: bool,
     /// It runs INSTEAD OF triggers: a row for each, NULL for one that was left out.
     pub instead: bool,
+    /// What new rows of the table must be like for row policies.
+    pub checks: Vec<RowCheck>,
+    /// Who must not learn of hidden rows from an error's detail ([`crate::access::conceal`]).
+    pub viewer: Option<Arc<Identity>>,
+}
+
+/// Row policies as a condition on each row that a statement has written into its table.
+#[derive(Debug)]
+pub struct RowCheck {
+    /// The rows it is for: inserted ones, else updated ones.
+    pub inserted: bool,
+    /// SQLite text, the row's rowid as its one parameter: the number of the violated policy in
+    /// `violations`, from 0, or NULL.
+    pub sql: String,
+    /// PostgreSQL's words for each.
+    pub violations: Vec<String>,
 }
 
 /// A change of definitions, all of one statement.

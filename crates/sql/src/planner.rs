@@ -12,7 +12,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Tokenizer;
 
-use crate::access::Identity;
+use crate::access::{Identity, Roles};
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
@@ -43,6 +43,8 @@ pub struct PlanContext {
     pub system: bool,
     /// Who asks.
     pub identity: Arc<Identity>,
+    /// The rights of others: of views' owners, of grantees.
+    pub roles: Roles,
 }
 
 impl Default for PlanContext {
@@ -53,6 +55,7 @@ impl Default for PlanContext {
             max_depth: 100,
             system: false,
             identity: Arc::new(Identity::unrestricted("postgres")),
+            roles: Roles::open(),
         }
     }
 }
@@ -84,6 +87,7 @@ pub fn plan(
         },
     };
     if let Some(kind) = as_text {
+        ddl::check_programs(&kind, context)?;
         return Ok(Plan {
             catalog_version: catalog.version,
             parameters: Vec::new(),
@@ -289,7 +293,8 @@ fn dispatch(
     mut analyzer: Analyzer<'_>,
     statement: &Statement,
 ) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
-    let kind = match statement {
+    let context = analyzer.context;
+    let mut kind = match statement {
         Statement::Query(query) => match &*query.body {
             SetExpr::Insert(statement)
             | SetExpr::Update(statement)
@@ -313,9 +318,11 @@ fn dispatch(
                 updated: Vec::new(),
                 upserts: false,
                 instead: false,
+                checks: Vec::new(),
+                viewer: None,
             })
         }
-        Statement::Truncate(truncate) => dml::truncate::plan(&analyzer, truncate)?,
+        Statement::Truncate(truncate) => dml::truncate::plan(&mut analyzer, truncate)?,
         Statement::Explain {
             analyze,
             statement,
@@ -329,7 +336,13 @@ fn dispatch(
             None => ddl::plan(catalog, other, analyzer.sql, analyzer.context)?,
         },
     };
-    Ok((kind, analyzer.finish_parameters()?))
+    ddl::check_programs(&kind, context)?;
+    analyzer.check_references()?;
+    let parameters = analyzer.finish_parameters()?;
+    if let PlanKind::Write(write) = &mut kind {
+        write.viewer = context.identity.viewer();
+    }
+    Ok((kind, parameters))
 }
 
 /// `WITH … INSERT`, UPDATE or DELETE.

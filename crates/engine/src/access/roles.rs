@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_proto::{CollectionId, ErrorCode, SqlError, TenantId, ValueRef};
-use springhead_sql::access::Identity;
+use springhead_sql::access::{Directory, Identity};
 
 use super::scram::{Key, Verifier};
 use crate::readers::Snapshot;
@@ -231,6 +231,17 @@ impl Roles {
             .entry(Arc::clone(user))
             .or_insert_with(|| Arc::new(Identity::unrestricted(user)));
         Arc::clone(identity)
+    }
+}
+
+/// The rights of others, for the planner: of a view's owner, of a grantee.
+impl Directory for Roles {
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn identity(&self, role: &str) -> Option<Arc<Identity>> {
+        Roles::identity(self, role)
     }
 }
 

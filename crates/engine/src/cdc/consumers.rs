@@ -9,6 +9,7 @@ use springhead_sql::types::{PgType, output_text};
 
 use super::plan::FeedPlan;
 use super::readers::ReaderSeat;
+use super::sight::Reader;
 use super::start::{self, LogView, Start, parse_cursor};
 use super::{Cdc, CdcError, find_collection};
 use crate::{Outcome, ParamValue, Session, Tenant};
@@ -28,6 +29,8 @@ pub struct Consumer {
     /// UTC, as PostgreSQL prints it.
     pub created_at: String,
     pub updated_at: String,
+    /// The role that made it, which alone may use it; `None` for superusers' use.
+    pub owner: Option<String>,
 }
 
 /// A consumer to be made.
@@ -39,12 +42,14 @@ pub struct NewConsumer {
     pub start: Option<Start>,
     /// `None` for as much as the configuration allows, which is also the most.
     pub pin_bytes: Option<u64>,
+    /// The role that it belongs to.
+    pub owner: Option<String>,
 }
 
 /// Longest name of a consumer.
 const MAX_NAME_BYTES: usize = 200;
 
-const COLUMNS: &str = "name, collection, cursor, pin_bytes, state, created_at, updated_at";
+const COLUMNS: &str = "name, collection, cursor, pin_bytes, state, created_at, updated_at, options";
 
 /// The name of a consumer's hold on retention.
 #[must_use]
@@ -100,6 +105,7 @@ impl Cdc {
         let pin_bytes = new.pin_bytes.unwrap_or(cap).min(cap);
         let (cursor_text, lsn_text, epoch_text) = texts(cursor);
         let pin_text = pin_bytes.to_string();
+        let options_text = serde_json::json!({ "owner": new.owner }).to_string();
         let params = [
             ParamValue::Text(&new.name),
             new.collection
@@ -109,13 +115,14 @@ impl Cdc {
             ParamValue::Text(&lsn_text),
             ParamValue::Text(&epoch_text),
             ParamValue::Text(&pin_text),
+            ParamValue::Text(&options_text),
         ];
         // Held before it is promised.
         pin(&**log, tenant.id(), &new.name, position, pin_bytes);
         let insert = format!(
             "INSERT INTO springhead.consumers \
-             (name, collection, cursor, committed_lsn, epoch, pin_bytes, state, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, 'active', now(), now()) \
+             (name, collection, cursor, committed_lsn, epoch, pin_bytes, state, created_at, updated_at, options) \
+             VALUES ($1, $2, $3, $4, $5, $6, 'active', now(), now(), $7) \
              ON CONFLICT (name) DO NOTHING RETURNING {COLUMNS}"
         );
         let outcome = run(&mut tenant.system_session(), &insert, &params).await?;
@@ -165,6 +172,35 @@ impl Cdc {
             Some(consumer) => Ok((consumer, lsn)),
             None => Err(unknown(name)),
         }
+    }
+
+    /// As [`Cdc::consumer`], for whoever may use it: the role that made it, and superusers. To others
+    /// it is not there.
+    ///
+    /// # Errors
+    /// SH003 if there is none.
+    pub async fn consumer_of(
+        &self,
+        tenant: &Arc<Tenant>,
+        name: &str,
+        reader: &Reader,
+    ) -> Result<(Consumer, Lsn), SqlError> {
+        let (consumer, lsn) = self.consumer(tenant, name).await?;
+        if self.may_use(&consumer, reader)? {
+            Ok((consumer, lsn))
+        } else {
+            Err(unknown(name))
+        }
+    }
+
+    /// Whether a reader may use a consumer.
+    ///
+    /// # Errors
+    /// 28000 for a reader that may do nothing any more.
+    pub fn may_use(&self, consumer: &Consumer, reader: &Reader) -> Result<bool, SqlError> {
+        let identity = reader.identify(&self.engine)?;
+        let owns = |owner: &String| identity.is_member_of(owner);
+        Ok(identity.superuser || consumer.owner.as_ref().is_some_and(owns))
     }
 
     /// Deletes a consumer and its hold on retention; its reader is ended. The LSN of the commit.
@@ -311,11 +347,12 @@ impl Cdc {
         tenant: &Arc<Tenant>,
         consumer: Option<&str>,
         plan: &FeedPlan,
+        reader: &Reader,
     ) -> Result<(Option<Start>, Option<ReaderSeat>), CdcError> {
         let Some(name) = consumer else {
             return Ok((None, None));
         };
-        let (consumer, _) = self.consumer(tenant, name).await?;
+        let (consumer, _) = self.consumer_of(tenant, name, reader).await?;
         if consumer.expired {
             return Err(expired(&**self.engine.log(), &consumer));
         }
@@ -429,6 +466,7 @@ fn read_one(row: RowRef<'_>) -> Result<Consumer, SqlError> {
         ValueRef::Text(state),
         created_at,
         updated_at,
+        options,
     ] = values.as_slice()
     else {
         return Err(SqlError::new(
@@ -450,7 +488,16 @@ fn read_one(row: RowRef<'_>) -> Result<Consumer, SqlError> {
         expired: state != "active",
         created_at: time(created_at),
         updated_at: time(updated_at),
+        owner: owner(options),
     })
+}
+
+fn owner(options: ValueRef<'_>) -> Option<String> {
+    let ValueRef::Text(options) = options else {
+        return None;
+    };
+    let options: serde_json::Value = serde_json::from_str(options).ok()?;
+    Some(options.get("owner")?.as_str()?.to_owned())
 }
 
 fn time(value: ValueRef<'_>) -> String {

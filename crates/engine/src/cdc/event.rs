@@ -19,6 +19,8 @@ pub struct RowForm {
     fields: Box<[Field]>,
     /// Labels of columns that are wanted and that this version does not have: printed as null.
     absent: Box<[String]>,
+    /// The document's id is shown: the reader may read all columns of the key.
+    shows_id: bool,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ impl RowForm {
             name: collection_name(&table.name),
             fields,
             absent: Box::default(),
+            shows_id: true,
             table,
         }
     }
@@ -62,8 +65,15 @@ impl RowForm {
             name: collection_name(&table.name),
             fields: fields.into(),
             absent: absent.into(),
+            shows_id: true,
             table,
         }
+    }
+
+    /// Without the document's id.
+    pub(crate) fn without_id(mut self) -> RowForm {
+        self.shows_id = false;
+        self
     }
 
     /// Appends a row as a JSON object.
@@ -93,6 +103,10 @@ impl RowForm {
     }
 
     fn write_document_id(&self, out: &mut Vec<u8>, row: RowRef<'_>) {
+        if !self.shows_id {
+            out.extend_from_slice(b"null");
+            return;
+        }
         if let &[place] = self.table.key.as_slice()
             && let (PgType::Int2 | PgType::Int4 | PgType::Int8, Some(ValueRef::Integer(key))) =
                 (&self.table.columns[place].pg_type, row.get(place))
@@ -176,6 +190,8 @@ pub(crate) enum Image<'a> {
     Row(RowRef<'a>),
     /// A row of `springhead.definitions`, cut down to what an event shows of it.
     Definition(RowRef<'a>),
+    /// The same without the statement's text, which may hold what the reader may not see.
+    DefinitionOutline(RowRef<'a>),
     /// Channel, payload, sender.
     Message(RowRef<'a>),
 }
@@ -324,7 +340,8 @@ impl Event<'_> {
     fn write_image(&self, out: &mut Vec<u8>, image: Image<'_>) {
         match (image, self.form) {
             (Image::Row(row), Some(form)) => form.write_row(out, row),
-            (Image::Definition(row), _) => write_definition(out, row),
+            (Image::Definition(row), _) => write_definition(out, row, true),
+            (Image::DefinitionOutline(row), _) => write_definition(out, row, false),
             (Image::Message(row), _) => write_message(out, row),
             (Image::None | Image::Row(_), _) => out.extend_from_slice(b"null"),
         }
@@ -341,12 +358,19 @@ pub(crate) mod definition {
     pub(crate) const CATALOG_VERSION: usize = 7;
 }
 
-fn write_definition(out: &mut Vec<u8>, row: RowRef<'_>) {
+fn write_definition(out: &mut Vec<u8>, row: RowRef<'_>, with_sql: bool) {
     let fields = [
         ("{\"type\":", definition::TYPE),
         (",\"name\":", definition::NAME),
         (",\"action\":", definition::ACTION),
-        (",\"sql\":", definition::SQL),
+        (
+            ",\"sql\":",
+            if with_sql {
+                definition::SQL
+            } else {
+                usize::MAX
+            },
+        ),
         (",\"catalog_version\":", definition::CATALOG_VERSION),
     ];
     write_fields(out, row, &fields);

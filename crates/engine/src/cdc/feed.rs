@@ -9,6 +9,7 @@ use springhead_proto::{Epoch, ErrorCode, Lsn, SqlError, TimestampMs};
 use super::plan::FeedPlan;
 use super::readers::ReaderSeat;
 use super::render::{Framer, Framing, Renderer, SlicePosition, Stop, is_shareable, is_shared};
+use super::sight::Reader;
 use super::snapshot::{Snapshot, write_position};
 use super::spec::Grouping;
 use super::start::Start;
@@ -17,8 +18,10 @@ use crate::tail::Block;
 use crate::{Step, TailReader, Tenant};
 
 /// How a feed is opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FeedOptions {
+    /// Whose rights decide what is delivered.
+    pub reader: Reader,
     pub spec: FeedSpec,
     /// `None`: the consumer's committed cursor if there is one, else now.
     pub start: Option<Start>,
@@ -33,6 +36,7 @@ pub struct Feed {
     cdc: Arc<Cdc>,
     tenant: Arc<Tenant>,
     plan: Arc<FeedPlan>,
+    reader: Reader,
     /// Boxed while there is one, so that an idle feed stays small.
     snapshot: Option<Box<Snapshot>>,
     tail: TailReader,
@@ -58,9 +62,9 @@ impl Feed {
         options: FeedOptions,
     ) -> Result<Feed, CdcError> {
         let log = Arc::clone(cdc.engine.log());
-        let mut plan = cdc.plan(&tenant, options.spec.clone())?;
+        let mut plan = cdc.plan(&tenant, options.spec.clone(), &options.reader)?;
         let (consumer_start, seat) = cdc
-            .take_seat(&tenant, options.consumer.as_deref(), &plan)
+            .take_seat(&tenant, options.consumer.as_deref(), &plan, &options.reader)
             .await?;
         let mut snapshot = None;
         let position = if options.snapshot {
@@ -82,7 +86,7 @@ impl Feed {
                     .into());
                 }
                 // By the new definitions, then.
-                plan = cdc.plan(&tenant, options.spec.clone())?;
+                plan = cdc.plan(&tenant, options.spec.clone(), &options.reader)?;
             };
             let lsn = read.lsn();
             snapshot = Some(Box::new(read));
@@ -102,6 +106,7 @@ impl Feed {
             cdc: Arc::clone(cdc),
             tenant,
             plan,
+            reader: options.reader,
             snapshot,
             tail,
             blocks: VecDeque::new(),
@@ -191,6 +196,18 @@ impl Feed {
         Ok(Some(out.into()))
     }
 
+    /// Goes on by the rights and policies that are in force now.
+    fn refresh(&mut self) -> Result<(), CdcError> {
+        let identity = self.reader.identify(&self.cdc.engine)?;
+        let version = self.tenant.catalog().version;
+        if !self.plan.is_of(&identity, version) && !self.is_collection_gone() {
+            self.plan = self
+                .cdc
+                .plan(&self.tenant, self.plan.spec.clone(), &self.reader)?;
+        }
+        Ok(())
+    }
+
     /// The collection that was named has been dropped; a new one of its name is another.
     fn is_collection_gone(&self) -> bool {
         self.plan
@@ -216,6 +233,7 @@ impl Feed {
         if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_taken_over) {
             return Err(error.into());
         }
+        self.refresh()?;
         let renderer = Renderer {
             plan: &self.plan,
             tables: &*self.tenant,

@@ -15,7 +15,7 @@ use springhead_proto::{ErrorCode, RowRef, SqlError};
 use springhead_sql::plan::Filter;
 
 use crate::Entropy;
-use crate::functions::{self, Context, to_sqlite};
+use crate::functions::{self, Context, SessionContext, to_sqlite};
 
 /// Limits on filters.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +101,10 @@ impl Filters {
     }
 
     /// An evaluator, for one stretch of rows.
-    pub(crate) fn lease(&self) -> Result<Lease<'_>, SqlError> {
+    pub(crate) fn lease(
+        &self,
+        session: Option<&Arc<SessionContext>>,
+    ) -> Result<Lease<'_>, SqlError> {
         let idle = self.idle.lock().pop();
         let evaluator = match idle {
             Some(evaluator) => evaluator,
@@ -112,6 +115,13 @@ impl Filters {
                 )
             })?,
         };
+        if let Some(session) = session {
+            // Conditions see the time at which they are evaluated.
+            session
+                .now_us
+                .store(functions::now_us(&*self.clock), Ordering::Relaxed);
+            evaluator.context.enter(session, &Arc::default());
+        }
         Ok(Lease {
             filters: self,
             evaluator: Some(evaluator),
@@ -174,6 +184,9 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
+        if let Some(evaluator) = &self.evaluator {
+            evaluator.context.leave();
+        }
         let mut idle = self.filters.idle.lock();
         if idle.len() < IDLE_CONNECTIONS {
             idle.extend(self.evaluator.take());

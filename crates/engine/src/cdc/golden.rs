@@ -54,6 +54,7 @@ pub(super) fn table(id: u32, name: &str, columns: &[(&str, PgType)], key: &[usiz
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        access: springhead_sql::catalog::Access::default(),
     })
 }
 
@@ -108,7 +109,7 @@ pub(super) fn render(
     framing: Framing,
     slice: &CommitSlice,
 ) -> String {
-    let plan = FeedPlan::new(TenantId(1), &catalog(&tables.0), spec, 8 << 10).unwrap();
+    let plan = FeedPlan::new(TenantId(1), &catalog(&tables.0), spec, 8 << 10, None).unwrap();
     let filters = Filters::new(Arc::new(SystemClock), FilterLimits::default());
     let renderer = Renderer {
         plan: &plan,

@@ -15,6 +15,7 @@ mod plan;
 mod poll;
 mod readers;
 mod render;
+mod sight;
 mod snapshot;
 mod spec;
 mod start;
@@ -29,7 +30,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_log::LogError;
-use springhead_proto::{ErrorCode, SqlError, TenantId};
+use springhead_proto::{CollectionId, ErrorCode, SqlError, TenantId};
+use springhead_sql::Catalog;
+use springhead_sql::access::Identity;
 
 use crate::{Engine, TailError, Tenant};
 
@@ -40,6 +43,7 @@ pub use filter::FilterLimits;
 pub use plan::{FeedPlan, Tables, find_collection};
 pub use poll::{Filled, Poll, PollOptions};
 pub use render::RenderCache;
+pub use sight::Reader;
 pub use spec::{Envelope, FeedSpec, Grouping, Operation, Operations};
 pub use start::{
     RefusedCursor, RefusedReason, Start, StartError, parse_cursor, resolve as resolve_start,
@@ -47,6 +51,7 @@ pub use start::{
 
 use filter::Filters;
 use readers::Readers;
+use sight::{Answers, Sight};
 
 /// Limits of feeds and pages.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +82,7 @@ pub struct Cdc {
     limits: CdcLimits,
     filters: Filters,
     plans: Mutex<Plans>,
+    sights: Mutex<FxHashMap<TenantId, Sights>>,
     readers: Readers,
 }
 
@@ -88,7 +94,17 @@ struct Plans {
     sweep_at: usize,
 }
 
-type PlanKey = (TenantId, FeedSpec, Option<(u32, u32)>);
+/// Whose sight it is; `None` for who may do everything.
+type SightKey = Option<(u64, Arc<Identity>, Answers)>;
+
+type PlanKey = (TenantId, FeedSpec, Option<(u32, u32)>, SightKey);
+
+/// The compiled sights of one catalog version, by tenant.
+#[derive(Default)]
+struct Sights {
+    catalog_version: u64,
+    known: FxHashMap<Arc<Identity>, Arc<Sight>>,
+}
 
 /// Why a feed or a page ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -177,6 +193,7 @@ impl Cdc {
             limits,
             filters,
             plans: Mutex::default(),
+            sights: Mutex::default(),
             readers: Readers::default(),
         });
         cdc.engine.set_cdc(&cdc);
@@ -189,12 +206,20 @@ impl Cdc {
         &self.engine
     }
 
-    /// The plan for `spec`, shared with all who ask for the same.
+    /// The plan for `spec` as `reader` may see it now, shared with all who ask for the same and see
+    /// the same.
     ///
     /// # Errors
-    /// As [`FeedPlan::new`].
-    pub fn plan(&self, tenant: &Tenant, spec: FeedSpec) -> Result<Arc<FeedPlan>, SqlError> {
+    /// As [`FeedPlan::new`]; 42501 for a collection that the reader may not read.
+    pub fn plan(
+        &self,
+        tenant: &Tenant,
+        spec: FeedSpec,
+        reader: &Reader,
+    ) -> Result<Arc<FeedPlan>, SqlError> {
         let catalog = tenant.catalog();
+        let identity = reader.identify(&self.engine)?;
+        let sight = (!identity.superuser).then(|| self.sight(tenant.id(), &identity, &catalog));
         let named = match &spec.collection {
             Some(name) => {
                 let table = find_collection(&catalog, name)?;
@@ -202,7 +227,12 @@ impl Cdc {
             }
             None => None,
         };
-        let key = (tenant.id(), spec, named);
+        let answers = sight.as_ref().map_or_else(Vec::new, |sight| {
+            let named = named.and_then(|(id, _)| catalog.table(CollectionId(id)));
+            reader.answers(sight.asked(named.map(|table| &**table)))
+        });
+        let seen_by = (!identity.superuser).then(|| (catalog.version, identity, answers));
+        let key = (tenant.id(), spec, named, seen_by);
         if let Some(plan) = self.plans.lock().known.get(&key).and_then(Weak::upgrade) {
             return Ok(plan);
         }
@@ -211,6 +241,10 @@ impl Cdc {
             &catalog,
             key.1.clone(),
             self.limits.filter.max_bytes,
+            sight.map(|sight| {
+                let session = reader.session(&sight.identity);
+                (sight, session)
+            }),
         )?);
         let mut plans = self.plans.lock();
         // Another may have been as quick; all who follow share the later one.
@@ -221,4 +255,27 @@ impl Cdc {
         }
         Ok(plan)
     }
+
+    /// What an identity sees, compiled once for each version of the definitions.
+    fn sight(
+        &self,
+        tenant: TenantId,
+        identity: &Arc<Identity>,
+        catalog: &Arc<Catalog>,
+    ) -> Arc<Sight> {
+        let mut sights = self.sights.lock();
+        let sights = sights.entry(tenant).or_default();
+        if sights.catalog_version != catalog.version || sights.known.len() > MAX_SIGHTS {
+            sights.known.clear();
+            sights.catalog_version = catalog.version;
+        }
+        let sight = sights
+            .known
+            .entry(Arc::clone(identity))
+            .or_insert_with(|| Arc::new(Sight::new(Arc::clone(identity), Arc::clone(catalog))));
+        Arc::clone(sight)
+    }
 }
+
+/// Identities whose sights are kept for one tenant.
+const MAX_SIGHTS: usize = 1024;

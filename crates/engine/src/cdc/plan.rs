@@ -12,13 +12,17 @@ use springhead_proto::{
     ValueRef,
 };
 use springhead_sql::Catalog;
+use springhead_sql::access::{Columns, Identity};
 use springhead_sql::catalog::{QualifiedName, Table};
+use springhead_sql::filter::PolicyFilter;
 use springhead_sql::plan::Filter;
 
 use super::event::{Event, Image, RowForm, definition};
 use super::filter::{BoundFilter, Lease};
+use super::sight::Sight;
 use super::spec::{FeedSpec, Operation};
 use crate::Tenant;
+use crate::functions::SessionContext;
 
 /// The columns that collections have had.
 pub trait Tables {
@@ -39,6 +43,9 @@ pub struct FeedPlan {
     pub spec: FeedSpec,
     pub tenant: TenantId,
     base: Option<Base>,
+    /// What the reader may see, and the session that policies are evaluated for; `None` for who
+    /// may see everything.
+    sight: Option<(Arc<Sight>, Arc<SessionContext>)>,
     versions: RwLock<FxHashMap<(CollectionId, SchemaVersion), Arc<Version>>>,
 }
 
@@ -56,6 +63,10 @@ pub(crate) struct Base {
 pub(crate) struct Version {
     pub form: RowForm,
     filter: Option<BoundFilter>,
+    /// Row policies, tried before the filter.
+    policy: Option<BoundFilter>,
+    /// Nothing of it may be seen.
+    hidden: bool,
 }
 
 /// A change as this feed shows it.
@@ -111,11 +122,12 @@ impl FeedPlan {
     /// # Errors
     /// 42P01 for an unknown collection, 42703 for an unknown column, what the planner says of the
     /// filter, 22023 for a filter or columns without a collection.
-    pub fn new(
+    pub(crate) fn new(
         tenant: TenantId,
         catalog: &Catalog,
         spec: FeedSpec,
         max_filter_bytes: usize,
+        sight: Option<(Arc<Sight>, Arc<SessionContext>)>,
     ) -> Result<FeedPlan, SqlError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let base = match &spec.collection {
@@ -128,7 +140,11 @@ impl FeedPlan {
             None if !spec.columns.is_empty() => return Err(needs_collection("columns")),
             None => None,
         };
+        if let Some((sight, _)) = &sight {
+            check_sight(sight, base.as_ref())?;
+        }
         Ok(FeedPlan {
+            sight,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             spec,
             tenant,
@@ -151,7 +167,23 @@ impl FeedPlan {
     }
 
     pub(crate) fn is_filtered(&self) -> bool {
-        self.base.as_ref().is_some_and(|base| base.filter.is_some())
+        self.sight.is_some() || self.base.as_ref().is_some_and(|base| base.filter.is_some())
+    }
+
+    /// The session that conditions are evaluated for.
+    pub(crate) fn session(&self) -> Option<&Arc<SessionContext>> {
+        self.sight.as_ref().map(|(_, session)| session)
+    }
+
+    /// Whether it shows what `identity` may see by the definitions of `catalog_version`.
+    pub(crate) fn is_of(&self, identity: &Arc<Identity>, catalog_version: u64) -> bool {
+        match &self.sight {
+            None => identity.superuser,
+            Some((sight, _)) => {
+                sight.catalog.version == catalog_version
+                    && (Arc::ptr_eq(&sight.identity, identity) || sight.identity == *identity)
+            }
+        }
     }
 
     /// What this feed makes of a change; `None` if it does not show it. `lease` must be there if
@@ -178,8 +210,20 @@ impl FeedPlan {
         };
         match operation {
             Operation::Definition => {
+                let owns = match &self.sight {
+                    None => true,
+                    Some((sight, _)) => match sight.table(change.collection) {
+                        Ok(table) => table.owns,
+                        // What it may not read is not for it to know of.
+                        Err(_) => return Ok(None),
+                    },
+                };
                 if let Some(row) = change.after {
-                    verdict.after = Image::Definition(row);
+                    verdict.after = if owns {
+                        Image::Definition(row)
+                    } else {
+                        Image::DefinitionOutline(row)
+                    };
                     verdict.collection = match row.get(definition::COLLECTION) {
                         Some(ValueRef::Text(name)) => Some(name),
                         _ => None,
@@ -207,6 +251,16 @@ impl FeedPlan {
         self.base.as_ref()?.stored_condition.as_deref()
     }
 
+    /// The policies on a table as a condition over its alias in a snapshot's query; `Err` if none of
+    /// it may be seen.
+    pub(crate) fn stored_policy(&self, table: &Table) -> Result<Option<String>, SqlError> {
+        let Some((sight, _)) = &self.sight else {
+            return Ok(None);
+        };
+        let seen = sight.table(table.collection())?;
+        Ok(seen.policy.as_ref().map(|policy| policy.stored.clone()))
+    }
+
     /// Whether the feed is about this change at all.
     fn covers(&self, change: &ChangeRef<'_>) -> bool {
         match &self.base {
@@ -227,12 +281,12 @@ impl FeedPlan {
         change: &ChangeRef<'a>,
         lease: Option<&Lease<'_>>,
     ) -> Result<bool, SqlError> {
-        let visible = |row: Option<RowRef<'a>>| match (row, &version.filter, lease) {
-            (Some(row), Some(filter), Some(lease)) if !lease.matches(filter, row)? => {
-                Ok(Image::None)
-            }
-            (Some(row), _, _) => Ok(Image::Row(row)),
-            (None, _, _) => Ok::<_, SqlError>(Image::None),
+        if version.hidden {
+            return Ok(false);
+        }
+        let visible = |row: Option<RowRef<'a>>| match row {
+            Some(row) if version.shows(row, lease)? => Ok::<_, SqlError>(Image::Row(row)),
+            _ => Ok(Image::None),
         };
         if verdict.operation == Operation::Truncate {
             return Ok(true);
@@ -276,10 +330,34 @@ impl FeedPlan {
     }
 
     fn make_version(&self, table: Arc<Table>) -> Result<Version, SqlError> {
+        let seen = match &self.sight {
+            None => None,
+            Some((sight, _)) => match sight.table(table.collection()) {
+                Ok(seen) => Some(seen),
+                // A feed of everything leaves out what may not be read; one that names a
+                // collection was refused.
+                Err(_) => {
+                    return Ok(Version {
+                        form: RowForm::new(table),
+                        filter: None,
+                        policy: None,
+                        hidden: true,
+                    });
+                }
+            },
+        };
+        let policy = seen
+            .as_ref()
+            .and_then(|seen| seen.policy.as_ref())
+            .map(|policy| bind_policy(policy, &table))
+            .transpose()?;
+        let allowed = seen.as_ref().map(|seen| &seen.columns);
         let Some(base) = &self.base else {
             return Ok(Version {
-                form: RowForm::new(table),
+                form: form(table, &[], allowed),
                 filter: None,
+                policy,
+                hidden: false,
             });
         };
         let filter = base
@@ -287,24 +365,118 @@ impl FeedPlan {
             .as_ref()
             .map(|filter| bind(filter, &table))
             .transpose()?;
-        let form = if base.columns.is_empty() {
-            RowForm::new(table)
-        } else {
+        let form = {
             if let Some((_, gone)) = (base.columns.iter()).find(|(id, _)| {
                 table.schema_version > base.table.schema_version
                     && table.column_by_id(*id).is_none()
             }) {
                 return Err(column_gone(gone));
             }
-            RowForm::with_columns(table, &base.columns)
+            form(table, &base.columns, allowed)
         };
-        Ok(Version { form, filter })
+        Ok(Version {
+            form,
+            filter,
+            policy,
+            hidden: false,
+        })
     }
 
     /// The collection has new definitions: names may have changed under the same version.
     pub(crate) fn forget_versions(&self) {
         self.versions.write().clear();
     }
+}
+
+impl Version {
+    /// Whether nothing of it may be seen.
+    pub(crate) fn hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// Whether the policies show a row and the filter wants it. The filter is not tried on others.
+    ///
+    /// # Errors
+    /// What evaluating the filter says. A policy that fails says no more than that.
+    pub(crate) fn shows(
+        &self,
+        row: RowRef<'_>,
+        lease: Option<&Lease<'_>>,
+    ) -> Result<bool, SqlError> {
+        let Some(lease) = lease else {
+            return Ok(self.policy.is_none() && self.filter.is_none());
+        };
+        if let Some(policy) = &self.policy {
+            let is_shown = lease.matches(policy, row).map_err(|error| {
+                // Its words may hold values of a row that is hidden.
+                SqlError::new(
+                    error.code,
+                    format!(
+                        "a row policy of \"{}\" failed on a row",
+                        self.form.table.name.name
+                    ),
+                )
+            })?;
+            if !is_shown {
+                return Ok(false);
+            }
+        }
+        match &self.filter {
+            Some(filter) => lease.matches(filter, row),
+            None => Ok(true),
+        }
+    }
+}
+
+/// Makes sure that what is asked for may be seen.
+fn check_sight(sight: &Sight, base: Option<&Base>) -> Result<(), SqlError> {
+    let Some(base) = base else {
+        for table in sight.catalog.tables_by_id() {
+            match sight.table(table.collection()) {
+                Err(error) if error.code != ErrorCode::InsufficientPrivilege => return Err(error),
+                _ => {}
+            }
+        }
+        return Ok(());
+    };
+    let table = &base.table;
+    let seen = sight.table(table.collection())?;
+    let filtered = base.filter.iter().flat_map(|filter| &filter.columns);
+    let filtered = filtered.filter_map(|&place| table.columns.get(place));
+    let asked = base.columns.iter().map(|(id, _)| *id);
+    for id in asked.chain(filtered.map(|column| column.id)) {
+        if !seen.columns.contains(id) {
+            return Err(springhead_sql::access::refusal(
+                springhead_sql::access::Object::Table(table),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// How rows are printed: the columns asked for (all if empty), of those that may be seen.
+fn form(table: Arc<Table>, asked: &[(u32, String)], allowed: Option<&Columns>) -> RowForm {
+    let all = matches!(allowed, None | Some(Columns::All));
+    if all && asked.is_empty() {
+        return RowForm::new(table);
+    }
+    let may = |id: u32| allowed.is_none_or(|allowed| allowed.contains(id));
+    let columns: Vec<(u32, String)> = if asked.is_empty() {
+        table
+            .visible_columns()
+            .map(|(_, column)| (column.id, column.name.clone()))
+            .filter(|(id, _)| may(*id))
+            .collect()
+    } else {
+        asked.to_vec()
+    };
+    let shows_id = all
+        || table
+            .key
+            .iter()
+            .all(|&place| table.columns[place].hidden || may(table.columns[place].id));
+    let form = RowForm::with_columns(table, &columns);
+    if shows_id { form } else { form.without_id() }
 }
 
 impl Base {
@@ -370,6 +542,17 @@ fn bind(filter: &Arc<Filter>, table: &Table) -> Result<BoundFilter, SqlError> {
         filter: Arc::clone(filter),
         places: places.into(),
     })
+}
+
+/// As [`bind`], of policies: what an older image does not have cannot be decided by NULLs, unless
+/// the column came later.
+fn bind_policy(policy: &PolicyFilter, table: &Table) -> Result<BoundFilter, SqlError> {
+    let filter = Arc::new(Filter {
+        sql: policy.image.sql.clone(),
+        table: Arc::clone(&policy.image.table),
+        columns: policy.image.columns.clone(),
+    });
+    bind(&filter, table)
 }
 
 fn column_gone(name: &str) -> SqlError {

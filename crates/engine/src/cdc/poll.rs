@@ -13,6 +13,7 @@ use super::json;
 use super::plan::FeedPlan;
 use super::readers::ReaderSeat;
 use super::render::{Framer, Framing, Renderer, SlicePosition, Stop};
+use super::sight::Reader;
 use super::spec::Grouping;
 use super::start::Start;
 use super::{Cdc, CdcError, FeedSpec};
@@ -22,6 +23,8 @@ use crate::{Step, TailReader, Tenant};
 /// How a page is asked for.
 #[derive(Debug, Clone)]
 pub struct PollOptions {
+    /// Whose rights decide what is delivered.
+    pub reader: Reader,
     pub spec: FeedSpec,
     /// `None`: the consumer's committed cursor if there is one, else the earliest change kept.
     pub start: Option<Start>,
@@ -45,6 +48,7 @@ pub struct Poll {
     cdc: Arc<Cdc>,
     tenant: Arc<Tenant>,
     plan: Arc<FeedPlan>,
+    reader: Reader,
     tail: TailReader,
     blocks: VecDeque<Arc<Block>>,
     at: SlicePosition,
@@ -76,9 +80,9 @@ impl Poll {
         tenant: Arc<Tenant>,
         options: PollOptions,
     ) -> Result<Poll, CdcError> {
-        let plan = cdc.plan(&tenant, options.spec)?;
+        let plan = cdc.plan(&tenant, options.spec, &options.reader)?;
         let (consumer_start, seat) = cdc
-            .take_seat(&tenant, options.consumer.as_deref(), &plan)
+            .take_seat(&tenant, options.consumer.as_deref(), &plan, &options.reader)
             .await?;
         let start = options.start.or(consumer_start).unwrap_or(Start::Earliest);
         let by_consumer = options.start.is_none() && consumer_start.is_some();
@@ -93,6 +97,7 @@ impl Poll {
             cdc: Arc::clone(cdc),
             tenant,
             plan,
+            reader: options.reader,
             blocks: VecDeque::new(),
             at: SlicePosition::default(),
             after: position,
@@ -278,7 +283,22 @@ impl Poll {
         }
     }
 
+    /// Goes on by the rights and policies that are in force now.
+    fn refresh(&mut self) -> Result<(), CdcError> {
+        let identity = self.reader.identify(&self.cdc.engine)?;
+        let catalog = self.tenant.catalog();
+        let is_gone =
+            (self.plan.table()).is_some_and(|table| catalog.table(table.collection()).is_none());
+        if !self.plan.is_of(&identity, catalog.version) && !is_gone {
+            self.plan = self
+                .cdc
+                .plan(&self.tenant, self.plan.spec.clone(), &self.reader)?;
+        }
+        Ok(())
+    }
+
     fn render(&mut self, out: &mut Vec<u8>) -> Result<(), CdcError> {
+        self.refresh()?;
         let renderer = Renderer {
             plan: &self.plan,
             tables: &*self.tenant,

@@ -280,7 +280,7 @@ impl Renderer<'_> {
     pub(crate) fn lease(&self) -> Result<Option<Lease<'_>>, SqlError> {
         self.plan
             .is_filtered()
-            .then(|| self.filters.lease())
+            .then(|| self.filters.lease(self.plan.session()))
             .transpose()
     }
 }

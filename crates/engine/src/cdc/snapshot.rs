@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use springhead_log::Log;
-use springhead_proto::{CollectionId, Epoch, Lsn, SqlError, TimestampMs};
+use springhead_proto::{CollectionId, Epoch, ErrorCode, Lsn, SqlError, TimestampMs};
 use springhead_sql::catalog::{Column, Table};
 
 use super::event::{Image, Place, write_cursor};
@@ -14,12 +14,15 @@ use super::plan::{FeedPlan, Verdict, Version};
 use super::render::Renderer;
 use super::spec::Operation;
 use crate::{Rows, Tenant};
+use springhead_sql::filter::POLICY_ALIAS;
 
 /// Rows read and not yet handed out. No SQLite snapshot is held: they are in memory or in a
 /// temporary file.
 pub(crate) struct Snapshot {
     tables: VecDeque<(Arc<Version>, Rows)>,
     place: Place,
+    /// The plan that chose the rows.
+    plan_id: u64,
 }
 
 /// The tables that a feed is about, in the order of their ids.
@@ -39,19 +42,24 @@ pub(crate) fn tables_of(tenant: &Tenant, plan: &FeedPlan) -> Vec<Arc<Table>> {
 }
 
 /// The storage query for the rows of a table that the plan shows, by key.
-fn query(table: &Table, plan: &FeedPlan) -> String {
+fn query(table: &Table, plan: &FeedPlan) -> Result<String, SqlError> {
     let columns: Vec<String> = table.columns.iter().map(Column::storage_name).collect();
     let key: Vec<String> = table.key_columns().map(Column::storage_name).collect();
-    let condition = plan
-        .stored_condition()
-        .map(|condition| format!(" WHERE {condition}"))
-        .unwrap_or_default();
-    format!(
-        "SELECT {} FROM {}{condition} ORDER BY {}",
+    let condition = match (plan.stored_policy(table)?, plan.stored_condition()) {
+        (None, None) => String::new(),
+        (None, Some(condition)) => format!(" WHERE {condition}"),
+        (Some(policy), None) => format!(" WHERE {policy}"),
+        // The filter is not tried on rows that policies hide.
+        (Some(policy), Some(condition)) => {
+            format!(" WHERE CASE WHEN {policy} THEN {condition} ELSE 0 END")
+        }
+    };
+    Ok(format!(
+        "SELECT {} FROM {} AS {POLICY_ALIAS}{condition} ORDER BY {}",
         columns.join(", "),
         table.storage_name(),
         key.join(", ")
-    )
+    ))
 }
 
 impl Snapshot {
@@ -65,12 +73,27 @@ impl Snapshot {
         plan: &FeedPlan,
         timestamp_ms: TimestampMs,
     ) -> Result<Snapshot, SqlError> {
-        let tables = tables_of(tenant, plan);
-        let queries = tables
-            .iter()
-            .map(|table| (query(table, plan), Vec::new()))
-            .collect();
-        let (results, lsn) = tenant.read_snapshots(queries).await?;
+        let mut tables = tables_of(tenant, plan);
+        let mut queries = Vec::with_capacity(tables.len());
+        let mut refused = None;
+        tables.retain(|table| match query(table, plan) {
+            Ok(query) => {
+                queries.push((query, Vec::new()));
+                true
+            }
+            Err(error) => {
+                // A feed of everything leaves out what may not be read.
+                if plan.table().is_some() || error.code != ErrorCode::InsufficientPrivilege {
+                    refused = Some(error);
+                }
+                false
+            }
+        });
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let session = plan.session().cloned().unwrap_or_default();
+        let (results, lsn) = tenant.read_snapshots(session, queries).await?;
         let mut read = VecDeque::with_capacity(tables.len());
         for (table, rows) in tables.iter().zip(results) {
             read.push_back((
@@ -90,6 +113,7 @@ impl Snapshot {
         Ok(Snapshot {
             tables: read,
             place,
+            plan_id: plan.id,
         })
     }
 
@@ -107,17 +131,31 @@ impl Snapshot {
         renderer: &Renderer<'_>,
         out: &mut Vec<u8>,
     ) -> Result<bool, SqlError> {
-        let Some((version, rows)) = self.tables.front_mut() else {
+        let Some((chosen, rows)) = self.tables.front_mut() else {
             return Ok(false);
         };
+        // Definitions or rights have changed since the rows were read: those in force now decide.
+        let again = renderer.plan.id != self.plan_id;
+        let version = if again {
+            let table = &chosen.form.table;
+            renderer
+                .plan
+                .version(renderer.tables, table.collection(), table.version())?
+        } else {
+            Arc::clone(chosen)
+        };
+        let lease = if again { renderer.lease()? } else { None };
         let Some(chunk) = rows.next_chunk()? else {
             self.tables.pop_front();
             return Ok(true);
         };
         for row in chunk.rows() {
+            if again && (version.hidden() || !version.shows(row, lease.as_ref())?) {
+                continue;
+            }
             out.extend_from_slice(b"event: snapshot\ndata: ");
             let verdict = Verdict {
-                version: Some(Arc::clone(version)),
+                version: Some(Arc::clone(&version)),
                 operation: Operation::Read,
                 collection: None,
                 before: Image::None,

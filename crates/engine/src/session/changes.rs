@@ -11,7 +11,7 @@ use springhead_sql::plan::{ChangesSince, OutputColumn, ShowChanges};
 use springhead_sql::{PgType, types};
 
 use super::{Outcome, Session};
-use crate::cdc::{CdcError, FeedSpec, Filled, Poll, PollOptions, Start, parse_cursor};
+use crate::cdc::{CdcError, FeedSpec, Filled, Poll, PollOptions, Reader, Start, parse_cursor};
 use crate::rows::RowsWriter;
 
 /// One event, as a poll prints it.
@@ -90,6 +90,7 @@ impl Session {
         let mut rows = RowsWriter::new(config.result_memory_bytes, config.max_result_bytes);
         loop {
             let options = PollOptions {
+                reader: Reader::acting(&self.principal, &self.plan_context.identity),
                 spec: FeedSpec {
                     collection: Some(asked.collection.clone()),
                     filter: asked.filter.clone(),

@@ -179,6 +179,7 @@ impl Session {
             settings: Mutex::new(values),
             process_id,
             queue_usage: Some(listen::queue_usage(&tenant)),
+            principal: Mutex::new(Some(Arc::clone(principal))),
             ..SessionContext::default()
         };
         let plan_context = PlanContext {

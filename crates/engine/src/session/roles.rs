@@ -36,6 +36,10 @@ impl Session {
                 .map_or(&*self.principal.user, String::as_str);
             engine.identify_as(&self.principal, user, role)?
         };
+        let roles = engine.roles();
+        if roles.version != self.plan_context.roles.version() {
+            self.plan_context.roles = springhead_sql::access::Roles::new(roles);
+        }
         if !Arc::ptr_eq(&identity, &self.plan_context.identity) {
             self.put_identity(identity);
         }

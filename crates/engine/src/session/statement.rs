@@ -17,8 +17,9 @@ pub struct Statement {
     /// As its author wrote it.
     sql: String,
     types: Vec<Option<PgType>>,
-    /// Whom it was planned for.
+    /// For whom it was planned.
     identity: Arc<Identity>,
+    roles_version: u64,
 }
 
 /// A parameter's value as a client sends it.
@@ -47,14 +48,19 @@ impl Statement {
             sql: sql.to_owned(),
             types: types.to_vec(),
             identity: Arc::clone(&session.plan_context.identity),
+            roles_version: session.plan_context.roles.version(),
         })
     }
 
     /// The plan for the catalog that the session sees now.
     pub(super) fn current_plan(&self, session: &Session) -> Result<Arc<Plan>, SqlError> {
-        let identity = &session.plan_context.identity;
-        let same_identity = Arc::ptr_eq(&self.identity, identity) || self.identity == *identity;
-        if same_identity && self.plan.catalog_version == session.catalog().version {
+        let context = &session.plan_context;
+        let same_rights =
+            Arc::ptr_eq(&self.identity, &context.identity) || self.identity == context.identity;
+        if self.plan.catalog_version == session.catalog().version
+            && same_rights
+            && self.roles_version == context.roles.version()
+        {
             return Ok(Arc::clone(&self.plan));
         }
         let plan = plan_text(session, &self.sql, &self.types)?;

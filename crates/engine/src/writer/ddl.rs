@@ -76,7 +76,10 @@ impl Writer {
             stored?;
             let version = match &change.definition {
                 Definition::Table(table) => table.version(),
-                _ => SchemaVersion(1),
+                _ => ddl
+                    .catalog
+                    .table(change.collection)
+                    .map_or(SchemaVersion(1), |table| table.version()),
             };
             let values = record.values();
             let row = Row::from_values(values.iter().map(springhead_proto::Value::as_ref));

@@ -14,6 +14,7 @@ use springhead_sql::program::Library;
 
 use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
+use crate::capture::Watched;
 use crate::memory::Limited;
 use crate::notify::Message;
 use crate::programs::Runner;
@@ -117,7 +118,12 @@ impl Writer {
                 let is_ours = self.capture.check().is_err() || matches!(failure, Failure::Sql(_));
                 let damaged =
                     matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
-                let error = self.describe(failure);
+                let mut error = self.describe(failure);
+                if let PlanKind::Write(write) = &request.plan.kind
+                    && let Some(viewer) = &write.viewer
+                {
+                    error = springhead_sql::access::conceal(&self.catalog, viewer, error);
+                }
                 if damaged {
                     Err(NotDone::Damaged(error))
                 } else if self.conn.is_autocommit() || is_ours && !leaves_nothing(request) {
@@ -136,13 +142,19 @@ impl Writer {
     fn execute_write(&mut self, write: &Write, request: &Request) -> Result<Executed, Failure> {
         // A statement that fails undoes itself; only what is found wrong after it has succeeded
         // needs a savepoint.
-        if !write.touches_foreign_keys {
+        if !write.touches_foreign_keys && write.checks.is_empty() {
             return self.step_write(write, request);
         }
         self.conn
             .prepare_cached("SAVEPOINT statement")?
             .execute([])?;
-        let result = self.step_write(write, request).and_then(|executed| {
+        if !write.checks.is_empty() {
+            self.capture.watch(write.table);
+        }
+        let stepped = self.step_write(write, request);
+        let watched = self.capture.unwatch();
+        let result = stepped.and_then(|executed| {
+            self.check_rows(write, watched)?;
             self.check_foreign_keys(self.owner.is_none(), Some(write))?;
             self.capture.check()?;
             Ok(executed)
@@ -161,13 +173,17 @@ impl Writer {
         self.conn
             .prepare_cached("SAVEPOINT statement")?
             .execute([])?;
-        let result = self
-            .copy_rows(write, &mut rows, request)
-            .and_then(|executed| {
-                self.check_foreign_keys(self.owner.is_none(), Some(write))?;
-                self.capture.check()?;
-                Ok(executed)
-            });
+        if !write.checks.is_empty() {
+            self.capture.watch(write.table);
+        }
+        let stepped = self.copy_rows(write, &mut rows, request);
+        let watched = self.capture.unwatch();
+        let result = stepped.and_then(|executed| {
+            self.check_rows(write, watched)?;
+            self.check_foreign_keys(self.owner.is_none(), Some(write))?;
+            self.capture.check()?;
+            Ok(executed)
+        });
         self.end_savepoint(result)
     }
 
@@ -235,6 +251,39 @@ impl Writer {
             affected,
             ..Executed::default()
         })
+    }
+
+    /// Row policies on what a statement has written. They see the state after it: a policy cannot ask
+    /// about its own table, and nothing else has changed but by triggers and cascades.
+    fn check_rows(&self, write: &Write, watched: Option<Watched>) -> Result<(), Failure> {
+        let Some(watched) = watched else {
+            return Ok(());
+        };
+        for check in &write.checks {
+            let rows = if check.inserted {
+                &watched.inserted
+            } else {
+                &watched.updated
+            };
+            let mut statement = self.conn.prepare_cached(&check.sql)?;
+            for rowid in rows {
+                let mut found = statement.query([rowid])?;
+                let violated: Option<u16> = match found.next()? {
+                    Some(row) => row.get(0)?,
+                    // Written, and gone again by a trigger's doing.
+                    None => None,
+                };
+                if let Some(violated) = violated {
+                    let message = check
+                        .violations
+                        .get(usize::from(violated))
+                        .cloned()
+                        .unwrap_or_default();
+                    return Err(SqlError::new(ErrorCode::InsufficientPrivilege, message).into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Releases the savepoint `statement`, or rolls back to it first.
@@ -516,7 +565,10 @@ pub(super) fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), Sql
 fn leaves_nothing(request: &Request) -> bool {
     match &request.plan.kind {
         PlanKind::Write(write) => {
-            write.touches_foreign_keys || write.verb == WriteVerb::Select || request.rows.is_some()
+            write.touches_foreign_keys
+                || !write.checks.is_empty()
+                || write.verb == WriteVerb::Select
+                || request.rows.is_some()
         }
         PlanKind::Query(_) => true,
         _ => true,

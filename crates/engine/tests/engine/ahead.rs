@@ -99,6 +99,9 @@ async fn g4_a_feed_from_now_begins_after_what_was_answered() {
     let tenant = node.tenant().await;
     let opening = tokio::spawn(async move {
         let options = PollOptions {
+            reader: springhead_engine::cdc::Reader::new(
+                &springhead_engine::access::Principal::unrestricted("tester"),
+            ),
             spec: FeedSpec::default(),
             start: Some(Start::Now),
             limit: 10,

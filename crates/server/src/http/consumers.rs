@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use springhead_engine::cdc::{Consumer, NewConsumer, Start, parse_cursor};
+use springhead_engine::cdc::{Consumer, FeedSpec, NewConsumer, Reader, Start, parse_cursor};
 use springhead_proto::{Lsn, TimestampMs};
 
 use super::body::{Response, json_response};
@@ -32,7 +32,13 @@ pub async fn all(mut request: Request) -> Result<Response, HttpError> {
     }
     if request.method == Method::GET {
         let (consumers, lsn) = request.app.cdc.consumers(&tenant).await?;
-        let list: Vec<Value> = consumers.iter().map(object).collect();
+        let reader = Reader::new(&request.principal);
+        let mut list: Vec<Value> = Vec::with_capacity(consumers.len());
+        for consumer in &consumers {
+            if request.app.cdc.may_use(consumer, &reader)? {
+                list.push(object(consumer));
+            }
+        }
         return Ok(json_response(
             StatusCode::OK,
             &json!({ "consumers": list, "lsn": lsn.0 }),
@@ -50,6 +56,16 @@ pub async fn all(mut request: Request) -> Result<Response, HttpError> {
         take_number(&mut fields, "since_ms")?.map(|time| Start::SinceMs(TimestampMs(time)));
     let pin_bytes = take_number(&mut fields, "pin_bytes")?;
     finish_fields(&fields, &FIELDS)?;
+    let reader = Reader::new(&request.principal);
+    if let Some(collection) = &collection {
+        // Whoever may not read it is told so now.
+        let spec = FeedSpec {
+            collection: Some(collection.clone()),
+            ..FeedSpec::default()
+        };
+        request.app.cdc.plan(&tenant, spec, &reader)?;
+    }
+    let owner = reader.identify(&request.app.node.engine)?.role.to_string();
     let start = cursor.map(Start::After).or(since_lsn).or(since_ms);
     let (consumer, lsn) = request
         .app
@@ -61,6 +77,7 @@ pub async fn all(mut request: Request) -> Result<Response, HttpError> {
                 collection,
                 start,
                 pin_bytes,
+                owner: Some(owner),
             },
         )
         .await?;
@@ -80,6 +97,8 @@ pub async fn one(mut request: Request) -> Result<Response, HttpError> {
         tenant.wait_visible(lsn).await?;
     }
     let name = request.segments.pop().unwrap_or_default();
+    let reader = Reader::new(&request.principal);
+    let (consumer, lsn) = request.app.cdc.consumer_of(&tenant, &name, &reader).await?;
     if request.method == Method::DELETE {
         let lsn = request.app.cdc.delete_consumer(&tenant, &name).await?;
         return Ok(json_response(
@@ -87,7 +106,6 @@ pub async fn one(mut request: Request) -> Result<Response, HttpError> {
             &json!({ "name": name, "lsn": lsn.0 }),
         ));
     }
-    let (consumer, lsn) = request.app.cdc.consumer(&tenant, &name).await?;
     Ok(answer(StatusCode::OK, &consumer, lsn))
 }
 
@@ -106,6 +124,8 @@ pub async fn commit(mut request: Request) -> Result<Response, HttpError> {
     let rewind = take_flag(&mut fields, "rewind")?;
     finish_fields(&fields, &["cursor", "rewind"])?;
     let cursor = parse_cursor(&cursor)?;
+    let reader = Reader::new(&request.principal);
+    request.app.cdc.consumer_of(&tenant, &name, &reader).await?;
     let (consumer, lsn) = request
         .app
         .cdc

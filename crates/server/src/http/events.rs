@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 use springhead_engine::cdc::{
-    Envelope, Feed, FeedOptions, FeedSpec, Grouping, Operations, Start, parse_cursor,
+    Envelope, Feed, FeedOptions, FeedSpec, Grouping, Operations, Reader, Start, parse_cursor,
 };
 use springhead_proto::{Cursor, ErrorCode, Lsn, TimestampMs};
 use tokio::time::{Instant, sleep_until};
@@ -67,6 +67,7 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
     let app = Arc::clone(&request.app);
     let from_now = start.is_none() && !snapshot;
     let options = FeedOptions {
+        reader: Reader::new(&request.principal),
         spec,
         start,
         snapshot,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderValue, StatusCode, header};
-use springhead_engine::cdc::{CdcError, Filled, Poll, PollOptions, parse_cursor};
+use springhead_engine::cdc::{CdcError, Filled, Poll, PollOptions, Reader, parse_cursor};
 use tokio::time::Instant;
 
 use super::App;
@@ -57,6 +57,7 @@ pub async fn page(mut request: Request) -> Result<Response, HttpError> {
 
     let counted = Counted::new(&app, |metrics| &metrics.polls);
     let options = PollOptions {
+        reader: Reader::new(&request.principal),
         spec,
         start,
         limit,

@@ -75,7 +75,12 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
         .collect();
     let log = app.node.engine.log();
     let visible = tenant.visible();
-    let (consumers, _) = app.cdc.consumers(&tenant).await?;
+    let (mut consumers, _) = app.cdc.consumers(&tenant).await?;
+    let reader = springhead_engine::cdc::Reader::new(&request.principal);
+    let identity = reader.identify(&app.node.engine)?;
+    if !identity.superuser {
+        consumers.retain(|consumer| app.cdc.may_use(consumer, &reader).unwrap_or(false));
+    }
     let consumers: Vec<Value> = consumers
         .iter()
         .map(|consumer| {

@@ -7,7 +7,7 @@ use springhead_proto::{CollectionId, ErrorCode, SqlError};
 
 use super::{
     Catalog, Check, Column, Definition, ForeignKey, Index, QualifiedName, Relation, Routine,
-    Sequence, Table, Trigger, Unique, View,
+    Schema, Sequence, Table, Trigger, Unique, View,
 };
 use crate::plan::{DefinitionAction, DefinitionChange, display_name};
 
@@ -69,6 +69,7 @@ impl Catalog {
             views: FxHashMap::default(),
             routines: FxHashMap::default(),
             triggers: FxHashMap::default(),
+            schema: Arc::new(Schema::initial()),
             relations: FxHashMap::default(),
             children: FxHashMap::default(),
             system: crate::system::Cache::default(),
@@ -107,6 +108,7 @@ impl Catalog {
             Definition::Trigger(trigger) => {
                 self.triggers.insert(trigger.id, Arc::new(trigger));
             }
+            Definition::Schema(schema) => self.schema = Arc::new(schema),
         }
     }
 
@@ -141,6 +143,7 @@ impl Catalog {
             Definition::Trigger(trigger) => {
                 self.triggers.remove(&trigger.id);
             }
+            Definition::Schema(_) => self.schema = Arc::new(Schema::initial()),
         }
     }
 
@@ -337,6 +340,10 @@ impl Catalog {
                 triggers
                     .into_iter()
                     .map(|trigger| Definition::Trigger(Trigger::clone(trigger))),
+            )
+            .chain(
+                (*self.schema != Schema::initial())
+                    .then(|| Definition::Schema(Schema::clone(&self.schema))),
             )
     }
 

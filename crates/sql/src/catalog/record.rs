@@ -186,6 +186,7 @@ impl Definition {
             Definition::View(view) => view.id,
             Definition::Routine(routine) => routine.id,
             Definition::Trigger(trigger) => trigger.id,
+            Definition::Schema(schema) => schema.id,
         }
     }
 
@@ -197,7 +198,19 @@ impl Definition {
             Definition::View(view) => &view.name,
             Definition::Routine(routine) => &routine.name,
             Definition::Trigger(trigger) => &trigger.name,
+            Definition::Schema(schema) => &schema.name,
         }
+    }
+
+    /// Its access part.
+    pub fn access_mut(&mut self) -> Option<&mut super::Access> {
+        Some(match self {
+            Definition::Table(table) => &mut table.access,
+            Definition::Sequence(sequence) => &mut sequence.access,
+            Definition::View(view) => &mut view.access,
+            Definition::Schema(schema) => &mut schema.access,
+            Definition::Routine(_) | Definition::Trigger(_) => return None,
+        })
     }
 
     /// The word in the `type` column.
@@ -209,6 +222,7 @@ impl Definition {
             Definition::View(_) => "view",
             Definition::Routine(routine) => routine.kind(),
             Definition::Trigger(_) => "trigger",
+            Definition::Schema(_) => "schema",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use springhead_proto::CollectionId;
 
-use super::{Catalog, Column, Definition, QualifiedName, Table, Unique};
+use super::{Access, Catalog, Column, Definition, QualifiedName, Table, Unique};
 use crate::types::PgType;
 
 /// The index of `springhead.tenants (name)`.
@@ -207,6 +207,7 @@ fn system_table(id: CollectionId, name: &str, columns: Vec<Column>) -> Table {
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        access: Access::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
     AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DataType, DropBehavior, Expr,
-    GeneratedAs, Ident, RenameTableNameKind, TableConstraint,
+    GeneratedAs, Ident, Owner, RenameTableNameKind, TableConstraint,
 };
 
 use super::change::Change;
@@ -15,13 +15,18 @@ use super::draft::{Draft, widens};
 use super::drop::{add_users, owned_sequences, view_names};
 use super::expression::{self, Purpose};
 use super::names::{fold, qualified};
-use super::{rename, sequence, storage, table as tables, types};
+use super::{permit, rename, sequence, storage, table as tables, types};
 use crate::catalog::{QualifiedName, Table};
 use crate::functions;
 use crate::plan::PlanKind;
+use crate::planner::PlanContext;
 
 /// Plans ALTER TABLE.
-pub(super) fn plan(mut change: Change<'_>, statement: &AlterTable) -> Result<PlanKind, SqlError> {
+pub(super) fn plan(
+    mut change: Change<'_>,
+    statement: &AlterTable,
+    context: &PlanContext,
+) -> Result<PlanKind, SqlError> {
     use AlterTableOperation as Op;
     let name = qualified(&statement.name)?;
     if statement.operations.iter().all(has_no_effect) {
@@ -71,7 +76,9 @@ pub(super) fn plan(mut change: Change<'_>, statement: &AlterTable) -> Result<Pla
     let mut operations: Vec<&Op> = statement.operations.iter().collect();
     operations.sort_by_key(|operation| pass(operation));
     for operation in operations {
-        apply(&mut change, &mut draft, operation)?;
+        if !access(&mut draft.table, operation, context)? {
+            apply(&mut change, &mut draft, operation)?;
+        }
     }
     draft.write(&mut change)?;
     Ok(change.finish())
@@ -85,11 +92,7 @@ fn has_no_effect(operation: &AlterTableOperation) -> bool {
     use AlterTableOperation as Op;
     matches!(
         operation,
-        Op::OwnerTo { .. }
-            | Op::ReplicaIdentity { .. }
-            | Op::SetOptionsParens { .. }
-            | Op::SetLogged
-            | Op::SetUnlogged
+        Op::ReplicaIdentity { .. } | Op::SetOptionsParens { .. } | Op::SetLogged | Op::SetUnlogged
     )
 }
 
@@ -159,12 +162,34 @@ fn apply(
             }
         }
         Op::AlterColumn { column_name, op } => alter_column(change, draft, column_name, op),
-        Op::EnableRowLevelSecurity
-        | Op::DisableRowLevelSecurity
-        | Op::ForceRowLevelSecurity
-        | Op::NoForceRowLevelSecurity => Err(SqlError::unsupported("ROW LEVEL SECURITY")),
         other => Err(SqlError::unsupported(format_args!("ALTER TABLE … {other}"))),
     }
+}
+
+/// Actions about who may do what with the table; false for another's.
+fn access(
+    table: &mut Table,
+    operation: &AlterTableOperation,
+    context: &PlanContext,
+) -> Result<bool, SqlError> {
+    use AlterTableOperation as Op;
+    match operation {
+        Op::EnableRowLevelSecurity => table.access.row_security = true,
+        Op::DisableRowLevelSecurity => table.access.row_security = false,
+        Op::ForceRowLevelSecurity => table.access.force_row_security = true,
+        Op::NoForceRowLevelSecurity => table.access.force_row_security = false,
+        Op::OwnerTo { new_owner } => {
+            let name = match new_owner {
+                Owner::Ident(ident) => fold(ident),
+                Owner::CurrentRole | Owner::CurrentUser | Owner::SessionUser => {
+                    context.identity.role.to_string()
+                }
+            };
+            permit::change_owner(&mut table.access, permit::new_owner(&name, context)?);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 fn add_column(

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use springhead_proto::{CollectionId, SqlError};
 
-use crate::catalog::{Catalog, Definition, Sequence, Table, View};
+use crate::access::Identity;
+use crate::catalog::{BOOTSTRAP_ROLE, Catalog, Definition, Sequence, Table, View};
 use crate::plan::{Ddl, DefinitionAction, DefinitionChange, PlanKind, Validation};
 
 /// A DDL statement being planned.
@@ -23,6 +24,9 @@ pub(crate) struct Change<'a> {
     tag: &'static str,
     source: &'a str,
     version: u64,
+    /// Whoever makes something owns it.
+    pub(crate) identity: Arc<Identity>,
+    first_new_id: u32,
     changes: Vec<DefinitionChange>,
 }
 
@@ -41,8 +45,16 @@ impl<'a> Change<'a> {
             tag,
             source,
             version: catalog.version,
+            identity: Arc::new(Identity::unrestricted(BOOTSTRAP_ROLE)),
+            first_new_id: catalog.next_id,
             changes: Vec::new(),
         }
+    }
+
+    /// For whom it is.
+    pub(crate) fn by(mut self, identity: &Arc<Identity>) -> Change<'a> {
+        self.identity = Arc::clone(identity);
+        self
     }
 
     /// The statement's text.
@@ -110,8 +122,28 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// What is new belongs to whoever made it.
+    fn give_to_maker(&mut self) {
+        let maker = &*self.identity.role;
+        if maker == BOOTSTRAP_ROLE {
+            return;
+        }
+        for change in &mut self.changes {
+            let is_new = change.action == DefinitionAction::Put
+                && change.definition.id() >= self.first_new_id;
+            if let Some(access) = change.definition.access_mut()
+                && is_new
+                && access.owner.is_none()
+            {
+                access.owner = Some(maker.to_owned());
+                Arc::make_mut(&mut self.catalog).apply(change);
+            }
+        }
+    }
+
     /// The plan. Without any change the statement had nothing to do (IF EXISTS, IF NOT EXISTS).
     pub(crate) fn finish(mut self) -> PlanKind {
+        self.give_to_maker();
         if !self.changes.is_empty() {
             Arc::make_mut(&mut self.catalog).version = self.version + 1;
         }

@@ -25,9 +25,12 @@ mod depend;
 mod draft;
 mod drop;
 mod expression;
+mod grant;
 mod identity;
 mod index;
 mod names;
+mod permit;
+mod policy;
 mod rename;
 mod routine;
 mod sequence;
@@ -68,6 +71,30 @@ pub fn plan_text(
     text::plan(catalog, source, context)
 }
 
+/// Programs run with every right, so only who has every right may define them.
+///
+/// # Errors
+/// 42501.
+pub(crate) fn check_programs(kind: &PlanKind, context: &PlanContext) -> Result<(), SqlError> {
+    let PlanKind::Ddl(ddl) = kind else {
+        return Ok(());
+    };
+    let defines = ddl.changes.iter().any(|change| {
+        change.action == crate::plan::DefinitionAction::Put
+            && matches!(
+                change.definition,
+                crate::catalog::Definition::Routine(_) | crate::catalog::Definition::Trigger(_)
+            )
+    });
+    if context.identity.superuser || !defines {
+        return Ok(());
+    }
+    Err(SqlError::new(
+        ErrorCode::InsufficientPrivilege,
+        "permission denied: only superusers define functions and triggers",
+    ))
+}
+
 /// Plans a DDL statement against `catalog`, which may be a transaction's working catalog. `source`
 /// is the statement's text.
 ///
@@ -79,7 +106,8 @@ pub fn plan(
     source: &str,
     context: &PlanContext,
 ) -> Result<PlanKind, SqlError> {
-    let change = |tag| Change::new(catalog, tag, source);
+    permit::statement(catalog, statement, context)?;
+    let change = |tag| Change::new(catalog, tag, source).by(&context.identity);
     let kind = match statement {
         Statement::CreateTable(create) => match &create.query {
             Some(query) if !create.temporary => {
@@ -87,7 +115,7 @@ pub fn plan(
             }
             _ => table::create(change("CREATE TABLE"), create)?,
         },
-        Statement::AlterTable(alter) => alter::plan(change("ALTER TABLE"), alter)?,
+        Statement::AlterTable(alter) => alter::plan(change("ALTER TABLE"), alter, context)?,
         Statement::CreateIndex(create) => index::create(change("CREATE INDEX"), create)?,
         Statement::AlterIndex { name, operation } => {
             let sqlparser::ast::AlterIndexOperation::RenameIndex { index_name } = operation;
@@ -120,6 +148,13 @@ pub fn plan(
             if_exists,
             ..
         } => comment(catalog, *object_type, object_name, *if_exists)?,
+        Statement::CreatePolicy(create) => {
+            policy::create(change("CREATE POLICY"), create, context)?
+        }
+        Statement::AlterPolicy(alter) => policy::alter(change("ALTER POLICY"), alter, context)?,
+        Statement::DropPolicy(drop) => policy::drop(change("DROP POLICY"), drop)?,
+        Statement::Grant(statement) => grant::grant(change("GRANT"), statement, context)?,
+        Statement::Revoke(statement) => grant::revoke(change("REVOKE"), statement, context)?,
         Statement::CreateExtension(create) => extension(&fold(&create.name))?,
         Statement::DropExtension(_) => PlanKind::NoEffect("DROP EXTENSION"),
         other => {
@@ -128,6 +163,7 @@ pub fn plan(
             ));
         }
     };
+    permit::foreign_keys(catalog, &kind, context)?;
     Ok(kind)
 }
 
@@ -256,15 +292,10 @@ fn refused(statement: &Statement) -> Option<&'static str> {
         Statement::DropProcedure { .. } => "DROP PROCEDURE",
         Statement::CreateTrigger(_) => "CREATE TRIGGER",
         Statement::DropTrigger(_) => "DROP TRIGGER",
-        Statement::CreatePolicy(_) => "CREATE POLICY",
-        Statement::AlterPolicy(_) => "ALTER POLICY",
-        Statement::DropPolicy(_) => "DROP POLICY",
         Statement::CreateRole(_) => "CREATE ROLE",
         Statement::AlterRole { .. } => "ALTER ROLE",
         Statement::CreateUser(_) => "CREATE USER",
         Statement::AlterUser(_) => "ALTER USER",
-        Statement::Grant(_) => "GRANT",
-        Statement::Revoke(_) => "REVOKE",
         Statement::Deny(_) => "DENY",
         Statement::AlterSchema(_) => "ALTER SCHEMA",
         Statement::AlterView { .. } => "ALTER VIEW",

@@ -5,7 +5,7 @@ use sqlparser::ast::{Expr, SequenceOptions, UnaryOperator};
 
 use super::change::Change;
 use super::names::{check_schema, duplicate_relation, own_table};
-use crate::catalog::{Definition, QualifiedName, Sequence};
+use crate::catalog::{Access, Definition, QualifiedName, Sequence};
 use crate::plan::{PlanKind, display_name};
 use crate::types::PgType;
 
@@ -42,6 +42,7 @@ pub(super) fn new(id: u32, name: QualifiedName, pg_type: PgType) -> Sequence {
         max,
         cycle: false,
         owned_by: None,
+        access: Access::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use super::constraint;
 use super::expression::{self, Purpose};
 use super::names::{check_schema, choose, duplicate_relation, fold, join_columns, qualified};
 use super::{sequence, storage, types};
-use crate::catalog::{Check, Column, QualifiedName, Table};
+use crate::catalog::{Access, Check, Column, QualifiedName, Table};
 use crate::plan::PlanKind;
 use crate::types::PgType;
 
@@ -97,6 +97,7 @@ pub(crate) fn empty(id: u32, name: QualifiedName) -> Table {
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        access: Access::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use sqlparser::tokenizer::Token;
 use super::change::Change;
 use super::names::{fold, qualified, qualified_column};
 use super::sequence::{self, Options};
-use super::{identity, rename, table, types};
+use super::{identity, permit, rename, table, types};
 use crate::catalog::{Catalog, QualifiedName};
 use crate::plan::PlanKind;
 use crate::planner::PlanContext;
@@ -56,7 +56,11 @@ pub(super) struct Reader<'a> {
     pub(super) context: &'a PlanContext,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn change(&self, tag: &'static str) -> Change<'a> {
+        Change::new(self.catalog, tag, self.source).by(&self.context.identity)
+    }
+
     fn statement(&mut self) -> Result<Option<PlanKind>, SqlError> {
         if self.word("COMMENT") {
             return Ok(Some(PlanKind::NoEffect("COMMENT")).filter(|_| self.is_comment()));
@@ -134,7 +138,8 @@ impl Reader<'_> {
             let name = self.name()?;
             let options = self.sequence_options()?;
             self.end()?;
-            let change = Change::new(self.catalog, "CREATE SEQUENCE", self.source);
+            permit::create(self.catalog, self.context)?;
+            let change = self.change("CREATE SEQUENCE");
             return sequence::create(change, name, if_not_exists, &options).map(Some);
         }
         if !temporary && self.word("TABLE") {
@@ -194,7 +199,9 @@ impl Reader<'_> {
             return Err(SqlError::unsupported("LIKE together with other columns"));
         }
         self.end()?;
-        let change = Change::new(self.catalog, "CREATE TABLE", self.source);
+        permit::create(self.catalog, self.context)?;
+        permit::read(self.catalog, &from, self.context)?;
+        let change = self.change("CREATE TABLE");
         table::create_like(change, name, if_not_exists, &from, including).map(Some)
     }
 
@@ -247,13 +254,14 @@ impl Reader<'_> {
     fn alter_sequence(&mut self) -> Result<PlanKind, SqlError> {
         let if_exists = self.words(&["IF", "EXISTS"]);
         let name = self.name()?;
+        permit::own(self.catalog, &name, self.context)?;
         if self.words(&["OWNER", "TO"]) {
-            return self.no_effect("ALTER SEQUENCE");
+            return self.owner("ALTER SEQUENCE", &name, if_exists);
         }
         if self.words(&["SET", "SCHEMA"]) {
             return self.set_schema("ALTER SEQUENCE");
         }
-        let change = Change::new(self.catalog, "ALTER SEQUENCE", self.source);
+        let change = self.change("ALTER SEQUENCE");
         if self.words(&["RENAME", "TO"]) {
             let to = self.ident()?;
             self.end()?;
@@ -272,6 +280,10 @@ impl Reader<'_> {
             return Ok(None);
         };
         let _ = self.parser.consume_token(&Token::Mul);
+        permit::own(self.catalog, &name, self.context)?;
+        if self.words(&["OWNER", "TO"]) {
+            return self.owner("ALTER TABLE", &name, if_exists).map(Some);
+        }
         if self.words(&["SET", "SCHEMA"]) {
             return self.set_schema("ALTER TABLE").map(Some);
         }
@@ -311,7 +323,7 @@ impl Reader<'_> {
         if self.words(&["DROP", "EXPRESSION"]) {
             return Err(SqlError::unsupported("ALTER COLUMN … DROP EXPRESSION"));
         }
-        let change = Change::new(self.catalog, "ALTER TABLE", self.source);
+        let change = self.change("ALTER TABLE");
         if self.words(&["DROP", "IDENTITY"]) {
             let missing_is_fine = self.words(&["IF", "EXISTS"]);
             self.end()?;
@@ -349,8 +361,9 @@ impl Reader<'_> {
         let Ok(name) = self.name() else {
             return Ok(None);
         };
+        permit::own(self.catalog, &name, self.context)?;
         if self.words(&["OWNER", "TO"]) {
-            return self.no_effect(tag).map(Some);
+            return self.owner(tag, &name, if_exists).map(Some);
         }
         if self.words(&["SET", "SCHEMA"]) {
             return self.set_schema(tag).map(Some);
@@ -361,7 +374,7 @@ impl Reader<'_> {
         if can_rename && self.words(&["RENAME", "TO"]) {
             let to = self.ident()?;
             self.end()?;
-            let mut change = Change::new(self.catalog, tag, self.source);
+            let mut change = self.change(tag);
             if if_exists && change.catalog.relation(&name).is_none() {
                 change.notices.push(format!(
                     "relation \"{}\" does not exist, skipping",
@@ -375,11 +388,16 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    /// After OWNER TO: owners mean nothing yet.
-    fn no_effect(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
-        self.ident()?;
+    /// After OWNER TO.
+    fn owner(
+        &mut self,
+        tag: &'static str,
+        name: &QualifiedName,
+        if_exists: bool,
+    ) -> Result<PlanKind, SqlError> {
+        let role = self.ident()?;
         self.end()?;
-        Ok(PlanKind::NoEffect(tag))
+        permit::set_owner(self.change(tag), name, &role, if_exists, self.context)
     }
 
     /// After SET SCHEMA: `public` is the one schema.

@@ -14,7 +14,7 @@ use sqlparser::parser::Parser;
 use super::change::Change;
 use super::names::{check_schema, duplicate_relation, fold, qualified};
 use super::table;
-use crate::catalog::{QualifiedName, Relation, View};
+use crate::catalog::{Access, QualifiedName, Relation, View};
 use crate::plan::{OutputColumn, PlanKind};
 use crate::planner::PlanContext;
 use crate::query::Analyzer;
@@ -47,7 +47,7 @@ pub(super) fn create(
         }
         Some(_) => return Err(duplicate_relation(&name)),
     };
-    let (_, output) = analyze(&change, &statement.query, context)?;
+    let (_, output) = analyze(&change, &statement.query, context, false)?;
     let names: Vec<String> = statement
         .columns
         .iter()
@@ -82,6 +82,9 @@ pub(super) fn create(
         columns,
         query,
         depends_on,
+        security_invoker: option(&statement.options, "security_invoker"),
+        security_barrier: option(&statement.options, "security_barrier"),
+        access: replaced.map_or_else(Access::default, |old| old.access.clone()),
     });
     Ok(change.finish())
 }
@@ -100,7 +103,6 @@ fn refuse_options(statement: &CreateView) -> Result<(), SqlError> {
     }
     match &statement.options {
         CreateTableOptions::None => Ok(()),
-        // Policies and leakproofness come with roles; until then these change nothing.
         CreateTableOptions::With(options)
             if options
                 .iter()
@@ -114,15 +116,31 @@ fn refuse_options(statement: &CreateView) -> Result<(), SqlError> {
     }
 }
 
-/// The query's SQLite text and columns.
+/// Whether a view's option is on.
+fn option(options: &CreateTableOptions, name: &str) -> bool {
+    let CreateTableOptions::With(options) = options else {
+        return false;
+    };
+    options.iter().any(|option| {
+        let text = option.to_string().to_lowercase().replace([' ', '\''], "");
+        let (key, value) = text.split_once('=').unwrap_or((&text, "true"));
+        key == name && matches!(value, "true" | "on" | "1" | "yes")
+    })
+}
+
+/// The query's SQLite text and columns; `reads` if it is run now.
 fn analyze(
     change: &Change<'_>,
     query: &Query,
     context: &PlanContext,
+    reads: bool,
 ) -> Result<(String, Arc<[OutputColumn]>), SqlError> {
     let mut analyzer = Analyzer::new(&change.catalog, change.source(), context, &[], usize::MAX);
     analyzer.rules.no_parameters = true;
     let (sql, output) = analyzer.query(query)?.into_top_level(&mut analyzer)?;
+    if reads {
+        analyzer.check_references()?;
+    }
     if analyzer.has_effects || !analyzer.sequences.is_empty() {
         return Err(SqlError::unsupported(
             "a function called for its effect in a definition's query",
@@ -329,7 +347,7 @@ pub(super) fn create_table_as(
         }
         return Err(duplicate_relation(&name));
     }
-    let (sql, output) = analyze(&change, query, context)?;
+    let (sql, output) = analyze(&change, query, context, true)?;
     let names: Vec<String> = statement
         .columns
         .iter()

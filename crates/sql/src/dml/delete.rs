@@ -3,13 +3,13 @@
 use springhead_proto::SqlError;
 use sqlparser::ast::{Delete, FromTable, TableFactor};
 
-use crate::catalog::Event;
+use crate::catalog::{Event, Privilege};
 use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
 use crate::query::scope::Scope;
 
 use super::triggers;
-use super::update::{target_scope, written_table};
+use super::update::{guarded, target_scope, written_table};
 use super::views;
 
 /// The plan of a DELETE.
@@ -48,7 +48,8 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
     }
     let (table, alias) = written_table(analyzer, &from.relation, !from.joins.is_empty())?;
     let id = analyzer.fresh('r');
-    let scope = target_scope(&table, &alias, &id, "DELETE");
+    analyzer.writes(&table, Privilege::Delete, &[]);
+    let (scope, tracked) = target_scope(analyzer, &table, &alias, &id, "DELETE");
     let condition = analyzer.in_scope(scope, |analyzer| {
         let condition = |analyzer: &mut Analyzer<'_>| match &delete.selection {
             Some(condition) => analyzer.condition(condition, "WHERE").map(Some),
@@ -71,13 +72,22 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
             )))
         })
     })?;
-    let (returning_sql, returning) =
-        super::returning::plan(analyzer, &table, &alias, delete.returning.as_deref())?;
+    let (returning_sql, returning) = super::returning::plan(
+        analyzer,
+        &table,
+        &alias,
+        delete.returning.as_deref(),
+        &tracked,
+    )?;
+    analyzer.reads_of_target(&table, &tracked);
+    let mut commands = vec![Privilege::Delete];
+    if tracked.any() {
+        commands.push(Privilege::Select);
+    }
+    let condition = guarded(analyzer, &table, &id, &commands, condition)?;
     let mut sql = if triggers::has_before(analyzer, &table, Event::Delete, &[]) {
-        triggers::delete(analyzer, &table, &id, condition.as_deref())
+        triggers::delete(analyzer, &table, &id, condition.strip_prefix(" WHERE "))
     } else {
-        let condition =
-            condition.map_or_else(String::new, |condition| format!(" WHERE {condition}"));
         format!("DELETE FROM {} AS {id}{condition}", table.storage_name())
     };
     sql.push_str(&returning_sql);
@@ -91,5 +101,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
         updated: Vec::new(),
         upserts: false,
         instead: false,
+        checks: Vec::new(),
+        viewer: None,
     }))
 }

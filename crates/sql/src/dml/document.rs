@@ -248,6 +248,8 @@ fn write(
         updated,
         upserts: verb == WriteVerb::Insert,
         instead: false,
+        checks: Vec::new(),
+        viewer: None,
     };
     Plan {
         catalog_version: catalog.version,

@@ -8,14 +8,15 @@ use sqlparser::ast::{
     TableObject, Values,
 };
 
-use crate::catalog::{Column, Event, Table};
+use crate::catalog::{Column, Event, Privilege, Table};
 use crate::functions::CastContext;
 use crate::grammar::Overriding;
 use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
 use crate::query::expression::table_relation;
 use crate::query::names;
-use crate::query::scope::Scope;
+use crate::query::reference::Tracked;
+use crate::query::scope::{Relation, Scope};
 use crate::query::typed::{Node, Typed};
 
 use super::{
@@ -54,6 +55,8 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
     );
     let given = given_columns(analyzer, &table, insert)?;
     let id = analyzer.fresh('r');
+    let mut existing = table_relation(&table, &alias, Some(&id));
+    let tracked = analyzer.track(&table, &mut existing);
     let rows = Rows {
         table: &table,
         given,
@@ -65,6 +68,22 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         None => rows.defaults(analyzer)?,
         Some(query) => rows.source(analyzer, query)?,
     };
+    let (returning_sql, returning) = super::returning::plan(
+        analyzer,
+        &table,
+        &alias,
+        insert.returning.as_deref(),
+        &tracked,
+    )?;
+    let mut checks = Vec::new();
+    let source = proposed(
+        analyzer,
+        &table,
+        &columns,
+        source,
+        insert.on.as_ref(),
+        &tracked,
+    )?;
     let (columns, source) = if before {
         triggers::insert_source(analyzer, &table, &columns, &source)
     } else {
@@ -73,12 +92,26 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
     let (conflict, updated) = match &insert.on {
         None => (String::new(), Vec::new()),
         Some(OnInsert::OnConflict(conflict)) => {
-            on_conflict(analyzer, &table, &alias, &id, conflict)?
+            on_conflict(analyzer, &table, existing, &tracked, conflict)?
         }
         Some(_) => return Err(SqlError::unsupported("ON DUPLICATE KEY UPDATE")),
     };
-    let (returning_sql, returning) =
-        super::returning::plan(analyzer, &table, &alias, insert.returning.as_deref())?;
+    analyzer.reads_of_target(&table, &tracked);
+    let mut commands = vec![(Privilege::Insert, true)];
+    if tracked.any() {
+        commands.push((Privilege::Select, false));
+    }
+    checks.extend(analyzer.row_check(&table, true, &commands)?);
+    let updates = matches!(
+        &insert.on,
+        Some(OnInsert::OnConflict(OnConflict {
+            action: OnConflictAction::DoUpdate(_),
+            ..
+        }))
+    );
+    if updates {
+        checks.extend(analyzer.row_check(&table, false, &update::checked(tracked.any()))?);
+    }
     let storage = table.storage_name();
     let target = if columns.is_empty() {
         format!("INSERT INTO {storage} AS {id} DEFAULT VALUES")
@@ -98,6 +131,8 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         upserts: !updated.is_empty(),
         updated,
         instead: false,
+        checks,
+        viewer: None,
     }))
 }
 
@@ -137,6 +172,7 @@ struct Rows<'t> {
 impl Rows<'_> {
     /// `INSERT … DEFAULT VALUES`.
     fn defaults(&self, analyzer: &mut Analyzer<'_>) -> Result<(Vec<String>, String), SqlError> {
+        analyzer.writes(self.table, Privilege::Insert, &[]);
         let mut columns = Vec::new();
         let mut values = Vec::new();
         for (_, column) in self
@@ -203,6 +239,7 @@ impl Rows<'_> {
     ) -> Result<(Vec<String>, String), SqlError> {
         let width = values.rows.first().map_or(0, |row| row.content.len());
         let given = self.columns_for(width)?;
+        analyzer.writes(self.table, Privilege::Insert, given);
         let columns: Vec<&Column> = given
             .iter()
             .map(|&place| &self.table.columns[place])
@@ -276,6 +313,7 @@ impl Rows<'_> {
         let mut analyzed = analyzer.query(query)?;
         let width = analyzed.names.len();
         let given = self.columns_for(width)?;
+        analyzer.writes(self.table, Privilege::Insert, given);
         let columns: Vec<&Column> = given
             .iter()
             .map(|&place| &self.table.columns[place])
@@ -340,11 +378,62 @@ fn quoted(column: &Column) -> String {
     format!("\"{}\"", column.storage_name())
 }
 
+/// The rows that an INSERT brings, checked before they meet what is there: whoever may not write a
+/// row does not learn what it conflicts with.
+fn proposed(
+    analyzer: &mut Analyzer<'_>,
+    table: &Arc<Table>,
+    columns: &[String],
+    source: String,
+    on: Option<&OnInsert>,
+    tracked: &Tracked,
+) -> Result<String, SqlError> {
+    if let Some(OnInsert::OnConflict(OnConflict {
+        conflict_target: Some(arbiter),
+        ..
+    })) = on
+    {
+        for place in arbiter_columns(analyzer, table, arbiter)? {
+            tracked.mark(table.columns[place].id);
+        }
+    }
+    if columns.is_empty() {
+        return Ok(source);
+    }
+    let (rows, whole) = (analyzer.fresh('v'), analyzer.fresh('v'));
+    let Some(check) = analyzer.proposal_check(table, &whole, tracked.any())? else {
+        return Ok(source);
+    };
+    let mut all = columns.to_vec();
+    for column in table.columns.iter().filter(|column| !column.hidden) {
+        let name = quoted(column);
+        if column.generated.is_some() && check.contains(&format!("{whole}.{name}")) {
+            if on.is_none() {
+                // Checked once the row is there.
+                return Ok(source);
+            }
+            return Err(SqlError::unsupported(format_args!(
+                "ON CONFLICT with a policy on the generated column \"{}\"",
+                column.name
+            )));
+        }
+        if !columns.contains(&name) {
+            all.push(format!("NULL AS {name}"));
+        }
+    }
+    let columns = columns.join(",");
+    Ok(format!(
+        "WITH {rows}({columns}) AS ({source}),{whole} AS (SELECT {} FROM {rows}) \
+         SELECT {columns} FROM {whole} WHERE {check}",
+        all.join(",")
+    ))
+}
+
 fn on_conflict(
     analyzer: &mut Analyzer<'_>,
     table: &Arc<Table>,
-    alias: &str,
-    id: &str,
+    existing: Relation,
+    tracked: &Tracked,
     conflict: &OnConflict,
 ) -> Result<(String, Vec<u32>), SqlError> {
     let keys = match &conflict.conflict_target {
@@ -388,7 +477,7 @@ fn on_conflict(
         )
         .with_hint("For example, ON CONFLICT (column_name)."));
     }
-    let existing = table_relation(table, alias, Some(id));
+    let id = existing.id.clone();
     let mut excluded = table_relation(table, "excluded", Some("excluded"));
     excluded.schema = None;
     let scope = Scope {
@@ -401,18 +490,58 @@ fn on_conflict(
     analyzer.in_scope(scope, |analyzer| {
         let set = update::assignments(analyzer, table, &update.assignments)?;
         let condition = match &update.selection {
-            Some(condition) => format!(" WHERE {}", analyzer.condition(condition, "WHERE")?),
-            None => String::new(),
+            Some(condition) => Some(analyzer.condition(condition, "WHERE")?),
+            None => None,
+        };
+        let condition = match (
+            condition,
+            analyzer.conflict_check(table, &id, tracked.any())?,
+        ) {
+            (None, None) => String::new(),
+            (Some(text), None) | (None, Some(text)) => format!(" WHERE {text}"),
+            (Some(condition), Some(check)) => {
+                format!(" WHERE CASE WHEN {condition} THEN {check} ELSE 0 END")
+            }
         };
         let updated = update::updated(table, &set);
         let set = if triggers::has_before(analyzer, table, Event::Update, &updated) {
-            triggers::upsert_set(table, id, &update::single(set)?)
+            triggers::upsert_set(table, &id, &update::single(set)?)
         } else {
             update::set_text(table, &set)
         };
         let text = format!(" ON CONFLICT{target} DO UPDATE SET {set}{condition}");
         Ok((text, updated))
     })
+}
+
+/// The columns that decide what a conflict is, by place.
+fn arbiter_columns(
+    analyzer: &Analyzer<'_>,
+    table: &Table,
+    target: &ConflictTarget,
+) -> Result<Vec<usize>, SqlError> {
+    match target {
+        ConflictTarget::Columns(idents) => idents
+            .iter()
+            .map(|ident| target_column(analyzer, table, ident))
+            .collect(),
+        ConflictTarget::OnConstraint(name) => {
+            let name = names::parts(name)?.pop().unwrap_or_default();
+            if table.key_name.as_deref() == Some(&name) {
+                return Ok(table.key.clone());
+            }
+            let unique = table.uniques.iter().find(|unique| unique.name == name);
+            Ok(table
+                .columns
+                .iter()
+                .enumerate()
+                .filter(|(_, column)| {
+                    unique.is_some_and(|unique| unique.columns.contains(&column.id))
+                })
+                .map(|(place, _)| place)
+                .collect())
+        }
+    }
 }
 
 /// The SQLite conflict target of a constraint or unique index over exactly these columns.

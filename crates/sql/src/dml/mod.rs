@@ -18,7 +18,7 @@ use std::sync::Arc;
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{Expr, Ident, ObjectName};
 
-use crate::catalog::{Column, QualifiedName, Relation, Table};
+use crate::catalog::{Column, Privilege, QualifiedName, Relation, Table};
 use crate::query::Analyzer;
 use crate::query::expression::{name_place, place_of};
 use crate::query::names::{self, quote_text};
@@ -166,6 +166,9 @@ pub(crate) fn default_text(
 ) -> Result<String, SqlError> {
     if let Some(sequence) = column.sequence {
         analyzer.sequences.insert(sequence);
+        if !column.identity {
+            analyzer.use_sequence(sequence, &[Privilege::Usage, Privilege::Update])?;
+        }
         let number = Typed::new(
             format!("sh_nextval({sequence})"),
             crate::types::PgType::Int8,

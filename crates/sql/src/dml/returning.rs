@@ -9,6 +9,7 @@ use crate::catalog::Table;
 use crate::plan::OutputColumn;
 use crate::query::Analyzer;
 use crate::query::expression::table_relation;
+use crate::query::reference::Tracked;
 use crate::query::scope::Scope;
 use crate::query::select::Select;
 use crate::types::PgType;
@@ -20,12 +21,14 @@ pub(crate) fn plan(
     table: &Table,
     alias: &str,
     returning: Option<&[SelectItem]>,
+    tracked: &Tracked,
 ) -> Result<(String, Arc<[OutputColumn]>), SqlError> {
     let Some(items) = returning else {
         return Ok((String::new(), Arc::new([])));
     };
     // In RETURNING, SQLite knows the table's columns by their names alone.
-    let relation = table_relation(table, alias, None);
+    let mut relation = table_relation(table, alias, None);
+    Analyzer::track_again(tracked, &mut relation);
     let scope = Scope {
         columns: relation.columns.clone(),
         relations: vec![relation],

@@ -3,13 +3,14 @@
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast::{CascadeOption, Truncate, TruncateIdentityOption};
 
+use crate::catalog::Privilege;
 use crate::plan::PlanKind;
 use crate::query::Analyzer;
 
 use super::target;
 
 /// The plan of a TRUNCATE: the tables, with CASCADE those that refer to them too.
-pub(crate) fn plan(analyzer: &Analyzer<'_>, truncate: &Truncate) -> Result<PlanKind, SqlError> {
+pub(crate) fn plan(analyzer: &mut Analyzer<'_>, truncate: &Truncate) -> Result<PlanKind, SqlError> {
     if truncate.partitions.is_some() || truncate.on_cluster.is_some() || truncate.if_exists {
         return Err(SqlError::unsupported("a clause of this TRUNCATE"));
     }
@@ -33,6 +34,11 @@ pub(crate) fn plan(analyzer: &Analyzer<'_>, truncate: &Truncate) -> Result<PlanK
                 return Err(referenced(analyzer, parent, child));
             }
             tables.push(child);
+        }
+    }
+    for &table in &tables {
+        if let Some(table) = analyzer.catalog.table(table).cloned() {
+            analyzer.writes(&table, Privilege::Truncate, &[]);
         }
     }
     let restart_identity = if truncate.identity == Some(TruncateIdentityOption::Restart) {

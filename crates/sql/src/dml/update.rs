@@ -7,12 +7,13 @@ use sqlparser::ast::{
     Assignment, AssignmentTarget, Expr, ObjectName, TableFactor, Update, UpdateTableFromKind,
 };
 
-use crate::catalog::{Event, Table};
+use crate::catalog::{Event, Privilege, Table};
 use crate::functions::CastContext;
 use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
 use crate::query::expression::table_relation;
 use crate::query::names;
+use crate::query::reference::{Tracked, harmless_conjuncts, push_down};
 use crate::query::scope::Scope;
 
 use super::{
@@ -40,10 +41,10 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
         !update.table.joins.is_empty(),
     )?;
     let id = analyzer.fresh('r');
-    let scope = target_scope(&table, &alias, &id, "UPDATE");
+    let (scope, tracked) = target_scope(analyzer, &table, &alias, &id, "UPDATE");
     let any_before = has_before_update(analyzer, &table);
     analyzer.late_checks = any_before;
-    let (sql, updated) = analyzer.in_scope(scope, |analyzer| {
+    let (set, from, condition, updated) = analyzer.in_scope(scope, |analyzer| {
         let from = match &update.from {
             None => None,
             Some(UpdateTableFromKind::AfterSet(from) | UpdateTableFromKind::BeforeSet(from)) => {
@@ -56,35 +57,48 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
             None => None,
         };
         let updated = updated(&table, &set);
-        if triggers::has_before(analyzer, &table, Event::Update, &updated) {
-            let sql = triggers::update(
-                analyzer,
-                &table,
-                &id,
-                &single(set)?,
-                from.as_deref(),
-                condition.as_deref(),
-            );
-            return Ok((sql, updated));
-        }
+        Ok((set, from, condition, updated))
+    })?;
+    let (returning_sql, returning) = super::returning::plan(
+        analyzer,
+        &table,
+        &alias,
+        update.returning.as_deref(),
+        &tracked,
+    )?;
+    analyzer.reads_of_target(&table, &tracked);
+    let reads = tracked.any();
+    let mut commands = vec![Privilege::Update];
+    if reads {
+        commands.push(Privilege::Select);
+    }
+    let guard = guarded(analyzer, &table, &id, &commands, condition)?;
+    let mut sql = if triggers::has_before(analyzer, &table, Event::Update, &updated) {
+        triggers::update(
+            analyzer,
+            &table,
+            &id,
+            &single(set)?,
+            from.as_deref(),
+            guard.strip_prefix(" WHERE "),
+        )
+    } else {
         let mut sql = format!(
             "UPDATE {} AS {id} SET {}",
             table.storage_name(),
             set_text(&table, &set)
         );
-        if let Some(from) = from {
+        if let Some(mut from) = from {
+            push_down(&mut from, &guard);
             sql.push_str(&format!(" FROM {from}"));
         }
-        if let Some(condition) = condition {
-            sql.push_str(&format!(" WHERE {condition}"));
-        }
-        Ok((sql, updated))
-    })?;
-    let (returning_sql, returning) =
-        super::returning::plan(analyzer, &table, &alias, update.returning.as_deref())?;
+        sql + &guard
+    };
+    sql.push_str(&returning_sql);
+    let checks = analyzer.row_check(&table, false, &checked(reads))?;
     Ok(PlanKind::Write(Write {
         verb: WriteVerb::Update,
-        sql: sql + &returning_sql,
+        sql,
         returning,
         table: table.collection(),
         touches_foreign_keys: analyzer.runs_programs || analyzer.catalog.needs_savepoint(&table),
@@ -92,6 +106,8 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
         updated,
         upserts: false,
         instead: false,
+        checks: checks.into_iter().collect(),
+        viewer: None,
     }))
 }
 
@@ -209,16 +225,61 @@ pub(crate) fn written_table(
     }
 }
 
-/// The scope of the table that is written.
-pub(crate) fn target_scope(table: &Table, alias: &str, id: &str, verb: &'static str) -> Scope {
-    let relation = table_relation(table, alias, Some(id));
-    Scope {
+/// What is checked of an updated row.
+pub(crate) fn checked(reads: bool) -> Vec<(Privilege, bool)> {
+    let mut commands = vec![(Privilege::Update, true)];
+    if reads {
+        commands.push((Privilege::Select, false));
+    }
+    commands
+}
+
+/// ` WHERE …` of a statement that writes rows which policies allow for `commands`. Its own condition
+/// is not tried on others, but for comparisons of stored columns with parameters.
+pub(crate) fn guarded(
+    analyzer: &mut Analyzer<'_>,
+    table: &Arc<Table>,
+    id: &str,
+    commands: &[Privilege],
+    condition: Option<String>,
+) -> Result<String, SqlError> {
+    let mut policies = Vec::with_capacity(commands.len());
+    for &command in commands {
+        policies.extend(analyzer.visible(table, command, id)?);
+    }
+    Ok(match (policies.is_empty(), condition) {
+        (true, None) => String::new(),
+        (true, Some(condition)) => format!(" WHERE {condition}"),
+        (false, None) => format!(" WHERE {}", policies.join(" AND ")),
+        (false, Some(condition)) => {
+            let mut first = harmless_conjuncts(&condition, id);
+            first.push(format!(
+                "CASE WHEN {} THEN {condition} ELSE 0 END",
+                policies.join(" AND ")
+            ));
+            format!(" WHERE {}", first.join(" AND "))
+        }
+    })
+}
+
+/// The scope of the table that is written, and which of its columns are read.
+pub(crate) fn target_scope(
+    analyzer: &Analyzer<'_>,
+    table: &Table,
+    alias: &str,
+    id: &str,
+    verb: &'static str,
+) -> (Scope, Tracked) {
+    let mut relation = table_relation(table, alias, Some(id));
+    let tracked = analyzer.track(table, &mut relation);
+    let scope = Scope {
         columns: relation.columns.clone(),
         relations: vec![relation],
         aggregates_refused: Some(verb),
         windows_refused: Some(verb),
         ..Scope::default()
-    }
+    };
+    (scope, tracked)
 }
 
 /// What SET gives, for UPDATE and ON CONFLICT.
@@ -249,6 +310,7 @@ pub(crate) fn assignments(
             }
         }
     }
+    analyzer.writes(table, Privilege::Update, &written);
     Ok(set)
 }
 

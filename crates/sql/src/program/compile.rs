@@ -297,6 +297,7 @@ impl<'a> Compiler<'a> {
             ty: self.slots[slot].clone(),
             nullable: true,
             origin: None,
+            used: None,
         };
         let mut scope = Scope::default();
         for variable in self.variables.iter().rev() {

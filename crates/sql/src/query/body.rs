@@ -211,6 +211,7 @@ impl Analyzed {
                 ty: Analyzer::settled(&output),
                 nullable: output.nullable,
                 origin: output.origin,
+                used: None,
             })
             .collect()
     }
@@ -496,13 +497,13 @@ impl Analyzer<'_> {
         {
             return Err(SqlError::unsupported("this clause of a query"));
         }
+        if !query.locks.is_empty() {
+            self.locks = true;
+        }
         let with = match &query.with {
             Some(with) => self.with(with)?,
             None => String::new(),
         };
-        if !query.locks.is_empty() {
-            self.locks = true;
-        }
         let order: &[OrderByExpr] = match &query.order_by {
             None => &[],
             Some(ast::OrderBy {

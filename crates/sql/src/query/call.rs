@@ -37,8 +37,10 @@ pub(crate) struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(function: &'a Function) -> Result<Call<'a>, SqlError> {
-        let (schema, name) = names::schema_and_name(&function.name)?;
-        if schema
+        let (schema, mut name) = names::schema_and_name(&function.name)?;
+        if schema.as_deref() == Some("auth") {
+            name.insert_str(0, "auth.");
+        } else if schema
             .as_deref()
             .is_some_and(|schema| !matches!(schema, "pg_catalog" | "public" | "information_schema"))
         {

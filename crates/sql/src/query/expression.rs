@@ -109,6 +109,7 @@ pub(crate) fn table_relation(table: &Table, alias: &str, id: Option<&str>) -> Re
                 ty: column.pg_type.clone(),
                 nullable: !column.not_null,
                 origin: Some((table.collection(), column.id)),
+                used: None,
             })
             .collect(),
         key: table

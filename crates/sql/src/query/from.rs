@@ -301,6 +301,7 @@ impl Analyzer<'_> {
                 ty,
                 nullable,
                 origin,
+                used: None,
             });
         }
         Ok((merged, conditions))
@@ -420,16 +421,14 @@ impl Analyzer<'_> {
                 self.named_tables.push((id.clone(), collection));
                 let shown = alias.map_or(bare, |alias| fold(&alias.name));
                 let mut relation = table_relation(&table, &shown, Some(&id));
+                let sql = self.readable(&table, &mut relation)?;
                 if alias.is_some() {
                     relation.schema = None;
                 }
                 if let Some(alias) = alias {
                     relation.columns = renamed_columns(relation.columns, alias, &shown)?;
                 }
-                Ok(FromItem::of(
-                    format!("{} AS {id}", table.storage_name()),
-                    relation,
-                ))
+                Ok(FromItem::of(format!("{sql} AS {id}"), relation))
             }
             catalog::Relation::View(view) => self.view(view, bare, alias),
             catalog::Relation::Sequence(_) | catalog::Relation::Index(_) => {
@@ -468,6 +467,8 @@ impl Analyzer<'_> {
                 format!("view \"{name}\" is no query"),
             ));
         };
+        let acting = self.owner_of_view(&view);
+        let before = std::mem::replace(&mut self.acting, acting);
         self.expanding.push(id);
         // A view sees nothing of the query around it.
         let analyzed = self.in_scope(
@@ -482,14 +483,25 @@ impl Analyzer<'_> {
             },
         );
         self.expanding.pop();
+        self.acting = before;
         let analyzed = analyzed?;
         let alias_id = self.fresh('r');
         let mut columns = analyzed.columns(&alias_id);
         for (column, (name, _)) in columns.iter_mut().zip(&view.columns) {
             column.name.clone_from(name);
         }
-        let sql = format!("({}) AS {alias_id}", analyzed.into_sql(self)?);
-        aliased(sql, alias_id, name, columns, alias)
+        self.track_view(&view, &mut columns);
+        let mut sql = analyzed.into_sql(self)?;
+        if view.security_barrier && !self.acting.superuser {
+            sql = format!("SELECT * FROM ({sql}) LIMIT -1 OFFSET 0");
+        }
+        aliased(
+            format!("({sql}) AS {alias_id}"),
+            alias_id,
+            name,
+            columns,
+            alias,
+        )
     }
 
     fn derived(
@@ -575,6 +587,7 @@ impl Analyzer<'_> {
             ty,
             nullable: true,
             origin: None,
+            used: None,
         };
         let mut columns = fields(
             vec![column("key", PgType::Text), column("value", value)],
@@ -664,6 +677,7 @@ impl Analyzer<'_> {
                 ty: element,
                 nullable: true,
                 origin: None,
+                used: None,
             });
         }
         if ordinality {
@@ -673,6 +687,7 @@ impl Analyzer<'_> {
                 ty: PgType::Int8,
                 nullable: false,
                 origin: None,
+                used: None,
             });
         }
         // Of one alone SQLite's max() would be the aggregate.
@@ -710,6 +725,7 @@ impl Analyzer<'_> {
                 ty: super::arrays::expanded(),
                 nullable: false,
                 origin: None,
+                used: None,
             };
             return rows_of(&array, id, column, ordinality, alias);
         }
@@ -753,6 +769,7 @@ impl Analyzer<'_> {
             ty: set.ty,
             nullable: true,
             origin: None,
+            used: None,
         };
         rows_of(&array, id, column, ordinality, alias)
     }
@@ -781,6 +798,7 @@ impl Analyzer<'_> {
             ty: PgType::Int4,
             nullable: true,
             origin: None,
+            used: None,
         };
         // Arrays are told by one dimension here; of another they have no places.
         let array = format!("iif({dimension}=1,{array},NULL)");
@@ -834,6 +852,7 @@ impl Analyzer<'_> {
             ty,
             nullable: false,
             origin: None,
+            used: None,
         };
         rows_of(
             &format!("sh_series({})", texts.join(",")),
@@ -953,6 +972,7 @@ impl Analyzer<'_> {
             ty,
             nullable: false,
             origin: None,
+            used: None,
         };
         aliased_function(sql, id, "generate_series", vec![column], alias)
     }
@@ -987,6 +1007,7 @@ pub(super) fn ordinality_of(id: &str) -> ScopeColumn {
         ty: PgType::Int8,
         nullable: false,
         origin: None,
+        used: None,
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) mod grouping_sets;
 pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod params;
+pub(crate) mod policy;
+pub(crate) mod reference;
 pub(crate) mod routine;
 pub mod runtime;
 pub(crate) mod scope;
@@ -31,11 +33,13 @@ pub(crate) mod typed;
 pub(crate) mod window;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast;
 use sqlparser::tokenizer::Location;
 
+use crate::access::Identity;
 use crate::catalog::Catalog;
 use crate::grammar::Marks;
 use crate::plan::{PlanKind, Query, Write, WriteVerb};
@@ -95,6 +99,12 @@ pub(crate) struct Analyzer<'a> {
     depth: usize,
     /// Views being expanded, so that one that names itself is refused.
     pub(crate) expanding: Vec<u32>,
+    /// With whose rights relations are read here: of whoever asks, or of a view's owner.
+    pub(crate) acting: Arc<Identity>,
+    /// What is used of which object, to be decided at the end.
+    references: Vec<reference::Reference>,
+    /// Tables whose policies are being expanded, so that one that needs itself is refused.
+    policing: Vec<CollectionId>,
 }
 
 /// What an expression may not hold, by where it stands.
@@ -141,6 +151,9 @@ impl<'a> Analyzer<'a> {
             next_alias: 1,
             depth: 0,
             expanding: Vec::new(),
+            acting: Arc::clone(&context.identity),
+            references: Vec::new(),
+            policing: Vec::new(),
         }
     }
 
@@ -235,6 +248,8 @@ pub(crate) fn plan_query(
             returning: columns,
             table: CollectionId::NONE,
             touches_foreign_keys: analyzer.runs_programs,
+            checks: Vec::new(),
+            viewer: None,
             sequences: analyzer.sequences.iter().copied().collect(),
             updated: Vec::new(),
             upserts: false,

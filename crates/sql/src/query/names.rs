@@ -80,6 +80,8 @@ impl Analyzer<'_> {
         let (schema, relation_name) = schema_and_name(name)?;
         let found = match &schema {
             Some(schema) => self.catalog.resolve(Some(schema), &relation_name),
+            // A schema that may not be used is not searched.
+            None if !self.may_search() => None,
             None => self
                 .context
                 .search_path

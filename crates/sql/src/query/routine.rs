@@ -92,6 +92,7 @@ impl Analyzer<'_> {
             ty: ty.clone(),
             nullable: true,
             origin: None,
+            used: None,
         };
         let (columns, is_scalar) = match &bound.routine.returns {
             Returns::Scalar(ty) | Returns::Set(ty) => {
@@ -377,6 +378,7 @@ impl Analyzer<'_> {
                 ty: argument.pg_type.clone(),
                 nullable: true,
                 origin: None,
+                used: None,
             })
             .collect();
         let frame = Frame {

@@ -37,6 +37,13 @@ pub const SCALARS: &[Scalar] = &[
         call: zero_step,
     },
     Scalar {
+        name: "sh_refuse_row",
+        args: 1,
+        // So that it is not called before it is its turn.
+        deterministic: false,
+        call: refuse_row,
+    },
+    Scalar {
         name: "sh_series",
         args: 3,
         deterministic: true,
@@ -120,6 +127,15 @@ fn not_null(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
         }
         Some(value) => Ok((*value).to_owned()),
     }
+}
+
+/// `sh_refuse_row(message)`: a policy does not let a row be written.
+fn refuse_row(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    let message = match args.first() {
+        Some(ValueRef::Text(message)) => *message,
+        _ => "new row violates row-level security policy",
+    };
+    Err(SqlError::new(ErrorCode::InsufficientPrivilege, message))
 }
 
 fn zero_step(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {

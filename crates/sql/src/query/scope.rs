@@ -1,5 +1,8 @@
 //! What names mean inside one query: its FROM items, its columns, its grouping.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast::Ident;
 use sqlparser::tokenizer::Location;
@@ -77,7 +80,12 @@ pub(crate) struct ScopeColumn {
     pub(crate) ty: PgType,
     pub(crate) nullable: bool,
     pub(crate) origin: Option<(CollectionId, u32)>,
+    /// Of a relation that permission is needed for: set once the column is used.
+    pub(crate) used: Option<Used>,
 }
+
+/// Whether a column has been used.
+pub(crate) type Used = Rc<Cell<bool>>;
 
 /// A common table expression.
 #[derive(Debug, Clone)]
@@ -100,7 +108,11 @@ pub(crate) struct Grouping {
 }
 
 impl ScopeColumn {
+    /// The column in use.
     pub(crate) fn typed(&self) -> Typed {
+        if let Some(used) = &self.used {
+            used.set(true);
+        }
         Typed {
             node: Node::Sql(self.sql.clone()),
             ty: self.ty.clone(),
@@ -119,6 +131,7 @@ fn table_oid_column(oid: u32) -> ScopeColumn {
         ty: PgType::Oid,
         nullable: false,
         origin: None,
+        used: None,
     }
 }
 

@@ -14,6 +14,7 @@ use super::Analyzer;
 use super::body::{Analyzed, Body, OrderKey, OrderTerm, push_order};
 use super::call::direction;
 use super::names::{self, fold};
+use super::reference::push_down;
 use super::scope::{Grouping, ScopeColumn};
 use super::typed::{Node, Typed, key_of};
 
@@ -190,6 +191,9 @@ impl Analyzer<'_> {
             result.condition =
                 Some(self.without_aggregates("WHERE", |a| a.condition(condition, "WHERE"))?);
         }
+        if let (Some(from), Some(condition)) = (&mut result.from, &result.condition) {
+            push_down(from, condition);
+        }
         self.sets_of_outputs(select, &mut result)?;
         let output_names = self.preliminary_names(&select.projection);
         let group = self.group_by(select, &output_names)?;
@@ -327,6 +331,7 @@ impl Analyzer<'_> {
             ty,
             nullable: true,
             origin: None,
+            used: None,
         };
         Ok((length, column))
     }

@@ -14,7 +14,7 @@ use sqlparser::ast::{self, DateTimeField, Expr, TrimWhereField};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-use crate::catalog::Relation;
+use crate::catalog::{Privilege, Relation};
 use crate::functions::CastContext;
 use crate::types::PgType;
 
@@ -75,6 +75,9 @@ impl Analyzer<'_> {
                     Typed::new(format!("({})", texts.join("+")), PgType::Int4).not_null(),
                 ));
             }
+            "auth.uid" | "auth.role" | "auth.claim" | "auth.claims" => {
+                return self.principal_call(call).map(Some);
+            }
             "nextval" | "currval" | "setval" | "lastval" => {
                 return self.sequence_call(call).map(Some);
             }
@@ -134,6 +137,37 @@ impl Analyzer<'_> {
         Ok(Some(Typed::new(sql.to_owned(), ty).not_null()))
     }
 
+    /// Who asks, by its credentials: read when the statement runs, so that a plan serves every user
+    /// of a role.
+    fn principal_call(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
+        if self.rules.immutable_only {
+            return Err(SqlError::new(
+                ErrorCode::InvalidObjectDefinition,
+                format!(
+                    "functions in {} must be marked IMMUTABLE: {} is not",
+                    self.rules.place.unwrap_or("this place"),
+                    call.name
+                ),
+            ));
+        }
+        let args = call
+            .args
+            .iter()
+            .map(|arg| self.expression(arg))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (sql, ty) = match (call.name.as_str(), args.as_slice()) {
+            ("auth.uid", []) => ("sh_auth_uid()".to_owned(), PgType::Text),
+            ("auth.role", []) => ("sh_setting('current_user')".to_owned(), PgType::Text),
+            ("auth.claims", []) => ("sh_auth_claims()".to_owned(), PgType::Jsonb),
+            ("auth.claim", [name]) => {
+                let name = self.coerce(name, &PgType::Text, CastContext::Implicit)?;
+                (format!("sh_auth_claim({name})"), PgType::Text)
+            }
+            _ => return Err(self.no_function(&call.name, &args, call.place)),
+        };
+        Ok(Typed::new(sql, ty))
+    }
+
     fn sequence_call(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
         if self.rules.no_volatile || self.rules.immutable_only {
             return Err(self.at(
@@ -149,11 +183,18 @@ impl Analyzer<'_> {
             }
             ("nextval" | "currval", [sequence]) => {
                 let id = self.sequence_argument(sequence)?;
+                let any: &[Privilege] = if name == "nextval" {
+                    &[Privilege::Usage, Privilege::Update]
+                } else {
+                    &[Privilege::Select, Privilege::Usage]
+                };
+                self.use_sequence(id, any)?;
                 self.has_effects = true;
                 format!("sh_{name}({id})")
             }
             ("setval", [sequence, value, rest @ ..]) if rest.len() < 2 => {
                 let id = self.sequence_argument(sequence)?;
+                self.use_sequence(id, &[Privilege::Update])?;
                 self.has_effects = true;
                 let value = self.expression(value)?;
                 let value = self.coerce(&value, &PgType::Int8, CastContext::Implicit)?;

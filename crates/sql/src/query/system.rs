@@ -84,6 +84,7 @@ impl Analyzer<'_> {
                 ty: kind.pg_type(),
                 nullable: *name != "oid",
                 origin: None,
+                used: None,
             })
             .collect();
         let key = match columns.first() {

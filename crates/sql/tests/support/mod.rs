@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod server;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -34,6 +36,10 @@ struct Shared {
     error: Mutex<Option<SqlError>>,
     sequences: Mutex<HashMap<u32, i64>>,
     catalog: Mutex<Option<Arc<Catalog>>>,
+    /// Rows written since it was emptied: whether inserted, the table, the rowid.
+    written: Mutex<Vec<(bool, String, i64)>>,
+    /// `current_user`, where a test has set one.
+    user: Mutex<Option<String>>,
 }
 
 /// What a statement came to: a tag and rows of texts.
@@ -49,11 +55,22 @@ pub const NOW_US: i64 = 1_709_210_096_789_000;
 
 impl Db {
     pub fn new() -> Db {
-        let conn = Connection::open_in_memory().expect("memory");
+        let mut conn = Connection::open_in_memory().expect("memory");
         let shared = Arc::new(Shared::default());
         register(&conn, &shared);
         conn.execute_batch("PRAGMA foreign_keys=ON; PRAGMA recursive_triggers=OFF")
             .expect("pragmas");
+        let written = shared.clone();
+        conn.update_hook(Some(
+            move |action: rusqlite::hooks::Action, _: &str, table: &str, rowid: i64| {
+                if action != rusqlite::hooks::Action::SQLITE_DELETE {
+                    let inserted = action == rusqlite::hooks::Action::SQLITE_INSERT;
+                    let row = (inserted, table.to_owned(), rowid);
+                    written.written.lock().expect("lock").push(row);
+                }
+            },
+        ))
+        .expect("a hook");
         let catalog = Arc::new(Catalog::bootstrap());
         *shared.catalog.lock().expect("lock") = Some(catalog.clone());
         Db {
@@ -146,7 +163,10 @@ impl Db {
             }
             PlanKind::Write(write) => {
                 self.batch("SAVEPOINT s")?;
-                let result = self.select(&write.sql, &write.returning, params);
+                self.shared.written.lock().expect("lock").clear();
+                let result = self
+                    .select(&write.sql, &write.returning, params)
+                    .and_then(|rows| self.check_rows(write).map(|()| rows));
                 match &result {
                     Ok(_) => self.batch("RELEASE s")?,
                     // A write that is interrupted takes the whole transaction with it.
@@ -220,6 +240,35 @@ impl Db {
                 rows: Vec::new(),
             }),
         }
+    }
+
+    /// Acts for another from now on.
+    pub fn act_as(&mut self, identity: Arc<springhead_sql::access::Identity>) {
+        *self.shared.user.lock().expect("lock") = Some(identity.role.to_string());
+        self.context.identity = identity;
+    }
+
+    fn check_rows(&self, write: &springhead_sql::plan::Write) -> Result<(), SqlError> {
+        let written = std::mem::take(&mut *self.shared.written.lock().expect("lock"));
+        for check in &write.checks {
+            for (inserted, table, rowid) in &written {
+                if *inserted != check.inserted || *table != format!("t{}", write.table.0) {
+                    continue;
+                }
+                let violated = self
+                    .conn
+                    .query_row(&check.sql, [rowid], |row| row.get::<_, Option<i64>>(0))
+                    .map_err(|error| self.translate(&error, &check.sql))?;
+                if let Some(violated) = violated {
+                    let violation = usize::try_from(violated).expect("small");
+                    return Err(SqlError::new(
+                        ErrorCode::InsufficientPrivilege,
+                        check.violations[violation].clone(),
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn batch(&self, sql: &str) -> Result<(), SqlError> {
@@ -394,9 +443,12 @@ fn register(conn: &Connection, shared: &Arc<Shared>) {
         Ok("6f1ed002-ab5f-4df9-9b3c-0c0d0e0f1011".to_owned())
     })
     .expect("it registers");
-    conn.create_scalar_function("sh_setting", 1, flags, |context| {
+    let user = shared.clone();
+    conn.create_scalar_function("sh_setting", 1, flags, move |context| {
         let name: String = context.get(0)?;
+        let user = user.user.lock().expect("lock").clone();
         Ok(match name.as_str() {
+            "current_user" if user.is_some() => user,
             "backend_pid" => Some("42".to_owned()),
             "nothing" => None,
             other => Some(format!("the {other}")),
