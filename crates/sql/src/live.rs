@@ -83,7 +83,64 @@ pub struct LivePlan {
     pub watched: Option<Vec<u32>>,
 }
 
+/// What EXPLAIN LIVE is asked of, from `LIVE` on.
+pub(crate) fn explained(sql: &str) -> Option<&str> {
+    let sql = sql.trim_start();
+    let (explain, rest) = sql.split_at_checked(7)?;
+    let live = rest.trim_start();
+    let is_live = explain.eq_ignore_ascii_case("explain")
+        && live.len() < rest.len()
+        && live.get(..4)?.eq_ignore_ascii_case("live")
+        && live[4..].starts_with(char::is_whitespace);
+    is_live.then_some(live)
+}
+
 impl LivePlan {
+    /// How it is kept true, for people.
+    #[must_use]
+    pub fn describe(&self, catalog: &Catalog) -> Vec<String> {
+        let table = |id: &CollectionId| catalog.table(*id);
+        let names: Vec<String> = (self.reads.iter().filter_map(table))
+            .map(|table| crate::plan::display_name(&table.name))
+            .collect();
+        let column = |id: u32| {
+            let table = self.reads.first().and_then(table);
+            (table.and_then(|table| table.column_by_id(id)))
+                .map_or_else(|| format!("c{id}"), |(_, column)| column.name.clone())
+        };
+        let cost = match self.class {
+            LiveClass::Rows => "each changed row that is found, before and after",
+            LiveClass::Join => "for each changed row, the rows that it takes part in",
+            LiveClass::Groups => "for each changed row, the groups that it counts in",
+            LiveClass::Window => "the window, when a watched column of a row changed",
+            LiveClass::Evaluated | LiveClass::Recomputed => {
+                "the whole query, after each commit that touches its tables"
+            }
+        };
+        let mut lines = vec![
+            format!("Live query: {} ({})", self.class.name(), self.because),
+            format!("  Reads: {}", names.join(", ")),
+        ];
+        if self.class == LiveClass::Rows {
+            let by = (self.equals.iter()).min_by_key(|equal| equal.operands.len());
+            lines.push(match by {
+                Some(equal) => format!(
+                    "  Found by: {} = one of {} values (hash index)",
+                    column(equal.column),
+                    equal.operands.len()
+                ),
+                None => "  Found by: every changed row".to_owned(),
+            });
+        }
+        if let Some(watched) = &self.watched {
+            let watched: Vec<String> = watched.iter().map(|id| column(*id)).collect();
+            lines.push(format!("  Watches: {}", watched.join(", ")));
+        }
+        lines.push(format!("  Cost per commit: {cost}"));
+        lines.push(format!("  SQLite: {}", self.sql));
+        lines
+    }
+
     /// Whether its rows are rows of one table, so that their keys are document ids.
     #[must_use]
     pub fn has_document_ids(&self) -> bool {
@@ -269,6 +326,10 @@ fn check(analyzer: &Analyzer<'_>, sql: &str) -> Result<(), SqlError> {
             refused("its result changes with time or chance, without any commit")
                 .with_hint("pass the time as a parameter"),
         );
+    }
+    // What is there for drivers is no collection.
+    if sql.contains("sh_sys") {
+        return Err(refused("it reads the system catalogs"));
     }
     if analyzer.reads.is_empty() {
         return Err(refused("it reads no table"));

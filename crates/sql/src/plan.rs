@@ -64,6 +64,8 @@ pub enum PlanKind {
     Role(Box<RoleStatement>),
     /// EXPLAIN of a plan: its SQLite text and query plan.
     Explain(Box<Plan>),
+    /// EXPLAIN LIVE: how a live query would be kept true, line by line.
+    ExplainLive(Vec<String>),
     /// Known, has no effect here (e.g. COMMENT ON EXTENSION); the tag to answer with.
     NoEffect(&'static str),
     /// NOTIFY: a message, through the writer like every change.

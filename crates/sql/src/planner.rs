@@ -73,6 +73,16 @@ pub fn plan(
     context: &PlanContext,
 ) -> Result<Plan, SqlError> {
     check_size(sql, context.max_statement_bytes)?;
+    if let Some(live) = crate::live::explained(sql) {
+        let (select, recompute) = crate::live::strip_live(live);
+        let live = crate::live::plan_live(catalog, select, param_types, context, recompute)?;
+        return Ok(Plan {
+            catalog_version: catalog.version,
+            kind: PlanKind::ExplainLive(live.describe(catalog)),
+            system: false,
+            parameters: live.parameters,
+        });
+    }
     let as_text = match control::plan_text(sql)? {
         Some(kind) => Some(kind),
         None => match roles::plan_text(sql)? {

@@ -14,8 +14,11 @@
 //! that has fallen behind into one that needs the net difference (docs/adr/0010-live-queries.md).
 
 mod commit;
+mod copies;
 mod core;
+mod definitions;
 mod delta;
+mod first;
 mod index;
 mod outbox;
 mod resume;

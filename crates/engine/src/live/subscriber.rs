@@ -102,6 +102,14 @@ impl Subscriber {
         }
     }
 
+    /// The live queries that are open, oldest first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<LiveId> {
+        let mut ids: Vec<LiveId> = self.queries.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Live queries that are open.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -101,6 +101,10 @@ impl Session {
                 let done = Box::pin(self.run_role(statement)).await;
                 done.map(Answer::Outcome)
             }
+            PlanKind::ExplainLive(lines) => {
+                let lines = lines.iter().map(|line| vec![line.clone()]);
+                text_rows("EXPLAIN", &["QUERY PLAN"], lines).map(Answer::Outcome)
+            }
             PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
             PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
             PlanKind::Copy(copy) => self.copy(sql, plan, copy).await,

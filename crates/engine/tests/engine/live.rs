@@ -479,6 +479,28 @@ async fn what_cannot_be_kept_true_is_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_live_says_how_a_query_is_kept_true() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client.ok(TABLES).await;
+    let lines = client
+        .lines("EXPLAIN LIVE SELECT id FROM a WHERE g = 3 AND v > 1")
+        .await;
+    assert_eq!(
+        lines[..4],
+        [
+            "Live query: filter/project (a condition on one table)",
+            "  Reads: a",
+            "  Found by: g = one of 1 values (hash index)",
+            "  Watches: id, g, v",
+        ]
+    );
+    client
+        .fails("EXPLAIN LIVE SELECT now() FROM a", "0A000")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_queries_are_kept_once_and_gone_with_their_last_client() {
     let node = Node::start();
     let mut client = node.client().await;

@@ -2,6 +2,7 @@
 //! exit code. Output is for people by default and JSON with `--json`; errors go to standard error.
 
 mod http_client;
+mod live;
 mod log;
 mod pg_client;
 mod progress;
@@ -69,6 +70,8 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Follows the changes of a collection, or of all
     Tail(tail::TailArgs),
+    /// Shows a SELECT's result and keeps it current
+    Live(live::LiveArgs),
     /// Looks at the log of a server that is not running
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -177,6 +180,7 @@ where
         Command::Serve(args) => serve::run(&args, open_log),
         Command::Sql(args) => client(sql::run(args)),
         Command::Tail(args) => client(tail::run(args)),
+        Command::Live(args) => client(live::run(args)),
         Command::Log(command) => log::run(&command),
         Command::Tenant(command) => client(tenant::run(command)),
         Command::User(command) => client(user::run_user(command)),

@@ -41,10 +41,10 @@ pub struct TailArgs {
 
 /// One event of the stream.
 #[derive(Debug, Default)]
-struct Event {
-    name: String,
-    id: Option<String>,
-    data: String,
+pub(super) struct Event {
+    pub name: String,
+    pub id: Option<String>,
+    pub data: String,
 }
 
 /// What people are shown of a change; rows as they came, to the last digit.
@@ -60,7 +60,7 @@ struct Shown<'a> {
 }
 
 /// How a connection ended that may be tried again.
-enum Broken {
+pub(super) enum Broken {
     /// Nobody was there, or is there any more.
     Lost(std::io::Error),
     /// The server will say no again.
@@ -184,7 +184,7 @@ async fn one_connection(
     )))
 }
 
-fn refusal(status: u16, body: &str) -> String {
+pub(super) fn refusal(status: u16, body: &str) -> String {
     let error = serde_json::from_str::<Value>(body).unwrap_or_default();
     match error["error"]["message"].as_str() {
         Some(message) => format!(
@@ -196,7 +196,7 @@ fn refusal(status: u16, body: &str) -> String {
 }
 
 /// The next event with data; comments and `retry` are passed over.
-async fn next_event(response: &mut Response) -> std::io::Result<Option<Event>> {
+pub(super) async fn next_event(response: &mut Response) -> std::io::Result<Option<Event>> {
     let mut event = Event::default();
     while let Some(line) = response.line().await? {
         if line.is_empty() {

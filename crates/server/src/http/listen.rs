@@ -161,7 +161,8 @@ async fn serve_http1(app: &Arc<App>, stream: impl Socket, came: Came) {
         .max_headers(app.config.max_headers)
         .max_buf_size(app.config.max_head_bytes.max(8 << 10))
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service_fn(service));
+        .serve_connection(TokioIo::new(stream), service_fn(service))
+        .with_upgrades();
     let mut connection = pin!(connection);
     let mut shutdown = app.shutdown.clone();
     let ended = tokio::select! {

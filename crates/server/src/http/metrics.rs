@@ -31,6 +31,8 @@ pub struct Metrics {
     pub event_streams: Gauge,
     /// Live queries that are open as event streams.
     pub live_streams: Gauge,
+    /// WebSockets that are open.
+    pub websockets: Gauge,
     /// Event streams opened.
     pub event_streams_opened: AtomicU64,
     /// Bytes of event streams handed to sockets.
@@ -176,6 +178,12 @@ pub fn text(app: &App) -> String {
         "exit",
         "live",
         own.live_streams.value(),
+    );
+    page.labelled(
+        "springhead_subscribers",
+        "exit",
+        "websocket",
+        own.websockets.value(),
     );
     let (open, different) = app.live.counts();
     page.gauge(

@@ -29,6 +29,7 @@ mod session;
 mod sql;
 mod status;
 mod unread;
+mod ws;
 
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,8 @@ pub fn document() -> Value {
 fn paths() -> Value {
     json!({
         "/live": { "get": live() },
+        "/ws": { "get": operation("websocket", "JSON-RPC 2.0 over a WebSocket; docs/live-queries.md has its methods.",
+            &["ticket", "tenant_id"], None, "Fields", 101) },
         "/cdc": { "get": events(&[]) },
         "/cdc/{collection}": { "get": events(&["collection"]) },
         "/cdc/poll": { "get": poll(&[]) },

@@ -30,6 +30,8 @@ pub struct Request {
     pub peer: SocketAddr,
     /// Whether it came over TLS.
     pub is_secure: bool,
+    /// The way to the raw connection, where it can be upgraded.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 /// How a request came, put into its extensions by whoever read it.

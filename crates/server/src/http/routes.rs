@@ -12,7 +12,7 @@ use super::error::HttpError;
 use super::params::{Params, decode, shown};
 use super::request::{Came, Request, RequestBody};
 use super::{
-    App, collections, consumers, events, guard, live, openapi, poll, session, sql, status,
+    App, collections, consumers, events, guard, live, openapi, poll, session, sql, status, ws,
 };
 use crate::auth::web::Shown;
 
@@ -57,6 +57,7 @@ pub const POLL_PARAMETERS: [&str; 14] = [
 pub enum Route {
     Events,
     Live,
+    WebSocket,
     Poll,
     Sql,
     Documents,
@@ -84,6 +85,7 @@ impl Route {
             Route::Consumer => &["GET", "DELETE"],
             Route::Events
             | Route::Live
+            | Route::WebSocket
             | Route::Poll
             | Route::Documents
             | Route::Health
@@ -115,6 +117,7 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     Some(match segments.as_slice() {
         ["live"] => (Route::Live, vec![]),
+        ["ws"] => (Route::WebSocket, vec![]),
         ["cdc"] => (Route::Events, vec![]),
         ["cdc", "poll"] => (Route::Poll, vec![]),
         ["cdc", collection] if !collection.is_empty() => (Route::Events, vec![*collection]),
@@ -176,7 +179,7 @@ pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
     answer
 }
 
-async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response, HttpError> {
+async fn serve(app: Arc<App>, mut head: Parts, body: RequestBody) -> Result<Response, HttpError> {
     let path = head.uri.path();
     let Some((route, segments)) = find(path) else {
         return Err(HttpError::new(
@@ -185,8 +188,11 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         ));
     };
     // HEAD is GET without its body; a stream has no end to be asked for.
-    let is_head =
-        head.method == Method::HEAD && !matches!(route, Route::Events | Route::Live | Route::Poll);
+    let is_head = head.method == Method::HEAD
+        && !matches!(
+            route,
+            Route::Events | Route::Live | Route::Poll | Route::WebSocket
+        );
     let method = if is_head { Method::GET } else { head.method };
     if !route.methods().contains(&method.as_str()) {
         return Err(HttpError::Method {
@@ -212,7 +218,10 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         headers: &head.headers,
         ticket: ticket.as_deref(),
         path,
-        is_get: matches!(route, Route::Events | Route::Live | Route::Poll) && method == Method::GET,
+        is_get: matches!(
+            route,
+            Route::Events | Route::Live | Route::Poll | Route::WebSocket
+        ) && method == Method::GET,
         address: came.peer.ip(),
     };
     let principal = admit(&app, route, &method, came, &shown)?;
@@ -226,6 +235,7 @@ async fn serve(app: Arc<App>, head: Parts, body: RequestBody) -> Result<Response
         principal: Arc::clone(&principal),
         peer: came.peer,
         is_secure: came.is_secure,
+        upgrade: head.extensions.remove(),
     };
     if route.is_public(&request.method) {
         return Box::pin(handle(route, request)).await;
@@ -314,6 +324,7 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
     match route {
         Route::Events => events::stream(request).await,
         Route::Live => Box::pin(live::stream(request)).await,
+        Route::WebSocket => Box::pin(ws::upgrade(request)).await,
         Route::Poll => Box::pin(poll::page(request)).await,
         Route::Sql => Box::pin(sql::run(request)).await,
         Route::Documents => Box::pin(collections::list(request)).await,

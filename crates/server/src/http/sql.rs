@@ -65,13 +65,17 @@ pub async fn run(mut request: Request) -> Result<Response, HttpError> {
 }
 
 /// A statement and its parameters.
-struct Asked {
-    sql: String,
-    params: Vec<Value>,
+pub struct Asked {
+    pub sql: String,
+    pub params: Vec<Value>,
 }
 
 impl Asked {
-    fn read(mut object: Map<String, Value>) -> Result<Asked, HttpError> {
+    /// Reads `sql` and `params`.
+    ///
+    /// # Errors
+    /// 22023 naming the field that is wrong.
+    pub fn read(mut object: Map<String, Value>) -> Result<Asked, HttpError> {
         let sql = take_text(&mut object, "sql")?
             .ok_or_else(|| HttpError::parameter("\"sql\" is missing"))?;
         let params = match take_field(&mut object, "params") {
@@ -83,7 +87,11 @@ impl Asked {
         Ok(Asked { sql, params })
     }
 
-    async fn run(&self, session: &mut Session) -> Result<Outcome, SqlError> {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the statement says.
+    pub async fn run(&self, session: &mut Session) -> Result<Outcome, SqlError> {
         let statement = session.prepare(&self.sql, &[])?;
         let params: Vec<ParamValue<'_>> = self.params.iter().map(param).collect();
         session.execute(&statement, &params).await
@@ -117,6 +125,26 @@ async fn run_transaction(
     Ok((outcomes, lsn))
 }
 
+/// A result as JSON in one piece.
+///
+/// # Errors
+/// 54000 if it is over `max_bytes`.
+pub fn whole(outcome: Outcome, max_bytes: usize) -> Result<String, SqlError> {
+    let lsn = outcome.lsn;
+    let mut writer = Writer::new(vec![outcome], lsn, Shape::Single);
+    let mut out = Vec::new();
+    while writer.write(&mut out)? {
+        if out.len() > max_bytes {
+            return Err(SqlError::new(
+                ErrorCode::StatementTooLarge,
+                format!("the result is over {max_bytes} bytes"),
+            )
+            .with_hint("ask for less at a time (LIMIT)"));
+        }
+    }
+    Ok(String::from_utf8(out).expect("JSON is UTF-8"))
+}
+
 /// How results are put together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
@@ -126,14 +154,7 @@ enum Shape {
 
 /// The results as JSON: made whole if they are small, else streamed from where they are spooled.
 async fn answer(outcomes: Vec<Outcome>, lsn: Lsn, shape: Shape) -> Result<Response, HttpError> {
-    let mut writer = Writer {
-        outcomes: outcomes.into_iter(),
-        present: None,
-        lsn,
-        shape,
-        begun: false,
-        ended: false,
-    };
+    let mut writer = Writer::new(outcomes, lsn, shape);
     let mut out = Vec::new();
     while out.len() < WHOLE_BYTES {
         if !writer.write(&mut out)? {
@@ -178,6 +199,17 @@ struct Present {
 }
 
 impl Writer {
+    fn new(outcomes: Vec<Outcome>, lsn: Lsn, shape: Shape) -> Writer {
+        Writer {
+            outcomes: outcomes.into_iter(),
+            present: None,
+            lsn,
+            shape,
+            begun: false,
+            ended: false,
+        }
+    }
+
     /// Appends the next piece; false after the last.
     fn write(&mut self, out: &mut Vec<u8>) -> Result<bool, SqlError> {
         if self.ended {

@@ -453,7 +453,7 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
     match kind {
         PlanKind::Query(query) => Some(Arc::clone(&query.columns)),
         PlanKind::Write(write) if !write.returning.is_empty() => Some(Arc::clone(&write.returning)),
-        PlanKind::Explain(_) => Some([text("QUERY PLAN")].into()),
+        PlanKind::Explain(_) | PlanKind::ExplainLive(_) => Some([text("QUERY PLAN")].into()),
         PlanKind::Role(statement) if matches!(**statement, RoleStatement::CreateToken { .. }) => {
             Some([text("id"), text("token")].into())
         }

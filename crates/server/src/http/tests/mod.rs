@@ -5,6 +5,7 @@ mod feeds;
 mod live;
 mod requests;
 mod slow;
+mod ws;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

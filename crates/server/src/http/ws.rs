@@ -1,0 +1,476 @@
+//! `GET /ws`: JSON-RPC 2.0 over a WebSocket (RFC 6455): statements, and any number of live queries
+//! that move from commit to commit together.
+//!
+//! One task per connection reads requests and writes events in turn, so that a client that does not
+//! read is not read from either. What waits for it is bounded by the subscriber.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value, json};
+use springhead_engine::ParamValue;
+use springhead_engine::access::Principal;
+use springhead_engine::cdc::parse_cursor;
+use springhead_engine::live::{LiveEnd, LiveEvent, LiveId, LiveRequest, Opened, Subscriber};
+use springhead_proto::{ErrorCode, Lsn, TenantId};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes as FrameBytes, Message, Utf8Bytes};
+
+use super::App;
+use super::body::{Body, Response};
+use super::error::HttpError;
+use super::live::{error_of, write_change, write_snapshot};
+use super::metrics::Counted;
+use super::request::{Request, finish_fields, take_flag, take_text};
+use super::sql::{Asked, param, whole};
+use crate::auth::web::Shown;
+
+/// What the path takes.
+pub const WS_PARAMETERS: [&str; 2] = ["ticket", "tenant_id"];
+
+/// A client that takes nothing for this long is gone.
+const WRITE_STALL: Duration = Duration::from_secs(300);
+
+/// Codes of JSON-RPC (<https://www.jsonrpc.org/specification#error_object>).
+const PARSE_ERROR: i32 = -32700;
+const INVALID_REQUEST: i32 = -32600;
+const METHOD_NOT_FOUND: i32 = -32601;
+const INVALID_PARAMS: i32 = -32602;
+/// Everything that has a code of its own, under `data`.
+const SERVER_ERROR: i32 = -32000;
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Answers an upgrade, and serves the connection from then on.
+///
+/// # Errors
+/// SH-protocol errors for what is no upgrade to a WebSocket of version 13.
+pub async fn upgrade(mut request: Request) -> Result<Response, HttpError> {
+    let tenant_id = request.tenant_id()?;
+    std::mem::take(&mut request.params).finish(&WS_PARAMETERS)?;
+    let has = |name: &str, word: &str| {
+        let list = request.header(name).unwrap_or_default();
+        list.split(',')
+            .any(|part| part.trim().eq_ignore_ascii_case(word))
+    };
+    let key = request.header("sec-websocket-key").map(str::to_owned);
+    let is_upgrade = has("upgrade", "websocket") && has("sec-websocket-version", "13");
+    let (Some(key), true, Some(on_upgrade)) = (key, is_upgrade, request.upgrade.take()) else {
+        return Err(HttpError::new(
+            ErrorCode::ProtocolViolation,
+            "this path is a WebSocket: ask for an upgrade (RFC 6455, version 13, over HTTP/1.1)",
+        ));
+    };
+    let app = Arc::clone(&request.app);
+    let tenant = app.node.engine.tenant(tenant_id).await?;
+    let connection = Connection {
+        subscriber: Subscriber::new(&app.live, tenant),
+        tenant_id,
+        principal: Arc::clone(&request.principal),
+        address: request.peer.ip(),
+        counted: Counted::new(&app, |metrics| &metrics.websockets),
+        options: Vec::new(),
+        app,
+    };
+    tokio::spawn(connection.run(on_upgrade));
+    let mut answer = Response::new(Body::Empty);
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let accept = derive_accept_key(key.as_bytes());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(
+        header::SEC_WEBSOCKET_ACCEPT,
+        HeaderValue::from_str(&accept).expect("it is base64"),
+    );
+    Ok(answer)
+}
+
+struct Connection {
+    app: Arc<App>,
+    subscriber: Subscriber,
+    tenant_id: TenantId,
+    principal: Arc<Principal>,
+    address: std::net::IpAddr,
+    counted: Counted,
+    /// Live queries that want the rows before.
+    options: Vec<LiveId>,
+}
+
+/// Why a connection ends.
+struct Gone;
+
+/// What a request comes to: the answer, and what follows it.
+struct Answer {
+    result: String,
+    then: Option<(Opened, bool)>,
+}
+
+/// Why a request fails.
+enum Refusal {
+    Code(i32, String),
+    Error(HttpError),
+}
+
+impl<E: Into<HttpError>> From<E> for Refusal {
+    fn from(error: E) -> Refusal {
+        Refusal::Error(error.into())
+    }
+}
+
+impl Connection {
+    async fn run(mut self, on_upgrade: OnUpgrade) {
+        let Ok(upgraded) = on_upgrade.await else {
+            return;
+        };
+        let limit = self.app.config.max_body_bytes;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(limit))
+            .max_frame_size(Some(limit));
+        let io = TokioIo::new(upgraded);
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+        // The client's going is an end like any other.
+        let _ = self.serve(&mut socket).await;
+        let _ = timeout(Duration::from_secs(5), socket.close(None)).await;
+        drop(self.counted);
+    }
+
+    async fn serve(&mut self, socket: &mut Socket) -> Result<(), Gone> {
+        let mut shutdown = self.app.shutdown.clone();
+        let heartbeat = self.app.config.heartbeat;
+        let mut beat_at = Instant::now() + heartbeat;
+        let mut told = Lsn::ZERO;
+        loop {
+            let engine = self.app.node.engine.clone();
+            let principal = Arc::clone(&self.principal);
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => return Ok(()),
+                error = engine.revoked(&principal) => {
+                    let frame = json!({
+                        "jsonrpc": "2.0", "method": "error",
+                        "params": HttpError::from(error).object(),
+                    });
+                    return send(socket, frame.to_string()).await;
+                }
+                message = socket.next() => match message {
+                    Some(Ok(Message::Text(text))) => self.request(socket, &text).await?,
+                    Some(Ok(Message::Binary(_))) => {
+                        send(socket, failure(&Value::Null, &Refusal::Code(
+                            INVALID_REQUEST, "requests are text".to_owned(),
+                        ))).await?;
+                    }
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Gone),
+                    // Pings are answered below us.
+                    Some(Ok(_)) => {}
+                },
+                event = self.subscriber.next() => {
+                    if let LiveEvent::Tick(lsn) = &event {
+                        told = *lsn;
+                    }
+                    self.tell(socket, event).await?;
+                }
+                () = sleep_until(beat_at) => {
+                    beat_at = Instant::now() + heartbeat;
+                    match self.subscriber.progress().filter(|position| *position > told) {
+                        Some(position) => {
+                            told = position;
+                            self.tell_progress(socket, position).await?;
+                        }
+                        None => socket
+                            .send(Message::Ping(FrameBytes::new()))
+                            .await
+                            .map_err(|_| Gone)?,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn request(&mut self, socket: &mut Socket, text: &str) -> Result<(), Gone> {
+        let request = match serde_json::from_str::<Value>(text) {
+            Ok(Value::Object(request)) => request,
+            Ok(_) => {
+                let why = "a request is one JSON object".to_owned();
+                let refusal = Refusal::Code(INVALID_REQUEST, why);
+                return send(socket, failure(&Value::Null, &refusal)).await;
+            }
+            Err(error) => {
+                let refusal = Refusal::Code(PARSE_ERROR, error.to_string());
+                return send(socket, failure(&Value::Null, &refusal)).await;
+            }
+        };
+        let id = request.get("id").cloned();
+        let shown = id.clone().unwrap_or(Value::Null);
+        match self.call(request).await {
+            Ok(answer) => {
+                // A notification gets no answer.
+                if id.is_some() {
+                    let result = &answer.result;
+                    let frame =
+                        format!("{{\"jsonrpc\":\"2.0\",\"id\":{shown},\"result\":{result}}}");
+                    send(socket, frame).await?;
+                }
+                if let Some((opened, wants_snapshot)) = answer.then {
+                    self.begin(socket, opened, wants_snapshot).await?;
+                }
+                Ok(())
+            }
+            Err(refusal) => send(socket, failure(&shown, &refusal)).await,
+        }
+    }
+
+    async fn call(&mut self, mut request: Map<String, Value>) -> Result<Answer, Refusal> {
+        let method = match request.remove("method") {
+            Some(Value::String(method)) => method,
+            _ => {
+                return Err(Refusal::Code(
+                    INVALID_REQUEST,
+                    "\"method\" is missing".to_owned(),
+                ));
+            }
+        };
+        let mut params = match request.remove("params") {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(params)) => params,
+            Some(_) => {
+                return Err(Refusal::Code(
+                    INVALID_PARAMS,
+                    "\"params\" is an object".to_owned(),
+                ));
+            }
+        };
+        let plain = |result: Value| Answer {
+            result: result.to_string(),
+            then: None,
+        };
+        match method.as_str() {
+            "ping" => {
+                finish_fields(&params, &[])?;
+                Ok(plain(json!({})))
+            }
+            "sql" => self.sql(params).await,
+            "live" => self.live(params).await,
+            "cancel" => {
+                let id = params.remove("live_id").and_then(|id| id.as_u64());
+                finish_fields(&params, &["live_id"])?;
+                match id.map(LiveId).filter(|id| self.subscriber.close(*id)) {
+                    Some(id) => {
+                        self.options.retain(|other| *other != id);
+                        Ok(plain(json!({ "cancelled": true })))
+                    }
+                    None => Err(HttpError::new(
+                        ErrorCode::NotFound,
+                        "there is no live query of that id",
+                    )
+                    .into()),
+                }
+            }
+            "authenticate" => {
+                let token = take_text(&mut params, "token")?
+                    .ok_or_else(|| HttpError::parameter("\"token\" is missing"))?;
+                finish_fields(&params, &["token"])?;
+                self.authenticate(&token)?;
+                Ok(plain(json!({ "user": &*self.principal.user })))
+            }
+            other => Err(Refusal::Code(
+                METHOD_NOT_FOUND,
+                format!("there is no method \"{}\"", super::params::shown(other)),
+            )),
+        }
+    }
+
+    async fn sql(&self, mut params: Map<String, Value>) -> Result<Answer, Refusal> {
+        let min_lsn = super::request::take_number(&mut params, "min_lsn")?;
+        let asked = Asked::read(params)?;
+        let engine = &self.app.node.engine;
+        let mut session = engine.session(self.tenant_id, &self.principal).await?;
+        if let Some(lsn) = min_lsn {
+            session.require_lsn(Lsn(lsn));
+        }
+        let outcome = asked.run(&mut session).await?;
+        let result = whole(outcome, self.app.config.max_body_bytes)?;
+        Ok(Answer { result, then: None })
+    }
+
+    async fn live(&mut self, mut params: Map<String, Value>) -> Result<Answer, Refusal> {
+        let cursor = take_text(&mut params, "cursor")?;
+        let cursor = cursor.as_deref().map(parse_cursor).transpose()?;
+        let wants_snapshot = match params.remove("snapshot") {
+            None | Some(Value::Null | Value::Bool(true)) => true,
+            Some(Value::Bool(false)) => false,
+            Some(_) => return Err(HttpError::parameter("\"snapshot\" is true or false").into()),
+        };
+        let with_before = take_flag(&mut params, "before")?;
+        for (name, only) in [("envelope", json!("diff")), ("squash_ms", json!(0))] {
+            if params
+                .remove(name)
+                .is_some_and(|given| given != only && !given.is_null())
+            {
+                let error = HttpError::new(
+                    ErrorCode::FeatureNotSupported,
+                    format!("\"{name}\" other than {only} is not supported"),
+                );
+                return Err(error.into());
+            }
+        }
+        let asked = Asked::read(params)?;
+        let values: Vec<ParamValue<'_>> = asked.params.iter().map(param).collect();
+        let request = LiveRequest {
+            sql: &asked.sql,
+            params: &values,
+            cursor,
+        };
+        let opened = self.subscriber.open(&self.principal, &request).await?;
+        self.app.metrics.event_streams_opened.fetch_add(1, Relaxed);
+        if with_before {
+            self.options.push(opened.id);
+        }
+        Ok(Answer {
+            result: json!({ "live_id": opened.id.0 }).to_string(),
+            then: Some((opened, wants_snapshot)),
+        })
+    }
+
+    /// The same connection goes on for whom the token stands for. Live queries that are open stay
+    /// those of whom they were opened for.
+    fn authenticate(&mut self, token: &str) -> Result<(), HttpError> {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| HttpError::parameter("the token has characters that no token has"))?;
+        headers.insert(header::AUTHORIZATION, value);
+        let shown = Shown {
+            headers: &headers,
+            ticket: None,
+            path: "/ws",
+            is_get: true,
+            address: self.address,
+        };
+        let engine = &self.app.node.engine;
+        let principal = self.app.node.auth.principal(engine, &shown)?;
+        let own = engine.tenant_of(&principal);
+        if own.is_some_and(|own| own != self.tenant_id) {
+            return Err(HttpError::new(
+                ErrorCode::ForbiddenTenant,
+                "the token is for another tenant than this connection",
+            ));
+        }
+        self.principal = principal;
+        Ok(())
+    }
+
+    async fn begin(
+        &mut self,
+        socket: &mut Socket,
+        opened: Opened,
+        wants_snapshot: bool,
+    ) -> Result<(), Gone> {
+        let Opened {
+            id,
+            plan,
+            rows,
+            delta,
+            lsn,
+        } = opened;
+        let head = |event: &str| {
+            format!(
+                "{{\"jsonrpc\":\"2.0\",\"method\":\"live.{event}\",\"params\":{{\"live_id\":{},",
+                id.0
+            )
+        };
+        if let Some(mut rows) = rows.filter(|_| wants_snapshot) {
+            let mut is_first = true;
+            loop {
+                let chunk = rows.next_chunk().map_err(|error| {
+                    tracing::error!(%error, "the result of a live query was cut short");
+                    Gone
+                })?;
+                if chunk.is_none() && !is_first {
+                    break;
+                }
+                is_first = false;
+                let mut object = Vec::new();
+                let found = chunk.as_ref().map(|chunk| chunk.rows());
+                write_snapshot(&plan, found.into_iter().flatten(), &mut object);
+                let object = String::from_utf8(object).expect("JSON is UTF-8");
+                // Its own braces open in the head.
+                send(socket, head("snapshot") + &object[1..] + "}").await?;
+            }
+        }
+        let epoch = self.subscriber.epoch();
+        if let Some(delta) = delta {
+            self.tell(socket, LiveEvent::Change { id, delta }).await?;
+        }
+        let ready = head("ready") + &format!("\"cursor\":\"{lsn}@{epoch}\",\"lsn\":{lsn}}}}}");
+        send(socket, ready).await
+    }
+
+    async fn tell(&mut self, socket: &mut Socket, event: LiveEvent) -> Result<(), Gone> {
+        let frame = match event {
+            LiveEvent::Change { id, delta } => {
+                let mut frame = format!(
+                    "{{\"jsonrpc\":\"2.0\",\"method\":\"live.change\",\"params\":{{\"live_id\":{},",
+                    id.0
+                )
+                .into_bytes();
+                let with_before = self.options.contains(&id);
+                write_change(&delta, self.subscriber.epoch(), with_before, &mut frame);
+                frame.extend_from_slice(b"}}");
+                String::from_utf8(frame).expect("JSON is UTF-8")
+            }
+            LiveEvent::Tick(lsn) => {
+                json!({ "jsonrpc": "2.0", "method": "tick", "params": { "lsn": lsn.0 } })
+                    .to_string()
+            }
+            LiveEvent::Ended { id, end } => {
+                self.options.retain(|other| *other != id);
+                let mut params = error_of(&end).object();
+                params.insert("live_id".to_owned(), id.0.into());
+                let event = match end {
+                    LiveEnd::MustRefetch { .. } => "live.must-refetch",
+                    LiveEnd::Failed(_) => "live.error",
+                };
+                json!({ "jsonrpc": "2.0", "method": event, "params": params }).to_string()
+            }
+        };
+        send(socket, frame).await
+    }
+
+    async fn tell_progress(&mut self, socket: &mut Socket, position: Lsn) -> Result<(), Gone> {
+        let cursor = format!("{position}@{}", self.subscriber.epoch());
+        for id in self.subscriber.ids() {
+            let params = json!({ "live_id": id.0, "cursor": cursor });
+            let frame = json!({ "jsonrpc": "2.0", "method": "live.progress", "params": params });
+            send(socket, frame.to_string()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn failure(id: &Value, refusal: &Refusal) -> String {
+    let error = match refusal {
+        Refusal::Code(code, message) => json!({ "code": code, "message": message }),
+        Refusal::Error(error) => json!({
+            "code": if error.code() == ErrorCode::InvalidParameterValue { INVALID_PARAMS } else { SERVER_ERROR },
+            "message": error.to_string(),
+            "data": error.object(),
+        }),
+    };
+    json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+}
+
+async fn send(socket: &mut Socket, text: String) -> Result<(), Gone> {
+    let message = Message::Text(Utf8Bytes::from(text));
+    match timeout(WRITE_STALL, socket.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Gone),
+    }
+}
