@@ -80,6 +80,7 @@ pub fn plan(
             catalog_version: catalog.version,
             kind: PlanKind::ExplainLive(live.describe(catalog)),
             system: false,
+            library: None,
             parameters: live.parameters,
         });
     }
