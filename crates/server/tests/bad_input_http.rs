@@ -426,7 +426,8 @@ fn g7_half_closed_and_half_sent_requests_harm_nobody() {
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("a timeout");
         stream.write_all(garbage).expect("sent");
-        stream.shutdown(Shutdown::Write).expect("half closed");
+        // It may have been reset already.
+        let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
         // A refusal or a reset, but no silence.
         if let Err(error) = stream.read_to_end(&mut answer) {
