@@ -265,8 +265,7 @@ impl Context {
 
     fn principal(&self) -> Option<Arc<Principal>> {
         let session = Arc::clone(&self.session.lock());
-        let principal = session.principal.lock().clone();
-        principal
+        session.principal.lock().clone()
     }
 
     fn is_cancelled(&self) -> bool {

@@ -328,7 +328,9 @@ fn check(analyzer: &Analyzer<'_>, sql: &str) -> Result<(), SqlError> {
         );
     }
     if sql.contains("sh_call") {
-        return Err(refused("it calls a function of yours, which may read anything"));
+        return Err(refused(
+            "it calls a function of yours, which may read anything",
+        ));
     }
     // What is there for drivers is no collection.
     if sql.contains("sh_sys") {

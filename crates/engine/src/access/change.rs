@@ -287,7 +287,7 @@ impl Planner<'_> {
             ..RoleOptions::default()
         } == *options;
         let is_own = *role.name == *self.actor.identity.role;
-        if !self.may_change(&role) && !(is_own && only_password) {
+        if !(self.may_change(&role) || is_own && only_password) {
             return Err(denied("permission denied"));
         }
         if &*role.name == SUPERUSER && options.superuser == Some(false) {

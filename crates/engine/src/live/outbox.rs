@@ -131,9 +131,4 @@ impl Outbox {
     pub(crate) fn recover(&self) {
         self.queue.lock().is_lagged = false;
     }
-
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> usize {
-        self.queue.lock().bytes
-    }
 }

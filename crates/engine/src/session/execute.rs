@@ -25,6 +25,10 @@ use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_w
 pub(super) const REPLANS: usize = 4;
 
 /// A statement's answer, or that it must be planned again.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "on its way from one function to the next"
+)]
 pub(super) enum Answer {
     Outcome(Outcome),
     Stale,

@@ -146,8 +146,10 @@ impl Auth {
     /// An API token or a JWT.
     ///
     /// # Errors
-    /// 28000. Nobody guesses tokens, so that failures slow nobody down: behind a proxy all clients
-    /// have one address.
+    /// 28000.
+    ///
+    /// Nobody guesses tokens, so that failures slow nobody down: behind a proxy all clients have one
+    /// address.
     pub fn bearer(
         &self,
         engine: &Engine,

@@ -228,6 +228,10 @@ pub fn put_document(
     ))
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one plan, each named where it is made"
+)]
 fn write(
     catalog: &Arc<Catalog>,
     table: &Table,

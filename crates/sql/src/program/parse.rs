@@ -422,12 +422,9 @@ impl<'t> Reader<'t> {
             return Ok(None);
         }
         let target = self.target()?;
-        let assigns = if self.symbol(b':')? {
-            self.symbol(b'=')?
-        } else {
-            self.symbol(b'=')?
-        };
-        if !assigns {
+        // `:=`, or `=` alone.
+        self.symbol(b':')?;
+        if !self.symbol(b'=')? {
             self.at = start;
             return Ok(None);
         }

@@ -433,13 +433,13 @@ fn split_and(text: &str) -> Option<(&str, &str)> {
                 at_and = at_and.or(Some(at));
             }
             // Beside these an AND joins other things than the whole.
-            b' ' | b'C' if depth == 0 => {
-                if [&b" OR "[..], b" BETWEEN ", b"CASE "]
-                    .iter()
-                    .any(|word| rest.starts_with(word))
-                {
-                    return None;
-                }
+            b' ' | b'C'
+                if depth == 0
+                    && [&b" OR "[..], b" BETWEEN ", b"CASE "]
+                        .iter()
+                        .any(|word| rest.starts_with(word)) =>
+            {
+                return None;
             }
             _ => {}
         }
