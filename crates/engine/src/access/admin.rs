@@ -63,6 +63,9 @@ impl Engine {
             };
             planner.plan(statement)?
         };
+        for role in &planned.dropped {
+            self.expect_unnamed(role).await?;
+        }
         let mut changed = Changed {
             notices: planned.notices,
             token: planned.token,
@@ -87,6 +90,32 @@ impl Engine {
             );
         }
         Ok(changed)
+    }
+
+    /// Rights are kept by the role's name: one that is made again under it must not find any.
+    async fn expect_unnamed(&self, role: &str) -> Result<(), SqlError> {
+        const SHOWN: usize = 10;
+        let mut objects = Vec::new();
+        for tenant in self.tenants() {
+            let catalog = self.tenant(tenant.id).await?.catalog();
+            let found = catalog.objects_of_role(role).into_iter();
+            objects.extend(found.map(|object| format!("{object} of database {}", tenant.name)));
+        }
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let mut detail = objects[..objects.len().min(SHOWN)].join("\n");
+        if objects.len() > SHOWN {
+            detail.push_str(&format!("\nand {} other objects", objects.len() - SHOWN));
+        }
+        Err(SqlError::new(
+            ErrorCode::DependentObjects,
+            format!("role \"{role}\" cannot be dropped because some objects depend on it"),
+        )
+        .with_detail(detail)
+        .with_hint(
+            "revoke its grants, give its objects another owner, and drop its policies first",
+        ))
     }
 
     fn event(

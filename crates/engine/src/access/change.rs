@@ -43,6 +43,8 @@ impl Op {
 #[derive(Default)]
 pub(super) struct Planned {
     pub ops: Vec<Op>,
+    /// Roles that go, if nothing in any tenant names them.
+    pub dropped: Vec<String>,
     pub notices: Vec<SqlError>,
     /// What the audit calls it, and what it is done to.
     pub action: &'static str,
@@ -423,6 +425,7 @@ impl Planner<'_> {
         ] {
             planned.ops.push(Op::new(sql, vec![Some(name.to_owned())]));
         }
+        planned.dropped.push(name.to_owned());
         Ok(())
     }
 

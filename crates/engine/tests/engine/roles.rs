@@ -270,3 +270,25 @@ async fn g6_what_is_revoked_ends_at_once() {
     admin.ok("DROP ROLE ann").await;
     ann.fails("SELECT 1", "28000").await;
 }
+
+/// Rights are kept by name: a role that is made again must not find what another of its name had.
+#[tokio::test]
+async fn g6_a_role_that_something_names_in_any_tenant_stays() {
+    let node = Node::start();
+    let mut admin = node.client().await;
+    admin.ok("CREATE ROLE ann").await;
+    admin.ok("CREATE DATABASE shop").await;
+    let mut shop = node.client_of("shop").await;
+    shop.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
+    shop.ok("GRANT SELECT ON t TO ann").await;
+    let error = admin.fails("DROP ROLE ann", "2BP01").await;
+    assert_eq!(error.detail.as_deref(), Some("table t of database shop"));
+    shop.ok("REVOKE SELECT ON t FROM ann").await;
+    shop.ok("ALTER TABLE t OWNER TO ann").await;
+    admin.fails("DROP ROLE ann", "2BP01").await;
+    shop.ok("ALTER TABLE t OWNER TO postgres").await;
+    shop.ok("CREATE POLICY p ON t TO ann USING (true)").await;
+    admin.fails("DROP ROLE ann", "2BP01").await;
+    shop.ok("DROP POLICY p ON t").await;
+    admin.ok("DROP ROLE ann").await;
+}

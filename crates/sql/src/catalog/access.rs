@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{QualifiedName, Schema};
+use super::{Catalog, QualifiedName, Schema};
+use crate::plan::display_name;
 
 /// The role that owns whatever nobody else is said to own: the first superuser.
 pub const BOOTSTRAP_ROLE: &str = "postgres";
@@ -236,6 +237,27 @@ impl Access {
                 .policies
                 .iter()
                 .any(|policy| policy.roles.iter().any(|named| named == role))
+    }
+}
+
+impl Catalog {
+    /// What names the role (as owner, grantor, grantee, or by a policy), as PostgreSQL calls it.
+    #[must_use]
+    pub fn objects_of_role(&self, role: &str) -> Vec<String> {
+        let tables = (self.tables.values()).map(|table| ("table", &table.name, &table.access));
+        let sequences = (self.sequences.values())
+            .map(|sequence| ("sequence", &sequence.name, &sequence.access));
+        let views = (self.views.values()).map(|view| ("view", &view.name, &view.access));
+        let schema = std::iter::once(("schema", &self.schema.name, &self.schema.access));
+        let mut objects: Vec<String> = tables
+            .chain(sequences)
+            .chain(views)
+            .chain(schema)
+            .filter(|(_, _, access)| access.mentions(role))
+            .map(|(kind, name, _)| format!("{kind} {}", display_name(name)))
+            .collect();
+        objects.sort_unstable();
+        objects
     }
 }
 
