@@ -284,6 +284,9 @@ pub fn translate_plain(error: &rusqlite::Error) -> SqlError {
     if let Some(damage) = checksum::describe(error) {
         return damage;
     }
+    if let Some(limit) = springhead_sql::errors::limit(&error.to_string()) {
+        return limit;
+    }
     match error {
         rusqlite::Error::SqliteFailure(failure, message) => {
             let code = match failure.code {

@@ -98,6 +98,12 @@ fn statements_that_ask_for_too_much_are_refused_or_end_in_time() {
     let nested = |open: &str, inner: &str, close: &str, count: usize| {
         format!("{}{inner}{}", open.repeat(count), close.repeat(count))
     };
+    let joined = |count: usize| {
+        let all: Vec<String> = (0..count)
+            .map(|n| format!("generate_series(1, 2) s{n}"))
+            .collect();
+        all.join(" CROSS JOIN ")
+    };
     // Any of the codes will do; an answer is another matter where it is not named.
     let too_much = [
         "54000", "54001", "54011", "22003", "22023", "57014", "53200", "2201B",
@@ -124,6 +130,8 @@ fn statements_that_ask_for_too_much_are_refused_or_end_in_time() {
         ("a series of aggregates", "SELECT length(string_agg(repeat('x', 1000000), ',')) FROM generate_series(1, 100000)".to_owned(), false),
         ("backtracking", "SELECT repeat('a', 3000) ~ '(a+)+(a+)+$b'".to_owned(), true),
         ("a pattern of LIKE", "SELECT repeat('a', 300) LIKE '%a%a%a%a%a%a%a%a%a%a%b'".to_owned(), true),
+        ("columns", format!("SELECT 1{}", ", 1".repeat(10_000)), false),
+        ("joins", format!("SELECT 1 FROM {}", joined(200)), false),
         ("10,000 comments", format!("SELECT {}", nested("/*", "", "*/", 10_000) + "1"), true),
     ];
     for (what, sql, may_answer) in table {

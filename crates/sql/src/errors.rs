@@ -428,8 +428,9 @@ fn with_failing_row(error: SqlError, table: &Table, row: FailedRow<'_>) -> SqlEr
     error.with_detail(format!("Failing row contains ({}).", values.join(", ")))
 }
 
-/// What SQLite says without a code of its own: mostly errors of functions.
-fn generic(catalog: &Catalog, message: &str) -> SqlError {
+/// What SQLite says when a statement is past one of its limits, in words of ours.
+#[must_use]
+pub fn limit(message: &str) -> Option<SqlError> {
     let known = [
         (
             "integer overflow",
@@ -467,10 +468,15 @@ fn generic(catalog: &Catalog, message: &str) -> SqlError {
             "at most 64 tables can be joined",
         ),
     ];
-    match known.into_iter().find(|(text, ..)| message.contains(text)) {
-        Some((_, code, text)) => SqlError::new(code, text),
-        None => SqlError::new(ErrorCode::Internal, readable(catalog, message)),
-    }
+    let (_, code, text) = known
+        .into_iter()
+        .find(|(text, ..)| message.contains(text))?;
+    Some(SqlError::new(code, text))
+}
+
+/// What SQLite says without a code of its own: mostly errors of functions.
+fn generic(catalog: &Catalog, message: &str) -> SqlError {
+    limit(message).unwrap_or_else(|| SqlError::new(ErrorCode::Internal, readable(catalog, message)))
 }
 
 /// SQLite's text with the users' names in place of storage names.

@@ -11,7 +11,7 @@
 //! A result is that of the SELECT at each commit's LSN because nothing else is ever looked at: row
 //! images are of one commit, and the copies are stepped by the same log. [`Subscriber`] is what a
 //! protocol holds for one connection: it opens queries, hands out events, and turns a connection
-//! that has fallen behind into one that needs the net difference (docs/adr/0010-live-queries.md).
+//! that has fallen behind into one that needs the net difference (docs/adr/0008-live-queries.md).
 
 mod commit;
 mod copies;
