@@ -1,4 +1,4 @@
-// node-postgres, postgres.js and Drizzle: each its ordinary use.
+// node-postgres and postgres.js with a password and TLS, Drizzle with neither: each its ordinary use.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -10,13 +10,15 @@ import postgres from 'postgres'
 import { Server } from './server.mjs'
 
 let server
+let open
 before(async () => {
-  server = await Server.create()
-  await server.start()
+  server = await Server.secure()
+  open = await Server.create()
+  await open.start()
 })
-after(() => server.remove())
+after(() => Promise.all([server.remove(), open.remove()]))
 
-const options = () => ({ host: '127.0.0.1', port: server.pg, user: 'postgres', database: 'postgres' })
+const options = () => server.login()
 
 test('node-postgres: types, prepared statements, transactions, errors, notifications, cancel', async (t) => {
   const client = new pg.Client(options())
@@ -55,6 +57,41 @@ test('node-postgres: types, prepared statements, transactions, errors, notificat
   await assert.rejects(client.query(endless), { code: '57014' })
 })
 
+test('node-postgres: every type, values in binary, the login bound to the channel', async (t) => {
+  const client = new pg.Client({ ...options(), enableChannelBinding: true })
+  await client.connect()
+  t.after(() => client.end())
+  assert.ok(client.connection.stream.encrypted)
+  const values = {
+    smallint: -7, integer: 70000, bigint: '4611686018427387904', real: 1.5, 'double precision': -2.25,
+    'numeric(12,3)': '1234.567', boolean: true, text: "söme 'text'", 'varchar(20)': 'short', date: '2024-02-29',
+    time: '12:34:56.000789', uuid: '00000000-0000-0000-0000-000000000005', json: { a: [1] }, jsonb: { a: [1] },
+    'text[]': ['a,b', 'c"d', null],
+  }
+  for (const [type, value] of Object.entries(values)) {
+    const text = type.startsWith('json') ? JSON.stringify(value) : value
+    const cast = type === 'date' ? `to_char($1::date, 'YYYY-MM-DD')` : `$1::${type}`
+    const { rows } = await client.query(`SELECT ${cast} AS v, NULL::${type} AS n`, [text])
+    assert.deepEqual(rows, [{ v: value, n: null }], type)
+  }
+  // The driver reads binary values as UTF-8 before it decodes them: only bytes of ASCII survive it.
+  const binary = await client.query({ text: 'SELECT $1::int4 AS a, $2::bool AS b, $3::float8 AS c, $4::int8 AS d',
+    values: [70000, false, 2, '5'], binary: true })
+  assert.deepEqual({ ...binary.rows[0], d: String(binary.rows[0].d) }, { a: 70000, b: false, c: 2, d: '5' })
+})
+
+test('who does not show the password, over TLS and to the right server, is refused', async () => {
+  for (const wrong of [{ password: 'wrong' }, { ssl: false }, { ssl: {} }]) {
+    const client = new pg.Client({ ...options(), ...wrong })
+    client.on('error', () => {})
+    await assert.rejects(client.connect(), (error) => error.code === (wrong.ssl && !wrong.password
+      ? 'UNABLE_TO_VERIFY_LEAF_SIGNATURE' : wrong.password ? '28P01' : '28000'))
+    const sql = postgres({ ...options(), ...wrong, max: 1 })
+    await assert.rejects(sql`SELECT 1`)
+    await sql.end()
+  }
+})
+
 test('postgres.js: types, transactions, errors, cursors, notifications, cancel', async (t) => {
   const sql = postgres(options())
   t.after(() => sql.end())
@@ -70,6 +107,12 @@ test('postgres.js: types, transactions, errors, cursors, notifications, cancel',
   let count = 0
   await sql`SELECT * FROM generate_series(1, 25)`.cursor(10, (rows) => { count += rows.length })
   assert.equal(count, 25)
+  await sql`CREATE TABLE pj_copied (id int, n text)`
+  const into = await sql`COPY pj_copied FROM STDIN`.writable()
+  await new Promise((done, failed) => into.on('finish', done).on('error', failed).end('1\ta\n2\t\\N\n'))
+  const lines = []
+  for await (const chunk of await sql`COPY pj_copied TO STDOUT (FORMAT csv)`.readable()) lines.push(String(chunk))
+  assert.equal(lines.join(''), '1,a\n2,\n')
   const received = new Promise((done) => sql.listen('news', done, () => sql.notify('news', 'hello')))
   assert.equal(await received, 'hello')
   const endless = sql`WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r WHERE n < 0`
@@ -78,7 +121,7 @@ test('postgres.js: types, transactions, errors, cursors, notifications, cancel',
 })
 
 test('Drizzle: an application creates, queries and updates', async (t) => {
-  const client = postgres(options())
+  const client = postgres(open.login())
   t.after(() => client.end())
   const db = drizzle(client)
   const shop = schema.pgTable('shop', { id: schema.serial().primaryKey(), name: schema.varchar({ length: 40 }).notNull() })

@@ -1,13 +1,16 @@
 // The real server as a child process, for tests: started on free loopback ports, killed, started
-// again on the same ports and directory.
+// again on the same ports and directory. `Server.create()` is what a first start is: no users, no TLS,
+// whoever comes is let in; `Server.secure()` has both.
 
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
 
 const BINARY = process.env.SPRINGHEAD_BIN
 
@@ -20,12 +23,41 @@ export class Server {
     server.http = await freePort()
     server.origin = `http://127.0.0.1:${server.http}`
     server.output = ''
+    server.settings = []
     return server
+  }
+
+  // Started, with a certificate for `localhost`, an administrator, and an application's user that may
+  // make tables.
+  static async secure() {
+    const server = await Server.create()
+    const place = server.directory
+    execFileSync('sh', [fileURLToPath(new URL('certificates.sh', import.meta.url)), place])
+    server.ca = await readFile(join(place, 'ca.crt'), 'utf8')
+    server.settings = ['--tls-certificate', join(place, 'server.crt'), '--tls-key', join(place, 'server.key')]
+    server.settings.push('--tls-required', 'on')
+    // Every driver has to normalise it.
+    server.password = "pass word: é/@'%"
+    await server.start()
+    await server.sql("CREATE ROLE root SUPERUSER LOGIN PASSWORD 'rootpass'")
+    const root = new pg.Client({ ...server.login(), user: 'root', password: 'rootpass' })
+    await root.connect()
+    await root.query(`CREATE USER app PASSWORD ${pg.escapeLiteral(server.password)}`)
+    await root.query('GRANT CREATE ON SCHEMA public TO app')
+    await root.end()
+    return server
+  }
+
+  // What drivers connect with. Node compares the certificate with the name, too.
+  login() {
+    const open = { host: '127.0.0.1', port: this.pg, user: 'postgres', database: 'postgres' }
+    if (!this.ca) return open
+    return { ...open, host: 'localhost', user: 'app', password: this.password, ssl: { ca: this.ca, servername: 'localhost' } }
   }
 
   async start() {
     const args = ['serve', '--data-dir', join(this.directory, 'data')]
-    args.push('--pg', `127.0.0.1:${this.pg}`, '--http', `127.0.0.1:${this.http}`)
+    args.push('--pg', `127.0.0.1:${this.pg}`, '--http', `127.0.0.1:${this.http}`, ...this.settings)
     const child = spawn(BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'] })
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (data) => { this.output = (this.output + data).slice(-20000) })

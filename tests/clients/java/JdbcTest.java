@@ -1,4 +1,5 @@
-// JDBC: its ordinary use. Run as `java -cp postgresql.jar JdbcTest.java jdbc:postgresql://…`.
+// JDBC: its ordinary use, with a password and TLS. Run as
+// `java -cp postgresql.jar JdbcTest.java jdbc:postgresql://… USER PASSWORD CA_FILE`.
 
 import java.math.BigDecimal;
 import java.sql.*;
@@ -7,13 +8,14 @@ import java.util.*;
 
 public class JdbcTest {
     static int failures = 0;
+    static Properties login = new Properties();
 
     interface Part {
         void run(Connection connection) throws Exception;
     }
 
     static void part(String url, String name, Part part) {
-        try (Connection connection = DriverManager.getConnection(url, "postgres", "")) {
+        try (Connection connection = DriverManager.getConnection(url, login)) {
             part.run(connection);
             System.out.println("ok " + name);
         } catch (Throwable error) {
@@ -30,6 +32,10 @@ public class JdbcTest {
 
     public static void main(String[] args) {
         String url = args[0];
+        login.setProperty("user", args[1]);
+        login.setProperty("password", args[2]);
+        login.setProperty("sslmode", "verify-full");
+        login.setProperty("sslrootcert", args[3]);
         // From the first execution on the server prepares, and the driver asks for binary values.
         String prepared = url + "?prepareThreshold=-1";
         part(url, "types", JdbcTest::types);
@@ -39,6 +45,7 @@ public class JdbcTest {
         part(url, "fetch size", JdbcTest::fetchSize);
         part(url, "copy", JdbcTest::copy);
         part(url, "cancel", JdbcTest::cancel);
+        part(url, "what is refused at the door", connection -> refused(url));
         part(url, "notifications", connection -> notifications(url, connection));
         System.exit(failures == 0 ? 0 : 1);
     }
@@ -196,11 +203,24 @@ public class JdbcTest {
         }
     }
 
+    static void refused(String url) {
+        for (String[] wrong : new String[][] {{"password", "wrong"}, {"sslmode", "disable"}}) {
+            Properties other = new Properties();
+            other.putAll(login);
+            other.setProperty(wrong[0], wrong[1]);
+            try (Connection connection = DriverManager.getConnection(url, other)) {
+                throw new AssertionError("let in with " + String.join("=", wrong));
+            } catch (SQLException error) {
+                equal(error.getSQLState().substring(0, 2), "28");
+            }
+        }
+    }
+
     static void notifications(String url, Connection listener) throws SQLException {
         try (Statement s = listener.createStatement()) {
             s.execute("LISTEN news");
         }
-        try (Connection other = DriverManager.getConnection(url, "postgres", ""); Statement s = other.createStatement()) {
+        try (Connection other = DriverManager.getConnection(url, login); Statement s = other.createStatement()) {
             s.execute("NOTIFY news, 'hello'");
         }
         org.postgresql.PGNotification[] received = listener.unwrap(org.postgresql.PGConnection.class).getNotifications(10_000);

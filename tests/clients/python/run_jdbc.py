@@ -8,4 +8,5 @@ from server import Server
 with Server() as server:
     java, driver, source = sys.argv[1:]
     url = f"jdbc:postgresql://{server.host}:{server.port}/{server.database}"
-    sys.exit(subprocess.run([java, "-cp", driver, source, url]).returncode)
+    arguments = [url, server.user, server.password, server.ca]
+    sys.exit(subprocess.run([java, "-cp", driver, source, *arguments]).returncode)

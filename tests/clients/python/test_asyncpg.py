@@ -94,6 +94,22 @@ class Asyncpg(unittest.IsolatedAsyncioTestCase):
         pid, channel, payload = await asyncio.wait_for(received, 10)
         self.assertEqual((pid, channel, payload), (other.get_server_pid(), "news", "hello"))
 
+    async def test_a_running_statement_is_cancelled(self):
+        connection = await self.connect()
+        endless = (
+            "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r WHERE n < 0"
+        )
+        # Ends by the driver's own clock, which sends a cancel request and takes the connection up again.
+        with self.assertRaises(asyncio.TimeoutError):
+            await connection.fetchval(endless, timeout=0.5)
+        self.assertEqual(await connection.fetchval("SELECT 1"), 1)
+
+    async def test_who_does_not_show_the_password_over_tls_is_refused(self):
+        for wrong in [{"password": "wrong"}, {"ssl": False}]:
+            with self.subTest(wrong=wrong):
+                with self.assertRaises(asyncpg.InvalidAuthorizationSpecificationError):
+                    await asyncpg.connect(self.server.url("postgresql"), **wrong)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -17,13 +17,7 @@ class Psycopg3(unittest.TestCase):
         cls.server = cls.enterClassContext(Server())
 
     def connect(self, **options):
-        connection = psycopg.connect(
-            host=self.server.host,
-            port=self.server.port,
-            user=self.server.user,
-            dbname=self.server.database,
-            **options,
-        )
+        connection = psycopg.connect(**(self.server.options() | options))
         self.addCleanup(connection.close)
         return connection
 
@@ -92,6 +86,14 @@ class Psycopg3(unittest.TestCase):
                 one = connection.execute("SELECT count(*) FROM m")
                 two = connection.execute("SELECT max(id) FROM m")
             self.assertEqual((one.fetchone(), two.fetchone()), ((100,), (99,)))
+
+    def test_the_login_is_bound_to_the_channel_and_a_wrong_password_is_refused(self):
+        with self.connect(channel_binding="require") as connection:
+            self.assertTrue(connection.pgconn.ssl_in_use)
+            self.assertTrue(connection.pgconn.used_password)
+        for wrong in [{"password": "wrong"}, {"sslmode": "disable"}, {"sslrootcert": "/dev/null"}, {"host": "127.0.0.1"}]:
+            with self.subTest(wrong=wrong), self.assertRaises(psycopg.OperationalError):
+                self.connect(**wrong)
 
     def test_types_are_looked_up_by_name(self):
         from psycopg.types import TypeInfo
