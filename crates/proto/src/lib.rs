@@ -10,6 +10,7 @@ mod row;
 mod varint;
 
 pub mod error;
+pub mod sync;
 
 pub use change::{ChangeKind, ChangeRef, Changes, DamagedChange, Messages, encode_change};
 pub use error::{ErrorCode, SqlError, SqlErrorFields, SqlState};

@@ -1,0 +1,6 @@
+#[path = "sync/damage.rs"]
+mod damage;
+#[path = "sync/random.rs"]
+mod random;
+#[path = "sync/violations.rs"]
+mod violations;
