@@ -157,6 +157,7 @@ fn run_tests(filter: Option<&str>) -> Vec<(&'static str, Tally)> {
     if filter.is_none() {
         parts.push(("doc tests", doc_tests()));
         parts.push(("clients", clients()));
+        parts.push(("typescript", typescript()));
         parts.push(("python", drivers()));
         parts.push(("jdbc", jdbc()));
     }
@@ -238,6 +239,33 @@ fn clients() -> Tally {
     command.env("SPRINGHEAD_BIN", target().join("debug/springhead"));
     let done = process::run(&mut command);
     let mut tally = parse_tap(&done.lines);
+    if (!done.success || tally.passed + tally.skipped == 0) && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    tally
+}
+
+/// The TypeScript client: its types, then its own tests against the server that [`clients`] has built.
+fn typescript() -> Tally {
+    let directory = tools::root().join("clients/js");
+    if let Err(error) = tools::need_npm(&directory) {
+        return missing(&error);
+    }
+    let bin = |name: &str| Command::new(directory.join("node_modules/.bin").join(name));
+    let mut check = bin("tsc");
+    check
+        .args(["-p", "tsconfig.test.json"])
+        .current_dir(&directory);
+    if !process::run(&mut check).success {
+        return Tally::one_failed();
+    }
+    let mut vitest = bin("vitest");
+    vitest
+        .args(["run", "--reporter=tap-flat"])
+        .current_dir(&directory)
+        .env("SPRINGHEAD_BIN", target().join("debug/springhead"));
+    let done = process::run(&mut vitest);
+    let mut tally = parse_tap_lines(&done.lines);
     if (!done.success || tally.passed + tally.skipped == 0) && tally.failed == 0 {
         tally.failed = 1;
     }
@@ -362,6 +390,28 @@ fn parse_tap(lines: &[String]) -> Tally {
     tally
 }
 
+/// `ok 1 - file > group > name # time=1ms` and its kin, without a summary.
+fn parse_tap_lines(lines: &[String]) -> Tally {
+    let mut tally = Tally::default();
+    for line in lines {
+        let Some((outcome, test)) = line.split_once(" - ") else {
+            continue;
+        };
+        let (name, directive) = test.split_once(" # ").unwrap_or((test, ""));
+        if outcome.starts_with("not ok ") {
+            tally.failed += 1;
+        } else if !outcome.starts_with("ok ") {
+            continue;
+        } else if directive.starts_with("SKIP") {
+            tally.skipped += 1;
+        } else {
+            tally.passed += 1;
+            tally.count_guarantee(name.rsplit(" > ").next().unwrap_or(name));
+        }
+    }
+    tally
+}
+
 /// The number right before `what`, 0 where there is none.
 fn number_before(text: &str, what: &str) -> u64 {
     let Some((before, _)) = text.split_once(what) else {
@@ -420,5 +470,16 @@ mod tests {
         ));
         assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 1));
         assert_eq!(tally.guarantees, BTreeMap::from([(2, 1)]));
+    }
+
+    #[test]
+    fn tap_lines_without_a_summary_are_added_up() {
+        let tally = parse_tap_lines(&lines(
+            "TAP version 13\n1..3\nok 1 - test/a.test.ts > server > g8_rows # time=1.00ms\n\
+             ok 2 - test/a.test.ts > server > other # SKIP\nnot ok 3 - test/b.test.ts > c # time=2.00ms\n\
+             \x20   ---\n    error:\n        message: \"a - b\"\n",
+        ));
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 1));
+        assert_eq!(tally.guarantees, BTreeMap::from([(8, 1)]));
     }
 }
