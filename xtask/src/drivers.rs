@@ -1,19 +1,20 @@
-//! The drivers and ORMs that are neither Rust nor JavaScript: Python's, from PyPI into an
-//! environment of their own under `target/`, and JDBC, with its driver from Debian. They run against the server
-//! that was built for the Rust tests.
+//! The drivers and ORMs of others: Python's, from PyPI into an environment of their own under `target/`,
+//! JDBC, with its driver from Debian, and Rust's, in a workspace of their own that builds under
+//! `target/clients-rust`. They run against the server that was built for the Rust tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process;
-use crate::suites::Tally;
+use crate::suites::{Tally, parse_cargo_test};
 use crate::tools;
+use crate::{checks, process};
 
 /// Python's drivers: one process for each file, so that one driver's failure is its own.
 ///
 /// # Errors
 /// What is missing on this machine.
 pub fn python(target: &Path, server: &Path) -> Result<Tally, String> {
+    tools::need(&["openssl"], "openssl")?;
     let directory = tools::root().join("tests/clients/python");
     let python = environment(target, &directory)?;
     let mut tests: Vec<PathBuf> = std::fs::read_dir(&directory)
@@ -72,6 +73,28 @@ pub fn jdbc(server: &Path) -> Result<Tally, String> {
         ..Tally::default()
     };
     if !done.success && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// Rust's drivers and an ORM: built once, since their lock file changes seldom.
+///
+/// # Errors
+/// What is missing on this machine.
+pub fn rust(target: &Path, server: &Path) -> Result<Tally, String> {
+    tools::need(&["openssl"], "openssl")?;
+    let directory = tools::root().join("tests/clients/rust");
+    let mut command = checks::cargo();
+    command
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(["--test", "drivers"])
+        .current_dir(directory)
+        .env("CARGO_TARGET_DIR", target.join("clients-rust"))
+        .env("SPRINGHEAD_BIN", server);
+    let done = process::run(&mut command);
+    let mut tally = parse_cargo_test(&done.lines);
+    if (!done.success || tally.passed == 0) && tally.failed == 0 {
         tally.failed = 1;
     }
     Ok(tally)

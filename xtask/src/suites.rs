@@ -160,6 +160,7 @@ fn run_tests(filter: Option<&str>) -> Vec<(&'static str, Tally)> {
         parts.push(("typescript", typescript()));
         parts.push(("python", drivers()));
         parts.push(("jdbc", jdbc()));
+        parts.push(("rust drivers", rust_drivers()));
     }
     parts
 }
@@ -212,6 +213,9 @@ fn doc_tests() -> Tally {
 fn clients() -> Tally {
     let directory = tools::root().join("tests/clients");
     if let Err(error) = tools::need_npm(&directory) {
+        return missing(&error);
+    }
+    if let Err(error) = tools::need(&["openssl"], "openssl") {
         return missing(&error);
     }
     if let Err(error) = tools::need(&["chromium", "chromium-browser"], "chromium") {
@@ -276,6 +280,12 @@ fn typescript() -> Tally {
 fn drivers() -> Tally {
     let server = target().join("debug/springhead");
     crate::drivers::python(&target(), &server).unwrap_or_else(|error| missing(&error))
+}
+
+/// Rust's drivers, which are built for it.
+fn rust_drivers() -> Tally {
+    let server = target().join("debug/springhead");
+    crate::drivers::rust(&target(), &server).unwrap_or_else(|error| missing(&error))
 }
 
 fn jdbc() -> Tally {
@@ -348,7 +358,7 @@ fn parse_nextest(lines: &[String]) -> Tally {
 }
 
 /// `test a::b ... ok` and `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
-fn parse_cargo_test(lines: &[String]) -> Tally {
+pub fn parse_cargo_test(lines: &[String]) -> Tally {
     let mut tally = Tally::default();
     for line in lines {
         if let Some(counts) = line.strip_prefix("test result: ") {

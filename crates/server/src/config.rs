@@ -26,7 +26,7 @@ pub const ENVIRONMENT_PREFIX: &str = "SPRINGHEAD_";
 pub const DEFAULT_FILE: &str = "springhead.toml";
 
 /// Variables with the prefix that are no settings.
-const OTHER_VARIABLES: [&str; 4] = ["CONFIG", "FAILPOINT", "TOKEN", "UPDATE_GOLDEN"];
+const OTHER_VARIABLES: [&str; 5] = ["CONFIG", "FAILPOINT", "TLS_CA", "TOKEN", "UPDATE_GOLDEN"];
 
 /// One setting, described.
 #[derive(Debug, Clone, Copy)]

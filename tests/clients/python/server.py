@@ -58,9 +58,13 @@ class Server:
         self.process = subprocess.Popen(
             [binary, "serve", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self.wait()
-        if self.secure:
-            self.make_users()
+        try:
+            self.wait()
+            if self.secure:
+                self.make_users()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):

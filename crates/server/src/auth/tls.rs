@@ -144,8 +144,9 @@ fn load(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
     })
 }
 
-/// The certificate's digest, by the digest of its signature, or SHA-256 for the broken ones.
-fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+/// The certificate's digest, by the digest of its signature, or SHA-256 for the broken ones: what SCRAM
+/// binds itself to. `None` where the signature names no digest.
+pub(crate) fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     // Certificate ::= SEQUENCE { tbsCertificate SEQUENCE, signatureAlgorithm SEQUENCE { OID … } … }
     let (_, certificate_body, _) = element(certificate)?;
     let (_, _, rest) = element(certificate_body)?;

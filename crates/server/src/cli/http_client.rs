@@ -7,15 +7,18 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::tls::{Mode, Stream, Tls, TlsArgs};
 use super::{CliError, local_config};
 
 /// A line or a whole answer longer than this is not believed.
 const MAX_BYTES: usize = 256 << 20;
 
-/// Where to connect, from `http://host:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where to connect, from `http://host:port` or `https://host:port`.
+#[derive(Debug, Clone)]
 pub struct Target {
     pub host_port: String,
+    /// For https: the server is always verified, to its name.
+    tls: Option<Tls>,
 }
 
 impl Target {
@@ -23,34 +26,38 @@ impl Target {
     ///
     /// # Errors
     /// What was expected.
-    pub fn read(url: Option<&str>) -> Result<Target, CliError> {
+    pub fn read(url: Option<&str>, tls: &TlsArgs) -> Result<Target, CliError> {
         let Some(url) = url else {
             return Ok(Target {
                 host_port: local_config(None)?.http,
+                tls: None,
             });
         };
-        let host_port = url
-            .strip_prefix("http://")
+        let (mode, rest) = match url.strip_prefix("https://") {
+            Some(rest) => (Mode::VerifyFull, Some(rest)),
+            None => (Mode::Disable, url.strip_prefix("http://")),
+        };
+        let host_port = rest
             .map(|rest| rest.trim_end_matches('/'))
             .filter(|rest| !rest.is_empty() && !rest.contains('/'))
-            .ok_or_else(|| CliError::Usage(format!("--url {url}: expected http://host:port")))?;
+            .ok_or_else(|| CliError::Usage(format!("--url {url}: expected http[s]://host:port")))?;
         let has_port = host_port
             .rsplit_once(':')
             .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        Ok(Target {
-            host_port: if has_port {
-                host_port.to_owned()
-            } else {
-                format!("{host_port}:6480")
-            },
-        })
+        let host_port = if has_port {
+            host_port.to_owned()
+        } else {
+            format!("{host_port}:6480")
+        };
+        let tls = Tls::of(&host_port, mode, tls, b"http/1.1")?;
+        Ok(Target { host_port, tls })
     }
 }
 
 /// An answer whose body is still to come.
 pub struct Response {
     pub status: u16,
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     framing: Framing,
     /// Bytes of the body that have been read and not yet given out.
     buffer: Vec<u8>,
@@ -81,7 +88,12 @@ pub async fn get(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::R
 }
 
 async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
-    let mut stream = BufReader::new(TcpStream::connect(&target.host_port).await?);
+    let stream = TcpStream::connect(&target.host_port).await?;
+    let stream = match &target.tls {
+        Some(tls) => tls.connect(stream).await?,
+        None => Box::new(stream),
+    };
+    let mut stream = BufReader::new(stream);
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: springhead\r\n",
         target.host_port
@@ -98,6 +110,7 @@ async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Res
     }
     request.push_str("connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let status_line = line(&mut stream).await?;
     let status = status_line
         .strip_prefix("HTTP/1.1 ")
@@ -223,7 +236,7 @@ impl Response {
     }
 }
 
-async fn line(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+async fn line(stream: &mut BufReader<Stream>) -> io::Result<String> {
     let mut line = Vec::new();
     // A head's line is short; a server that sends more is none of ours.
     let mut limited = stream.take(64 << 10);

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::http_client::{Target, encode, get};
 use super::tail::{Broken, Event, next_event, refusal};
+use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES};
 
 const PAUSE: Duration = Duration::from_secs(1);
@@ -30,8 +31,10 @@ pub struct LiveArgs {
     #[arg(long)]
     json: bool,
     /// The server [default: the local one]
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     url: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Follows until Ctrl-C, which is a proper end.
@@ -39,7 +42,7 @@ pub struct LiveArgs {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: LiveArgs) -> Result<(), CliError> {
-    let target = Target::read(args.url.as_deref())?;
+    let target = Target::read(args.url.as_deref(), &args.tls)?;
     tokio::select! {
         followed = follow(&args, &target) => followed,
         interrupted = tokio::signal::ctrl_c() => {

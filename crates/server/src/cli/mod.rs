@@ -13,6 +13,7 @@ mod status;
 mod table;
 mod tail;
 mod tenant;
+mod tls;
 mod user;
 
 use std::path::{Path, PathBuf};

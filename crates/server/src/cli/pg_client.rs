@@ -9,16 +9,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::CliError;
+use super::tls::{Mode, Stream, Tls, TlsArgs};
+use crate::auth::tls::end_point;
 
 /// A message of the server longer than this is not believed.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
-/// Where to connect, from `postgres://[user@]host:port[/tenant]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where to connect, from `postgres://[user@]host:port[/tenant][?sslmode=mode]`.
+#[derive(Debug, Clone)]
 pub struct Target {
     pub host_port: String,
     pub user: String,
     pub tenant: String,
+    mode: Mode,
+    tls: Option<Tls>,
 }
 
 impl Target {
@@ -26,19 +30,26 @@ impl Target {
     ///
     /// # Errors
     /// What was expected.
-    pub fn read(url: &str) -> Result<Target, CliError> {
+    pub fn read(url: &str, tls: &TlsArgs) -> Result<Target, CliError> {
         let bad = || {
             CliError::Usage(format!(
-                "--url {url}: expected postgres://[user@]host:port[/tenant]"
+                "--url {url}: expected postgres://[user@]host:port[/tenant][?sslmode=mode]"
             ))
         };
+        let (url, query) = url.split_once('?').unwrap_or((url, ""));
+        let mode = match query.strip_prefix("sslmode=") {
+            Some(mode) => Some(mode.to_owned()),
+            None if query.is_empty() => std::env::var("PGSSLMODE").ok(),
+            None => return Err(bad()),
+        };
+        let mode = Mode::read(mode.as_deref(), tls)?;
         let rest = url
             .strip_prefix("postgres://")
             .or_else(|| url.strip_prefix("postgresql://"))
             .ok_or_else(bad)?;
         let (place, tenant) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, host_port) = place.rsplit_once('@').unwrap_or(("", place));
-        if host_port.is_empty() || tenant.contains(['/', '?']) || user.contains(':') {
+        if host_port.is_empty() || tenant.contains('/') || user.contains(':') {
             return Err(bad());
         }
         let host_port = if host_port
@@ -56,8 +67,11 @@ impl Target {
                 text.to_owned()
             }
         };
+        let tls = Tls::of(&host_port, mode, tls, b"postgresql")?;
         Ok(Target {
             host_port,
+            mode,
+            tls,
             user: or(
                 user,
                 &std::env::var("PGUSER").unwrap_or_else(|_| "springhead".to_owned()),
@@ -69,7 +83,7 @@ impl Target {
 
 /// A connection.
 pub struct PgClient {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Stream>,
     target: Target,
     key: [u8; 8],
 }
@@ -101,9 +115,7 @@ impl PgClient {
     /// # Errors
     /// Unreachable, or what the server refuses.
     pub async fn connect(target: &Target) -> Result<PgClient, CliError> {
-        let stream = TcpStream::connect(&target.host_port)
-            .await
-            .map_err(|error| unreachable(target, &error))?;
+        let stream = open(target).await?;
         let mut client = PgClient {
             stream: BufReader::new(stream),
             target: target.clone(),
@@ -148,41 +160,26 @@ impl PgClient {
         }
     }
 
-    /// SCRAM-SHA-256, with the password of `PGPASSWORD`, or asked for on the terminal.
+    /// SCRAM-SHA-256, bound to the TLS connection where there is one, with the password of
+    /// `PGPASSWORD`, or asked for on the terminal.
     async fn log_in(&mut self, mechanisms: &[u8]) -> Result<(), CliError> {
-        const MECHANISM: &[u8] = b"SCRAM-SHA-256";
-        if !mechanisms
-            .split(|&byte| byte == 0)
-            .any(|one| one == MECHANISM)
-        {
-            return Err(self.nonsense());
-        }
-        let password = match std::env::var("PGPASSWORD") {
-            Ok(password) => password,
-            Err(_) if std::io::stdin().is_terminal() => {
-                super::user::ask(&format!("Password for {}: ", self.target.user))?
-            }
-            Err(_) => {
-                return Err(CliError::Failed(
-                    "the server asks for a password: set PGPASSWORD, and the user in --url or PGUSER"
-                        .to_owned(),
-                ));
-            }
-        };
+        let (mechanism, header, bound) = self.mechanism(mechanisms)?;
+        let password = self.password()?;
         let mut nonce = [0; 18];
         getrandom::fill(&mut nonce)
             .map_err(|error| CliError::Failed(format!("no random bytes: {error}")))?;
         let nonce = STANDARD.encode(nonce);
         let first = format!("n=,r={nonce}");
-        let mut body = MECHANISM.to_vec();
+        let mut body = mechanism.as_bytes().to_vec();
         body.push(0);
-        let message = format!("n,,{first}");
+        let message = format!("{header}{first}");
         body.extend_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
         body.extend_from_slice(message.as_bytes());
         let server_first = self.exchange(&body, 11).await?;
         let (salt, iterations) = challenge(&server_first, &nonce).ok_or_else(|| self.nonsense())?;
         let server_nonce = server_first[2..].split(',').next().unwrap_or_default();
-        let last = format!("c=biws,r={server_nonce}");
+        let binding = STANDARD.encode([header.as_bytes(), &bound].concat());
+        let last = format!("c={binding},r={server_nonce}");
         let covered = format!("{first},{server_first},{last}");
         let (proof, expected) = client_proof(&password, &salt, iterations, covered.as_bytes());
         let last = format!("{last},p={}", STANDARD.encode(proof));
@@ -193,6 +190,39 @@ impl PgClient {
             ));
         }
         Ok(())
+    }
+
+    /// The best of what the server offers: its name, what SCRAM says of the channel, and what that is
+    /// bound to (RFC 5802, 5929).
+    fn mechanism(&self, offered: &[u8]) -> Result<(&'static str, &'static str, Vec<u8>), CliError> {
+        let offers = |name: &str| {
+            offered
+                .split(|&byte| byte == 0)
+                .any(|one| one == name.as_bytes())
+        };
+        let certificate = self.stream.get_ref().certificate();
+        match certificate.and_then(end_point) {
+            Some(bound) if offers("SCRAM-SHA-256-PLUS") => {
+                Ok(("SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,", bound))
+            }
+            // We could have: if somebody took the offer away, the server will know by this.
+            Some(_) if offers("SCRAM-SHA-256") => Ok(("SCRAM-SHA-256", "y,,", Vec::new())),
+            None if offers("SCRAM-SHA-256") => Ok(("SCRAM-SHA-256", "n,,", Vec::new())),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    fn password(&self) -> Result<String, CliError> {
+        match std::env::var("PGPASSWORD") {
+            Ok(password) => Ok(password),
+            Err(_) if std::io::stdin().is_terminal() => {
+                super::user::ask(&format!("Password for {}: ", self.target.user))
+            }
+            Err(_) => Err(CliError::Failed(
+                "the server asks for a password: set PGPASSWORD, and the user in --url or PGUSER"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Sends a message of type `p`; the text of the authentication message `kind` in answer.
@@ -254,22 +284,23 @@ impl PgClient {
     /// # Errors
     /// Unreachable.
     pub async fn cancel(&self) -> Result<(), CliError> {
-        let unreachable = |error| unreachable(&self.target, &error);
-        let mut stream = TcpStream::connect(&self.target.host_port)
-            .await
-            .map_err(unreachable)?;
+        let mut stream = open(&self.target).await?;
         let mut body = 80_877_102_i32.to_be_bytes().to_vec();
         body.extend_from_slice(&self.key);
-        stream
-            .write_all(&with_length(&body))
-            .await
-            .map_err(unreachable)
+        let sent = async {
+            stream.write_all(&with_length(&body)).await?;
+            stream.flush().await
+        };
+        sent.await
+            .map_err(|error| unreachable(&self.target, &error))
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), CliError> {
-        self.stream
-            .write_all(bytes)
-            .await
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        sent.await
             .map_err(|error| unreachable(&self.target, &error))
     }
 
@@ -294,6 +325,30 @@ impl PgClient {
             "{} does not speak the PostgreSQL protocol",
             self.target.host_port
         ))
+    }
+}
+
+/// A connection, with as much TLS as the target wants.
+async fn open(target: &Target) -> Result<Stream, CliError> {
+    let lost = |error: io::Error| unreachable(target, &error);
+    let mut stream = TcpStream::connect(&target.host_port).await.map_err(lost)?;
+    let Some(tls) = &target.tls else {
+        return Ok(Box::new(stream));
+    };
+    let ask = with_length(&80_877_103_i32.to_be_bytes());
+    stream.write_all(&ask).await.map_err(lost)?;
+    // Byte by byte: nothing that came before the handshake may be taken for a part of it.
+    match stream.read_u8().await.map_err(lost)? {
+        b'S' => tls.connect(stream).await.map_err(lost),
+        b'N' if target.mode == Mode::Prefer => Ok(Box::new(stream)),
+        b'N' => Err(CliError::Failed(format!(
+            "{} does not speak TLS; with sslmode=disable it is not asked to",
+            target.host_port
+        ))),
+        _ => Err(CliError::Failed(format!(
+            "{} does not speak the PostgreSQL protocol",
+            target.host_port
+        ))),
     }
 }
 
@@ -383,7 +438,8 @@ mod tests {
     #[test]
     fn urls() {
         let target = |url| {
-            Target::read(url)
+            let none = TlsArgs::default();
+            Target::read(url, &none)
                 .map(|t| (t.host_port, t.user, t.tenant))
                 .ok()
         };
@@ -400,6 +456,12 @@ mod tests {
             target("postgres://db"),
             of("db:6432", "springhead", "default")
         );
+        assert_eq!(
+            target("postgres://db/shop?sslmode=verify-full"),
+            of("db:6432", "springhead", "shop")
+        );
+        assert_eq!(target("postgres://db?sslmode=strict"), None);
+        assert_eq!(target("postgres://db?host=x"), None);
         assert_eq!(target("http://db"), None);
         assert_eq!(target("postgres:///x"), None);
     }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::pg_client::{Answer, Column, PgClient, Target};
 use super::table::Table;
+use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES, local_config};
 
 #[derive(Debug, clap::Args)]
@@ -14,8 +15,13 @@ pub struct SqlArgs {
     /// The statements; from standard input if not given
     sql: Option<String>,
     /// The server and tenant [default: the local server's default tenant]
-    #[arg(long, value_name = "postgres://[USER@]HOST:PORT[/TENANT]")]
+    #[arg(
+        long,
+        value_name = "postgres://[USER@]HOST:PORT[/TENANT][?sslmode=MODE]"
+    )]
     url: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// One JSON object per row; `{"command":…}` for statements without rows
     #[arg(long)]
     json: bool,
@@ -26,7 +32,7 @@ pub struct SqlArgs {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: SqlArgs) -> Result<(), CliError> {
-    let target = target(args.url.as_deref())?;
+    let target = target(args.url.as_deref(), &args.tls)?;
     let sql = match args.sql {
         Some(sql) => sql,
         None => {
@@ -41,10 +47,13 @@ pub async fn run(args: SqlArgs) -> Result<(), CliError> {
 }
 
 /// Where to connect: what is given, or the local server's default tenant.
-pub fn target(url: Option<&str>) -> Result<Target, CliError> {
+pub fn target(url: Option<&str>, tls: &TlsArgs) -> Result<Target, CliError> {
     match url {
-        Some(url) => Target::read(url),
-        None => Target::read(&format!("postgres://{}/default", local_config(None)?.pg)),
+        Some(url) => Target::read(url, tls),
+        None => {
+            let local = format!("postgres://{}/default", local_config(None)?.pg);
+            Target::read(&local, tls)
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! `springhead status`: what `/v1/status` says.
 
 use super::http_client::{Target, get};
+use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct StatusArgs {
     /// The server [default: the local one]
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     url: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// The answer as it came
     #[arg(long)]
     json: bool,
@@ -19,7 +22,7 @@ pub struct StatusArgs {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: StatusArgs) -> Result<(), CliError> {
-    let target = Target::read(args.url.as_deref())?;
+    let target = Target::read(args.url.as_deref(), &args.tls)?;
     let unreachable = |error| CliError::Unreachable(format!("{}: {error}", target.host_port));
     let response = get(&target, "/v1/status", &[]).await.map_err(unreachable)?;
     let status = response.status;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::http_client::{Response, Target, encode, get};
+use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -35,8 +36,10 @@ pub struct TailArgs {
     #[arg(long)]
     json: bool,
     /// The server [default: the local one]
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     url: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// One event of the stream.
@@ -72,7 +75,7 @@ pub(super) enum Broken {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: TailArgs) -> Result<(), CliError> {
-    let target = Target::read(args.url.as_deref())?;
+    let target = Target::read(args.url.as_deref(), &args.tls)?;
     tokio::select! {
         followed = follow(&args, &target) => followed,
         interrupted = tokio::signal::ctrl_c() => {

@@ -1,6 +1,7 @@
 //! `springhead tenant`: lists, creates and drops tenants, in SQL.
 
 use super::sql::{execute, target};
+use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES};
 
 #[derive(Debug, clap::Subcommand)]
@@ -31,8 +32,10 @@ pub enum TenantCommand {
 #[derive(Debug, clap::Args)]
 pub struct Server {
     /// The server [default: the local one]
-    #[arg(long, value_name = "postgres://[USER@]HOST:PORT")]
+    #[arg(long, value_name = "postgres://[USER@]HOST:PORT[?sslmode=MODE]")]
     pub url: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// Runs one of them.
@@ -49,7 +52,7 @@ pub async fn run(command: TenantCommand) -> Result<(), CliError> {
             (server, format!("DROP DATABASE {}", quoted(&name)), false)
         }
     };
-    execute(&target(server.url.as_deref())?, &sql, json).await
+    execute(&target(server.url.as_deref(), &server.tls)?, &sql, json).await
 }
 
 /// A name as SQL has it.

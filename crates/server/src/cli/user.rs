@@ -133,7 +133,7 @@ pub async fn run_user(command: UserCommand) -> Result<(), CliError> {
             (server, format!("DROP USER {}", quoted(&name)), false)
         }
     };
-    execute(&target(server.url.as_deref())?, &sql, json).await
+    execute(&target(server.url.as_deref(), &server.tls)?, &sql, json).await
 }
 
 /// Runs one of the commands about tokens.
@@ -172,7 +172,7 @@ pub async fn run_token(command: TokenCommand) -> Result<(), CliError> {
             (server, format!("DROP TOKEN {}", quoted(&id)), false)
         }
     };
-    execute(&target(server.url.as_deref())?, &sql, json).await
+    execute(&target(server.url.as_deref(), &server.tls)?, &sql, json).await
 }
 
 /// When a lifetime that begins now ends, as PostgreSQL's text.

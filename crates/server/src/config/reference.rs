@@ -22,6 +22,23 @@ Sizes are written `64KiB`, `16MiB`, `1GiB`, or as a number of bytes; durations `
 This page is made from the source; a test fails when it is out of date.
 ";
 
+/// How the other commands find and trust a server; they have no file.
+const CLIENTS: &str = "
+## The commands that talk to a server
+
+`sql`, `tenant`, `user` and `token` take `--url postgres://[USER@]HOST:PORT[/TENANT][?sslmode=MODE]`,
+`tail`, `live` and `status` take `--url http[s]://HOST:PORT`; without it they look for the local server.
+
+| option | environment | meaning |
+| --- | --- | --- |
+| `--tls-ca FILE` | `SPRINGHEAD_TLS_CA`, else `PGSSLROOTCERT` | File (PEM) of the authorities that may sign the server's certificate, or of that certificate itself; else the system's authorities. |
+| `?sslmode=` | `PGSSLMODE` | `disable`: no TLS. `prefer`: TLS if the server has it, whoever it is. `require`: TLS, whoever it is (with `--tls-ca` as `verify-ca`). `verify-ca`: a certificate of a trusted authority. `verify-full`: and for the host's name. With `--tls-ca` the default is `verify-full`, without it `prefer`. |
+| | `PGUSER`, `PGPASSWORD` | Who logs in; the password is asked for on a terminal. Over TLS the login is bound to the connection (SCRAM-SHA-256-PLUS). |
+| | `SPRINGHEAD_TOKEN` | The API token or JWT of `tail`, `live` and `status`. |
+
+With `https://` the server's certificate is always verified, to the host's name.
+";
+
 /// The whole page.
 #[must_use]
 pub fn markdown() -> String {
@@ -51,6 +68,7 @@ pub fn markdown() -> String {
         )
         .expect("writing to a string does not fail");
     }
+    page.push_str(CLIENTS);
     page.push_str(super::super::cli::EXIT_CODES_MARKDOWN);
     writeln!(
         page,

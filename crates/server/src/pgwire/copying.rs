@@ -129,20 +129,33 @@ pub async fn send(
     mut copy: CopyOut,
 ) -> Result<(), SendError> {
     backend::copy_response(&mut wire.out, b'H', copy.is_binary(), copy.columns());
-    backend::copy_data(&mut wire.out, |out| {
-        copy.head(out);
-        Ok(())
-    })?;
+    // In binary the head shares its message with what follows it: there are clients that look for the
+    // first row there.
+    let mut is_head_due = copy.is_binary();
+    if !is_head_due {
+        backend::copy_data(&mut wire.out, |out| {
+            copy.head(out);
+            Ok(())
+        })?;
+    }
     if let Some(rows) = outcome.rows.take() {
         let mut unsent = Unsent::new(rows);
         while let Some(chunk) = unsent.chunk()? {
             for row in chunk.rows() {
-                backend::copy_data(&mut wire.out, |out| copy.row(out, row))?;
+                backend::copy_data(&mut wire.out, |out| {
+                    if std::mem::take(&mut is_head_due) {
+                        copy.head(out);
+                    }
+                    copy.row(out, row)
+                })?;
                 wire.make_room().await?;
             }
         }
     }
     backend::copy_data(&mut wire.out, |out| {
+        if is_head_due {
+            copy.head(out);
+        }
         copy.end(out);
         Ok(())
     })?;

@@ -46,6 +46,8 @@ enum Run {
     NotYet,
     /// Some rows are still to be sent.
     Suspended(Box<(Outcome, Unsent)>),
+    /// A query whose rows have all been sent: there are no more, as often as it is asked.
+    Read,
     Done,
 }
 
@@ -305,6 +307,11 @@ impl Extended {
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         let (outcome, mut unsent) = match std::mem::replace(&mut portal.run, Run::Done) {
             Run::Suspended(suspended) => *suspended,
+            Run::Read => {
+                portal.run = Run::Read;
+                backend::command_complete(&mut wire.out, "SELECT 0");
+                return Ok(None);
+            }
             Run::Done => {
                 return Err(SqlError::new(
                     ErrorCode::ObjectNotInState,
@@ -353,9 +360,14 @@ impl Extended {
         if unsent.sent(sent) {
             backend::portal_suspended(&mut wire.out);
             portal.run = Run::Suspended(Box::new((outcome, unsent)));
-        } else if max_rows != 0 && outcome.tag.starts_with("SELECT") {
-            // PostgreSQL counts the rows of this Execute.
-            backend::command_complete(&mut wire.out, &format!("SELECT {sent}"));
+        } else if outcome.tag.starts_with("SELECT") {
+            portal.run = Run::Read;
+            if max_rows == 0 {
+                wire.complete(&outcome);
+            } else {
+                // PostgreSQL counts the rows of this Execute.
+                backend::command_complete(&mut wire.out, &format!("SELECT {sent}"));
+            }
         } else {
             wire.complete(&outcome);
         }

@@ -1,0 +1,6 @@
+//! PostgreSQL's drivers for Rust, each its ordinary use, with a password and TLS: one test binary, since
+//! linking is what takes the time.
+
+mod diesel_application;
+mod sqlx_driver;
+mod tokio_postgres_driver;
