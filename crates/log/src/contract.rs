@@ -19,6 +19,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use springhead_proto::{CollectionId, Epoch, Lsn, TenantId, TimestampMs};
 
+use crate::raw::RawLog;
+
 /// One commit on its way into the log.
 #[derive(Debug)]
 pub struct PendingCommit {
@@ -77,6 +79,9 @@ pub enum RefusedReason {
     },
     #[error("the log is closed")]
     Closed,
+    /// It is a follower's: see [`RawLog`].
+    #[error("the log follows another and takes no appends until this node is promoted")]
+    Following,
 }
 
 /// Why a read, or opening the log, did not succeed.
@@ -88,6 +93,9 @@ pub enum LogError {
     /// Asked for what does not exist yet.
     #[error("LSN {asked} is past the log's end at {durable}")]
     Future { asked: Lsn, durable: Lsn },
+    /// Asked to cut within a commit.
+    #[error("LSN {asked} lies within a commit, which has LSN {first} to {last}")]
+    WithinCommit { asked: Lsn, first: Lsn, last: Lsn },
     /// Bytes are not what was written. Never skipped.
     #[error(
         "the log is corrupt: {file} at byte {offset}: {what}; restore it from a standby or a backup"
@@ -276,6 +284,22 @@ pub trait Log: Send + Sync + 'static {
 
     /// The histories that led here, oldest first, the current one last. Never empty.
     fn epochs(&self) -> Vec<EpochRecord>;
+
+    /// Begins a new history: number one higher, 128 random bits of its own, forked at the durable
+    /// end. Returns once it is durable; every append that returns later is of it, every one that
+    /// returned before is not. A log that follows another ([`RawLog`]) takes appends from then on;
+    /// whole commits that it has, announced or not, are kept and become visible, since they may
+    /// have been acknowledged.
+    ///
+    /// # Errors
+    /// As an append. Refused, nothing has begun; poisoned, the next start decides.
+    fn begin_epoch(&self) -> Result<EpochRecord, AppendError>;
+
+    /// The log as raw bytes, if it consists of segments that a standby can follow; `None` for a
+    /// backend that is shared, or kept nowhere.
+    fn raw(&self) -> Option<&dyn RawLog> {
+        None
+    }
 
     /// Bytes of log between two LSNs, roughly (by the sparse index): how much a reader lags.
     fn bytes_between(&self, from: Lsn, to: Lsn) -> u64;

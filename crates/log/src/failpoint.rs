@@ -56,3 +56,15 @@ pub const LOG_FAILPOINTS: &[&str] = &[
     "log.before_compress_rename",
     "log.after_compress_rename",
 ];
+
+/// The places of changes of history and of following, which a plain run does not pass.
+pub const EPOCH_FAILPOINTS: &[&str] = &[
+    "log.epoch_before_store",
+    "log.epoch_stored",
+    "log.epoch_begun",
+    "log.follow_before_write",
+    "log.follow_after_write",
+    "log.truncate_kept",
+    "log.truncate_decided",
+    "log.truncate_dropped",
+];

@@ -6,6 +6,7 @@
 
 mod contract;
 mod pins;
+mod raw;
 
 pub mod clock;
 pub mod conformance;
@@ -18,4 +19,8 @@ pub use clock::{Clock, ManualClock, NoProgress, Progress, SystemClock};
 pub use contract::{
     AppendError, Appended, CommitSlice, CommitSource, EpochRecord, Log, LogError, LogReader,
     LogStats, PendingCommit, Pin, ReadFilter, RefusedReason, TailPosition,
+};
+pub use raw::{
+    FollowError, RawIdentity, RawItem, RawLimit, RawLog, RawPosition, RawReader, RawWatcher,
+    common_history,
 };

@@ -17,13 +17,14 @@ use crate::pins::Pins;
 
 /// See the module's text.
 pub struct MemoryLog {
-    epoch: EpochRecord,
     clock: Arc<dyn Clock>,
     retain_bytes: u64,
     state: Arc<Mutex<State>>,
 }
 
 struct State {
+    /// Oldest first; the last one is the current one.
+    epochs: Vec<EpochRecord>,
     /// In LSN order; the first is the earliest kept.
     commits: Vec<StoredCommit>,
     /// How many commits have been trimmed from the front of `commits`.
@@ -63,6 +64,7 @@ impl MemoryLog {
             fork_lsn: Lsn::ZERO,
         };
         let state = State {
+            epochs: vec![epoch],
             commits: Vec::new(),
             trimmed_commits: 0,
             next_lsn: Lsn::FIRST,
@@ -76,7 +78,6 @@ impl MemoryLog {
             closed: false,
         };
         MemoryLog {
-            epoch,
             clock,
             retain_bytes,
             state: Arc::new(Mutex::new(state)),
@@ -85,6 +86,10 @@ impl MemoryLog {
 }
 
 impl State {
+    fn epoch(&self) -> EpochRecord {
+        *self.epochs.last().expect("there is always one")
+    }
+
     fn durable(&self) -> Lsn {
         self.next_lsn.previous()
     }
@@ -136,10 +141,11 @@ impl Log for MemoryLog {
         let timestamp_ms = state.timestamp_ms.max(TimestampMs(self.clock.now_ms()));
         state.timestamp_ms = timestamp_ms;
         let first_lsn = state.next_lsn;
+        let epoch = state.epoch().epoch;
         for (tenant, count, collections, changes) in read {
             let slice = CommitSlice {
                 tenant,
-                epoch: self.epoch.epoch,
+                epoch,
                 timestamp_ms,
                 commit_lsn: state.next_lsn,
                 commit_count: count,
@@ -162,7 +168,7 @@ impl Log for MemoryLog {
         state.stats.flushes += 1;
         Ok(Appended {
             first_lsn,
-            epoch: self.epoch.epoch,
+            epoch,
             timestamp_ms,
         })
     }
@@ -207,7 +213,7 @@ impl Log for MemoryLog {
         let state = self.state.lock();
         TailPosition {
             durable: state.durable(),
-            epoch: self.epoch.epoch,
+            epoch: state.epoch().epoch,
             timestamp_ms: state.timestamp_ms,
         }
     }
@@ -217,7 +223,24 @@ impl Log for MemoryLog {
     }
 
     fn epochs(&self) -> Vec<EpochRecord> {
-        vec![self.epoch]
+        self.state.lock().epochs.clone()
+    }
+
+    fn begin_epoch(&self) -> Result<EpochRecord, AppendError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(AppendError::Refused(RefusedReason::Closed));
+        }
+        let last = state.epoch();
+        // Unlike any before it, and the same in every run of a test.
+        let epoch = EpochRecord {
+            epoch: Epoch(last.epoch.0.wrapping_add(0x9e37_79b9)),
+            number: last.number + 1,
+            history_id: last.history_id + (1 << 64),
+            fork_lsn: state.durable(),
+        };
+        state.epochs.push(epoch);
+        Ok(epoch)
     }
 
     fn bytes_between(&self, from: Lsn, to: Lsn) -> u64 {

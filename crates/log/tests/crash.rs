@@ -140,6 +140,7 @@ fn live_and_die(seed: u64) {
     let mut model = Model::default();
     let mut label = 0;
     let mut known_durable = Lsn::ZERO;
+    let mut epochs = Vec::new();
     for _ in 0..6 {
         // A start may be cut off as well, as often as it likes.
         let log = loop {
@@ -189,7 +190,19 @@ fn live_and_die(seed: u64) {
         }
         assert_whole_and_ordered(&slices);
         known_durable = model.check(earliest, &slices, seed);
+        let found = log.epochs();
+        assert!(
+            found.starts_with(&epochs) && found.len() <= epochs.len() + 1,
+            "seed {seed}: a history that was begun is there, and one more at most"
+        );
+        epochs = found;
         loop {
+            if random.below(30) == 0 {
+                match log.begin_epoch() {
+                    Ok(record) => epochs.push(record),
+                    Err(_) => break,
+                }
+            }
             let (commits, labels) = some_commits(&mut random, &mut label);
             let mut lsn = Lsn::ZERO;
             let counts: Vec<u64> = commits.iter().map(|commit| commit.count).collect();

@@ -176,9 +176,10 @@ fn log_error(error: &LogError) -> CdcError {
             .into();
         }
         LogError::Corrupt { .. } => ErrorCode::Corrupted,
-        LogError::Future { .. } | LogError::NewerFormat { .. } | LogError::Io { .. } => {
-            ErrorCode::Internal
-        }
+        LogError::Future { .. }
+        | LogError::WithinCommit { .. }
+        | LogError::NewerFormat { .. }
+        | LogError::Io { .. } => ErrorCode::Internal,
     };
     SqlError::new(code, error.to_string()).into()
 }

@@ -145,6 +145,14 @@ impl Log for FaultyLog {
         self.inner.epochs()
     }
 
+    fn begin_epoch(&self) -> Result<EpochRecord, AppendError> {
+        self.inner.begin_epoch()
+    }
+
+    fn raw(&self) -> Option<&dyn springhead_log::RawLog> {
+        self.inner.raw()
+    }
+
     fn bytes_between(&self, from: Lsn, to: Lsn) -> u64 {
         self.inner.bytes_between(from, to)
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use springhead_proto::Lsn;
 
 use super::keeper::Keeper;
@@ -57,6 +57,10 @@ struct Queue {
     bytes: u64,
     /// Whether some thread is the leader or has been told to be.
     led: bool,
+    /// How many threads wait to have the writer for themselves.
+    claims: usize,
+    /// Whether the leadership is meant for one of them.
+    granted: bool,
     closed: bool,
     poisoned: Option<Arc<str>>,
     /// An empty vector with its capacity, for the next batch.
@@ -68,6 +72,8 @@ pub struct Appender {
     queue: Mutex<Queue>,
     /// Notified when nobody leads any more.
     idle: Condvar,
+    /// Notified when one of the claims is granted.
+    grant: Condvar,
     /// Only the leader locks it, so nobody ever waits for it.
     writer: Mutex<Writer>,
     keeper: Arc<Keeper>,
@@ -81,6 +87,8 @@ impl Appender {
             waiters: Vec::new(),
             bytes: 0,
             led: false,
+            claims: 0,
+            granted: false,
             closed: false,
             poisoned: None,
             spare: Vec::new(),
@@ -88,6 +96,7 @@ impl Appender {
         Appender {
             queue: Mutex::new(queue),
             idle: Condvar::new(),
+            grant: Condvar::new(),
             writer: Mutex::new(writer),
             keeper,
             batch_bytes,
@@ -152,7 +161,7 @@ impl Appender {
             writer.publish();
         }
         drop(writer);
-        self.hand_on(&mut batch, written, own);
+        self.hand_on(&mut batch, written, Some(own));
     }
 
     fn take_batch(&self) -> Vec<Waiter> {
@@ -176,20 +185,45 @@ impl Appender {
 
     /// Makes the first call in the queue the leader, then answers those in `batch`. In this order:
     /// the next flush should begin as early as it can.
-    fn hand_on(&self, batch: &mut Vec<Waiter>, written: Result<(), WriteFailure>, own: &Arc<Slot>) {
-        let rest = written.map_err(|failure| match failure {
-            WriteFailure::Refused(reason) => AppendError::Refused(reason),
-            WriteFailure::Poisoned(why) => {
-                tracing::error!(%why, "the log is poisoned");
-                AppendError::Poisoned(why.into())
-            }
-        });
+    fn hand_on(
+        &self,
+        batch: &mut Vec<Waiter>,
+        written: Result<(), WriteFailure>,
+        own: Option<&Arc<Slot>>,
+    ) {
+        let rest = written.map_err(answer);
         let mut orphans = Vec::new();
         let mut queue = self.queue.lock();
         if let Err(AppendError::Poisoned(why)) = &rest {
             queue.poisoned = Some(Arc::clone(why));
             queue.bytes = 0;
             orphans = std::mem::take(&mut queue.waiters);
+        }
+        self.pass_leadership(queue);
+        for waiter in batch.drain(..).chain(orphans) {
+            let outcome = waiter.outcome.unwrap_or_else(|| match &rest {
+                Err(error) => Err(error.clone()),
+                Ok(()) => Err(AppendError::Poisoned(
+                    "the batch was left unanswered".into(),
+                )),
+            });
+            *waiter.slot.outcome.lock() = Some(outcome);
+            waiter.slot.state.store(SERVED, Ordering::Release);
+            if own.is_none_or(|own| !Arc::ptr_eq(&waiter.slot, own)) {
+                waiter.slot.thread.unpark();
+            }
+        }
+        self.queue.lock().spare = std::mem::take(batch);
+    }
+
+    /// Makes someone the leader: who has claimed the writer for itself, else the first in the queue.
+    fn pass_leadership(&self, mut queue: MutexGuard<'_, Queue>) {
+        if queue.claims > 0 {
+            queue.claims -= 1;
+            queue.granted = true;
+            drop(queue);
+            self.grant.notify_one();
+            return;
         }
         let next = queue.waiters.first().map(|waiter| Arc::clone(&waiter.slot));
         queue.led = next.is_some();
@@ -201,20 +235,49 @@ impl Appender {
             }
             None => _ = self.idle.notify_all(),
         }
-        for waiter in batch.drain(..).chain(orphans) {
-            let outcome = waiter.outcome.unwrap_or_else(|| match &rest {
-                Err(error) => Err(error.clone()),
-                Ok(()) => Err(AppendError::Poisoned(
-                    "the batch was left unanswered".into(),
-                )),
-            });
-            *waiter.slot.outcome.lock() = Some(outcome);
-            waiter.slot.state.store(SERVED, Ordering::Release);
-            if !Arc::ptr_eq(&waiter.slot, own) {
-                waiter.slot.thread.unpark();
-            }
+    }
+
+    /// Does `work` with the writer between two batches: everything appended before is durable or
+    /// answered, nothing is under way. Goes before all that waits in the queue.
+    pub fn exclusively<T>(
+        &self,
+        work: impl FnOnce(&mut Writer) -> Result<T, WriteFailure>,
+    ) -> Result<T, AppendError> {
+        let mut queue = self.queue.lock();
+        if let Some(why) = &queue.poisoned {
+            return Err(AppendError::Poisoned(Arc::clone(why)));
         }
-        self.queue.lock().spare = std::mem::take(batch);
+        if queue.closed {
+            return Err(AppendError::Refused(RefusedReason::Closed));
+        }
+        if queue.led {
+            queue.claims += 1;
+            while !queue.granted {
+                self.grant.wait(&mut queue);
+            }
+            queue.granted = false;
+        }
+        queue.led = true;
+        if let Some(why) = &queue.poisoned {
+            let why = Arc::clone(why);
+            self.pass_leadership(queue);
+            return Err(AppendError::Poisoned(why));
+        }
+        drop(queue);
+        let (done, written) = match work(&mut self.writer.lock()) {
+            Ok(done) => (Ok(done), Ok(())),
+            Err(failure) => {
+                let error = answer(failure.clone());
+                let written = match failure {
+                    poisoned @ WriteFailure::Poisoned(_) => Err(poisoned),
+                    // It concerns nobody else.
+                    WriteFailure::Refused(_) => Ok(()),
+                };
+                (Err(error), written)
+            }
+        };
+        self.hand_on(&mut Vec::new(), written, None);
+        done
     }
 
     /// Lets the queue grow for a while, as the configuration asks.
@@ -241,6 +304,16 @@ impl Appender {
     /// The failure that poisoned the log, if one has.
     pub fn poisoned(&self) -> Option<Arc<str>> {
         self.queue.lock().poisoned.clone()
+    }
+}
+
+fn answer(failure: WriteFailure) -> AppendError {
+    match failure {
+        WriteFailure::Refused(reason) => AppendError::Refused(reason),
+        WriteFailure::Poisoned(why) => {
+            tracing::error!(%why, "the log is poisoned");
+            AppendError::Poisoned(why.into())
+        }
     }
 }
 

@@ -74,6 +74,54 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
+/// What the next frame of a segment must fit.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// The checksum of the segment's header.
+    pub seed: u32,
+    pub segment_number: u32,
+    pub epoch: Epoch,
+    /// The checksum of the frame before; the header's if there is none.
+    pub previous_crc: u32,
+    /// The LSN that the frame must begin with.
+    pub next_lsn: Lsn,
+}
+
+impl Link {
+    /// Whether a frame with this header belongs here; its checksum is another matter.
+    pub fn check_place(&self, header: &FrameHeader) -> Result<(), &'static str> {
+        if header.segment_number != self.segment_number || header.epoch != self.epoch {
+            return Err("the frame is of another segment");
+        }
+        if header.previous_crc != self.previous_crc {
+            return Err("the frame does not follow the one before it");
+        }
+        if header.first_lsn != self.next_lsn {
+            return Err("the frame's LSN is not the next one");
+        }
+        Ok(())
+    }
+
+    /// The frame at the front of `bytes`, which lies at `offset` of the segment, every check passed.
+    pub fn take(&self, bytes: &Bytes, offset: u64) -> Result<Frame, &'static str> {
+        let header = FrameHeader::decode(bytes)?;
+        self.check_place(&header)?;
+        let length = usize::try_from(header.frame_bytes()).map_err(|_| "the frame is too long")?;
+        let frame = bytes.get(..length).ok_or("the frame is cut short")?;
+        if !header.checksum_holds(self.seed, frame) {
+            return Err("the frame's checksum does not match");
+        }
+        let payload_length =
+            usize::try_from(header.payload_length).map_err(|_| "the frame is too long")?;
+        let payload = bytes.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + payload_length);
+        Ok(Frame {
+            header,
+            offset,
+            payload,
+        })
+    }
+}
+
 /// A place between two frames of one segment.
 pub struct FrameCursor {
     file: SegmentFile,
@@ -155,45 +203,57 @@ impl FrameCursor {
             return Ok(None);
         }
         self.fill(FRAME_HEADER_BYTES as u64, limit)?;
-        let at = self.in_buffer();
-        let header = FrameHeader::decode(&self.buffer[at..]).map_err(Fault::Invalid)?;
-        if header.segment_number != self.segment_number || header.epoch != self.epoch {
-            return Err(Fault::Invalid("the frame is of another segment"));
-        }
-        if header.previous_crc != self.previous_crc {
-            return Err(Fault::Invalid(
-                "the frame does not follow the one before it",
-            ));
-        }
-        if header.first_lsn != self.next_lsn {
-            return Err(Fault::Invalid("the frame's LSN is not the next one"));
-        }
+        let header =
+            FrameHeader::decode(&self.buffer[self.in_buffer()..]).map_err(Fault::Invalid)?;
+        self.link().check_place(&header).map_err(Fault::Invalid)?;
         let length = header.frame_bytes();
         if length > limit - self.offset {
             return Err(Fault::Invalid("the frame passes the segment's end"));
         }
         self.fill(length, limit)?;
-        let at = self.in_buffer();
-        let length = usize::try_from(length).map_err(|_| Fault::Invalid("too long"))?;
-        let Some(bytes) = self.buffer.get(at..at + length) else {
-            return Err(Fault::Invalid("the frame is cut short"));
-        };
-        if !header.checksum_holds(self.seed, bytes) {
-            return Err(Fault::Invalid("the frame's checksum does not match"));
+        let bytes = self.buffer.slice(self.in_buffer()..);
+        let frame = self
+            .link()
+            .take(&bytes, self.offset)
+            .map_err(Fault::Invalid)?;
+        self.offset += length;
+        self.previous_crc = frame.header.crc;
+        self.next_lsn = frame.header.next_lsn();
+        Ok(Some(frame))
+    }
+
+    /// The bytes of the next frame and of those behind it, as many as there are in one piece of
+    /// memory and in about `wanted` bytes, each checked; `None` at `limit`.
+    pub fn next_raw(&mut self, limit: u64, wanted: u64) -> Result<Option<Bytes>, Fault> {
+        let start = self.offset;
+        if self.next(limit)?.is_none() {
+            return Ok(None);
         }
-        let payload_length =
-            usize::try_from(header.payload_length).map_err(|_| Fault::Invalid("too long"))?;
-        let from = at + FRAME_HEADER_BYTES;
-        let payload = self.buffer.slice(from..from + payload_length);
-        let offset = self.offset;
-        self.offset += length as u64;
-        self.previous_crc = header.crc;
-        self.next_lsn = header.next_lsn();
-        Ok(Some(Frame {
-            header,
-            offset,
-            payload,
-        }))
+        // Reading a frame may have moved the buffer, so that its beginning is counted from its end.
+        let from = self.in_buffer() - usize::try_from(self.offset - start).unwrap_or(usize::MAX);
+        let buffer_offset = self.buffer_offset;
+        while self.offset - start < wanted && self.next_is_in_buffer(limit) {
+            self.next(limit)?;
+        }
+        debug_assert_eq!(self.buffer_offset, buffer_offset, "nothing was read");
+        Ok(Some(self.buffer.slice(from..self.in_buffer())))
+    }
+
+    fn next_is_in_buffer(&self, limit: u64) -> bool {
+        self.offset < limit
+            && FrameHeader::decode(&self.buffer[self.in_buffer()..]).is_ok_and(|header| {
+                self.offset + header.frame_bytes() <= self.buffer_offset + self.buffer.len() as u64
+            })
+    }
+
+    fn link(&self) -> Link {
+        Link {
+            seed: self.seed,
+            segment_number: self.segment_number,
+            epoch: self.epoch,
+            previous_crc: self.previous_crc,
+            next_lsn: self.next_lsn,
+        }
     }
 
     /// Looks for a whole frame of this segment after the place stood at, wherever it may begin;

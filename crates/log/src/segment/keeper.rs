@@ -137,6 +137,13 @@ impl Keeper {
         self.work.lock().sealed.push_back(segment);
     }
 
+    /// Forgets the segments from `number` on: they are cut off, or go on.
+    pub fn forget_sealed_from(&self, number: u32) {
+        let mut work = self.work.lock();
+        work.sealed
+            .retain(|segment| segment.header.segment_number < number);
+    }
+
     /// Takes note that readers have been shown the segment `number`: those before it are done with.
     pub fn published(&self, number: u32) {
         let mut work = self.work.lock();

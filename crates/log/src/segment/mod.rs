@@ -6,12 +6,15 @@
 //! 00000000000000000001-0000000001.idx      what a sealed one holds and where
 //! spare-0000000000                         laid out to become a segment
 //! running                                  how long the log has been open
+//! truncated                                a cut that was decided and not completed
+//! diverged-…/                              what was cut off at a fork; a log in itself
 //! ```
 //!
 //! One write's way: [`SegmentLog::append`](crate::Log::append) → `append` (queue, leader) →
 //! `writer` (frames, flush, rotation) → `shared` (publish). A reader's: `reader` → `frames` →
 //! `disk`. `recovery` makes a directory whole at open, `keeper` tidies beside the append path,
-//! `retention` decides what may go, `inspect` looks at a log that nobody has open.
+//! `retention` decides what may go; `follow` writes another log's bytes and begins new histories,
+//! `raw` reads bytes for that, `truncate` cuts a closed log back to a fork; `inspect` looks at a log that nobody has open.
 //!
 //! Architecture invariant: nothing here keeps another process out; the server's lock on the data
 //! directory does.
@@ -20,6 +23,7 @@ mod append;
 mod compress;
 mod directory;
 mod files;
+mod follow;
 mod format;
 mod frames;
 #[cfg(fuzzing)]
@@ -28,38 +32,45 @@ mod index;
 mod inspect;
 mod keeper;
 mod large;
+mod raw;
 mod reader;
 mod recovery;
 mod retention;
 mod scan;
 mod shared;
+mod truncate;
 mod writer;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use springhead_proto::{Epoch, Lsn, TenantId, TimestampMs};
 
 use crate::clock::{Clock, NoProgress, Progress};
 use crate::contract::{
     AppendError, Appended, EpochRecord, Log, LogError, LogReader, LogStats, PendingCommit, Pin,
-    ReadFilter, TailPosition,
+    ReadFilter, RefusedReason, TailPosition,
 };
 use crate::disk::{Disk, RealDisk};
 use crate::pins::Pins;
+use crate::raw::{FollowError, RawIdentity, RawLimit, RawLog, RawPosition, RawReader, RawWatcher};
 
 pub use inspect::{DumpItem, SegmentReport, VerifyReport, dump, verify};
 pub use recovery::CutTail;
+pub use truncate::{Truncated, begin_copy, truncate};
 
 use append::Appender;
 use format::{FRAME_HEADER_BYTES, HEADER_BYTES};
 use keeper::Keeper;
+use raw::SegmentRawReader;
 use reader::SegmentReader;
-use shared::Shared;
+use scan::LastBatch;
+use shared::{Published, Shared, Written};
 use writer::Writer;
 
 /// Who a new log is.
@@ -123,6 +134,8 @@ pub struct SegmentConfig {
     pub spare_segments: usize,
     /// The zstd level for sealed segments; `None` leaves them plain.
     pub compress_level: Option<i32>,
+    /// Whether the log follows another ([`crate::RawLog`]) and takes no appends.
+    pub follows: bool,
     /// Whether housekeeping has a thread of its own; otherwise it is done within appends.
     pub background: bool,
 }
@@ -141,6 +154,7 @@ impl Default for SegmentConfig {
             reserve_bytes: 256 << 20,
             spare_segments: 2,
             compress_level: None,
+            follows: false,
             background: true,
         }
     }
@@ -216,26 +230,43 @@ impl SegmentLog {
             config.batch_bytes,
             Duration::from_micros(config.commit_delay_us),
         );
+        let mut published = recovered.published;
+        let waiting = match config.follows {
+            true => hold_back(&mut published, recovered.last_batch, config.known_durable),
+            false => Held::default(),
+        };
+        let written = Written {
+            segments: waiting.segments,
+            number: segment.header.segment_number,
+            end,
+        };
+        let shown = (published.last_number(), published.end);
         let shared = Arc::new(Shared {
             disk,
             dir: dir.to_owned(),
-            config,
             opened_at_ms: clock.monotonic_ms(),
             clock,
-            published: Mutex::new(recovered.published),
-            next_lsn: AtomicU64::new(end.next_lsn.0),
+            next_lsn: AtomicU64::new(published.end.next_lsn.0),
+            published: Mutex::new(published),
+            written: Mutex::new(written),
+            watcher: RwLock::new(None),
+            follows: AtomicBool::new(config.follows),
             counters: shared::Counters::default(),
             running_at_open_ms: recovered.running_ms,
+            config,
         });
         let keeper = Keeper::start(Arc::clone(&shared), recovered.spares)
             .map_err(|error| shared::io_error("start the thread of", dir, error))?;
-        let writer = Writer::new(
+        let mut writer = Writer::new(
             Arc::clone(&shared),
             Arc::clone(&keeper),
             recovered.file,
             segment,
             end,
         );
+        if shared.config.follows {
+            writer.start_following(shown, waiting.ends);
+        }
         let appender = Appender::new(writer, Arc::clone(&keeper), batch_bytes, delay);
         Ok(SegmentLog {
             shared,
@@ -258,11 +289,47 @@ impl SegmentLog {
         self.appender.poisoned()
     }
 
+    /// [`Log::begin_epoch`] with an identity of one's own, of which the cluster's part is not used.
+    /// For tests and simulations.
+    ///
+    /// # Errors
+    /// As [`Log::begin_epoch`].
+    pub fn begin_epoch_as(&self, identity: Identity) -> Result<EpochRecord, AppendError> {
+        self.appender
+            .exclusively(|writer| writer.begin_epoch(&identity))
+    }
+
     /// The same for every log of one cluster.
     #[must_use]
     pub fn cluster_id(&self) -> u128 {
         self.shared.published.lock().last().header.cluster_id
     }
+}
+
+/// What a follower must not show yet.
+#[derive(Default)]
+struct Held {
+    /// Begun behind what is shown.
+    segments: VecDeque<Arc<shared::Segment>>,
+    /// The ends of batches.
+    ends: VecDeque<(u32, index::End)>,
+}
+
+/// Takes from readers what may not be durable in the log that is followed.
+fn hold_back(published: &mut Published, last_batch: LastBatch, known_durable: Lsn) -> Held {
+    let mut held = Held::default();
+    let Some((number, shown)) = raw::doubtful(published, last_batch, known_durable) else {
+        return held;
+    };
+    held.ends
+        .push_back((published.last_number(), published.end));
+    while published.last_number() > number
+        && let Some(segment) = published.segments.pop_back()
+    {
+        held.segments.push_front(segment);
+    }
+    published.end = shown;
+    held
 }
 
 impl Drop for SegmentLog {
@@ -273,6 +340,9 @@ impl Drop for SegmentLog {
 
 impl Log for SegmentLog {
     fn append(&self, commits: Vec<PendingCommit>) -> Result<Appended, AppendError> {
+        if self.shared.follows.load(Ordering::Acquire) {
+            return Err(AppendError::Refused(RefusedReason::Following));
+        }
         self.appender.append(commits)
     }
 
@@ -316,6 +386,23 @@ impl Log for SegmentLog {
         self.shared.published.lock().epochs.clone()
     }
 
+    fn begin_epoch(&self) -> Result<EpochRecord, AppendError> {
+        let known = self.epochs();
+        loop {
+            let identity = Identity::random().map_err(|error| {
+                AppendError::Poisoned(format!("draw a history's identity: {error}").into())
+            })?;
+            // A cursor names only the 32 bits.
+            if known.iter().all(|record| record.epoch != identity.epoch) {
+                return self.begin_epoch_as(identity);
+            }
+        }
+    }
+
+    fn raw(&self) -> Option<&dyn RawLog> {
+        Some(self)
+    }
+
     fn bytes_between(&self, from: Lsn, to: Lsn) -> u64 {
         retention::bytes_between(&self.shared.published.lock(), from, to)
     }
@@ -357,5 +444,73 @@ impl Log for SegmentLog {
         self.appender.close();
         self.keeper.stop();
         self.shared.store_running_ms();
+    }
+}
+
+impl RawLog for SegmentLog {
+    fn identity(&self) -> RawIdentity {
+        raw::identity(&self.shared)
+    }
+
+    fn raw_reader(
+        &self,
+        from: RawPosition,
+        limit: RawLimit,
+    ) -> Result<Box<dyn RawReader>, LogError> {
+        if !raw::holds(&self.shared, from)? {
+            let what = format!(
+                "no frame ends at byte {} of segment {}",
+                from.offset, from.segment
+            );
+            return Err(shared::corrupt(&self.shared.dir, from.offset, what));
+        }
+        Ok(Box::new(SegmentRawReader::new(
+            Arc::clone(&self.shared),
+            from,
+            limit,
+        )))
+    }
+
+    fn segment_start(&self, lsn: Lsn) -> Result<RawPosition, LogError> {
+        raw::segment_start(&self.shared, lsn)
+    }
+
+    fn holds(&self, position: RawPosition) -> Result<bool, LogError> {
+        raw::holds(&self.shared, position)
+    }
+
+    fn frame_ends(&self, max: usize) -> Result<Vec<RawPosition>, LogError> {
+        raw::frame_ends(&self.shared, max)
+    }
+
+    fn watch(&self, watcher: Option<RawWatcher>) {
+        *self.shared.watcher.write() = watcher;
+    }
+
+    fn follows(&self) -> bool {
+        self.shared.follows.load(Ordering::Acquire)
+    }
+
+    fn follow_segment(
+        &self,
+        header: &[u8],
+        epoch: &EpochRecord,
+    ) -> Result<RawPosition, FollowError> {
+        self.appender
+            .exclusively(|writer| writer.follow_segment(header, epoch))?
+    }
+
+    fn follow_frames(&self, from: RawPosition, bytes: &[u8]) -> Result<RawPosition, FollowError> {
+        self.appender
+            .exclusively(|writer| writer.follow_frames(from, bytes))?
+    }
+
+    fn follow_flush(&self) -> Result<RawPosition, FollowError> {
+        self.appender.exclusively(Writer::follow_flush)?
+    }
+
+    fn announce(&self, durable: Lsn) -> Result<Lsn, FollowError> {
+        self.appender
+            .exclusively(|writer| writer.announce(durable))?
     }
 }

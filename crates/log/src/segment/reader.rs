@@ -143,6 +143,10 @@ impl SegmentReader {
     /// Learns anew where the readable frames of the place's segment end.
     fn refresh(&self, place: &mut Place) {
         let published = self.shared.published.lock();
+        // It may have been replaced by its like: compressed, or unsealed at a promotion.
+        if let Some(current) = published.by_number(place.segment.header.segment_number) {
+            place.segment = Arc::clone(current);
+        }
         place.limit = place.segment.end(&published);
         place.next_lsn = published.end.next_lsn;
         place.sealed = place.segment.header.segment_number != published.last_number();

@@ -18,12 +18,12 @@ use super::format::{FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, SegmentHeader
 use super::frames::{Fault, FrameCursor, SegmentFile, read_header};
 use super::index::{End, Run, SegmentIndex};
 use super::keeper::lay_out;
-use super::scan::{Before, scan};
+use super::scan::{Before, LastBatch, scan};
 use super::shared::{
     Published, Sealed, Segment, corrupt, index_name, io_error, parse_segment_name,
 };
 use super::writer::place_segment;
-use super::{Identity, SegmentConfig};
+use super::{Identity, SegmentConfig, truncate};
 use crate::clock::{Clock, Progress};
 use crate::contract::{EpochRecord, LogError};
 use crate::disk::{Disk, DiskFile, OpenFor, read_up_to, write_all_at};
@@ -37,6 +37,8 @@ pub struct Recovered {
     pub spares: Vec<String>,
     pub running_ms: u64,
     pub cut: Option<CutTail>,
+    /// What of the log another one may not have durable, if it follows that.
+    pub last_batch: LastBatch,
 }
 
 /// A torn write that recovery cut off. Nobody had been told of what was in it.
@@ -58,6 +60,9 @@ pub fn recover(
 ) -> Result<Recovered, LogError> {
     disk.create_dir(dir)
         .map_err(|error| io_error("create", dir, error))?;
+    if truncate::finish(disk, dir)? {
+        tracing::warn!(dir = %dir.display(), "completed a cut of the log that was interrupted");
+    }
     let mut found = Found::list(disk, dir)?;
     if !found.epochs {
         if !found.segments.is_empty() || config.known_durable > Lsn::ZERO {
@@ -76,12 +81,85 @@ pub fn recover(
         config,
         progress,
         segments: Vec::new(),
+        last_batch: LastBatch::Durable,
         total_bytes: 0,
     };
     recovery.load_headers(&found.segments, &epochs)?;
     let mut recovered = recovery.run(epochs)?;
     recovered.spares = found.spares;
+    complete_epoch(disk, dir, config, clock, &mut recovered)?;
     Ok(recovered)
+}
+
+/// A history is written down before its first segment is begun: a crash between the two is made up
+/// for here.
+fn complete_epoch(
+    disk: &dyn Disk,
+    dir: &Path,
+    config: &SegmentConfig,
+    clock: &dyn Clock,
+    recovered: &mut Recovered,
+) -> Result<(), LogError> {
+    let published = &mut recovered.published;
+    let last = Arc::clone(published.last());
+    let record = *published
+        .epochs
+        .last()
+        .expect("the file holds at least one");
+    if record.history_id == last.header.history_id {
+        return Ok(());
+    }
+    let end = published.end;
+    if record.fork_lsn != end.next_lsn.previous() {
+        let what = format!(
+            "the log ends at LSN {}, but history {} forked at LSN {}",
+            end.next_lsn.previous(),
+            record.epoch,
+            record.fork_lsn
+        );
+        return Err(corrupt(&dir.join(&last.file_name), end.offset, what));
+    }
+    let spare = take_spare(disk, dir, config, &mut recovered.spares)?;
+    let header = SegmentHeader {
+        segment_number: last.header.segment_number + 1,
+        history_id: record.history_id,
+        epoch: record.epoch,
+        first_lsn: end.next_lsn,
+        previous_crc: end.crc,
+        running_ms: recovered.running_ms,
+        created_ms: clock.now_ms(),
+        ..last.header
+    };
+    let (file, segment) = place_segment(disk, dir, &spare, header)
+        .map_err(|error| io_error("begin", &dir.join(&spare), error))?;
+    let run = Run::None;
+    last.sealed
+        .set(Sealed { end, run })
+        .expect("the last segment is not sealed");
+    published.end = End {
+        offset: HEADER_BYTES,
+        crc: segment.seed,
+        ..end
+    };
+    published.segments.push_back(segment);
+    recovered.file = file;
+    recovered.last_batch = LastBatch::Durable;
+    Ok(())
+}
+
+fn take_spare(
+    disk: &dyn Disk,
+    dir: &Path,
+    config: &SegmentConfig,
+    spares: &mut Vec<String>,
+) -> Result<String, LogError> {
+    if let Some(spare) = spares.pop() {
+        return Ok(spare);
+    }
+    let name = "spare-0000000000";
+    lay_out(disk, &dir.join(name), config.segment_bytes)
+        .map_err(|error| io_error("lay out", &dir.join(name), error))?;
+    Ok(name.to_owned())
 }
 
 /// Writes down who this log is, before anything else.
@@ -117,15 +195,7 @@ fn begin_first_segment(
         return Err(corrupt(dir, 0, "the segments are missing"));
     }
     let record = epochs.records[0];
-    let spare = match spares.pop() {
-        Some(spare) => spare,
-        None => {
-            let name = "spare-0000000000";
-            lay_out(disk, &dir.join(name), config.segment_bytes)
-                .map_err(|error| io_error("lay out", &dir.join(name), error))?;
-            name.to_owned()
-        }
-    };
+    let spare = take_spare(disk, dir, config, &mut spares)?;
     let header = SegmentHeader {
         segment_number: 1,
         cluster_id: epochs.cluster_id,
@@ -155,6 +225,7 @@ fn begin_first_segment(
         spares,
         running_ms: 0,
         cut: None,
+        last_batch: LastBatch::Durable,
     })
 }
 
@@ -165,6 +236,7 @@ struct Recovery<'a> {
     progress: &'a dyn Progress,
     /// Oldest first, numbers dense.
     segments: Vec<FoundSegment>,
+    last_batch: LastBatch,
     total_bytes: u64,
 }
 
@@ -196,8 +268,31 @@ impl Recovery<'_> {
                 let what = format!("segment {} before it is missing", number - 1);
                 return Err(corrupt(&segment.path, 0, what));
             }
+            self.check_fork(&segment, epochs)?;
             self.total_bytes += segment.length;
             self.segments.push(segment);
+        }
+        Ok(())
+    }
+
+    /// A history goes over into a later one, and where that forked.
+    fn check_fork(&self, segment: &FoundSegment, epochs: &Epochs) -> Result<(), LogError> {
+        let Some(before) = self.segments.last() else {
+            return Ok(());
+        };
+        let place = |segment: &FoundSegment| {
+            let history_id = segment.header.history_id;
+            let mut records = epochs.records.iter();
+            records.position(|record| record.history_id == history_id)
+        };
+        let (old, new) = (place(before), place(segment));
+        if old == new {
+            return Ok(());
+        }
+        let fork = new.map(|new| epochs.records[new].fork_lsn.next());
+        if new < old || fork != Some(segment.header.first_lsn) {
+            let what = "the segment's history does not fork where it begins";
+            return Err(corrupt(&segment.path, 0, what));
         }
         Ok(())
     }
@@ -340,6 +435,7 @@ impl Recovery<'_> {
             self.progress.report(done + at, total)
         });
         (segment.index, segment.end, segment.run) = (scanned.index, scanned.end, scanned.run);
+        self.last_batch = scanned.last_batch;
         let offset = segment.end.offset;
         let what = match scanned.fault {
             None => return Ok(None),
@@ -369,6 +465,8 @@ impl Recovery<'_> {
         if last.run == Run::None {
             return Ok(None);
         }
+        // What stood before it was durable, or it would not have been begun.
+        self.last_batch = LastBatch::Durable;
         loop {
             let only_one = self.segments.len() == 1;
             let segment = self.segments.last_mut().expect("checked on the way");
@@ -463,6 +561,7 @@ impl Recovery<'_> {
             spares: Vec::new(),
             running_ms,
             cut,
+            last_batch: self.last_batch,
         })
     }
 }

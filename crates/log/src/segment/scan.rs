@@ -13,12 +13,24 @@ pub struct Scan {
     /// Behind the last sound frame.
     pub end: End,
     pub run: Run,
+    pub last_batch: LastBatch,
     pub index: SegmentIndex,
     pub frames: u64,
     pub commits: u64,
     pub changes: u64,
     /// Why there was no further frame; `None` if `limit` was reached.
     pub fault: Option<Fault>,
+}
+
+/// Where the last batch of a log begins, if another may not have made it durable yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastBatch {
+    /// Something was begun behind it, which is done only when it is durable; or there is none.
+    Durable,
+    /// In this segment, here.
+    Begins(End),
+    /// In a segment before.
+    BeganEarlier,
 }
 
 /// What the segments before say about a segment's beginning.
@@ -51,6 +63,7 @@ pub fn scan(
         } else {
             Run::None
         },
+        last_batch: LastBatch::Durable,
         index: SegmentIndex::default(),
         frames: 0,
         commits: 0,
@@ -86,6 +99,47 @@ impl Scan {
         may_be_inside: bool,
         collections: &mut Vec<CollectionId>,
     ) -> Result<(), &'static str> {
+        let walk = Walk {
+            end: self.end,
+            run: self.run,
+        };
+        let walk = walk.take(frame, may_be_inside, &mut self.index, collections)?;
+        self.last_batch = match self.run {
+            _ if walk.run != Run::None => LastBatch::Durable,
+            Run::None if frame.header.is_part() && !frame.header.is_first() => {
+                LastBatch::BeganEarlier
+            }
+            Run::None => LastBatch::Begins(self.end),
+            Run::Begun(before) => LastBatch::Begins(before),
+            Run::Through => LastBatch::BeganEarlier,
+        };
+        (self.end, self.run) = (walk.end, walk.run);
+        self.frames += 1;
+        self.commits += u64::from(frame.header.commits);
+        self.changes += frame.header.count;
+        Ok(())
+    }
+}
+
+/// A place between two frames, and what the frames before it say of the one behind it. Recovery and
+/// followers step over frames with this, each whole and in its place already.
+#[derive(Debug, Clone, Copy)]
+pub struct Walk {
+    pub end: End,
+    pub run: Run,
+}
+
+impl Walk {
+    /// The place behind `frame`, which is also entered into `index`. `may_be_inside`: nothing is
+    /// known of what was before, which may have been the beginning of a large commit. Refused, the
+    /// index may have part of the frame.
+    pub fn take(
+        self,
+        frame: &Frame,
+        may_be_inside: bool,
+        index: &mut SegmentIndex,
+        collections: &mut Vec<CollectionId>,
+    ) -> Result<Walk, &'static str> {
         let header = &frame.header;
         if header.timestamp_ms < self.end.timestamp_ms {
             return Err("the frame is older than the one before it");
@@ -97,52 +151,50 @@ impl Scan {
             (true, false, false) => return Err("a large commit has no beginning"),
             _ => {}
         }
-        self.index.add_frame(frame.offset, header, self.end.crc);
+        index.add_frame(frame.offset, header, self.end.crc);
+        let mut run = self.run;
         if !header.is_part() {
-            self.take_commits(frame, collections)?;
+            take_commits(frame, index, collections)?;
         } else if header.is_first() {
             let head = read_commit_head(&mut &frame.payload[..], collections)
                 .ok_or("a large commit's head is damaged")?;
-            self.index.add_commit(head.tenant, collections);
-            self.run = Run::Begun(self.end);
-        } else if self.run == Run::None {
-            self.run = Run::Through;
+            index.add_commit(head.tenant, collections);
+            run = Run::Begun(self.end);
+        } else if run == Run::None {
+            run = Run::Through;
         }
         if header.is_end() {
-            self.run = Run::None;
+            run = Run::None;
         }
-        self.frames += 1;
-        self.commits += u64::from(header.commits);
-        self.changes += header.count;
-        self.end = End {
+        let end = End {
             offset: frame.offset + header.frame_bytes(),
             crc: header.crc,
             next_lsn: header.next_lsn(),
             timestamp_ms: header.timestamp_ms,
         };
-        Ok(())
+        Ok(Walk { end, run })
     }
+}
 
-    fn take_commits(
-        &mut self,
-        frame: &Frame,
-        collections: &mut Vec<CollectionId>,
-    ) -> Result<(), &'static str> {
-        let mut count = 0u64;
-        let mut commits = 0u32;
-        let mut rest = &frame.payload[..];
-        while !rest.is_empty() {
-            let (head, after) = split_commit(rest, collections)?;
-            rest = after;
-            self.index.add_commit(head.tenant, collections);
-            count = count.saturating_add(head.count);
-            commits = commits.saturating_add(1);
-        }
-        if count != frame.header.count || commits != frame.header.commits {
-            return Err("the frame does not hold as many changes as it says");
-        }
-        Ok(())
+fn take_commits(
+    frame: &Frame,
+    index: &mut SegmentIndex,
+    collections: &mut Vec<CollectionId>,
+) -> Result<(), &'static str> {
+    let mut count = 0u64;
+    let mut commits = 0u32;
+    let mut rest = &frame.payload[..];
+    while !rest.is_empty() {
+        let (head, after) = split_commit(rest, collections)?;
+        rest = after;
+        index.add_commit(head.tenant, collections);
+        count = count.saturating_add(head.count);
+        commits = commits.saturating_add(1);
     }
+    if count != frame.header.count || commits != frame.header.commits {
+        return Err("the frame does not hold as many changes as it says");
+    }
+    Ok(())
 }
 
 /// A commit's head, and what follows the commit in a plain frame's payload.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +17,7 @@ use super::index::{End, Run, SegmentIndex};
 use crate::clock::Clock;
 use crate::contract::{EpochRecord, LogError, TailPosition};
 use crate::disk::Disk;
+use crate::raw::RawWatcher;
 
 /// One segment as everyone sees it.
 pub struct Segment {
@@ -152,6 +153,16 @@ impl Published {
     }
 }
 
+/// What has been written, flushed and whole or not: for raw readers alone.
+pub struct Written {
+    /// Begun, but not shown to readers yet; their numbers follow the last published one.
+    pub segments: VecDeque<Arc<Segment>>,
+    /// The number of the segment that is written to.
+    pub number: u32,
+    /// Where its frames end.
+    pub end: End,
+}
+
 /// See the module's text.
 pub struct Shared {
     pub disk: Arc<dyn Disk>,
@@ -159,6 +170,12 @@ pub struct Shared {
     pub config: SegmentConfig,
     pub clock: Arc<dyn Clock>,
     pub published: Mutex<Published>,
+    /// Locked after `published`, where both are.
+    pub written: Mutex<Written>,
+    /// Told of everything written and published.
+    pub watcher: RwLock<Option<RawWatcher>>,
+    /// Whether the log follows another and takes no appends.
+    pub follows: AtomicBool,
     /// The LSN after the last durable one, for readers that only want to know whether there is
     /// anything new. Stored after `published` has changed.
     pub next_lsn: AtomicU64,
@@ -191,13 +208,33 @@ impl Shared {
         }
     }
 
-    /// Shows readers what has become durable: `segments` begun since the last time, and the end.
-    pub fn publish(&self, segments: impl Iterator<Item = Arc<Segment>>, end: End) {
+    /// Shows readers what has become durable: everything up to `end` of the segment `number`.
+    pub fn publish(&self, number: u32, end: End) {
         let mut published = self.published.lock();
-        published.segments.extend(segments);
+        let mut written = self.written.lock();
+        while let Some(segment) = written
+            .segments
+            .pop_front_if(|segment| segment.header.segment_number <= number)
+        {
+            published.segments.push_back(segment);
+        }
+        drop(written);
         published.end = end;
         drop(published);
         self.next_lsn.store(end.next_lsn.0, Ordering::Release);
+        self.wake_watcher();
+    }
+
+    /// Takes note of what has been written, for raw readers.
+    pub fn note_written(&self, end: End) {
+        self.written.lock().end = end;
+        self.wake_watcher();
+    }
+
+    fn wake_watcher(&self) {
+        if let Some(watcher) = self.watcher.read().as_ref() {
+            watcher();
+        }
     }
 
     /// Writes down how long the log has been open. If that fails, time retention keeps more.

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use springhead_proto::{Lsn, TimestampMs};
 
 use super::append::Waiter;
+use super::follow::Follow;
 use super::format::{
     FLAG_END, FLAG_FIRST, FLAG_PART, FRAME_HEADER_BYTES, FrameFields, FrameHeader, HEADER_BYTES,
     SegmentHeader, finish_frame, frame_bytes, start_frame, write_commit_head,
@@ -32,7 +33,7 @@ const FLUSH_PARTS_BYTES: u64 = 16 * 1024 * 1024;
 const SMALLEST_PART: u64 = 4096;
 
 /// Why a batch was not written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum WriteFailure {
     /// Nothing of what was being written is in the log.
     Refused(RefusedReason),
@@ -42,26 +43,26 @@ pub enum WriteFailure {
 
 /// See the module's text.
 pub struct Writer {
-    shared: Arc<Shared>,
-    keeper: Arc<Keeper>,
-    file: Box<dyn DiskFile>,
-    segment: Arc<Segment>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) file: Box<dyn DiskFile>,
+    pub(super) segment: Arc<Segment>,
     /// Where the frames written so far end, flushed or not.
-    end: End,
+    pub(super) end: End,
     /// Where the commits that are durable end, and the number of the segment that is in. Behind
     /// `end` while a frame is not flushed or a large commit not finished.
-    durable: (u32, End),
+    pub(super) durable: (u32, End),
     /// Bytes written behind the last flush.
-    unflushed_bytes: u64,
-    /// Begun, but not yet shown to readers.
-    unpublished: Vec<Arc<Segment>>,
+    pub(super) unflushed_bytes: u64,
+    /// What it takes to follow another log; `None` where it writes its own.
+    pub(super) follow: Option<Follow>,
     /// The frame being filled; its capacity is kept from batch to batch.
     frame: Vec<u8>,
     frame_count: u64,
     frame_commits: u32,
     /// Labels of the commits in `frame`, each run of equal ones once.
     frame_labels: Vec<Label>,
-    timestamp_ms: TimestampMs,
+    pub(super) timestamp_ms: TimestampMs,
 }
 
 impl Writer {
@@ -81,7 +82,7 @@ impl Writer {
             segment,
             end,
             unflushed_bytes: 0,
-            unpublished: Vec::new(),
+            follow: None,
             frame: Vec::new(),
             frame_count: 0,
             frame_commits: 0,
@@ -307,6 +308,7 @@ impl Writer {
             next_lsn: self.end.next_lsn.plus(count),
             timestamp_ms: self.timestamp_ms,
         };
+        self.shared.note_written(self.end);
         Ok(())
     }
 
@@ -335,7 +337,7 @@ impl Writer {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), WriteFailure> {
+    pub(super) fn flush(&mut self) -> Result<(), WriteFailure> {
         if self.unflushed_bytes == 0 {
             return Ok(());
         }
@@ -373,7 +375,12 @@ impl Writer {
         Ok(())
     }
 
-    fn begin_segment(&mut self, spare: &str, header: SegmentHeader, run: Run) -> io::Result<()> {
+    pub(super) fn begin_segment(
+        &mut self,
+        spare: &str,
+        header: SegmentHeader,
+        run: Run,
+    ) -> io::Result<()> {
         let (file, segment) =
             place_segment(self.shared.disk.as_ref(), &self.shared.dir, spare, header)?;
         self.segment
@@ -386,7 +393,10 @@ impl Writer {
             crc: segment.seed,
             ..self.end
         };
-        self.unpublished.push(Arc::clone(&segment));
+        let mut written = self.shared.written.lock();
+        written.segments.push_back(Arc::clone(&segment));
+        (written.number, written.end) = (segment.header.segment_number, self.end);
+        drop(written);
         self.segment = segment;
         self.file = file;
         Ok(())
@@ -395,12 +405,7 @@ impl Writer {
     /// Shows readers what is durable.
     pub fn publish(&mut self) {
         let (number, end) = self.durable;
-        let count = self
-            .unpublished
-            .iter()
-            .take_while(|segment| segment.header.segment_number <= number);
-        let count = count.count();
-        self.shared.publish(self.unpublished.drain(..count), end);
+        self.shared.publish(number, end);
         self.keeper.published(number);
     }
 }
@@ -432,7 +437,7 @@ pub fn place_segment(
     Ok((file, Arc::new(segment)))
 }
 
-fn poisoned(operation: &str, error: &io::Error) -> WriteFailure {
+pub(super) fn poisoned(operation: &str, error: &io::Error) -> WriteFailure {
     WriteFailure::Poisoned(format!("{operation}: {error}"))
 }
 
