@@ -1,7 +1,15 @@
 /** Springhead from TypeScript: statements, change feeds, live queries. */
 
 export { Client, type ClientOptions } from './client.js'
-export { ChangeFeed, type Change, type ChangesOptions, type FeedEvent, type Operation } from './changes.js'
+export { ChangeFeed, type Change, type ChangesOptions, type FeedEvent, type Operation as ChangeOperation } from './changes.js'
 export { RefetchError, SpringheadError, type ErrorBody } from './errors.js'
 export { Http, type ConnectionOptions, type Row, type SqlResult, type TokenSource } from './http.js'
 export { LiveConnection, LiveQuery, type LiveState, type Socket, type SocketConstructor } from './live.js'
+export { Device, type ConnectionState, type ConnectOptions, type DeviceOptions, type ShapeOptions, type Status } from './sync/device.js'
+export { Collection, Writer, type Id, type Write } from './sync/collection.js'
+export type { Columns, Fix, Hint, Operation, SyncValue } from './sync/messages.js'
+export { Presence, type Member } from './sync/presence.js'
+export type { Query } from './sync/query.js'
+export type { Pending, Rejection } from './sync/replica.js'
+export { MemoryStore, type Batch, type Key, type Store } from './sync/store.js'
+export { violationText, type Violation } from './sync/violation.js'

@@ -1,0 +1,146 @@
+/** A collection on the device: read, write and watch its documents, with or without a network. */
+
+import type { Device } from './device.js'
+import type { Columns, Operation, SyncValue } from './messages.js'
+import { select, type Query } from './query.js'
+import { keyText } from './values.js'
+
+/** A document's key: one value, or those of a composite key in its order. */
+export type Id = SyncValue | SyncValue[]
+
+/** What a write does, and what becomes of it. */
+export interface Write {
+  /** Its number among this device's mutations. */
+  seq: number
+}
+
+type Values<T> = { [K in keyof T]?: SyncValue }
+
+/** Operations on one collection, each to be part of one mutation. */
+export class Writer<T = Columns> {
+  constructor(
+    private readonly device: Device,
+    readonly name: string,
+    private readonly emit: (operation: Operation) => void,
+    private readonly look: (key: string) => Columns | undefined,
+  ) {}
+
+  /** Makes the document, or sets all of the given columns of the one that is there. */
+  put(document: Values<T>): void {
+    const columns = clean(document)
+    const keyColumns = this.device.keyColumns(this.name)
+    const id = keyColumns.map((column) => {
+      const value = columns[column]
+      if (value === undefined || value === null) throw new TypeError(`${this.name}: ${column} is part of the key`)
+      return value
+    })
+    if (this.look(keyText(id)) === undefined) return this.emit({ in: this.name, id, insert: columns })
+    const rest = Object.fromEntries(Object.entries(columns).filter(([column]) => !keyColumns.includes(column)))
+    if (Object.keys(rest).length > 0) this.emit({ in: this.name, id, set: rest })
+  }
+
+  /** Sets columns of a document that is there. */
+  patch(id: Id, columns: Values<T>): void {
+    this.emit({ in: this.name, id: [id].flat(), set: clean(columns) })
+  }
+
+  delete(id: Id): void {
+    this.emit({ in: this.name, id: [id].flat(), delete: true })
+  }
+
+  /** Adds to numbers: concurrent additions all count. */
+  inc(id: Id, by: Values<T>): void {
+    this.emit({ in: this.name, id: [id].flat(), inc: clean(by) })
+  }
+
+  /** Keeps the lower of what is there and this. */
+  min(id: Id, columns: Values<T>): void {
+    this.emit({ in: this.name, id: [id].flat(), min: clean(columns) })
+  }
+
+  /** Keeps the greater of what is there and this. */
+  max(id: Id, columns: Values<T>): void {
+    this.emit({ in: this.name, id: [id].flat(), max: clean(columns) })
+  }
+
+  /** Adds elements to array columns, each once: concurrent additions all count. */
+  add(id: Id, elements: { [K in keyof T]?: SyncValue[] }): void {
+    this.emit({ in: this.name, id: [id].flat(), add: elements as Record<string, SyncValue[]> })
+  }
+
+  /** Removes elements from array columns. */
+  remove(id: Id, elements: { [K in keyof T]?: SyncValue[] }): void {
+    this.emit({ in: this.name, id: [id].flat(), remove: elements as Record<string, SyncValue[]> })
+  }
+}
+
+/** See the module. Writes are durable on the device when their promise resolves. */
+export class Collection<T = Columns> {
+  constructor(
+    private readonly device: Device,
+    readonly name: string,
+  ) {}
+
+  get(id: Id): T | undefined {
+    const columns = this.device.replica.view(this.name, keyText([id].flat()))
+    return columns && ({ ...columns } as T)
+  }
+
+  /** Whether some write to the document still waits for the server's verdict. */
+  isPending(id: Id): boolean {
+    return this.device.replica.pendingOf(this.name, keyText([id].flat())).length > 0
+  }
+
+  query(query: Query<T> = {}): T[] {
+    return select(this.device.replica.views(this.name), query)
+  }
+
+  /** Calls `listener` with the result now and whenever it may have changed; returns how to stop. */
+  live(query: Query<T>, listener: (documents: T[]) => void): () => void {
+    listener(this.query(query))
+    return this.device.replica.onChange((touched) => {
+      if (touched.has(this.name)) listener(this.query(query))
+    })
+  }
+
+  put(document: Values<T>): Promise<Write> {
+    return this.#write((writer) => writer.put(document))
+  }
+
+  patch(id: Id, columns: Values<T>): Promise<Write> {
+    return this.#write((writer) => writer.patch(id, columns))
+  }
+
+  delete(id: Id): Promise<Write> {
+    return this.#write((writer) => writer.delete(id))
+  }
+
+  inc(id: Id, by: Values<T>): Promise<Write> {
+    return this.#write((writer) => writer.inc(id, by))
+  }
+
+  min(id: Id, columns: Values<T>): Promise<Write> {
+    return this.#write((writer) => writer.min(id, columns))
+  }
+
+  max(id: Id, columns: Values<T>): Promise<Write> {
+    return this.#write((writer) => writer.max(id, columns))
+  }
+
+  add(id: Id, elements: { [K in keyof T]?: SyncValue[] }): Promise<Write> {
+    return this.#write((writer) => writer.add(id, elements))
+  }
+
+  remove(id: Id, elements: { [K in keyof T]?: SyncValue[] }): Promise<Write> {
+    return this.#write((writer) => writer.remove(id, elements))
+  }
+
+  #write(act: (writer: Writer<T>) => void): Promise<Write> {
+    return this.device.transaction((collection) => act(collection<T>(this.name)))
+  }
+}
+
+/** Without what is undefined. */
+function clean(columns: Record<string, SyncValue | undefined>): Columns {
+  return Object.fromEntries(Object.entries(columns).filter(([, value]) => value !== undefined)) as Columns
+}
