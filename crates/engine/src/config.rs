@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dead_letters::{Action, OnFull};
+
 /// What an engine needs to know to open. Sizes in bytes.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -64,6 +66,16 @@ pub struct EngineConfig {
     pub notify_transaction_bytes: usize,
     /// Messages that wait for one listener in memory, in bytes; further ones it reads from the log.
     pub notify_queue_bytes: usize,
+    /// How long a dead letter waits from its first rejection, where no policy says otherwise.
+    pub dead_letter_ttl: Duration,
+    /// What happens to it then, where no policy says otherwise.
+    pub dead_letter_action: Action,
+    /// Unresolved dead letters per collection, where no policy says otherwise.
+    pub dead_letter_max_entries: u64,
+    /// What happens to the next, where no policy says otherwise.
+    pub dead_letter_on_full: OnFull,
+    /// How long resolved dead letters and escalations are kept.
+    pub dead_letter_retention: Duration,
 }
 
 impl EngineConfig {
@@ -101,6 +113,11 @@ impl EngineConfig {
             audit_rows: 100_000,
             notify_transaction_bytes: 64 * MIB,
             notify_queue_bytes: 256 << 10,
+            dead_letter_ttl: Duration::from_secs(72 * 3600),
+            dead_letter_action: Action::Escalate,
+            dead_letter_max_entries: 10_000,
+            dead_letter_on_full: OnFull::Escalate,
+            dead_letter_retention: Duration::from_secs(30 * 86_400),
         }
     }
 }

@@ -50,6 +50,8 @@ struct Inner {
     /// Changes of roles, one at a time.
     changing_roles: tokio::sync::Mutex<()>,
     audit: AuditBook,
+    /// When the next dead letter is due in tenants that are closed, in microseconds since 1970.
+    closed_due: Mutex<FxHashMap<TenantId, i64>>,
     /// The change feeds that statements read too.
     cdc: Mutex<Weak<Cdc>>,
 }
@@ -181,6 +183,7 @@ impl Engine {
                 roles: ArcSwap::from_pointee(roles),
                 changing_roles: tokio::sync::Mutex::default(),
                 audit,
+                closed_due: Mutex::default(),
                 cdc: Mutex::default(),
             }),
         })
@@ -228,6 +231,11 @@ impl Engine {
 
     pub(crate) fn role_changes(&self) -> &tokio::sync::Mutex<()> {
         &self.inner.changing_roles
+    }
+
+    /// When the next dead letter is due in a tenant that is closed; `None` if nobody has looked.
+    pub(crate) fn closed_due(&self, id: TenantId) -> Option<i64> {
+        self.inner.closed_due.lock().get(&id).copied()
     }
 
     pub(crate) fn audit_book(&self) -> &AuditBook {
@@ -563,6 +571,11 @@ impl Engine {
                 .as_ref()
                 .is_some_and(|tenant| Arc::strong_count(tenant) == 1 && tenant.idle_ms().is_some());
             if is_ours && let Some(tenant) = held.take() {
+                // What is not known is looked up when it opens again.
+                match tenant.next_due() {
+                    Ok(due) => self.inner.closed_due.lock().insert(slot.id, due),
+                    Err(_) => self.inner.closed_due.lock().remove(&slot.id),
+                };
                 tenant.close(false);
             }
         }

@@ -195,6 +195,11 @@ impl Context {
         self.privileged.store(false, Ordering::Relaxed);
     }
 
+    /// Now, in microseconds since 1970.
+    pub fn clock_us(&self) -> i64 {
+        now_us(&*self.clock)
+    }
+
     /// After it has run.
     pub fn leave(&self) {
         self.privileged.store(true, Ordering::Relaxed);

@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod clock;
 pub mod config;
 pub mod copy;
+pub mod dead_letters;
 pub mod definitions;
 pub mod engine;
 pub mod error;

@@ -29,7 +29,7 @@ use crate::session::Session;
 use crate::tail::{Hub, TailReader};
 use crate::workers::Workers;
 use crate::writer::mailbox::Mailbox;
-use crate::writer::{Writer, WriterParts};
+use crate::writer::{Command, Work, WorkDone, WorkRequest, Writer, WriterParts};
 use crate::{EngineConfig, EngineError, state};
 
 /// What tenants share.
@@ -307,6 +307,34 @@ impl Tenant {
             Ok((rows, snapshot.lsn))
         })
         .await
+    }
+
+    /// Runs `act` on a fresh snapshot, for what is no query of a user's.
+    pub(crate) async fn on_snapshot<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, SqlError> {
+        self.read(Arc::default(), Arc::default(), move |snapshot, _, _| {
+            act(snapshot.connection()).map_err(|error| crate::readers::translate_plain(&error))
+        })
+        .await
+    }
+
+    /// Has the writer do work of the engine's own.
+    ///
+    /// # Errors
+    /// Why it was not done; 08007 if nobody knows.
+    pub(crate) async fn work(&self, work: Work) -> Result<WorkDone, SqlError> {
+        self.touch();
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.mailbox
+            .submit(Command::Work(WorkRequest { work, reply }));
+        answer.await.unwrap_or_else(|_| {
+            Err(SqlError::new(
+                ErrorCode::OutcomeUnknown,
+                "the outcome is unknown: the writer ended",
+            ))
+        })
     }
 
     /// Runs `act` on a fresh snapshot on a reader thread, cancelled past the snapshot's maximum age.

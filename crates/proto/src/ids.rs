@@ -155,6 +155,14 @@ impl CollectionId {
     pub const TOKENS: CollectionId = CollectionId(6);
     /// `springhead.audit`, in the default tenant.
     pub const AUDIT: CollectionId = CollectionId(7);
+    /// `springhead.dead_letters`: rejected mutations.
+    pub const DEAD_LETTERS: CollectionId = CollectionId(8);
+    /// `springhead.dead_letter_policies`.
+    pub const DEAD_LETTER_POLICIES: CollectionId = CollectionId(9);
+    /// `springhead.escalations`: dead letters that have left for somebody to look at.
+    pub const ESCALATIONS: CollectionId = CollectionId(10);
+    /// `springhead.dead_letter_totals`: what came in and what became of it.
+    pub const DEAD_LETTER_TOTALS: CollectionId = CollectionId(11);
     /// The first id that a user's table gets.
     pub const FIRST_USER: CollectionId = CollectionId(100);
 
@@ -162,6 +170,20 @@ impl CollectionId {
     #[must_use]
     pub const fn is_system(self) -> bool {
         self.0 < Self::FIRST_USER.0
+    }
+
+    /// Whether this is one of Springhead's own that rights are granted on like on a user's: it is
+    /// about users' data and for the tenant's own staff.
+    #[must_use]
+    pub const fn is_grantable(self) -> bool {
+        !self.is_system()
+            || matches!(
+                self,
+                Self::DEAD_LETTERS
+                    | Self::DEAD_LETTER_POLICIES
+                    | Self::ESCALATIONS
+                    | Self::DEAD_LETTER_TOTALS
+            )
     }
 }
 

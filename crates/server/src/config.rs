@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use springhead_engine::EngineConfig;
+use springhead_engine::dead_letters::{Action, OnFull};
 use springhead_log::segment::SegmentConfig;
 
 use crate::http::HttpConfig;
@@ -345,6 +346,22 @@ settings! {
         /// Entries of the audit that are kept; older ones are deleted.
         audit_rows: u64 = engine().audit_rows;
     }
+    section "Dead letters" {
+        /// How long a dead letter waits from its first rejection, where its collection has no policy of
+        /// its own.
+        dead_letter_ttl: Duration = engine().dead_letter_ttl;
+        /// What happens to it then: `drop`, `escalate` or `force_apply_lww`.
+        dead_letter_action: Action = engine().dead_letter_action;
+        /// Unresolved dead letters of one collection.
+        dead_letter_max_entries: u64 = engine().dead_letter_max_entries;
+        /// What happens to the next: `escalate` (the oldest makes room) or `reject_push` (the device
+        /// comes back later).
+        dead_letter_on_full: OnFull = engine().dead_letter_on_full;
+        /// How long resolved dead letters and escalations are kept.
+        dead_letter_retention: Duration = engine().dead_letter_retention;
+        /// How often is looked for dead letters that are due.
+        dead_letter_sweep_interval: Duration = Duration::from_secs(1);
+    }
     section "Consumers" {
         /// Named consumers per tenant.
         max_consumers: usize = engine().max_consumers;
@@ -387,6 +404,11 @@ impl Config {
             audit_rows: self.audit_rows,
             notify_transaction_bytes: self.notify_transaction_bytes.in_memory(),
             notify_queue_bytes: self.notify_queue_bytes.in_memory(),
+            dead_letter_ttl: self.dead_letter_ttl,
+            dead_letter_action: self.dead_letter_action,
+            dead_letter_max_entries: self.dead_letter_max_entries,
+            dead_letter_on_full: self.dead_letter_on_full,
+            dead_letter_retention: self.dead_letter_retention,
         }
     }
 
@@ -517,6 +539,10 @@ impl Config {
             ("open_tenants", self.open_tenants),
             ("http_max_headers", self.http_max_headers),
             ("max_group", self.max_group),
+            (
+                "dead_letter_max_entries",
+                usize::try_from(self.dead_letter_max_entries).unwrap_or(usize::MAX),
+            ),
         ];
         for (name, value) in at_least_one {
             if value == 0 {
@@ -526,11 +552,20 @@ impl Config {
                 });
             }
         }
-        if self.maintenance_interval.is_zero() {
-            return Err(ConfigError::Impossible {
-                name: "maintenance_interval",
-                what: "must not be 0".to_owned(),
-            });
+        let intervals = [
+            ("maintenance_interval", self.maintenance_interval),
+            (
+                "dead_letter_sweep_interval",
+                self.dead_letter_sweep_interval,
+            ),
+        ];
+        for (name, interval) in intervals {
+            if interval.is_zero() {
+                return Err(ConfigError::Impossible {
+                    name,
+                    what: "must not be 0".to_owned(),
+                });
+            }
         }
         Ok(())
     }

@@ -164,6 +164,7 @@ where
     ));
     servers.spawn(http::serve(http_listener, Arc::clone(&state), shutdown));
     let maintenance = tokio::spawn(maintain(Arc::clone(&state)));
+    let sweeper = tokio::spawn(sweep(Arc::clone(&state)));
     let keeper = tokio::spawn(keep_auth(Arc::clone(&state)));
     announce(&state, addresses);
 
@@ -176,6 +177,7 @@ where
         state.config.shutdown_grace
     };
     drain(&mut servers, &mut signals, grace).await;
+    sweeper.abort();
     keeper.abort();
     stop(state, maintenance, ended.is_ok()).await;
     drop(data_dir);
@@ -299,6 +301,18 @@ async fn maintain(state: Arc<NodeState>) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "maintenance failed; it is tried again"),
             Err(error) => tracing::error!(%error, "maintenance panicked; it is tried again"),
+        }
+    }
+}
+
+/// Deals with dead letters that are due.
+async fn sweep(state: Arc<NodeState>) {
+    let mut ticks = tokio::time::interval(state.config.dead_letter_sweep_interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = state.engine.sweep_dead_letters().await {
+            tracing::error!(%error, "dead letters that are due wait for the next sweep");
         }
     }
 }

@@ -7,6 +7,7 @@ use springhead_sql::catalog::Catalog;
 use springhead_sql::{Plan, PlanKind};
 use tokio::sync::oneshot;
 
+use super::work::WorkRequest;
 use crate::functions::{CancelFlag, SessionContext};
 use crate::rows::Rows;
 
@@ -70,6 +71,8 @@ pub enum Command {
     Commit(TransactionId, oneshot::Sender<Reply>),
     /// Also for a client that left: then nobody listens to the reply.
     Rollback(TransactionId, Option<oneshot::Sender<Reply>>),
+    /// The engine's own, beside autocommit statements.
+    Work(WorkRequest),
 }
 
 /// See [`Command::Begin`].
@@ -94,7 +97,7 @@ pub enum SavepointAction {
 impl Command {
     pub(super) fn transaction(&self) -> Option<TransactionId> {
         match self {
-            Command::Run(_) | Command::Begin(_) => None,
+            Command::Run(_) | Command::Begin(_) | Command::Work(_) => None,
             Command::Execute(id, _)
             | Command::Savepoint(id, ..)
             | Command::Constraints(id, ..)
@@ -119,6 +122,7 @@ impl Command {
                     .sum::<usize>()
                     + request.rows.as_ref().map_or(0, Rows::len_in_memory)
             }
+            Command::Work(request) => HEAD + request.work.bytes(),
             _ => HEAD,
         }
     }
@@ -150,6 +154,10 @@ pub fn refuse(command: Command, error: SqlError) {
         | Command::Commit(_, reply) => reply,
         Command::Rollback(_, Some(reply)) => reply,
         Command::Rollback(_, None) => return,
+        Command::Work(request) => {
+            let _ = request.reply.send(Err(error));
+            return;
+        }
     };
     let _ = reply.send(Reply::Failed {
         error,

@@ -18,17 +18,62 @@ use springhead_proto::{
 use tokio::sync::oneshot;
 
 use super::run::{Executed, NotDone};
-use super::{Command, Reply, Request, Writer, answer};
+use super::{Command, Reply, Request, WorkAnswer, WorkDone, WorkRequest, Writer, answer};
 use crate::capture::{CapturedBytes, CapturedCommit};
 use crate::sequences::Advance;
 use crate::state::{self, Applied};
 use crate::tail;
 
-/// An autocommit statement that has run but is not durable yet.
+/// An autocommit statement, or work of the engine's own, that has run but is not durable yet.
 struct Ran {
-    request: Request,
-    outcome: Result<Executed, SqlError>,
+    asked: Asked,
+    outcome: Result<Ended, SqlError>,
     commit: Option<CapturedCommit>,
+}
+
+/// What is a commit of its own and may share a group with others.
+enum Asked {
+    Statement(Request),
+    Work(WorkRequest),
+}
+
+/// What it came to.
+enum Ended {
+    Statement(Executed),
+    Work(WorkAnswer),
+}
+
+impl Asked {
+    /// Answers whoever asked; a client that left does not want the answer.
+    fn answer(self, result: Result<(Ended, Lsn), SqlError>) {
+        match (self, result) {
+            (Asked::Statement(request), Ok((Ended::Statement(executed), lsn))) => {
+                let _ = request.reply.send(Reply::Done(super::Done {
+                    rows: executed.rows,
+                    affected: executed.affected,
+                    lsn,
+                    notices: executed.notices,
+                    catalog: executed.catalog,
+                }));
+            }
+            (Asked::Statement(request), Err(error)) => {
+                let _ = request.reply.send(Reply::Failed {
+                    error,
+                    transaction_lost: false,
+                });
+            }
+            (Asked::Work(request), Ok((Ended::Work(answer), lsn))) => {
+                let _ = request.reply.send(Ok(WorkDone { answer, lsn }));
+            }
+            (Asked::Work(request), Err(error)) => {
+                let _ = request.reply.send(Err(error));
+            }
+            (Asked::Statement(_), Ok((Ended::Work(_), _)))
+            | (Asked::Work(_), Ok((Ended::Statement(_), _))) => {
+                unreachable!("each ends as what it is")
+            }
+        }
+    }
 }
 
 impl Writer {
@@ -46,10 +91,11 @@ impl Writer {
                         commands.push_front(Command::Run(request));
                         break;
                     }
-                    self.run_one(request, &mut group);
+                    self.run_one(Asked::Statement(request), &mut group);
                     break;
                 }
-                Command::Run(request) => self.run_one(request, &mut group),
+                Command::Run(request) => self.run_one(Asked::Statement(request), &mut group),
+                Command::Work(request) => self.run_one(Asked::Work(request), &mut group),
                 Command::Begin(begin) => {
                     if group.is_empty() {
                         self.begin_owner(begin);
@@ -66,74 +112,75 @@ impl Writer {
         }
     }
 
-    fn run_one(&mut self, request: Request, group: &mut Vec<Ran>) {
-        if !request.cancel.start() {
+    fn run_one(&mut self, asked: Asked, group: &mut Vec<Ran>) {
+        if let Asked::Statement(request) = &asked
+            && !request.cancel.start()
+        {
             // Whoever cancelled it has answered.
             return;
         }
         // Usually one; after a transaction was lost, the neighbours that were lost with it again.
-        let mut to_run = VecDeque::from([request]);
-        while let Some(request) = to_run.pop_front() {
-            let opened = self.open_transaction().map_err(|error| match error.code {
-                ErrorCode::Corrupted => NotDone::Damaged(error),
-                _ => NotDone::Failed(error),
-            });
-            match opened
-                .and_then(|()| self.execute(&request))
-                .and_then(|executed| self.taken(executed))
-            {
+        let mut to_run = VecDeque::from([asked]);
+        while let Some(asked) = to_run.pop_front() {
+            match self.run_asked(&asked) {
                 Err(NotDone::Damaged(error)) => {
                     self.stop_damaged(&error);
                     self.roll_back();
                     let lost = group
                         .drain(..)
-                        .map(|ran| ran.request)
-                        .chain([request])
+                        .map(|ran| ran.asked)
+                        .chain([asked])
                         .chain(to_run.drain(..));
-                    for request in lost {
-                        let _ = request.reply.send(Reply::Failed {
-                            error: error.clone(),
-                            transaction_lost: false,
-                        });
+                    for asked in lost {
+                        asked.answer(Err(error.clone()));
                     }
                 }
-                Ok((executed, commit)) => group.push(Ran {
-                    request,
-                    outcome: Ok(executed),
+                Ok((ended, commit)) => group.push(Ran {
+                    asked,
+                    outcome: Ok(ended),
                     commit,
                 }),
                 // A failure may rest on what a neighbour has done and nobody may know yet, so it
                 // waits for the flush like everyone.
                 Err(NotDone::Failed(error)) => group.push(Ran {
-                    request,
+                    asked,
                     outcome: Err(error),
                     commit: None,
                 }),
-                Err(NotDone::Stale) => {
-                    let _ = request.reply.send(Reply::Stale(Arc::clone(&self.catalog)));
-                }
+                Err(NotDone::Stale) => match asked {
+                    Asked::Statement(request) => {
+                        let _ = request.reply.send(Reply::Stale(Arc::clone(&self.catalog)));
+                    }
+                    Asked::Work(_) => unreachable!("work is planned where it runs"),
+                },
                 Err(NotDone::TransactionLost(error)) => {
                     self.roll_back();
-                    let _ = request.reply.send(Reply::Failed {
-                        error,
-                        transaction_lost: false,
-                    });
+                    asked.answer(Err(error));
                     // Their clients have not been answered. One statement fewer each time, so this
                     // ends.
-                    let lost: Vec<Request> = group.drain(..).map(|ran| ran.request).collect();
-                    for request in lost.into_iter().rev() {
-                        to_run.push_front(request);
+                    let lost: Vec<Asked> = group.drain(..).map(|ran| ran.asked).collect();
+                    for asked in lost.into_iter().rev() {
+                        to_run.push_front(asked);
                     }
                 }
             }
         }
     }
 
-    /// The statement's changes, taken out of the capture; they may be found lost only now.
-    fn taken(&mut self, executed: Executed) -> Result<(Executed, Option<CapturedCommit>), NotDone> {
+    /// Runs one in the open transaction, and takes its changes out of the capture; they may be found
+    /// lost only then.
+    fn run_asked(&mut self, asked: &Asked) -> Result<(Ended, Option<CapturedCommit>), NotDone> {
+        self.open_transaction().map_err(|error| match error.code {
+            ErrorCode::Corrupted => NotDone::Damaged(error),
+            _ => NotDone::Failed(error),
+        })?;
+        let ended = match asked {
+            Asked::Statement(request) => Ended::Statement(self.execute(request)?),
+            Asked::Work(request) => Ended::Work(self.execute_work(&request.work)?),
+        };
         let commit = self.capture.take_commit();
         match self.capture.check() {
-            Ok(()) => Ok((executed, commit)),
+            Ok(()) => Ok((ended, commit)),
             Err(error) => Err(NotDone::TransactionLost(error)),
         }
     }
@@ -146,49 +193,27 @@ impl Writer {
             commits.extend(ran.commit.take());
         }
         // Rows take their time to the client.
-        let may_wait =
-            matches!(&group[..], [Ran { outcome: Ok(executed), .. }] if executed.rows.is_none());
+        let may_wait = matches!(
+            &group[..],
+            [Ran { outcome: Ok(Ended::Statement(executed)), .. }] if executed.rows.is_none()
+        );
         match self.make_durable(commits, may_wait) {
             Ok(last_lsns) => {
                 let visible = self.hub.visible();
                 let mut lsns = last_lsns.into_iter();
                 for (ran, changed) in group.into_iter().zip(changed) {
-                    let reply = match ran.outcome {
-                        Ok(executed) => {
-                            let lsn = if changed {
-                                lsns.next().unwrap_or(visible)
-                            } else {
-                                visible
-                            };
-                            Reply::Done(super::Done {
-                                rows: executed.rows,
-                                affected: executed.affected,
-                                lsn,
-                                notices: executed.notices,
-                                catalog: executed.catalog,
-                            })
-                        }
-                        Err(error) => Reply::Failed {
-                            error,
-                            transaction_lost: false,
-                        },
-                    };
-                    // A client that left does not want the answer.
-                    let _ = ran.request.reply.send(reply);
+                    ran.asked.answer(ran.outcome.map(|ended| {
+                        let lsn = if changed { lsns.next() } else { None };
+                        (ended, lsn.unwrap_or(visible))
+                    }));
                 }
             }
             Err(error) => {
                 let before = self.published.catalog();
                 self.forget_definitions(&before);
                 for ran in group {
-                    let error = match ran.outcome {
-                        Err(own) => own,
-                        Ok(_) => error.clone(),
-                    };
-                    let _ = ran.request.reply.send(Reply::Failed {
-                        error,
-                        transaction_lost: false,
-                    });
+                    let error = ran.outcome.err().unwrap_or_else(|| error.clone());
+                    ran.asked.answer(Err(error));
                 }
             }
         }

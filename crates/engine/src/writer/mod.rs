@@ -17,6 +17,7 @@ mod commit;
 mod ddl;
 pub mod mailbox;
 pub mod run;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use command::{
     Begin, Command, Done, Reply, Request, SavepointAction, TransactionId, needs_writer, refuse,
 };
 use command::{answer, transaction_gone};
+pub use work::{Work, WorkAnswer, WorkDone, WorkRequest};
 
 /// A tenant's writer. Used by one worker thread at a time ([`mailbox`]).
 pub struct Writer {
@@ -177,7 +179,7 @@ impl Writer {
                                 commands.push_front(waiting);
                             }
                         }
-                    } else if matches!(command, Command::Run(_) | Command::Begin(_)) {
+                    } else if command.transaction().is_none() {
                         self.waiting.push_back(command);
                     } else {
                         refuse(command, transaction_gone());
@@ -229,7 +231,9 @@ impl Writer {
                     answer(reply, Ok(self.done(Lsn::ZERO)));
                 }
             }
-            Command::Run(_) | Command::Begin(_) => unreachable!("these belong to no transaction"),
+            Command::Run(_) | Command::Begin(_) | Command::Work(_) => {
+                unreachable!("these belong to no transaction")
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 mod access;
 mod ahead;
 mod damage;
+mod dead_letters;
 mod exits;
 mod faults;
 mod isolation;

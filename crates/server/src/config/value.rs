@@ -206,6 +206,27 @@ impl SettingValue for bool {
     }
 }
 
+macro_rules! words {
+    ($($type:ty, $kind:literal;)+) => {$(
+        impl SettingValue for $type {
+            const KIND: &'static str = $kind;
+
+            fn read(text: &str) -> Result<$type, String> {
+                text.parse().map_err(|error: springhead_proto::SqlError| error.message.clone())
+            }
+
+            fn text(&self) -> String {
+                self.word().to_owned()
+            }
+        }
+    )+};
+}
+
+words! {
+    springhead_engine::dead_letters::Action, "drop|escalate|force_apply_lww";
+    springhead_engine::dead_letters::OnFull, "escalate|reject_push";
+}
+
 impl SettingValue for String {
     const KIND: &'static str = "TEXT";
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use springhead_proto::{ErrorCode, SqlError};
 
-use super::Identity;
+use super::{Identity, author};
 use crate::catalog::{
     Access, Catalog, Policy, PolicyCommand, Privilege, Privileges, QualifiedName, Sequence, Table,
     View,
@@ -113,9 +113,14 @@ fn columns(identity: &Identity, object: Object<'_>, privilege: Privilege) -> Col
     if identity.superuser {
         return Columns::All;
     }
-    if object.is_system() {
+    if object.is_system() && !object.is_grantable() {
         // What Springhead keeps of a tenant tells about everybody's data.
         return Columns::Only(BTreeSet::new());
+    }
+    if let Object::Table(table) = object
+        && author::sees_own(table, identity, privilege)
+    {
+        return Columns::All;
     }
     let access = object.access();
     if held(access, identity, None).contains(privilege) {
@@ -148,7 +153,7 @@ fn held(access: &Access, identity: &Identity, column: Option<u32>) -> Privileges
     privileges
 }
 
-fn is_for(grantee: Option<&str>, identity: &Identity) -> bool {
+pub(super) fn is_for(grantee: Option<&str>, identity: &Identity) -> bool {
     grantee.is_none_or(|role| identity.is_member_of(role))
 }
 
@@ -215,6 +220,9 @@ pub(crate) fn rows<'a>(table: &'a Table, identity: &Identity, privilege: Privile
     let Some(command) = row_command(privilege) else {
         return Rows::All;
     };
+    if author::sees_own(table, identity, privilege) {
+        return Rows::By(author::rule(access, identity));
+    }
     let passes = !access.row_security
         || identity.superuser
         || identity.bypass_rls
@@ -224,10 +232,7 @@ pub(crate) fn rows<'a>(table: &'a Table, identity: &Identity, privilege: Privile
     }
     let mut rule = RowRule::default();
     for policy in &access.policies {
-        let concerns = policy.command.covers(command)
-            && (policy.roles.is_empty()
-                || policy.roles.iter().any(|role| identity.is_member_of(role)));
-        if !concerns {
+        if !concerns(policy, command, identity) {
             continue;
         }
         if policy.permissive {
@@ -238,6 +243,11 @@ pub(crate) fn rows<'a>(table: &'a Table, identity: &Identity, privilege: Privile
     }
     rule.restrictive.sort_by(|a, b| a.name.cmp(&b.name));
     Rows::By(rule)
+}
+
+pub(super) fn concerns(policy: &Policy, command: PolicyCommand, identity: &Identity) -> bool {
+    policy.command.covers(command)
+        && (policy.roles.is_empty() || policy.roles.iter().any(|role| identity.is_member_of(role)))
 }
 
 /// An error as this identity may see it: values of rows are taken out of its detail where it may
@@ -328,6 +338,10 @@ impl<'a> Object<'a> {
             Object::View(view) => view.name.schema == QualifiedName::SPRINGHEAD,
             Object::Sequence(_) | Object::Schema(_) => false,
         }
+    }
+
+    fn is_grantable(self) -> bool {
+        matches!(self, Object::Table(table) if table.collection().is_grantable())
     }
 
     fn has_column(self, id: u32) -> bool {

@@ -1,6 +1,7 @@
 //! Who asks, as far as planning depends on it, and what they may do: one function decides for every
 //! exit ([`decide`]).
 
+mod author;
 mod decide;
 
 pub(crate) use decide::rows;

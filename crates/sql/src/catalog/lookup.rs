@@ -375,6 +375,8 @@ impl QualifiedName {
     pub const PUBLIC: &'static str = "public";
     /// The schema of Springhead's own tables.
     pub const SPRINGHEAD: &'static str = "springhead";
+    /// Rejected mutations, in [`QualifiedName::SPRINGHEAD`].
+    pub const DEAD_LETTERS: &'static str = "dead_letters";
 
     #[must_use]
     pub fn new(schema: impl Into<String>, name: impl Into<String>) -> QualifiedName {

@@ -2,11 +2,13 @@
 
 use springhead_proto::CollectionId;
 
-use super::{Access, Catalog, Column, Definition, QualifiedName, Table, Unique};
+use super::{Access, Catalog, Column, Definition, Index, QualifiedName, Table, Unique};
 use crate::types::PgType;
 
 /// The index of `springhead.tenants (name)`.
 const TENANT_NAME_INDEX: u32 = 50;
+/// The indexes of `springhead.dead_letters`: by collection, and by when something is due.
+const DEAD_LETTER_INDEXES: [u32; 2] = [51, 52];
 
 impl Catalog {
     /// Version 1: Springhead's own collections and nothing else.
@@ -21,6 +23,10 @@ impl Catalog {
             role_members(),
             tokens(),
             audit(),
+            dead_letters(),
+            dead_letter_policies(),
+            escalations(),
+            dead_letter_totals(),
         ] {
             catalog.insert(Definition::Table(table));
         }
@@ -52,6 +58,20 @@ impl Catalog {
              c10 TEXT NOT NULL, PRIMARY KEY (c1)) STRICT",
             "CREATE TABLE t7 (c1 INTEGER PRIMARY KEY, c2 INTEGER NOT NULL, c3 TEXT NOT NULL, \
              c4 TEXT NOT NULL, c5 TEXT, c6 TEXT, c7 TEXT, c8 TEXT NOT NULL, c9 TEXT) STRICT",
+            "CREATE TABLE t8 (c1 INTEGER PRIMARY KEY, c2 INTEGER NOT NULL, c3 TEXT, c4 TEXT NOT NULL, \
+             c5 TEXT NOT NULL, c6 TEXT, c7 INTEGER NOT NULL, c8 TEXT NOT NULL, c9 BLOB NOT NULL, \
+             c10 TEXT NOT NULL, c11 TEXT, c12 INTEGER NOT NULL, c13 TEXT NOT NULL, c14 INTEGER NOT NULL, \
+             c15 INTEGER NOT NULL, c16 TEXT, c17 INTEGER, c18 INTEGER NOT NULL, c19 INTEGER NOT NULL, \
+             c20 TEXT, c21 TEXT NOT NULL, c22 INTEGER NOT NULL) STRICT",
+            "CREATE INDEX i51 ON t8 (\"c5\", \"c15\", \"c1\")",
+            "CREATE INDEX i52 ON t8 (\"c22\")",
+            "CREATE TABLE t9 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 INTEGER, c4 TEXT, c5 INTEGER, \
+             c6 TEXT, c7 INTEGER NOT NULL, c8 TEXT NOT NULL, PRIMARY KEY (c1, c2)) STRICT",
+            "CREATE TABLE t10 (c1 INTEGER PRIMARY KEY, c2 INTEGER NOT NULL, c3 TEXT NOT NULL, \
+             c4 TEXT NOT NULL, c5 TEXT, c6 TEXT NOT NULL, c7 TEXT NOT NULL, c8 TEXT, c9 INTEGER NOT NULL, \
+             c10 TEXT NOT NULL) STRICT",
+            "CREATE TABLE t11 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 INTEGER NOT NULL, c4 INTEGER NOT NULL, \
+             c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, PRIMARY KEY (c1, c2)) STRICT",
         ]
         .map(str::to_owned)
         .to_vec()
@@ -191,6 +211,119 @@ fn audit() -> Table {
             column(9, "detail", PgType::Text, false),
         ],
     )
+}
+
+/// Rejected mutations, whole. What the columns mean is in docs/dead-letters.md.
+fn dead_letters() -> Table {
+    let mut table = system_table(
+        CollectionId::DEAD_LETTERS,
+        QualifiedName::DEAD_LETTERS,
+        vec![
+            column(1, "id", PgType::Int8, true),
+            column(2, "tenant_id", PgType::Int8, true),
+            column(3, "session_id", PgType::Text, false),
+            column(4, "username", PgType::Text, true),
+            column(5, "collection", PgType::Text, true),
+            column(6, "document_id", PgType::Text, false),
+            column(7, "mutation_id", PgType::Int8, true),
+            column(8, "peer_id", PgType::Text, true),
+            column(9, "delta", PgType::Bytea, true),
+            column(10, "violation_type", PgType::Text, true),
+            column(11, "compensation", PgType::Jsonb, false),
+            column(12, "created_at", PgType::Timestamptz, true),
+            column(13, "device_metadata", PgType::Jsonb, true),
+            column(14, "retry_count", PgType::Int8, true),
+            column(15, "resolved", PgType::Bool, true),
+            column(16, "resolved_by", PgType::Text, false),
+            column(17, "resolved_at", PgType::Timestamptz, false),
+            column(18, "base_lsn", PgType::Int8, true),
+            column(19, "schema_version", PgType::Int8, true),
+            column(20, "policy_or_constraint", PgType::Text, false),
+            column(21, "attempts", PgType::Jsonb, true),
+            column(22, "expires_at", PgType::Timestamptz, true),
+        ],
+    );
+    let [by_collection, by_expiry] = DEAD_LETTER_INDEXES;
+    table.indexes = vec![
+        index(
+            by_collection,
+            "dead_letters_collection_idx",
+            &["collection", "resolved", "id"],
+        ),
+        index(by_expiry, "dead_letters_expires_at_idx", &["expires_at"]),
+    ];
+    table
+}
+
+/// What happens to dead letters of a collection; `violation` `*` is for all that have no row of
+/// their own.
+fn dead_letter_policies() -> Table {
+    let mut table = system_table(
+        CollectionId::DEAD_LETTER_POLICIES,
+        "dead_letter_policies",
+        vec![
+            column(1, "collection", PgType::Text, true),
+            column(2, "violation", PgType::Text, true),
+            column(3, "ttl_s", PgType::Int8, false),
+            column(4, "action", PgType::Text, false),
+            column(5, "max_entries", PgType::Int8, false),
+            column(6, "on_full", PgType::Text, false),
+            column(7, "updated_at", PgType::Timestamptz, true),
+            column(8, "updated_by", PgType::Text, true),
+        ],
+    );
+    table.key = vec![0, 1];
+    table
+}
+
+/// Dead letters that have left without being resolved, for somebody to look at.
+fn escalations() -> Table {
+    system_table(
+        CollectionId::ESCALATIONS,
+        "escalations",
+        vec![
+            column(1, "id", PgType::Int8, true),
+            column(2, "dead_letter_id", PgType::Int8, true),
+            column(3, "reason", PgType::Text, true),
+            column(4, "collection", PgType::Text, true),
+            column(5, "document_id", PgType::Text, false),
+            column(6, "username", PgType::Text, true),
+            column(7, "violation_type", PgType::Text, true),
+            column(8, "detail", PgType::Text, false),
+            column(9, "created_at", PgType::Timestamptz, true),
+            column(10, "entry", PgType::Jsonb, true),
+        ],
+    )
+}
+
+/// Counts; `*` and `*` is the whole tenant.
+fn dead_letter_totals() -> Table {
+    let mut table = system_table(
+        CollectionId::DEAD_LETTER_TOTALS,
+        "dead_letter_totals",
+        vec![
+            column(1, "collection", PgType::Text, true),
+            column(2, "violation", PgType::Text, true),
+            column(3, "enqueued", PgType::Int8, true),
+            column(4, "resolved", PgType::Int8, true),
+            column(5, "expired", PgType::Int8, true),
+            column(6, "escalated", PgType::Int8, true),
+            column(7, "unresolved", PgType::Int8, true),
+        ],
+    );
+    table.key = vec![0, 1];
+    table
+}
+
+fn index(id: u32, name: &str, keys: &[&str]) -> Index {
+    Index {
+        id,
+        name: name.to_owned(),
+        unique: false,
+        method: "btree".to_owned(),
+        keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        predicate: None,
+    }
 }
 
 /// A table whose key is its first column.

@@ -71,7 +71,11 @@ pub(super) fn plan(
         }
         _ => {}
     }
-    let table = own(&change, &name)?;
+    let table = if statement.operations.iter().all(is_about_rows) {
+        super::names::grantable_table(&change.catalog, &name).cloned()?
+    } else {
+        own(&change, &name)?
+    };
     let mut draft = Draft::new(&table);
     let mut operations: Vec<&Op> = statement.operations.iter().collect();
     operations.sort_by_key(|operation| pass(operation));
@@ -86,6 +90,17 @@ pub(super) fn plan(
 
 pub(super) fn own(change: &Change<'_>, name: &QualifiedName) -> Result<Arc<Table>, SqlError> {
     super::names::own_table(&change.catalog, name).cloned()
+}
+
+fn is_about_rows(operation: &AlterTableOperation) -> bool {
+    use AlterTableOperation as Op;
+    matches!(
+        operation,
+        Op::EnableRowLevelSecurity
+            | Op::DisableRowLevelSecurity
+            | Op::ForceRowLevelSecurity
+            | Op::NoForceRowLevelSecurity
+    )
 }
 
 fn has_no_effect(operation: &AlterTableOperation) -> bool {

@@ -386,7 +386,7 @@ fn relation(
     let found = match catalog.relation(name) {
         Some(Relation::Table(id)) if !sequences => {
             let table = catalog.table(id);
-            if table.is_some_and(|table| table.collection().is_system()) {
+            if table.is_some_and(|table| !table.collection().is_grantable()) {
                 return Err(SqlError::new(
                     ErrorCode::InsufficientPrivilege,
                     format!("permission denied for table {}", name.name),

@@ -92,6 +92,18 @@ pub(crate) fn check_owner(table: &Table) -> Result<(), SqlError> {
     Ok(())
 }
 
+/// The table of this name, if rights on it are a user's to give.
+pub(crate) fn grantable_table<'a>(
+    catalog: &'a Catalog,
+    name: &QualifiedName,
+) -> Result<&'a Arc<Table>, SqlError> {
+    let table = catalog.expect_table(name)?;
+    if !table.collection().is_grantable() {
+        check_owner(table)?;
+    }
+    Ok(table)
+}
+
 /// The table of this name, if a user may change it.
 pub(crate) fn own_table<'a>(
     catalog: &'a Catalog,

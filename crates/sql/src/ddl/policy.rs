@@ -8,9 +8,8 @@ use sqlparser::ast::{
     DropPolicy, Expr, Ident, ObjectName, Owner,
 };
 
-use super::alter::own;
 use super::change::Change;
-use super::names::{fold, qualified};
+use super::names::{fold, grantable_table, qualified};
 use super::permit;
 use crate::catalog::{Policy, PolicyCommand, Table};
 use crate::plan::PlanKind;
@@ -128,7 +127,7 @@ pub(super) fn drop(mut change: Change<'_>, statement: &DropPolicy) -> Result<Pla
 }
 
 fn target(change: &Change<'_>, name: &ObjectName) -> Result<Arc<Table>, SqlError> {
-    own(change, &qualified(name)?)
+    grantable_table(&change.catalog, &qualified(name)?).cloned()
 }
 
 fn taken(name: &str, table: &Table) -> SqlError {
