@@ -7,6 +7,7 @@
 //! [`tail`] moves.
 
 pub mod access;
+mod advisory;
 pub mod apply;
 pub mod capture;
 pub mod cdc;

@@ -14,6 +14,7 @@ use springhead_sql::catalog::Table;
 use tokio::sync::watch;
 
 use crate::access::Principal;
+use crate::advisory::AdvisoryLocks;
 use crate::clock::Entropy;
 use crate::copy::CopyProgress;
 use crate::functions::{CancelFlag, Context, SessionContext};
@@ -67,6 +68,8 @@ pub struct Tenant {
     /// LISTEN and NOTIFY.
     pub(crate) channels: Arc<Channels>,
     snapshots: Arc<Readers>,
+    /// pg_advisory_lock().
+    pub(crate) advisory: Arc<AdvisoryLocks>,
     /// COPYs that run (SHOW copies).
     pub(crate) copies: Mutex<Vec<Weak<CopyProgress>>>,
     /// `Clock::monotonic_ms` of the last request.
@@ -189,6 +192,7 @@ impl Tenant {
             channels: Channels::new(Arc::clone(&hub), config.notify_queue_bytes),
             hub,
             snapshots,
+            advisory: Arc::default(),
             copies: Mutex::default(),
             last_used_ms: AtomicU64::new(shared.clock.monotonic_ms()),
             sessions: AtomicU64::new(0),

@@ -85,6 +85,7 @@ error_codes! {
     UnknownDatabase = "3D000", "unknown_tenant", 404;
     UnknownSchema = "3F000", "unknown_schema", 404;
     SerializationFailure = "40001", "serialization_failure", 409;
+    DeadlockDetected = "40P01", "deadlock", 409;
     SyntaxError = "42601", "syntax_error", 400;
     ReservedName = "42939", "reserved_name", 400;
     InvalidGrant = "0LP01", "invalid_grant", 400;
@@ -120,6 +121,8 @@ error_codes! {
     TooManyRows = "P0003", "too_many_rows", 400;
     /// A notice's code.
     Success = "00000", "success", 200;
+    /// A warning's code.
+    Warning = "01000", "warning", 200;
     NoReturn = "2F005", "no_return", 400;
     NullNotAllowed = "22004", "null_not_allowed", 400;
     InvalidFunctionDefinition = "42P13", "invalid_function_definition", 400;

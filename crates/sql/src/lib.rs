@@ -5,6 +5,7 @@
 //! types to read and print values.
 
 pub mod access;
+mod advisory;
 pub mod catalog;
 mod control;
 mod copy;

@@ -75,6 +75,8 @@ pub enum PlanKind {
     Copy(Box<Copy>),
     /// SHOW CHANGES.
     Changes(Box<ShowChanges>),
+    /// pg_advisory_lock() and its kin.
+    Advisory(AdvisoryLock),
 }
 
 /// A message to whoever listens. Its lengths have been checked.
@@ -82,6 +84,30 @@ pub enum PlanKind {
 pub struct Notification {
     pub channel: String,
     pub payload: String,
+}
+
+/// pg_advisory_lock() and its kin, each a statement of its own.
+#[derive(Debug, Clone)]
+pub struct AdvisoryLock {
+    pub action: AdvisoryAction,
+    pub shared: bool,
+    /// It ends with the transaction, not with the session.
+    pub transaction: bool,
+    /// A query of one row: a column that says nothing, then the key's one bigint or two integers.
+    pub key: Arc<Plan>,
+    /// The one column of the answer.
+    pub columns: Arc<[OutputColumn]>,
+}
+
+/// What is done about an advisory lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdvisoryAction {
+    /// Waits for it.
+    Lock,
+    /// Takes it if that is possible at once.
+    Try,
+    Unlock,
+    UnlockAll,
 }
 
 /// LISTEN and UNLISTEN.

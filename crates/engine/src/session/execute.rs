@@ -110,6 +110,7 @@ impl Session {
                 text_rows("EXPLAIN", &["QUERY PLAN"], lines).map(Answer::Outcome)
             }
             PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
+            PlanKind::Advisory(lock) => self.advisory(lock, params).await,
             PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
             PlanKind::Copy(copy) => self.copy(sql, plan, copy).await,
             PlanKind::Changes(changes) => {
@@ -660,7 +661,7 @@ impl super::Running {
 }
 
 /// Waits for `limit`, or for ever.
-async fn wait(limit: Option<Duration>) {
+pub(super) async fn wait(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,

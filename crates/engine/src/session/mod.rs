@@ -5,6 +5,7 @@
 //! where it belongs ([`execute`]): reads on a snapshot, writes on the tenant's writer. [`block`] has
 //! what PostgreSQL's transaction commands mean.
 
+mod advisory;
 mod block;
 mod changes;
 mod copying;
@@ -51,6 +52,8 @@ pub struct Session {
     principal: Arc<Principal>,
     plan_context: PlanContext,
     process_id: i32,
+    /// No other session of the node has it.
+    number: u64,
     block: Option<Block>,
     /// The client may be answered before its commit is in the state file: see
     /// [`Session::run_ahead`].
@@ -143,6 +146,7 @@ impl Drop for Session {
         self.abandon();
         self.catch_up();
         self.stop_listening();
+        self.tenant.advisory.unlock_all(self.number, false);
         self.tenant.sessions.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -195,6 +199,7 @@ impl Session {
             principal: Arc::clone(principal),
             plan_context,
             process_id,
+            number,
             block: None,
             may_run_ahead: false,
             is_ahead: false,
@@ -484,6 +489,7 @@ impl Session {
                 if *setting == Setting::Discard {
                     self.deallocated.push(None);
                     self.stop_listening();
+                    self.tenant.advisory.unlock_all(self.number, false);
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
                     return Ok(Outcome::command("DISCARD ALL"));

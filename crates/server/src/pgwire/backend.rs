@@ -360,7 +360,9 @@ pub fn error_response(out: &mut Vec<u8>, severity: Severity, error: &SqlError) {
 /// NoticeResponse of what a statement had to say.
 pub fn notice_response(out: &mut Vec<u8>, notice: &SqlError) {
     let severity = match notice.code {
-        ErrorCode::ActiveTransaction | ErrorCode::NoActiveTransaction => Severity::Warning,
+        ErrorCode::ActiveTransaction | ErrorCode::NoActiveTransaction | ErrorCode::Warning => {
+            Severity::Warning
+        }
         _ => Severity::Notice,
     };
     error_response(out, severity, notice);

@@ -470,6 +470,7 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
             Some([text("id"), text("token")].into())
         }
         PlanKind::Changes(_) => Some(changes_columns()),
+        PlanKind::Advisory(lock) => Some(Arc::clone(&lock.columns)),
         PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "tenants" => {
             Some([text("id"), text("name")].into())
         }

@@ -222,9 +222,7 @@ async fn an_application_is_migrated_forth_and_back() {
     ] {
         std::fs::write(place.path().join(name), sql).expect("a file");
     }
-    let mut migrator = Migrator::new(place.path()).await.expect("two migrations");
-    // pg_advisory_lock() is not there.
-    migrator.set_locking(false);
+    let migrator = Migrator::new(place.path()).await.expect("two migrations");
     migrator.run(&pool).await.expect("they are made");
     migrator.run(&pool).await.expect("they are there");
     let owner: i64 = sqlx::query_scalar("INSERT INTO person (name) VALUES ('Ada') RETURNING id")
