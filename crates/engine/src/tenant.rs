@@ -139,10 +139,11 @@ impl Tenant {
         let schemas = Arc::new(Schemas::default());
         let catalog = Arc::new(state::load_catalog(&conn, id, &schemas)?);
         let catalog = replay(&conn, id, catalog, &schemas, &*shared.log, progress)?;
-        let applied = state::applied(&conn).map_err(|error| EngineError::Sqlite {
+        let sqlite = |error| EngineError::Sqlite {
             tenant: id.0,
             error,
-        })?;
+        };
+        let applied = state::applied(&conn).map_err(sqlite)?;
         let hub = Hub::new(
             Arc::clone(&shared.log),
             id,

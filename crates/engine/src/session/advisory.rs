@@ -12,6 +12,12 @@ use crate::advisory::{Key, MAX_PER_SESSION, Taken, Waiting, Wanted};
 use crate::rows::RowsWriter;
 
 impl Session {
+    /// Gives back what a session has beside its settings: its channels and its advisory locks.
+    pub(super) fn let_go(&mut self) {
+        self.stop_listening();
+        self.tenant.advisory.unlock_all(self.number, false);
+    }
+
     pub(super) async fn advisory(
         &mut self,
         lock: &AdvisoryLock,

@@ -145,8 +145,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.abandon();
         self.catch_up();
-        self.stop_listening();
-        self.tenant.advisory.unlock_all(self.number, false);
+        self.let_go();
         self.tenant.sessions.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -488,8 +487,7 @@ impl Session {
                 self.put_configured();
                 if *setting == Setting::Discard {
                     self.deallocated.push(None);
-                    self.stop_listening();
-                    self.tenant.advisory.unlock_all(self.number, false);
+                    self.let_go();
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
                     return Ok(Outcome::command("DISCARD ALL"));

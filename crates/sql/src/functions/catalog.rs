@@ -295,7 +295,6 @@ const STRINGS: &[Signature] = overloads! { Scalar, true;
 
 /// These look at NULLs themselves.
 const LENIENT: &[Signature] = overloads! { Scalar, false;
-    // None can be held.
     "concat"(Any; more) -> TEXT, like("sh_concat($~)");
     "concat_ws"(Text, Any; more) -> TEXT, like("sh_concat_ws($1,$2~)");
     "format"(Text) -> TEXT, call("sh_format");
