@@ -13,8 +13,8 @@ use tokio::sync::futures::Notified;
 /// Locks that one session may hold at a time.
 pub(crate) const MAX_PER_SESSION: usize = 10_000;
 
-/// A session, by its number.
-pub(crate) type Owner = u64;
+/// A session, by its process id.
+pub(crate) type Owner = i32;
 
 /// What is locked. The two kinds never meet, as in PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -281,7 +281,7 @@ mod tests {
     fn whoever_closes_a_circle_is_told() {
         let locks = AdvisoryLocks::default();
         for owner in 1..=3 {
-            let key = i64::try_from(owner).unwrap_or(0);
+            let key = i64::from(owner);
             assert_eq!(locks.take(owner, wanted(key, false, false)), Taken::Yes);
         }
         assert_eq!(locks.take_or_wait(1, wanted(2, false, false)), Taken::No);

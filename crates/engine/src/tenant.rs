@@ -109,6 +109,11 @@ impl HeldSnapshot {
     }
 }
 
+fn unreadable(id: TenantId, error: rusqlite::Error) -> EngineError {
+    let tenant = id.0;
+    EngineError::Sqlite { tenant, error }
+}
+
 impl Tenant {
     /// Opens a tenant's state and replays what it is behind. Blocks. `fresh`: it has just been made,
     /// so that no state file is expected.
@@ -139,11 +144,7 @@ impl Tenant {
         let schemas = Arc::new(Schemas::default());
         let catalog = Arc::new(state::load_catalog(&conn, id, &schemas)?);
         let catalog = replay(&conn, id, catalog, &schemas, &*shared.log, progress)?;
-        let sqlite = |error| EngineError::Sqlite {
-            tenant: id.0,
-            error,
-        };
-        let applied = state::applied(&conn).map_err(sqlite)?;
+        let applied = state::applied(&conn).map_err(|error| unreadable(id, error))?;
         let hub = Hub::new(
             Arc::clone(&shared.log),
             id,

@@ -2,11 +2,12 @@
 //! [`crate::advisory`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::plan::{AdvisoryAction, AdvisoryLock};
 
-use super::execute::{Answer, wait};
+use super::execute::Answer;
 use super::{Outcome, Session};
 use crate::advisory::{Key, MAX_PER_SESSION, Taken, Waiting, Wanted};
 use crate::rows::RowsWriter;
@@ -15,7 +16,7 @@ impl Session {
     /// Gives back what a session has beside its settings: its channels and its advisory locks.
     pub(super) fn let_go(&mut self) {
         self.stop_listening();
-        self.tenant.advisory.unlock_all(self.number, false);
+        self.tenant.advisory.unlock_all(self.process_id, false);
     }
 
     pub(super) async fn advisory(
@@ -33,19 +34,19 @@ impl Session {
         let answer = match (lock.action, key) {
             // Strict, as PostgreSQL's functions are: NULL for NULL, and nothing is done.
             (AdvisoryAction::UnlockAll, _) => {
-                locks.unlock_all(self.number, false);
+                locks.unlock_all(self.process_id, false);
                 ValueRef::Text("")
             }
             (_, None) => ValueRef::Null,
             (AdvisoryAction::Unlock, Some(key)) => {
-                let freed = locks.unlock(self.number, key, lock.shared);
+                let freed = locks.unlock(self.process_id, key, lock.shared);
                 if !freed {
                     warning = Some(not_held(lock.shared));
                 }
                 ValueRef::Integer(i64::from(freed))
             }
             (AdvisoryAction::Try, Some(key)) => {
-                let taken = locks.take(self.number, wanted(lock, key));
+                let taken = locks.take(self.process_id, wanted(lock, key));
                 expect_room(taken)?;
                 ValueRef::Integer(i64::from(taken == Taken::Yes))
             }
@@ -56,7 +57,7 @@ impl Session {
         };
         if lock.transaction && self.block.is_none() {
             // Its transaction is this statement.
-            locks.unlock_all(self.number, true);
+            locks.unlock_all(self.process_id, true);
         }
         let mut rows = RowsWriter::new(usize::MAX, u64::MAX);
         rows.push([answer].into_iter())?;
@@ -79,7 +80,7 @@ impl Session {
         let interrupt = self.interruptible();
         let _waiting = Waiting {
             locks: Arc::clone(&locks),
-            owner: self.number,
+            owner: self.process_id,
         };
         let while_owner = self
             .duration("idle_in_transaction_session_timeout")
@@ -92,7 +93,7 @@ impl Session {
             let freed = locks.freed();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            match locks.take_or_wait(self.number, wanted) {
+            match locks.take_or_wait(self.process_id, wanted) {
                 Taken::Yes => return Ok(()),
                 Taken::No => {}
                 other => expect_room(other)?,
@@ -115,6 +116,14 @@ impl Session {
                 .with_hint("take advisory locks before the transaction's first write")),
             }
         }
+    }
+}
+
+/// Waits for `limit`, or for ever.
+pub(super) async fn wait(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -107,7 +107,7 @@ impl Session {
         if let Some(writer) = self.block.take().and_then(|block| block.writer) {
             self.tenant.mailbox.submit(Command::Rollback(writer, None));
         }
-        self.tenant.advisory.unlock_all(self.number, true);
+        self.tenant.advisory.unlock_all(self.process_id, true);
     }
 
     /// A statement of the block has failed. Without a savepoint to go back to nothing of it can be
@@ -116,7 +116,7 @@ impl Session {
         if let Some(block) = &mut self.block {
             block.failed = true;
             if block.savepoints.is_empty() {
-                self.tenant.advisory.unlock_all(self.number, true);
+                self.tenant.advisory.unlock_all(self.process_id, true);
                 block.snapshot = None;
                 block.catalog = None;
                 if let Some(writer) = block.writer.take() {
@@ -279,7 +279,7 @@ impl Session {
                 .await
                 .map(|done| done.lsn),
         };
-        self.tenant.advisory.unlock_all(self.number, true);
+        self.tenant.advisory.unlock_all(self.process_id, true);
         self.restore_settings(committed.is_ok().then_some(block.kept_settings));
         if committed.is_ok() {
             self.change_channels(block.channels, start);
@@ -297,7 +297,7 @@ impl Session {
                 .ask_owned(|reply| Command::Rollback(writer, Some(reply)))
                 .await;
         }
-        self.tenant.advisory.unlock_all(self.number, true);
+        self.tenant.advisory.unlock_all(self.process_id, true);
         self.restore_settings(None);
     }
 

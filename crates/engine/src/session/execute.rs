@@ -10,6 +10,7 @@ use springhead_sql::plan::{Database, Isolation, OutputColumn, WriteVerb};
 use springhead_sql::{PgType, Plan, PlanKind};
 use tokio::sync::oneshot;
 
+use super::advisory::wait;
 use super::statement::{ParamValue, Statement, convert, plan_simple};
 use super::{Outcome, Session};
 use crate::engine::{Engine, WeakEngine};
@@ -657,14 +658,6 @@ impl super::Running {
 
     pub(super) fn end(&self) {
         *self.flag.lock() = None;
-    }
-}
-
-/// Waits for `limit`, or for ever.
-pub(super) async fn wait(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
     }
 }
 

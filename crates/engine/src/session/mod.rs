@@ -52,11 +52,8 @@ pub struct Session {
     principal: Arc<Principal>,
     plan_context: PlanContext,
     process_id: i32,
-    /// No other session of the node has it.
-    number: u64,
     block: Option<Block>,
-    /// The client may be answered before its commit is in the state file: see
-    /// [`Session::run_ahead`].
+    /// Whether a reply may come before the state file has the commit: [`Session::run_ahead`].
     may_run_ahead: bool,
     /// It has been, and [`Session::catch_up`] is due.
     is_ahead: bool,
@@ -198,7 +195,6 @@ impl Session {
             principal: Arc::clone(principal),
             plan_context,
             process_id,
-            number,
             block: None,
             may_run_ahead: false,
             is_ahead: false,
