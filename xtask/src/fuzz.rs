@@ -11,8 +11,9 @@ use std::process::Command;
 use crate::{process, tools};
 
 /// The targets, and the crate that each belongs to.
-const TARGETS: [(&str, &str); 6] = [
+const TARGETS: [(&str, &str); 7] = [
     ("codec", "proto"),
+    ("sync", "proto"),
     ("segment", "log"),
     ("plan", "sql"),
     ("values", "sql"),

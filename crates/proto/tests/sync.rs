@@ -1,5 +1,7 @@
 #[path = "sync/damage.rs"]
 mod damage;
+#[path = "sync/golden.rs"]
+mod golden;
 #[path = "sync/random.rs"]
 mod random;
 #[path = "sync/violations.rs"]
