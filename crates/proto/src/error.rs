@@ -101,6 +101,7 @@ error_codes! {
     UndefinedFunction = "42883", "unknown_function", 400;
     UndefinedTable = "42P01", "unknown_collection", 404;
     UndefinedParameter = "42P02", "unknown_parameter", 400;
+    InvalidName = "42602", "invalid_name", 400;
     UndefinedObject = "42704", "unknown_object", 404;
     DuplicateColumn = "42701", "duplicate_column", 409;
     DuplicateDatabase = "42P04", "duplicate_tenant", 409;

@@ -13,15 +13,19 @@ use springhead_proto::{CollectionId, SchemaVersion};
 use crate::types::PgType;
 
 mod access;
+mod comment;
 mod document_id;
 mod lookup;
 mod record;
 mod routine;
 mod system;
+mod user_type;
 
 pub use access::{Access, BOOTSTRAP_ROLE, Grant, Policy, PolicyCommand, Privilege, Privileges};
+pub use comment::Comment;
 pub use record::{DefinitionPayload, DefinitionRecord};
 pub use routine::{Argument, Event, Language, Returns, Routine, Timing, Trigger, Volatility};
+pub use user_type::{Domain, UserType, UserTypeKind};
 
 /// All definitions of one tenant at one catalog version. Made by [`Catalog::bootstrap`],
 /// [`Catalog::from_definitions`] and [`Catalog::with_changes`] alone, which keep `relations` and
@@ -38,6 +42,9 @@ pub struct Catalog {
     pub views: FxHashMap<u32, Arc<View>>,
     pub routines: FxHashMap<u32, Arc<Routine>>,
     pub triggers: FxHashMap<u32, Arc<Trigger>>,
+    /// Enums and domains.
+    pub types: FxHashMap<u32, Arc<UserType>>,
+    pub comments: FxHashMap<u32, Arc<Comment>>,
     pub schema: Arc<Schema>,
     /// `schema.name` of every relation (tables, indexes, sequences, views) → what it is.
     pub relations: FxHashMap<QualifiedName, Relation>,
@@ -237,6 +244,8 @@ pub enum Definition {
     Routine(Routine),
     Trigger(Trigger),
     Schema(Schema),
+    Type(UserType),
+    Comment(Comment),
 }
 
 impl Table {

@@ -216,6 +216,35 @@ pub fn not_null_violation(table: &Table, column: &str, row: FailedRow<'_>) -> Sq
     with_failing_row(error, table, row)
 }
 
+/// `k105t104c3`: a condition of the domain that a column is of.
+fn domain_check(catalog: &Catalog, named: &str) -> Option<SqlError> {
+    let (check, place) = named.strip_prefix('k')?.split_once('t')?;
+    let (table, column) = place.split_once('c')?;
+    let (_, check) = catalog.domain_check(check.parse().ok()?)?;
+    let table = catalog.table(CollectionId(table.parse().ok()?))?;
+    let (_, column) = table.column_by_id(column.parse().ok()?)?;
+    let crate::types::PgType::Domain(domain) = &column.pg_type else {
+        return None;
+    };
+    Some(domain_violation(domain.name(), check))
+}
+
+/// A value that a domain does not take; it takes no NULL if no constraint is named.
+#[must_use]
+pub fn domain_violation(domain: &str, constraint: Option<&str>) -> SqlError {
+    match constraint {
+        Some(constraint) => SqlError::new(
+            ErrorCode::CheckViolation,
+            format!("value for domain {domain} violates check constraint \"{constraint}\""),
+        )
+        .with_constraint(constraint),
+        None => SqlError::new(
+            ErrorCode::NotNullViolation,
+            format!("domain {domain} does not allow null values"),
+        ),
+    }
+}
+
 /// A second row with the key `name`, which is over these columns (by id).
 #[must_use]
 pub fn unique_violation(
@@ -293,6 +322,9 @@ fn constraint(
             Some(not_null_violation(table, &column.name, row))
         }
         code::CONSTRAINT_CHECK => {
+            if let Some(error) = named.and_then(|named| domain_check(catalog, named)) {
+                return Some(error);
+            }
             let (table, check) = catalog.check_by_storage_name(named?)?;
             let error = SqlError::new(
                 ErrorCode::CheckViolation,

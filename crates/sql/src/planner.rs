@@ -98,7 +98,6 @@ pub fn plan(
         },
     };
     if let Some(kind) = as_text {
-        ddl::check_programs(&kind, context)?;
         return Ok(Plan {
             catalog_version: catalog.version,
             parameters: Vec::new(),
@@ -350,7 +349,6 @@ fn dispatch(
             None => ddl::plan(catalog, other, analyzer.sql, analyzer.context)?,
         },
     };
-    ddl::check_programs(&kind, context)?;
     analyzer.check_references()?;
     let parameters = analyzer.finish_parameters()?;
     if let PlanKind::Write(write) = &mut kind {

@@ -439,7 +439,8 @@ impl Parameter {
 /// A type that a driver declares; 0 and `unknown` leave it to the statement.
 fn parameter_type(oid: u32) -> Result<Option<PgType>, SqlError> {
     const UNKNOWN: u32 = 705;
-    if oid == 0 || oid == UNKNOWN {
+    // A type that a user has defined is the one that the statement's context says.
+    if oid == 0 || oid == UNKNOWN || oid >= springhead_sql::system::oids::FIRST_USER {
         return Ok(None);
     }
     PgType::from_oid(oid, -1).map(Some).ok_or_else(|| {

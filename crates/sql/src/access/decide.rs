@@ -12,8 +12,8 @@ use springhead_proto::{ErrorCode, SqlError};
 
 use super::{Identity, author};
 use crate::catalog::{
-    Access, Catalog, Policy, PolicyCommand, Privilege, Privileges, QualifiedName, Sequence, Table,
-    View,
+    Access, Catalog, Policy, PolicyCommand, Privilege, Privileges, QualifiedName, Routine,
+    Sequence, Table, View,
 };
 
 /// What is used.
@@ -22,6 +22,7 @@ pub enum Object<'a> {
     Table(&'a Table),
     View(&'a View),
     Sequence(&'a Sequence),
+    Routine(&'a Routine),
     /// The schema `public`.
     Schema(&'a Access),
 }
@@ -306,6 +307,7 @@ impl<'a> Object<'a> {
             Object::Table(table) => &table.access,
             Object::View(view) => &view.access,
             Object::Sequence(sequence) => &sequence.access,
+            Object::Routine(routine) => &routine.access,
             Object::Schema(access) => access,
         }
     }
@@ -317,6 +319,7 @@ impl<'a> Object<'a> {
             Object::Table(_) => "table",
             Object::View(_) => "view",
             Object::Sequence(_) => "sequence",
+            Object::Routine(routine) => routine.kind(),
             Object::Schema(_) => "schema",
         }
     }
@@ -327,6 +330,7 @@ impl<'a> Object<'a> {
             Object::Table(table) => &table.name.name,
             Object::View(view) => &view.name.name,
             Object::Sequence(sequence) => &sequence.name.name,
+            Object::Routine(routine) => &routine.name.name,
             Object::Schema(_) => QualifiedName::PUBLIC,
         }
     }
@@ -336,7 +340,7 @@ impl<'a> Object<'a> {
         match self {
             Object::Table(table) => table.name.schema == QualifiedName::SPRINGHEAD,
             Object::View(view) => view.name.schema == QualifiedName::SPRINGHEAD,
-            Object::Sequence(_) | Object::Schema(_) => false,
+            Object::Sequence(_) | Object::Routine(_) | Object::Schema(_) => false,
         }
     }
 
@@ -348,7 +352,7 @@ impl<'a> Object<'a> {
         match self {
             Object::Table(table) => table.column_by_id(id).is_some(),
             Object::View(view) => usize::try_from(id).is_ok_and(|id| id <= view.columns.len()),
-            Object::Sequence(_) | Object::Schema(_) => false,
+            Object::Sequence(_) | Object::Routine(_) | Object::Schema(_) => false,
         }
     }
 }

@@ -248,10 +248,15 @@ impl Catalog {
         let sequences = (self.sequences.values())
             .map(|sequence| ("sequence", &sequence.name, &sequence.access));
         let views = (self.views.values()).map(|view| ("view", &view.name, &view.access));
+        let routines = (self.routines.values())
+            .map(|routine| (routine.kind(), &routine.name, &routine.access));
+        let types = (self.types.values()).map(|of| ("type", &of.name, &of.access));
         let schema = std::iter::once(("schema", &self.schema.name, &self.schema.access));
         let mut objects: Vec<String> = tables
             .chain(sequences)
             .chain(views)
+            .chain(routines)
+            .chain(types)
             .chain(schema)
             .filter(|(_, _, access)| access.mentions(role))
             .map(|(kind, name, _)| format!("{kind} {}", display_name(name)))

@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
 
 use super::{
-    Catalog, Check, Column, Definition, ForeignKey, Index, QualifiedName, Relation, Routine,
-    Schema, Sequence, Table, Trigger, Unique, View,
+    Catalog, Check, Column, Comment, Definition, ForeignKey, Index, QualifiedName, Relation,
+    Routine, Schema, Sequence, Table, Trigger, Unique, UserType, View, user_type,
 };
 use crate::plan::{DefinitionAction, DefinitionChange, display_name};
 
@@ -24,6 +24,10 @@ impl Catalog {
         let mut catalog = Catalog::bootstrap();
         for definition in definitions {
             catalog.insert(definition);
+        }
+        // A table may be older than the types that it has come to use.
+        if !catalog.types.is_empty() {
+            catalog.bind_users();
         }
         catalog.version = catalog.version.max(version);
         catalog.next_id = catalog.next_id.max(next_id);
@@ -53,6 +57,9 @@ impl Catalog {
         self.remove(&change.definition);
         if change.action == DefinitionAction::Put {
             self.insert(change.definition.clone());
+            if matches!(change.definition, Definition::Type(_)) {
+                self.bind_users();
+            }
         }
         if change.collection != CollectionId::NONE {
             self.index_children();
@@ -69,6 +76,8 @@ impl Catalog {
             views: FxHashMap::default(),
             routines: FxHashMap::default(),
             triggers: FxHashMap::default(),
+            types: FxHashMap::default(),
+            comments: FxHashMap::default(),
             schema: Arc::new(Schema::initial()),
             relations: FxHashMap::default(),
             children: FxHashMap::default(),
@@ -79,7 +88,10 @@ impl Catalog {
     /// Adds a definition whose id is not there yet.
     pub(super) fn insert(&mut self, definition: Definition) {
         match definition {
-            Definition::Table(table) => {
+            Definition::Table(mut table) => {
+                if user_type::uses_user_types(&table) {
+                    user_type::bind_table(self, &mut table);
+                }
                 self.relations
                     .insert(table.name.clone(), Relation::Table(table.collection()));
                 for name in table.index_names() {
@@ -97,18 +109,30 @@ impl Catalog {
                     .insert(sequence.name.clone(), Relation::Sequence(sequence.id));
                 self.sequences.insert(sequence.id, Arc::new(sequence));
             }
-            Definition::View(view) => {
+            Definition::View(mut view) => {
+                for (_, ty) in &mut view.columns {
+                    self.bind(ty);
+                }
                 self.relations
                     .insert(view.name.clone(), Relation::View(view.id));
                 self.views.insert(view.id, Arc::new(view));
             }
-            Definition::Routine(routine) => {
+            Definition::Routine(mut routine) => {
+                for ty in routine.types_mut() {
+                    self.bind(ty);
+                }
                 self.routines.insert(routine.id, Arc::new(routine));
             }
             Definition::Trigger(trigger) => {
                 self.triggers.insert(trigger.id, Arc::new(trigger));
             }
             Definition::Schema(schema) => self.schema = Arc::new(schema),
+            Definition::Type(user) => {
+                self.types.insert(user.id, Arc::new(user));
+            }
+            Definition::Comment(comment) => {
+                self.comments.insert(comment.id, Arc::new(comment));
+            }
         }
     }
 
@@ -144,6 +168,12 @@ impl Catalog {
                 self.triggers.remove(&trigger.id);
             }
             Definition::Schema(_) => self.schema = Arc::new(Schema::initial()),
+            Definition::Type(user) => {
+                self.types.remove(&user.id);
+            }
+            Definition::Comment(comment) => {
+                self.comments.remove(&comment.id);
+            }
         }
     }
 
@@ -318,6 +348,8 @@ impl Catalog {
         routines.sort_unstable_by_key(|routine| routine.id);
         let mut triggers: Vec<_> = self.triggers.values().collect();
         triggers.sort_unstable_by_key(|trigger| trigger.id);
+        let mut types: Vec<_> = self.types.values().collect();
+        types.sort_unstable_by_key(|of| of.id);
         self.tables_by_id()
             .into_iter()
             .map(|table| Definition::Table(Table::clone(table)))
@@ -344,6 +376,16 @@ impl Catalog {
             .chain(
                 (*self.schema != Schema::initial())
                     .then(|| Definition::Schema(Schema::clone(&self.schema))),
+            )
+            .chain(
+                types
+                    .into_iter()
+                    .map(|of| Definition::Type(UserType::clone(of))),
+            )
+            .chain(
+                self.comments_by_id()
+                    .into_iter()
+                    .map(|comment| Definition::Comment(Comment::clone(comment))),
             )
     }
 

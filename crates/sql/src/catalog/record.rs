@@ -14,7 +14,8 @@ use crate::plan::{Ddl, DefinitionAction};
 pub struct DefinitionRecord {
     /// The object's id, unique among all kinds.
     pub id: u32,
-    /// `table`, `sequence`, `view`, `function`, `procedure`, `trigger`.
+    /// `table`, `sequence`, `view`, `function`, `procedure`, `trigger`,
+    /// `enum`, `domain`, `comment`.
     pub kind: String,
     /// `schema.name`, without the schema for `public`.
     pub name: String,
@@ -187,6 +188,8 @@ impl Definition {
             Definition::Routine(routine) => routine.id,
             Definition::Trigger(trigger) => trigger.id,
             Definition::Schema(schema) => schema.id,
+            Definition::Type(user) => user.id,
+            Definition::Comment(comment) => comment.id,
         }
     }
 
@@ -199,6 +202,8 @@ impl Definition {
             Definition::Routine(routine) => &routine.name,
             Definition::Trigger(trigger) => &trigger.name,
             Definition::Schema(schema) => &schema.name,
+            Definition::Type(user) => &user.name,
+            Definition::Comment(comment) => &comment.name,
         }
     }
 
@@ -209,7 +214,9 @@ impl Definition {
             Definition::Sequence(sequence) => &mut sequence.access,
             Definition::View(view) => &mut view.access,
             Definition::Schema(schema) => &mut schema.access,
-            Definition::Routine(_) | Definition::Trigger(_) => return None,
+            Definition::Type(user) => &mut user.access,
+            Definition::Routine(routine) => &mut routine.access,
+            Definition::Trigger(_) | Definition::Comment(_) => return None,
         })
     }
 
@@ -223,6 +230,11 @@ impl Definition {
             Definition::Routine(routine) => routine.kind(),
             Definition::Trigger(_) => "trigger",
             Definition::Schema(_) => "schema",
+            Definition::Type(user) => match user.kind {
+                super::UserTypeKind::Enum(_) => "enum",
+                super::UserTypeKind::Domain(_) => "domain",
+            },
+            Definition::Comment(_) => "comment",
         }
     }
 

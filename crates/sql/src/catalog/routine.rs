@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, QualifiedName, Table};
+use super::{Access, BOOTSTRAP_ROLE, Catalog, Grant, Privilege, Privileges, QualifiedName, Table};
 use crate::types::PgType;
 
 /// A function or a procedure. Its body is text; [`crate::program`] compiles it where it is called.
@@ -18,6 +18,12 @@ pub struct Routine {
     /// NULL for any NULL argument, without being run.
     pub strict: bool,
     pub body: String,
+    /// Who may execute it: everyone, until something is said.
+    #[serde(
+        default = "Routine::default_access",
+        skip_serializing_if = "Routine::is_default_access"
+    )]
+    pub access: Access,
 }
 
 /// An argument of a routine.
@@ -139,6 +145,32 @@ impl Timing {
 }
 
 impl Routine {
+    /// What a routine's access is when it is made: PUBLIC may execute it.
+    #[must_use]
+    pub fn initial_access(owner: &str) -> Access {
+        Access {
+            owner: (owner != BOOTSTRAP_ROLE).then(|| owner.to_owned()),
+            grants: vec![Grant {
+                grantee: None,
+                grantor: owner.to_owned(),
+                column: None,
+                privileges: Privileges::NONE.with(Privilege::Execute),
+                grantable: Privileges::NONE,
+            }],
+            ..Access::default()
+        }
+    }
+
+    /// That of a routine of the bootstrap role.
+    #[must_use]
+    pub fn default_access() -> Access {
+        Routine::initial_access(BOOTSTRAP_ROLE)
+    }
+
+    fn is_default_access(access: &Access) -> bool {
+        *access == Routine::default_access()
+    }
+
     /// `function` or `procedure`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -158,6 +190,31 @@ impl Routine {
             .map(|argument| argument.pg_type.base_name())
             .collect();
         format!("{}({})", self.name.name, types.join(","))
+    }
+
+    /// The types that it takes and gives.
+    pub fn types(&self) -> impl Iterator<Item = &PgType> {
+        let returned: Vec<&PgType> = match &self.returns {
+            Returns::Void | Returns::Trigger => Vec::new(),
+            Returns::Scalar(ty) | Returns::Set(ty) => vec![ty],
+            Returns::Table(columns) => columns.iter().map(|(_, ty)| ty).collect(),
+        };
+        self.arguments
+            .iter()
+            .map(|argument| &argument.pg_type)
+            .chain(returned)
+    }
+
+    pub(super) fn types_mut(&mut self) -> impl Iterator<Item = &mut PgType> {
+        let returned: Vec<&mut PgType> = match &mut self.returns {
+            Returns::Void | Returns::Trigger => Vec::new(),
+            Returns::Scalar(ty) | Returns::Set(ty) => vec![ty],
+            Returns::Table(columns) => columns.iter_mut().map(|(_, ty)| ty).collect(),
+        };
+        self.arguments
+            .iter_mut()
+            .map(|argument| &mut argument.pg_type)
+            .chain(returned)
     }
 
     /// Whether its arguments' types are these.

@@ -504,7 +504,7 @@ fn set_type(
 ) -> Result<(), SqlError> {
     let column = draft.table.columns[place].clone();
     let name = &column.name;
-    let (to, _) = types::column_type(name, data_type)?;
+    let (to, _) = types::column_type(&change.catalog, name, data_type)?;
     if column.generated.is_some() {
         return Err(SqlError::unsupported(format_args!(
             "changing the type of the generated column \"{name}\""

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use springhead_proto::{CollectionId, SqlError};
 
 use crate::access::Identity;
-use crate::catalog::{BOOTSTRAP_ROLE, Catalog, Definition, Sequence, Table, View};
+use crate::catalog::{BOOTSTRAP_ROLE, Catalog, Comment, Definition, Sequence, Table, View};
 use crate::plan::{Ddl, DefinitionAction, DefinitionChange, PlanKind, Validation};
 
 /// A DDL statement being planned.
@@ -111,6 +111,9 @@ impl<'a> Change<'a> {
             definition,
         };
         Arc::make_mut(&mut self.catalog).apply(&change);
+        if action == DefinitionAction::Drop {
+            self.drop_comments(&change.definition);
+        }
         let id = change.definition.id();
         match self
             .changes
@@ -119,6 +122,23 @@ impl<'a> Change<'a> {
         {
             Some(earlier) => *earlier = change,
             None => self.changes.push(change),
+        }
+    }
+
+    /// Comments go with what they are about.
+    fn drop_comments(&mut self, dropped: &Definition) {
+        if matches!(dropped, Definition::Comment(_)) {
+            return;
+        }
+        let about: Vec<Comment> = self
+            .catalog
+            .comments_by_id()
+            .into_iter()
+            .filter(|comment| comment.is_about(dropped.id()))
+            .map(|comment| Comment::clone(comment))
+            .collect();
+        for comment in about {
+            self.drop(Definition::Comment(comment));
         }
     }
 
@@ -136,6 +156,9 @@ impl<'a> Change<'a> {
                 && access.owner.is_none()
             {
                 access.owner = Some(maker.to_owned());
+                for grant in &mut access.grants {
+                    maker.clone_into(&mut grant.grantor);
+                }
                 Arc::make_mut(&mut self.catalog).apply(change);
             }
         }

@@ -31,6 +31,13 @@ pub(super) enum Dependent {
         name: String,
     },
     Trigger(u32),
+    Column {
+        table: CollectionId,
+        column: u32,
+    },
+    Routine(u32),
+    /// A domain.
+    Type(u32),
 }
 
 /// Dependents, each with what it depends on.
@@ -194,7 +201,15 @@ impl Dependent {
                 column_name(*table, *column),
                 table_name(*table)
             ),
-            Dependent::GeneratedColumn { table, column } => {
+            Dependent::Routine(id) => match change.catalog.routines.get(id) {
+                Some(routine) => format!("{} {}", routine.kind(), routine.signature()),
+                None => "function ?".to_owned(),
+            },
+            Dependent::Type(id) => match change.catalog.types.get(id) {
+                Some(of) => format!("type {}", of.name.name),
+                None => "type ?".to_owned(),
+            },
+            Dependent::GeneratedColumn { table, column } | Dependent::Column { table, column } => {
                 format!(
                     "column {} of table {}",
                     column_name(*table, *column),
@@ -255,7 +270,21 @@ impl Dependent {
                 }
                 draft.write(change)
             }
-            Dependent::GeneratedColumn { table, column } => {
+            Dependent::Routine(id) => {
+                if let Some(routine) = change.catalog.routines.get(&id) {
+                    let routine = crate::catalog::Routine::clone(routine);
+                    change.drop(Definition::Routine(routine));
+                }
+                Ok(())
+            }
+            Dependent::Type(id) => {
+                if let Some(of) = change.catalog.types.get(&id) {
+                    let of = crate::catalog::UserType::clone(of);
+                    change.drop(Definition::Type(of));
+                }
+                Ok(())
+            }
+            Dependent::GeneratedColumn { table, column } | Dependent::Column { table, column } => {
                 let Some(table) = change.table(table) else {
                     return Ok(());
                 };

@@ -100,7 +100,7 @@ impl Draft {
                 &text,
                 purpose,
             )?)
-        } else if let Some(default) = &column.default {
+        } else if let Some(default) = change.catalog.default_of(column) {
             let text = expression::storage(&change.catalog, &self.table, default, purpose)?;
             if expression::is_immutable(&expression::parse(default)?) {
                 Source::Expression(text)
@@ -147,6 +147,14 @@ impl Draft {
         self.write_updates(change)
     }
 
+    /// Rebuilds a table whose own definition stays, because what its columns' domains demand has
+    /// changed.
+    pub(super) fn rebuild_as_it_is(self, change: &mut Change<'_>) -> Result<(), SqlError> {
+        let indexes = storage::create_indexes(&change.catalog, &self.table)?;
+        change.put_table(self.table.clone());
+        self.rebuild(change, indexes)
+    }
+
     /// Whether a column that was there gets other values.
     fn converts_kept_columns(&self) -> bool {
         self.sources
@@ -169,6 +177,10 @@ impl Draft {
             .zip(&self.old.columns)
             .all(|(a, b)| a.id == b.id);
         let nullable = added.iter().all(|column| {
+            // A domain's conditions come with the table.
+            if matches!(column.pg_type, PgType::Domain(_)) {
+                return false;
+            }
             let null = match self.sources.get(&column.id) {
                 Some(Source::Expression(text)) => text == "NULL",
                 Some(Source::Update(_)) => true,

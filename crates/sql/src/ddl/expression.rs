@@ -394,6 +394,42 @@ pub(crate) fn nextval_of(catalog: &Catalog, expr: &Expr) -> Option<u32> {
     catalog.sequence_named(&name).map(|sequence| sequence.id)
 }
 
+/// Whether a text has a string constant with this content.
+pub(crate) fn has_string(text: &str, content: &str) -> bool {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
+        .tokenize()
+        .unwrap_or_default();
+    tokens.iter().any(|token| {
+        matches!(
+            token,
+            Token::SingleQuotedString(found) | Token::EscapedStringLiteral(found)
+                if found == content
+        )
+    })
+}
+
+/// An expression with another content in its string constants with this one.
+pub(crate) fn replace_string(text: &str, from: &str, to: &str) -> Result<String, SqlError> {
+    let mut expr = parse(text)?;
+    let _: ControlFlow<()> = visit_expressions_mut(&mut expr, |expr| {
+        if let Expr::Value(value) = expr
+            && let sqlparser::ast::Value::SingleQuotedString(found)
+            | sqlparser::ast::Value::EscapedStringLiteral(found) = &mut value.value
+            && found == from
+        {
+            to.clone_into(found);
+        }
+        ControlFlow::Continue(())
+    });
+    Ok(expr.to_string())
+}
+
+/// 0A000 for a subquery in a definition's expression.
+pub(crate) fn refuse_subquery(text: &str, what: &str) -> Result<(), SqlError> {
+    let nothing = super::table::empty(0, QualifiedName::public(""));
+    text_of(&nothing, &parse(text)?, what).map(drop)
+}
+
 /// A value in storage form as SQLite writes it.
 pub(crate) fn sqlite_literal(value: &Value) -> String {
     match value {

@@ -141,7 +141,7 @@ pub(super) fn revoke(
     Ok(change.finish())
 }
 
-fn put_if_changed(change: &mut Change<'_>, definition: Definition) {
+pub(super) fn put_if_changed(change: &mut Change<'_>, definition: Definition) {
     let same = (change.catalog.definitions()).any(|before| before == definition);
     if !same {
         change.put(definition);
@@ -268,7 +268,7 @@ fn check_grantor(named: Option<&Ident>, context: &PlanContext) -> Result<(), Sql
 ///
 /// # Errors
 /// 42501 for whoever has nothing to do with the object at all.
-fn grantor(
+pub(super) fn grantor(
     definition: &Definition,
     context: &PlanContext,
     column: Option<u32>,
@@ -279,8 +279,9 @@ fn grantor(
         Definition::View(view) => Object::View(view),
         Definition::Sequence(sequence) => Object::Sequence(sequence),
         Definition::Schema(schema) => Object::Schema(&schema.access),
-        Definition::Routine(_) | Definition::Trigger(_) => {
-            return Err(SqlError::unsupported("GRANT on a function"));
+        Definition::Routine(routine) => Object::Routine(routine),
+        Definition::Trigger(_) | Definition::Type(_) | Definition::Comment(_) => {
+            return Err(SqlError::unsupported("GRANT on this kind of object"));
         }
     };
     let access = object.access();
@@ -425,7 +426,7 @@ fn relation(
     })
 }
 
-fn add(
+pub(super) fn add(
     access: &mut Access,
     grantee: Option<String>,
     grantor: &str,
@@ -461,7 +462,7 @@ fn add(
 }
 
 /// Takes privileges away, or only the option to grant them, with what depends on the option.
-fn take(
+pub(super) fn take(
     access: &mut Access,
     grantee: Option<&str>,
     grantor: &str,

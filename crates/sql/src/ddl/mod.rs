@@ -13,19 +13,23 @@
 //! | `rename`, `identity` | the other actions of ALTER |
 //! | `drop`, `depend` | DROP, what stands in its way, what CASCADE takes along |
 //! | `index`, `sequence`, `view` | the other relations |
+//! | `comment` | COMMENT ON |
 //! | `routine` | functions, procedures, triggers |
+//! | `user_type` | enums and domains |
 //! | `text` | forms that sqlparser does not read |
 //! | `storage` | a definition as SQLite statements |
 //! | `expression`, `names`, `types` | expressions, names and types within definitions |
 
 mod alter;
 mod change;
+mod comment;
 mod constraint;
 mod depend;
 mod draft;
 mod drop;
 mod expression;
 mod grant;
+mod grant_routine;
 mod identity;
 mod index;
 mod names;
@@ -38,6 +42,7 @@ pub(crate) mod storage;
 mod table;
 mod text;
 mod types;
+mod user_type;
 mod view;
 
 pub(crate) use table::empty as empty_table;
@@ -54,7 +59,7 @@ use crate::catalog::{Catalog, QualifiedName, Relation};
 use crate::plan::{PlanKind, display_name};
 use crate::planner::PlanContext;
 use change::Change;
-pub(crate) use expression::mentions;
+pub(crate) use expression::{mentions, parse as parse_expression};
 use names::{fold, qualified, qualified_column};
 
 /// Plans DDL of the forms that sqlparser does not read as PostgreSQL does (sequences, ALTER …
@@ -69,30 +74,6 @@ pub fn plan_text(
     context: &PlanContext,
 ) -> Result<Option<PlanKind>, SqlError> {
     text::plan(catalog, source, context)
-}
-
-/// Programs run with every right, so only who has every right may define them.
-///
-/// # Errors
-/// 42501.
-pub(crate) fn check_programs(kind: &PlanKind, context: &PlanContext) -> Result<(), SqlError> {
-    let PlanKind::Ddl(ddl) = kind else {
-        return Ok(());
-    };
-    let defines = ddl.changes.iter().any(|change| {
-        change.action == crate::plan::DefinitionAction::Put
-            && matches!(
-                change.definition,
-                crate::catalog::Definition::Routine(_) | crate::catalog::Definition::Trigger(_)
-            )
-    });
-    if context.identity.superuser || !defines {
-        return Ok(());
-    }
-    Err(SqlError::new(
-        ErrorCode::InsufficientPrivilege,
-        "permission denied: only superusers define functions and triggers",
-    ))
 }
 
 /// Plans a DDL statement against `catalog`, which may be a transaction's working catalog. `source`
@@ -180,7 +161,6 @@ fn drop<'a>(
         ObjectType::Sequence => "DROP SEQUENCE",
         ObjectType::Index => "DROP INDEX",
         ObjectType::Schema => return drop_schema(names, if_exists),
-        ObjectType::Type if if_exists => return Ok(PlanKind::NoEffect("DROP TYPE")),
         ObjectType::MaterializedView if if_exists => {
             return Ok(PlanKind::NoEffect("DROP MATERIALIZED VIEW"));
         }

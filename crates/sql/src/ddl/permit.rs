@@ -123,6 +123,23 @@ pub(super) fn own(
     object.map_or(Ok(()), |object| must_own(&context.identity, object))
 }
 
+/// As [`own`], for what is a part of a relation: PostgreSQL then calls it that.
+///
+/// # Errors
+/// 42501.
+pub(super) fn own_part(
+    catalog: &Catalog,
+    name: &QualifiedName,
+    context: &PlanContext,
+) -> Result<(), SqlError> {
+    own(catalog, name, context).map_err(|error| {
+        SqlError::new(
+            error.code,
+            format!("must be owner of relation {}", name.name),
+        )
+    })
+}
+
 /// Whether the tables that new foreign keys refer to may be referred to.
 ///
 /// # Errors

@@ -10,12 +10,14 @@ use super::change::Change;
 use super::depend::{Dependent, Dependents};
 use super::names::{check_schema, fold};
 use super::text::Reader;
-use super::{expression, types};
+use super::{expression, permit, types};
+use crate::access::{Identity, Object, Use, decide, must_own};
 use crate::catalog::{
-    Argument, Catalog, Definition, Event, Language, QualifiedName, ReferentialAction, Relation,
-    Returns, Routine, Table, Timing, Trigger, Volatility,
+    Argument, Catalog, Definition, Event, Language, Privilege, QualifiedName, ReferentialAction,
+    Relation, Returns, Routine, Table, Timing, Trigger, Volatility,
 };
 use crate::plan::{PlanKind, display_name};
+use crate::planner::PlanContext;
 use crate::program;
 use crate::types::PgType;
 
@@ -39,7 +41,9 @@ impl Reader<'_> {
             volatility: Volatility::Volatile,
             strict: false,
             body: String::new(),
+            access: Routine::default_access(),
         };
+        permit::create(self.catalog, self.context)?;
         let mut returns = None;
         let (mut language, mut body) = (None, None);
         loop {
@@ -133,7 +137,7 @@ impl Reader<'_> {
         } else {
             "CREATE FUNCTION"
         };
-        let mut change = Change::new(self.catalog, tag, self.source);
+        let mut change = self.change(tag);
         let old = self
             .catalog
             .routines_named(&routine.name.schema, &routine.name.name)
@@ -164,13 +168,22 @@ impl Reader<'_> {
                 )
                 .with_hint(format!("Use DROP FUNCTION {} first.", old.signature())));
             }
-            Some(old) => old.id,
+            Some(old) => {
+                must_own(&self.context.identity, Object::Routine(&old))?;
+                routine.access = old.access;
+                old.id
+            }
             None => change.next_id()?,
         };
         // Its own name is known in its body: it may call itself.
         let mut with = Catalog::clone(self.catalog);
         with.routines.insert(routine.id, Arc::new(routine.clone()));
-        program::check(&Arc::new(with), self.context, &routine)?;
+        // Whether its author may do what the body does is asked when it is run, of whoever runs it.
+        let context = PlanContext {
+            identity: Arc::new(Identity::unrestricted(&self.context.identity.role)),
+            ..self.context.clone()
+        };
+        program::check(&Arc::new(with), &context, &routine)?;
         change.put(Definition::Routine(routine));
         Ok(change.finish())
     }
@@ -268,7 +281,7 @@ impl Reader<'_> {
             .parser
             .parse_data_type()
             .map_err(|_| self.unexpected())?;
-        types::column_type("", &data_type).map(|(ty, _)| ty)
+        types::column_type(self.catalog, "", &data_type).map(|(ty, _)| ty)
     }
 
     fn returns(&mut self) -> Result<Returns, SqlError> {
@@ -546,8 +559,25 @@ impl Reader<'_> {
                 format!("function {} must return type trigger", function.name),
             ));
         }
+        let identity = &self.context.identity;
+        let needs = |privilege| Use {
+            privilege,
+            columns: &[],
+        };
+        let relation = match self.catalog.table(CollectionId(trigger.relation)) {
+            Some(table) => Some(Object::Table(table)),
+            None => (self.catalog.view(trigger.relation)).map(|view| Object::View(view)),
+        };
+        if let Some(relation) = relation {
+            decide(identity, relation, needs(Privilege::Trigger))?;
+        }
+        decide(
+            identity,
+            Object::Routine(routine),
+            needs(Privilege::Execute),
+        )?;
         trigger.function = routine.id;
-        let mut change = Change::new(self.catalog, "CREATE TRIGGER", self.source);
+        let mut change = self.change("CREATE TRIGGER");
         let old = self
             .catalog
             .triggers_of(trigger.relation)
@@ -621,11 +651,14 @@ impl Reader<'_> {
         procedure: Option<bool>,
     ) -> Result<PlanKind, SqlError> {
         let if_exists = self.words(&["IF", "EXISTS"]);
-        let mut change = Change::new(self.catalog, tag, self.source);
+        let mut change = self.change(tag);
         let mut going: Vec<Arc<Routine>> = Vec::new();
         loop {
             match self.routine_named(procedure)? {
-                Ok(routine) => going.push(routine),
+                Ok(routine) => {
+                    must_own(&self.context.identity, Object::Routine(&routine))?;
+                    going.push(routine);
+                }
                 Err(error) if if_exists && error.code == ErrorCode::UndefinedFunction => {
                     change.notices.push(format!("{}, skipping", error.message));
                 }
@@ -656,7 +689,7 @@ impl Reader<'_> {
 
     /// `name` or `name(types)`; the inner error is that there is none.
     #[allow(clippy::type_complexity)]
-    fn routine_named(
+    pub(super) fn routine_named(
         &mut self,
         procedure: Option<bool>,
     ) -> Result<Result<Arc<Routine>, SqlError>, SqlError> {
@@ -708,15 +741,20 @@ impl Reader<'_> {
     pub(super) fn alter_routine(&mut self, tag: &'static str) -> Result<PlanKind, SqlError> {
         let procedure = tag == "ALTER PROCEDURE";
         let mut routine = Routine::clone(&*self.routine_named(Some(procedure))??);
+        must_own(&self.context.identity, Object::Routine(&routine))?;
         if self.words(&["OWNER", "TO"]) {
-            self.ident()?;
+            let owner = self.ident()?;
             self.end()?;
-            return Ok(PlanKind::NoEffect(tag));
+            let owner = permit::new_owner(&owner, self.context)?;
+            permit::change_owner(&mut routine.access, owner);
+            let mut change = self.change(tag);
+            change.put(Definition::Routine(routine));
+            return Ok(change.finish());
         }
         if self.words(&["SET", "SCHEMA"]) {
             return self.set_schema(tag);
         }
-        let mut change = Change::new(self.catalog, tag, self.source);
+        let mut change = self.change(tag);
         if self.words(&["RENAME", "TO"]) {
             routine.name.name = self.ident()?;
             let types: Vec<PgType> = routine
@@ -762,6 +800,7 @@ impl Reader<'_> {
             return Err(self.unexpected());
         }
         let on = self.name()?;
+        permit::own_part(self.catalog, &on, self.context)?;
         if !self.word("CASCADE") {
             self.word("RESTRICT");
         }
@@ -782,6 +821,7 @@ impl Reader<'_> {
             return Err(self.unexpected());
         }
         let on = self.name()?;
+        permit::own(self.catalog, &on, self.context)?;
         if !self.words(&["RENAME", "TO"]) {
             return Err(SqlError::unsupported("ALTER TRIGGER of this form"));
         }
@@ -832,7 +872,11 @@ impl Reader<'_> {
         Ok(change.finish())
     }
 
-    fn trigger_named(&self, name: &str, on: &QualifiedName) -> Result<Trigger, SqlError> {
+    pub(super) fn trigger_named(
+        &self,
+        name: &str,
+        on: &QualifiedName,
+    ) -> Result<Trigger, SqlError> {
         let relation = match self.catalog.relation(on) {
             Some(Relation::Table(id)) => id.0,
             Some(Relation::View(id)) => id,
@@ -910,7 +954,12 @@ fn check_view(trigger: &Trigger, name: &str) -> Result<(), SqlError> {
 }
 
 /// What would not work without a routine.
-fn add_dependents(change: &Change<'_>, dependents: &mut Dependents, routine: &Routine, on: &str) {
+pub(super) fn add_dependents(
+    change: &Change<'_>,
+    dependents: &mut Dependents,
+    routine: &Routine,
+    on: &str,
+) {
     let mut triggers: Vec<u32> = change
         .catalog
         .triggers

@@ -55,6 +55,9 @@ pub(crate) fn create_table(
         let condition = expression::storage(catalog, table, &check.expression, Purpose::Check)?;
         let _ = write!(out, ", CONSTRAINT k{} CHECK ({condition})", check.id);
     }
+    for column in &table.columns {
+        write_domain(&mut out, catalog, table, column)?;
+    }
     for key in &table.foreign_keys {
         let _ = write!(
             out,
@@ -68,6 +71,33 @@ pub(crate) fn create_table(
     }
     out.push_str(") STRICT");
     Ok(out)
+}
+
+/// The conditions of a column's domain.
+fn write_domain(
+    out: &mut String,
+    catalog: &Catalog,
+    table: &Table,
+    column: &Column,
+) -> Result<(), SqlError> {
+    let name = column.storage_name();
+    // An error names the column's own domain, so the constraint says which column it is.
+    let place = format!("t{}c{}", table.id, column.id);
+    for of in catalog.domains_of(&column.pg_type) {
+        let Some(domain) = of.domain() else {
+            continue;
+        };
+        if let Some(id) = domain.not_null {
+            let _ = write!(out, ", CONSTRAINT k{id}{place} CHECK ({name} IS NOT NULL)");
+        }
+        let value = super::user_type::value_table(domain, column.id);
+        for check in &domain.checks {
+            let condition =
+                expression::storage(catalog, &value, &check.expression, Purpose::Check)?;
+            let _ = write!(out, ", CONSTRAINT k{}{place} CHECK ({condition})", check.id);
+        }
+    }
+    Ok(())
 }
 
 fn write_column(

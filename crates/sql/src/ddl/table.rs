@@ -349,7 +349,8 @@ pub(super) fn add_columns(
                 format!("column \"{name}\" specified more than once"),
             ));
         }
-        let (pg_type, is_serial) = types::column_type(&name, &definition.data_type)?;
+        let (pg_type, is_serial) =
+            types::column_type(&change.catalog, &name, &definition.data_type)?;
         serial.push(is_serial);
         let column = plain_column(table.next_column_id, name, pg_type);
         table.next_column_id += 1;
@@ -429,7 +430,7 @@ fn set_options(
 }
 
 /// Texts are compared byte by byte, which is what these say.
-fn refuse_collation(name: &sqlparser::ast::ObjectName) -> Result<(), SqlError> {
+pub(super) fn refuse_collation(name: &sqlparser::ast::ObjectName) -> Result<(), SqlError> {
     let last = name
         .0
         .last()

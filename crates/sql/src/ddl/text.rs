@@ -32,6 +32,8 @@ pub(super) fn plan(
             || first.starts_with("alter")
             || first.starts_with("commen")
             || first.starts_with("drop")
+            || first.starts_with("grant")
+            || first.starts_with("revoke")
     }) {
         return Ok(None);
     }
@@ -57,13 +59,13 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn change(&self, tag: &'static str) -> Change<'a> {
+    pub(super) fn change(&self, tag: &'static str) -> Change<'a> {
         Change::new(self.catalog, tag, self.source).by(&self.context.identity)
     }
 
     fn statement(&mut self) -> Result<Option<PlanKind>, SqlError> {
         if self.word("COMMENT") {
-            return Ok(Some(PlanKind::NoEffect("COMMENT")).filter(|_| self.is_comment()));
+            return self.comment().map(Some);
         }
         if self.word("CREATE") {
             return self.create();
@@ -73,6 +75,12 @@ impl<'a> Reader<'a> {
         }
         if self.word("DROP") {
             return self.drop();
+        }
+        if self.word("GRANT") {
+            return self.grant_routines(false);
+        }
+        if self.word("REVOKE") {
+            return self.grant_routines(true);
         }
         Ok(None)
     }
@@ -90,26 +98,13 @@ impl<'a> Reader<'a> {
         if self.word("TRIGGER") {
             return self.drop_trigger().map(Some);
         }
+        if self.word("TYPE") {
+            return self.drop_types("DROP TYPE").map(Some);
+        }
+        if self.word("DOMAIN") {
+            return self.drop_types("DROP DOMAIN").map(Some);
+        }
         Ok(None)
-    }
-
-    /// COMMENT ON CONSTRAINT, FUNCTION (…), TRIGGER …: kinds of object that sqlparser does not know;
-    /// the others are checked by it.
-    fn is_comment(&mut self) -> bool {
-        self.word("ON")
-            && [
-                "CONSTRAINT",
-                "FUNCTION",
-                "TRIGGER",
-                "RULE",
-                "POLICY",
-                "CAST",
-                "AGGREGATE",
-                "OPERATOR",
-                "SERVER",
-            ]
-            .iter()
-            .any(|kind| self.word(kind))
     }
 
     fn create(&mut self) -> Result<Option<PlanKind>, SqlError> {
@@ -128,6 +123,12 @@ impl<'a> Reader<'a> {
         }
         if replace {
             return Ok(None);
+        }
+        if self.word("TYPE") {
+            return self.create_type().map(Some);
+        }
+        if self.word("DOMAIN") {
+            return self.create_domain().map(Some);
         }
         let temporary = self.word("TEMPORARY") || self.word("TEMP");
         if self.word("SEQUENCE") {
@@ -223,8 +224,6 @@ impl<'a> Reader<'a> {
         }
         for (word, tag) in [
             ("SCHEMA", "ALTER SCHEMA"),
-            ("TYPE", "ALTER TYPE"),
-            ("DOMAIN", "ALTER DOMAIN"),
             ("DATABASE", "ALTER DATABASE"),
             ("EXTENSION", "ALTER EXTENSION"),
         ] {
@@ -235,6 +234,12 @@ impl<'a> Reader<'a> {
                     Err(SqlError::unsupported(tag))
                 };
             }
+        }
+        if self.word("TYPE") {
+            return self.alter_type().map(Some);
+        }
+        if self.word("DOMAIN") {
+            return self.alter_domain().map(Some);
         }
         if self.word("FUNCTION") {
             return self.alter_routine("ALTER FUNCTION").map(Some);
@@ -432,7 +437,7 @@ impl<'a> Reader<'a> {
                     .parser
                     .parse_data_type()
                     .map_err(|_| self.unexpected())?;
-                options.pg_type = Some(types::column_type("", &data_type)?.0);
+                options.pg_type = Some(types::column_type(self.catalog, "", &data_type)?.0);
             } else if self.word("INCREMENT") {
                 self.word("BY");
                 options.increment = Some(self.number()?);
@@ -514,7 +519,7 @@ impl<'a> Reader<'a> {
         qualified(&name)
     }
 
-    fn column_name(&mut self) -> Result<(QualifiedName, String), SqlError> {
+    pub(super) fn column_name(&mut self) -> Result<(QualifiedName, String), SqlError> {
         let name = self
             .parser
             .parse_object_name(false)

@@ -4,6 +4,7 @@ use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::DataType;
 
 use super::names::fold;
+use crate::catalog::Catalog;
 use crate::query::data_type::pg_type;
 use crate::types::PgType;
 
@@ -11,8 +12,12 @@ use crate::types::PgType;
 ///
 /// # Errors
 /// As [`PgType::from_name`]; 42P16 for a type that no column can have.
-pub(crate) fn column_type(column: &str, data_type: &DataType) -> Result<(PgType, bool), SqlError> {
-    let pg_type = pg_type(data_type)?;
+pub(crate) fn column_type(
+    catalog: &Catalog,
+    column: &str,
+    data_type: &DataType,
+) -> Result<(PgType, bool), SqlError> {
+    let pg_type = pg_type(catalog, data_type)?;
     if matches!(pg_type, PgType::Unknown | PgType::Void) {
         return Err(SqlError::new(
             ErrorCode::InvalidTableDefinition,

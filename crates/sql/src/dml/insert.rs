@@ -8,7 +8,7 @@ use sqlparser::ast::{
     TableObject, Values,
 };
 
-use crate::catalog::{Column, Event, Privilege, Table};
+use crate::catalog::{Catalog, Column, Event, Privilege, Table};
 use crate::functions::CastContext;
 use crate::grammar::Overriding;
 use crate::plan::{PlanKind, Write, WriteVerb};
@@ -219,12 +219,12 @@ impl Rows<'_> {
     }
 
     /// Columns that get their default in every row.
-    fn omitted(&self, given: &[usize]) -> Vec<&Column> {
+    fn omitted(&self, catalog: &Catalog, given: &[usize]) -> Vec<&Column> {
         self.table
             .visible_columns()
             .filter(|(place, column)| {
                 // A column without a default is NULL anyway, but a rowid key must not be numbered.
-                let needs = column.default.is_some() || column.sequence.is_some();
+                let needs = catalog.default_of(column).is_some() || column.sequence.is_some();
                 let is_key = self.table.key_is_rowid() && self.table.key.first() == Some(place);
                 !given.contains(place) && column.generated.is_none() && (needs || is_key)
             })
@@ -244,7 +244,7 @@ impl Rows<'_> {
             .iter()
             .map(|&place| &self.table.columns[place])
             .collect();
-        let omitted = self.omitted(given);
+        let omitted = self.omitted(analyzer.catalog, given);
         let mut defaults = Vec::with_capacity(omitted.len());
         for column in &omitted {
             defaults.push(default_text(analyzer, self.table, column)?);
@@ -353,7 +353,7 @@ impl Rows<'_> {
             let text = analyzer.assign(&value, column, &self.table.name.name)?;
             values.push(guarded(analyzer, self.table, column, &value, text));
         }
-        let omitted = self.omitted(given);
+        let omitted = self.omitted(analyzer.catalog, given);
         for column in &omitted {
             values.push(default_text(analyzer, self.table, column)?);
         }

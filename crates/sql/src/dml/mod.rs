@@ -175,7 +175,7 @@ pub(crate) fn default_text(
         );
         return analyzer.assign(&number, column, &table.name.name);
     }
-    let Some(default) = &column.default else {
+    let Some(default) = analyzer.catalog.default_of(column) else {
         return stored(analyzer, table, column, &Typed::null());
     };
     let context = analyzer.context;

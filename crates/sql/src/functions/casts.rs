@@ -106,7 +106,50 @@ fn conversion(from: &PgType, to: &PgType, explicit: bool) -> Option<Cast> {
     if from == to {
         return as_is(Implicit);
     }
+    if from.is_refined() {
+        return conversion(&from.of_value(), to, explicit);
+    }
     match (from, to) {
+        // What a domain demands is seen to by those who know the catalog.
+        (_, T::Domain(user)) => conversion(from, user.base(), explicit),
+        (_, T::Precise(moment, digits)) => {
+            let cast = conversion(from, &moment.plain(), explicit)?;
+            if *digits == 6 {
+                return Some(cast);
+            }
+            let (before, after) = match cast.emit {
+                CastEmit::AsIs => Default::default(),
+                CastEmit::Around(before, after) => (before, after),
+            };
+            around(
+                cast.context,
+                format!("{}({before}", moment.function()),
+                format!("{after},{digits})"),
+            )
+        }
+        // An enum's value is its label.
+        (T::Enum(_), T::Text | T::Varchar(_) | T::Char(_) | T::Name) => {
+            let cast = string_to_string(&T::Text, to, explicit)?;
+            Some(Cast {
+                context: Assignment,
+                ..cast
+            })
+        }
+        (_, T::Enum(user)) if from.is_string() || *from == T::Unknown => {
+            let labels = serde_json::Value::from(user.labels().labels.clone()).to_string();
+            around(
+                Explicit,
+                "sh_enum(",
+                format!(
+                    ",{},{})",
+                    crate::query::names::quote_text(user.name()),
+                    crate::query::names::quote_text(&labels)
+                ),
+            )
+        }
+        (_, T::Enum(_)) | (T::Enum(_), T::InternalChar) => None,
+        // From an array's text the labels would not be looked at.
+        (_, T::Array(element)) if matches!(**element, T::Enum(_)) => None,
         // Integers.
         (T::Int2, T::Int4 | T::Int8 | T::Oid) | (T::Int4, T::Int8) => as_is(Implicit),
         (T::Oid, T::Int8) => as_is(Assignment),

@@ -246,5 +246,6 @@ fn push_list(
 /// `oid,typmod`, as the functions that need a type at run time take it.
 pub(super) fn push_type(out: &mut String, ty: &PgType) {
     use std::fmt::Write;
-    write!(out, "{},{}", ty.oid(), ty.typmod()).expect("writing to a String cannot fail");
+    let (oid, typmod) = ty.at_run_time();
+    write!(out, "{oid},{typmod}").expect("writing to a String cannot fail");
 }

@@ -12,7 +12,8 @@ use super::support::{
 use crate::types::json::{self, Json};
 use crate::types::numeric::{self, Numeric};
 use crate::types::{
-    PgType, array, input_explicit, interval as span, output_json, output_text, text as texts,
+    Moment, PgType, array, input_explicit, interval as span, output_json, output_text,
+    text as texts,
 };
 
 pub(super) const SCALARS: &[Scalar] = &[
@@ -36,6 +37,18 @@ pub(super) const SCALARS: &[Scalar] = &[
         text(args, 0)?
     )),
     // text, length
+    // value, digits
+    strict!("sh_round_time", 2, |args| rounded(Moment::Time, args)),
+    strict!("sh_round_timestamp", 2, |args| rounded(
+        Moment::Timestamp,
+        args
+    )),
+    strict!("sh_round_interval", 2, |args| rounded(
+        Moment::Interval,
+        args
+    )),
+    // text, the enum's name, its labels as a JSON array
+    strict!("sh_enum", 3, enum_label),
     strict!("sh_cut", 2, |args| fit(args, true)),
     strict!("sh_fit", 2, |args| fit(args, false)),
     strict!("sh_cut_char", 2, |args| fit_char(args, true)),
@@ -380,4 +393,29 @@ fn contains_all(whole: ValueRef<'_>, part: ValueRef<'_>) -> Result<bool, SqlErro
     Ok(part
         .iter()
         .all(|x| *x != Json::Null && whole.iter().any(|y| y.equals(x))))
+}
+
+/// A moment with fewer digits.
+fn rounded(moment: Moment, args: Args<'_, '_>) -> Outcome {
+    let digits = u8::try_from(int(args, 1)?).unwrap_or(6);
+    let value = args
+        .first()
+        .map_or(Value::Null, |value| ValueRef::to_owned(*value));
+    moment.round_value(value, digits)
+}
+
+/// A text as an enum's label.
+fn enum_label(args: Args<'_, '_>) -> Outcome {
+    let label = text(args, 0)?;
+    let known = json::parse(text(args, 2)?).is_ok_and(|labels| match labels {
+        Json::Array(labels) => labels
+            .iter()
+            .any(|known| matches!(known, Json::String(known) if *known == label)),
+        _ => false,
+    });
+    if known {
+        Ok(Value::Text(label.to_owned()))
+    } else {
+        Err(crate::types::user::no_label(text(args, 1)?, label))
+    }
 }

@@ -294,7 +294,7 @@ impl<'a> Compiler<'a> {
         let column = |name: &str, slot: usize| ScopeColumn {
             name: name.to_owned(),
             sql: format!("?{}", slot + 1),
-            ty: self.slots[slot].clone(),
+            ty: self.slots[slot].of_value(),
             nullable: true,
             origin: None,
             used: None,
@@ -570,7 +570,7 @@ impl<'a> Compiler<'a> {
                 return Ok(Kind::Scalar(self.slot(&ty)));
             }
         }
-        let ty = parse_type(text)?;
+        let ty = parse_type(self.catalog, text)?;
         Ok(Kind::Scalar(self.slot(&ty)))
     }
 
@@ -949,7 +949,7 @@ fn condition_code(text: &str) -> Result<ErrorCode, SqlError> {
     known.ok_or_else(|| SqlError::unsupported(format_args!("the error code \"{text}\" in RAISE")))
 }
 
-fn parse_type(text: &str) -> Result<PgType, SqlError> {
+fn parse_type(catalog: &Catalog, text: &str) -> Result<PgType, SqlError> {
     let data_type = Parser::new(&PostgreSqlDialect {})
         .try_with_sql(text)
         .and_then(|mut parser| parser.parse_data_type())
@@ -959,5 +959,5 @@ fn parse_type(text: &str) -> Result<PgType, SqlError> {
                 format!("\"{text}\" is no type of a variable"),
             )
         })?;
-    crate::query::data_type::pg_type(&data_type)
+    crate::query::data_type::pg_type(catalog, &data_type)
 }

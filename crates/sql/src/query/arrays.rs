@@ -53,7 +53,11 @@ impl Analyzer<'_> {
         let mut list = Vec::with_capacity(values.len());
         for value in &values {
             let text = self.coerce(value, &element, context)?;
-            list.push(format!("{text},{},{}", element.oid(), element.typmod()));
+            list.push(format!(
+                "{text},{},{}",
+                element.at_run_time().0,
+                element.at_run_time().1
+            ));
         }
         Ok(Typed::new(format!("sh_array({})", list.join(",")), element.array()).not_null())
     }
@@ -156,8 +160,8 @@ impl Analyzer<'_> {
             value = Typed::new(
                 format!(
                     "sh_array_get({array},{index},{},{})",
-                    element.oid(),
-                    element.typmod()
+                    element.at_run_time().0,
+                    element.at_run_time().1
                 ),
                 element,
             );
@@ -215,8 +219,8 @@ impl Analyzer<'_> {
         } else {
             format!(
                 "sh_array_get({array},{id}.key+1,{},{})",
-                element.oid(),
-                element.typmod()
+                element.at_run_time().0,
+                element.at_run_time().1
             )
         }
     }

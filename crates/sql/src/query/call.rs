@@ -215,8 +215,8 @@ impl Analyzer<'_> {
                     "{},{},{},{}",
                     names::quote_text(&column.name),
                     column.sql,
-                    column.ty.oid(),
-                    column.ty.typmod()
+                    column.ty.at_run_time().0,
+                    column.ty.at_run_time().1
                 )
             })
             .collect();
@@ -428,7 +428,7 @@ impl Analyzer<'_> {
         let Some(choice) = choose(functions::signatures(&call.name), &types) else {
             return Err(self.no_function(&call.name, &args, call.place));
         };
-        let texts = self.chosen_args(&choice, &args)?;
+        let mut texts = self.chosen_args(&choice, &args)?;
         if call.distinct && matches!(call.name.as_str(), "array_agg" | "string_agg") {
             return self.distinct_list(call, &texts, &tail);
         }
@@ -450,6 +450,14 @@ impl Analyzer<'_> {
             .result
             .resolve(&arg_types)
             .unwrap_or(PgType::Text);
+        // Of an enum's values the least and the greatest are found by their places.
+        let by_place = match (&ty, call.name.as_str()) {
+            (PgType::Enum(user), "min" | "max") => Some(user.clone()),
+            _ => None,
+        };
+        if let Some(user) = &by_place {
+            texts[0].0 = user.labels().order(&texts[0].0);
+        }
         let order_by = self.aggregate_order(call)?;
         let call_text = match choice.signature.emit {
             Emit::Call(name) => {
@@ -472,6 +480,10 @@ impl Analyzer<'_> {
             insert_modifiers(&call_text, call.distinct, &order_by, &tail).ok_or_else(|| {
                 SqlError::unsupported(format_args!("the aggregate {} in this form", call.name))
             })?;
+        let sql = match by_place {
+            Some(user) => user.labels().at(&sql),
+            None => sql,
+        };
         Ok(Typed::new(sql, ty))
     }
 
@@ -490,7 +502,7 @@ impl Analyzer<'_> {
                 call.name
             )))
         };
-        if ty.key_function().is_some() {
+        if ty.key_function().is_some() || matches!(ty, PgType::Enum(_)) {
             return refuse(&format!("of {}", ty.base_name()));
         }
         let descending = match call.order_by {
@@ -510,7 +522,7 @@ impl Analyzer<'_> {
             }
             _ => return refuse("with several ORDER BY terms"),
         };
-        let (oid, typmod) = (ty.oid(), ty.typmod());
+        let (oid, typmod) = (ty.at_run_time().0, ty.at_run_time().1);
         let is_list = call.name == "array_agg";
         let flags = i32::from(descending) + if is_list { 0 } else { 2 };
         let array = format!(
@@ -527,7 +539,7 @@ impl Analyzer<'_> {
         Ok(Typed::new(
             format!(
                 "sh_array_to_string(nullif({array},'[]'),{separator},NULL,{},{typmod})",
-                ty.array_oid()
+                ty.clone().array().at_run_time().0
             ),
             PgType::Text,
         ))
@@ -548,8 +560,8 @@ impl Analyzer<'_> {
         Ok(Typed::new(
             format!(
                 "(SELECT coalesce(sh_array_agg({id}.{name},{},{}),'[]') FROM ({sql}) AS {id})",
-                element.oid(),
-                element.typmod()
+                element.at_run_time().0,
+                element.at_run_time().1
             ),
             element.array(),
         )

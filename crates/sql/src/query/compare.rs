@@ -48,6 +48,12 @@ impl Analyzer<'_> {
         let ty = self.comparison_type(op, left, right)?;
         let left = self.comparison_text(left, &ty)?;
         let right = self.comparison_text(right, &ty)?;
+        if let PgType::Enum(user) = &ty
+            && !matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq)
+        {
+            let labels = user.labels();
+            return Ok((labels.order(&left), labels.order(&right)));
+        }
         Ok((left, right))
     }
 
@@ -60,7 +66,11 @@ impl Analyzer<'_> {
         } else {
             self.coerce(value, ty, CastContext::Implicit)?
         };
-        Ok(key_of(ty, &text))
+        // Enums are equal as they are stored.
+        Ok(match ty.key_function() {
+            Some(_) => key_of(ty, &text),
+            None => text,
+        })
     }
 
     /// The type that two operands are compared in.

@@ -3,6 +3,7 @@
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{ArrayElemTypeDef, CharacterLength, DataType, ExactNumberInfo, TimezoneInfo};
 
+use crate::catalog::{Catalog, QualifiedName};
 use crate::types::PgType;
 
 use super::names;
@@ -11,7 +12,7 @@ use super::names;
 ///
 /// # Errors
 /// As [`pg_type`]; 42601 for what is no type's name.
-pub(crate) fn parse(text: &str) -> Result<PgType, SqlError> {
+pub(crate) fn parse(catalog: &Catalog, text: &str) -> Result<PgType, SqlError> {
     let parsed = sqlparser::parser::Parser::new(&sqlparser::dialect::PostgreSqlDialect {})
         .try_with_sql(text)
         .and_then(|mut parser| parser.parse_data_type())
@@ -21,14 +22,14 @@ pub(crate) fn parse(text: &str) -> Result<PgType, SqlError> {
                 format!("invalid type name \"{text}\""),
             )
         })?;
-    pg_type(&parsed)
+    pg_type(catalog, &parsed)
 }
 
 /// The type that a statement names.
 ///
 /// # Errors
 /// As [`PgType::from_name`].
-pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
+pub fn pg_type(catalog: &Catalog, data_type: &DataType) -> Result<PgType, SqlError> {
     let named = PgType::from_name;
     let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let optional = |n: &Option<u64>| n.iter().map(|&n| int(n)).collect::<Vec<i64>>();
@@ -74,12 +75,13 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
             ArrayElemTypeDef::SquareBracket(element, _)
             | ArrayElemTypeDef::AngleBracket(element)
             | ArrayElemTypeDef::Qualified(element, _),
-        ) => pg_type(element).map(|element| match element {
+        ) => match pg_type(catalog, element)? {
             // PostgreSQL has one array type whatever the dimensions.
-            PgType::Array(_) => element,
-            element => element.array(),
-        }),
-        DataType::Custom(name, modifiers) => custom(name, modifiers),
+            element @ PgType::Array(_) => Ok(element),
+            PgType::Domain(_) => Err(SqlError::unsupported("an array of a domain")),
+            element => Ok(element.array()),
+        },
+        DataType::Custom(name, modifiers) => custom(catalog, name, modifiers),
         DataType::Regclass => Ok(PgType::Reg(crate::types::Reg::Class)),
         other => Err(SqlError::unsupported(format_args!(
             "type {}",
@@ -88,7 +90,11 @@ pub fn pg_type(data_type: &DataType) -> Result<PgType, SqlError> {
     }
 }
 
-fn custom(name: &sqlparser::ast::ObjectName, modifiers: &[String]) -> Result<PgType, SqlError> {
+fn custom(
+    catalog: &Catalog,
+    name: &sqlparser::ast::ObjectName,
+    modifiers: &[String],
+) -> Result<PgType, SqlError> {
     let parts = names::parts(name)?;
     // `char` is character(1) only without quotes and schema.
     let is_quoted = name
@@ -102,13 +108,15 @@ fn custom(name: &sqlparser::ast::ObjectName, modifiers: &[String]) -> Result<PgT
     let base = match parts.as_slice() {
         [base] => base,
         [schema, base] if schema == "pg_catalog" => base,
-        _ => {
-            return Err(SqlError::new(
-                ErrorCode::UndefinedObject,
-                format!("type \"{name}\" does not exist"),
-            ));
-        }
+        _ => return user_type(catalog, &parts, name, modifiers),
     };
+    if parts.len() == 1
+        && !modifiers.is_empty()
+        && catalog.type_named(&QualifiedName::public(base)).is_some()
+        && PgType::from_name(base, &[]).is_err()
+    {
+        return user_type(catalog, &parts, name, modifiers);
+    }
     let modifiers = modifiers
         .iter()
         .map(|modifier| {
@@ -120,7 +128,45 @@ fn custom(name: &sqlparser::ast::ObjectName, modifiers: &[String]) -> Result<PgT
             })
         })
         .collect::<Result<Vec<i64>, SqlError>>()?;
-    PgType::from_name(base, &modifiers)
+    match PgType::from_name(base, &modifiers) {
+        // What is not PostgreSQL's own may be a user's.
+        Err(error) if error.code == ErrorCode::UndefinedObject && parts.len() == 1 => {
+            let array = base
+                .strip_prefix('_')
+                .and_then(|element| catalog.type_named(&QualifiedName::public(element)));
+            match (catalog.type_named(&QualifiedName::public(base)), array) {
+                (Some(of), _) => Ok(of.pg_type()),
+                (None, Some(element)) => Ok(element.pg_type().array()),
+                (None, None) => Err(error),
+            }
+        }
+        other => other,
+    }
+}
+
+/// A type that a user has made, by its schema and name.
+fn user_type(
+    catalog: &Catalog,
+    parts: &[String],
+    name: &sqlparser::ast::ObjectName,
+    modifiers: &[String],
+) -> Result<PgType, SqlError> {
+    let found = match parts {
+        [name] => catalog.type_named(&QualifiedName::public(name)),
+        [schema, name] => catalog.type_named(&QualifiedName::new(schema, name)),
+        _ => None,
+    };
+    match found {
+        Some(_) if !modifiers.is_empty() => Err(SqlError::new(
+            ErrorCode::SyntaxError,
+            format!("type modifier is not allowed for type \"{name}\""),
+        )),
+        Some(of) => Ok(of.pg_type()),
+        None => Err(SqlError::new(
+            ErrorCode::UndefinedObject,
+            format!("type \"{name}\" does not exist"),
+        )),
+    }
 }
 
 fn character_length(length: Option<&CharacterLength>) -> Result<Vec<i64>, SqlError> {

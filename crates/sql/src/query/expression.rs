@@ -106,7 +106,7 @@ pub(crate) fn table_relation(table: &Table, alias: &str, id: Option<&str>) -> Re
             .map(|(_, column)| ScopeColumn {
                 name: column.name.clone(),
                 sql: sql(column),
-                ty: column.pg_type.clone(),
+                ty: column.pg_type.of_value(),
                 nullable: !column.not_null,
                 origin: Some((table.collection(), column.id)),
                 used: None,
@@ -188,7 +188,7 @@ impl Analyzer<'_> {
             Expr::Nested(inner) => self.expression(inner),
             Expr::Value(value) => self.constant_value(&value.value, value.span.start),
             Expr::TypedString(typed) => {
-                let ty = pg_type(&typed.data_type)
+                let ty = pg_type(self.catalog, &typed.data_type)
                     .map_err(|error| self.at(error, typed.value.span.start))?;
                 let text = self.constant_value(&typed.value.value, typed.value.span.start)?;
                 self.converted(&text, &ty, CastContext::Explicit)
@@ -353,7 +353,7 @@ impl Analyzer<'_> {
     }
 
     fn cast(&mut self, expr: &Expr, data_type: &ast::DataType) -> Result<Typed, SqlError> {
-        let ty = pg_type(data_type)?;
+        let ty = pg_type(self.catalog, data_type)?;
         if let (Expr::Array(array), PgType::Array(element)) = (expr, &ty) {
             return self.array_of(&array.elem, Some((**element).clone()));
         }

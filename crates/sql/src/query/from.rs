@@ -671,8 +671,8 @@ impl Analyzer<'_> {
                 name: "unnest".to_owned(),
                 sql: format!(
                     "sh_array_get({text},{id}.value,{},{})",
-                    element.oid(),
-                    element.typmod()
+                    element.at_run_time().0,
+                    element.at_run_time().1
                 ),
                 ty: element,
                 nullable: true,

@@ -14,6 +14,7 @@ pub(crate) mod body;
 pub(crate) mod call;
 pub(crate) mod compare;
 pub(crate) mod data_type;
+mod domain;
 pub(crate) mod expression;
 pub(crate) mod from;
 pub(crate) mod grouping_sets;

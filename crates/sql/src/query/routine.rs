@@ -1,6 +1,8 @@
 //! Calls of the catalog's own functions: written out where they are one query in SQL, else left to the
 //! engine, which runs their programs.
 
+use std::sync::Arc;
+
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
     self, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, SelectItem, SetExpr,
@@ -8,7 +10,8 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Location;
 
-use crate::catalog::{Language, QualifiedName, Returns, Routine, Volatility};
+use crate::access::{Object, Use, decide};
+use crate::catalog::{Language, Privilege, QualifiedName, Returns, Routine, Volatility};
 use crate::functions::{self, CastContext};
 use crate::types::PgType;
 
@@ -70,7 +73,7 @@ impl Analyzer<'_> {
                     return Ok(inlined.placed(place));
                 }
                 let call = self.call_text(&bound, place)?;
-                Ok(Typed::new(call, ty).placed(place))
+                Ok(Typed::new(call, ty.of_value()).placed(place))
             }
         }
     }
@@ -89,7 +92,7 @@ impl Analyzer<'_> {
         let column = |name: &str, ty: &PgType| ScopeColumn {
             name: name.to_owned(),
             sql: String::new(),
-            ty: ty.clone(),
+            ty: ty.of_value(),
             nullable: true,
             origin: None,
             used: None,
@@ -243,6 +246,7 @@ impl Analyzer<'_> {
             args.push(self.coerce(&value, &argument.pg_type, CastContext::Implicit)?);
         }
         self.check_routine(&routine, place)?;
+        self.may_execute(&routine)?;
         Ok(Bound { routine, args })
     }
 
@@ -277,6 +281,18 @@ impl Analyzer<'_> {
             ),
         );
         Err(self.at(error, place))
+    }
+
+    /// Whose rights count are those of whoever asks, in a view too.
+    fn may_execute(&self, routine: &Routine) -> Result<(), SqlError> {
+        if self.context.identity.superuser {
+            return Ok(());
+        }
+        let used = Use {
+            privilege: Privilege::Execute,
+            columns: &[],
+        };
+        decide(&self.context.identity, Object::Routine(routine), used).map(drop)
     }
 
     fn sh_call(&self, bound: &Bound) -> String {
@@ -375,7 +391,7 @@ impl Analyzer<'_> {
                 } else {
                     bound.args[index].clone()
                 },
-                ty: argument.pg_type.clone(),
+                ty: argument.pg_type.of_value(),
                 nullable: true,
                 origin: None,
                 used: None,
@@ -400,6 +416,8 @@ impl Analyzer<'_> {
             parameters: columns,
             strict_names: false,
         };
+        // Its body is run with the rights of whoever asks.
+        let acting = std::mem::replace(&mut self.acting, Arc::clone(&self.context.identity));
         self.inlining.push(routine.id);
         self.expanding.push(0);
         let outer = self.frame.replace(frame.clone());
@@ -411,6 +429,7 @@ impl Analyzer<'_> {
             None => analyzer.first_value(&query, ty),
         });
         self.frame = outer;
+        self.acting = acting;
         self.expanding.pop();
         self.inlining.pop();
         let mut sql = value.map_err(|error| self.at(error, place))?;
@@ -440,7 +459,7 @@ impl Analyzer<'_> {
                 list.join(",")
             );
         }
-        Ok(Some(Typed::new(sql, ty.clone())))
+        Ok(Some(Typed::new(sql, ty.of_value())))
     }
 
     /// The first column of a query's first row, as a type.

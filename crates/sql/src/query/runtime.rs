@@ -37,6 +37,12 @@ pub const SCALARS: &[Scalar] = &[
         call: zero_step,
     },
     Scalar {
+        name: "sh_refuse_value",
+        args: 2,
+        deterministic: false,
+        call: refuse_value,
+    },
+    Scalar {
         name: "sh_refuse_row",
         args: 1,
         // So that it is not called before it is its turn.
@@ -136,6 +142,19 @@ fn refuse_row(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
         _ => "new row violates row-level security policy",
     };
     Err(SqlError::new(ErrorCode::InsufficientPrivilege, message))
+}
+
+/// `sh_refuse_value(domain, constraint)`: a domain does not take a value; it takes no NULL if no
+/// constraint is named.
+fn refuse_value(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    let name = |index: usize| match args.get(index) {
+        Some(ValueRef::Text(name)) => Some(*name),
+        _ => None,
+    };
+    Err(crate::errors::domain_violation(
+        name(0).unwrap_or_default(),
+        name(1),
+    ))
 }
 
 fn zero_step(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {

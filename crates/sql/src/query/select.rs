@@ -310,8 +310,8 @@ impl Analyzer<'_> {
             ("unnest", None) => (
                 format!(
                     "sh_array_get({text},{id}.value,{},{})",
-                    element.oid(),
-                    element.typmod()
+                    element.at_run_time().0,
+                    element.at_run_time().1
                 ),
                 element,
             ),
@@ -810,7 +810,16 @@ fn add_from(result: &mut Select, sql: String) {
 
 /// The internal name of a type, as a cast of something nameless shows it.
 fn type_name(data_type: &ast::DataType) -> Option<String> {
-    let ty = super::data_type::pg_type(data_type).ok()?;
+    // A user's type is called by what the statement calls it.
+    if let ast::DataType::Custom(name, _) = data_type
+        && let Some(name) = name.0.last().and_then(|part| part.as_ident())
+        && crate::types::PgType::from_name(&fold(name), &[]).is_err()
+    {
+        return Some(fold(name));
+    }
+    static OWN: std::sync::LazyLock<crate::catalog::Catalog> =
+        std::sync::LazyLock::new(crate::catalog::Catalog::bootstrap);
+    let ty = super::data_type::pg_type(&OWN, data_type).ok()?;
     Some(internal_name(&ty).to_owned())
 }
 
@@ -843,6 +852,8 @@ pub(crate) fn internal_name(ty: &PgType) -> &'static str {
         PgType::Json => "json",
         PgType::Jsonb => "jsonb",
         PgType::Array(element) => internal_name(element),
+        PgType::Precise(moment, _) => internal_name(&moment.plain()),
+        PgType::Enum(_) | PgType::Domain(_) => "user-defined",
         PgType::Unknown => "unknown",
         PgType::Void => "void",
     }

@@ -16,7 +16,7 @@ use sqlparser::parser::Parser;
 
 use crate::catalog::{Privilege, Relation};
 use crate::functions::CastContext;
-use crate::types::PgType;
+use crate::types::{Moment, PgType};
 
 use super::Analyzer;
 use super::call::Call;
@@ -36,11 +36,58 @@ impl Analyzer<'_> {
         self.session_value(&word)
     }
 
+    /// `enum_range(NULL::e)` and its kin: the values that an enum has.
+    fn enum_values(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
+        let args = call
+            .args
+            .iter()
+            .map(|arg| self.expression(arg))
+            .collect::<Result<Vec<_>, _>>()?;
+        let user = args.iter().find_map(|arg| match &arg.ty {
+            PgType::Enum(user) => Some(user.clone()),
+            _ => None,
+        });
+        let Some(user) = user else {
+            return Err(self.no_function(&call.name, &args, call.place));
+        };
+        let ty = PgType::Enum(user.clone());
+        let labels = &user.labels().labels;
+        let one = |label: Option<&String>| match label {
+            Some(label) => super::names::quote_text(label),
+            None => "NULL".to_owned(),
+        };
+        let list = serde_json::Value::from(labels.clone()).to_string();
+        let list = super::names::quote_text(&list);
+        match (call.name.as_str(), args.as_slice()) {
+            ("enum_first", [_]) => Ok(Typed::new(one(labels.first()), ty)),
+            ("enum_last", [_]) => Ok(Typed::new(one(labels.last()), ty)),
+            ("enum_range", [_]) => Ok(Typed::new(list, ty.array()).not_null()),
+            ("enum_range", [low, high]) => {
+                let low = self.coerce(low, &ty, CastContext::Implicit)?;
+                let high = self.coerce(high, &ty, CastContext::Implicit)?;
+                let place = user.labels().order("e.value");
+                Ok(Typed::new(
+                    format!(
+                        "(SELECT json_group_array(e.value) FROM json_each({list}) AS e WHERE {place} >= coalesce({},0) AND {place} <= coalesce({},{}))",
+                        user.labels().order(&low),
+                        user.labels().order(&high),
+                        labels.len()
+                    ),
+                    ty.array(),
+                ))
+            }
+            _ => Err(self.no_function(&call.name, &args, call.place)),
+        }
+    }
+
     /// A call that is not in the signature table, or needs more than its template.
     pub(crate) fn special_call(&mut self, call: &Call<'_>) -> Result<Option<Typed>, SqlError> {
         match call.name.as_str() {
             "coalesce" | "greatest" | "least" => return self.coalesce(call).map(Some),
             "nullif" => return self.nullif(call).map(Some),
+            "enum_first" | "enum_last" | "enum_range" => {
+                return self.enum_values(call).map(Some);
+            }
             "row" => {
                 let values = call
                     .args
@@ -96,7 +143,31 @@ impl Analyzer<'_> {
         if call.bare && !is_special_word(&call.name) {
             return Ok(None);
         }
-        self.session_value(&call.name)
+        let value = self.session_value(&call.name)?;
+        match (value, call.args.as_slice()) {
+            (Some(value), [digits]) => self.to_precision(&value, digits).map(Some),
+            (value, _) => Ok(value),
+        }
+    }
+
+    /// `current_timestamp(3)`.
+    fn to_precision(&mut self, value: &Typed, digits: &Expr) -> Result<Typed, SqlError> {
+        let moment = match value.ty {
+            PgType::Timestamptz => Moment::Timestamptz,
+            PgType::Timestamp => Moment::Timestamp,
+            _ => Moment::Time,
+        };
+        let digits = self.expression(digits)?;
+        let Node::Number(text) = &digits.node else {
+            return Err(self.at(
+                SqlError::unsupported("a precision that is no number"),
+                digits.place,
+            ));
+        };
+        let ty = moment.with(&[text.parse().unwrap_or(-1)])?;
+        Ok(self
+            .converted(value, &ty, CastContext::Explicit)?
+            .not_null())
     }
 
     fn session_value(&mut self, name: &str) -> Result<Option<Typed>, SqlError> {

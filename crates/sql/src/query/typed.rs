@@ -158,6 +158,8 @@ fn base_of(ty: &PgType) -> PgType {
         // Its name, which is looked up when the statement runs.
         PgType::Reg(_) => PgType::Text,
         PgType::Array(element) => base_of(element).array(),
+        PgType::Precise(moment, _) => moment.plain(),
+        PgType::Domain(user) => base_of(user.base()),
         other => other.clone(),
     }
 }
@@ -207,6 +209,9 @@ impl Analyzer<'_> {
         target: &PgType,
         context: CastContext,
     ) -> Result<String, SqlError> {
+        if let PgType::Domain(user) = target {
+            return self.coerce_to_domain(value, user, context);
+        }
         match &value.node {
             Node::Null => Ok("NULL".to_owned()),
             Node::Literal(text) if matches!(target, PgType::Reg(_)) => {
@@ -321,7 +326,11 @@ impl Analyzer<'_> {
         column: &crate::catalog::Column,
         table: &str,
     ) -> Result<String, SqlError> {
-        let target = &column.pg_type;
+        // What a domain demands, the table checks.
+        let mut target = &column.pg_type;
+        while let PgType::Domain(user) = target {
+            target = user.base();
+        }
         if let Node::Param(index) = value.node {
             let known = self.parameter_type(index);
             if known == PgType::Unknown
@@ -368,7 +377,7 @@ impl Analyzer<'_> {
         let sql = self.coerce(value, target, context)?;
         Ok(Typed {
             node: Node::Sql(sql),
-            ty: target.clone(),
+            ty: target.of_value(),
             origin: None,
             ..value.clone()
         })
@@ -383,10 +392,11 @@ impl Analyzer<'_> {
     }
 }
 
-/// `sql` wrapped in the type's key function, if it has one.
+/// `sql` wrapped in the type's key function, if it has one; of an enum, its value's place.
 pub(crate) fn key_of(ty: &PgType, sql: &str) -> String {
-    match ty.key_function() {
-        Some(function) => format!("{function}({sql})"),
-        None => sql.to_owned(),
+    match (ty.key_function(), ty) {
+        (Some(function), _) => format!("{function}({sql})"),
+        (None, PgType::Enum(user)) => user.labels().order(sql),
+        (None, _) => sql.to_owned(),
     }
 }

@@ -4,8 +4,9 @@
 use springhead_proto::{CollectionId, ErrorCode, SqlError, Value, ValueRef};
 
 use super::oids::{self, Part};
-use super::{View, cell, database, describe, objects, relations, types};
-use crate::catalog::{QualifiedName, Relation};
+use super::{View, cell, database, describe, objects, programs, relations, types};
+use crate::access::{Columns, Identity, Object, Use, decide, may_grant};
+use crate::catalog::{Privilege, Privileges, QualifiedName, Relation};
 use crate::types::Reg;
 
 /// Arguments, with the conversions that the calls need.
@@ -165,7 +166,7 @@ fn find_reg(view: &View<'_>, reg: Reg, name: &str) -> Option<u32> {
     match reg {
         Reg::Class => find_relation(view, name),
         Reg::Type => types::find(view, name),
-        Reg::Proc | Reg::Procedure => objects::find_function(name),
+        Reg::Proc | Reg::Procedure => objects::find_function(view, name),
         Reg::Namespace => match describe::split_name(name)?.as_slice() {
             [schema] => Some(oids::namespace(schema)).filter(|oid| *oid != 0),
             _ => None,
@@ -251,7 +252,21 @@ fn show_reg(view: &View<'_>, reg: Reg, oid: u32) -> String {
     let name = match reg {
         Reg::Class => relation_by_oid(view, oid).map(|name| describe::relation_name(view, &name)),
         Reg::Type => Some(types::format_type(view, oid, None)).filter(|name| name != "???"),
-        Reg::Proc | Reg::Procedure => objects::function_name(oid),
+        Reg::Procedure => programs::routine_by_oid(view, oid)
+            .map(|routine| {
+                let types: Vec<String> = routine
+                    .arguments
+                    .iter()
+                    .map(|argument| types::format_type(view, argument.pg_type.oid(), None))
+                    .collect();
+                format!(
+                    "{}({})",
+                    describe::relation_name(view, &routine.name),
+                    types.join(",")
+                )
+            })
+            .or_else(|| objects::function_name(view, oid)),
+        Reg::Proc => objects::function_name(view, oid),
         Reg::Namespace => oids::NAMESPACES
             .into_iter()
             .find(|name| oids::namespace(name) == oid)
@@ -288,12 +303,25 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
         // The catalog keeps expressions as text.
         "pg_get_expr" if args.oid(2) == 1 => text(describe::unwrapped(args.text(0))),
         "pg_get_expr" => text(args.text(0)),
-        "pg_get_constraintdef" => optional(view.catalog.tables.values().find_map(|table| {
-            describe::constraints(table)
-                .into_iter()
-                .find(|constraint| constraint.oid(table) == of)
-                .map(|constraint| constraint.definition(view, table, args.oid(1) == 1))
-        })),
+        "pg_get_constraintdef" => optional(
+            view.catalog
+                .tables
+                .values()
+                .find_map(|table| {
+                    describe::constraints(table)
+                        .into_iter()
+                        .find(|constraint| constraint.oid(table) == of)
+                        .map(|constraint| constraint.definition(view, table, args.oid(1) == 1))
+                })
+                .or_else(|| {
+                    let (id, _) = oids::id_of(of)?;
+                    let (domain, _) = view.catalog.domain_check(id)?;
+                    let checks = &domain.domain()?.checks;
+                    let check = checks.iter().find(|check| check.id == id)?;
+                    let text = describe::value_condition(&check.expression);
+                    Some(format!("CHECK {text}"))
+                }),
+        ),
         "pg_get_indexdef" => {
             let Some((table, index)) = describe::index_by_oid(view, of) else {
                 return Some(Value::Null);
@@ -318,12 +346,43 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
                 .and_then(|(id, _)| view.catalog.view(id));
             optional(found.map(|view| relations::view_definition(view)))
         }
+        "pg_get_triggerdef" => optional(
+            programs::trigger_by_oid(view, of)
+                .and_then(|trigger| programs::trigger_definition(view, trigger, args.oid(1) == 1)),
+        ),
+        "pg_get_functiondef" => optional(
+            programs::routine_by_oid(view, of).map(|routine| programs::definition(view, routine)),
+        ),
+        "pg_get_function_arguments" => optional(
+            programs::routine_by_oid(view, of)
+                .map(|routine| programs::arguments(view, routine, false)),
+        ),
+        "pg_get_function_identity_arguments" => optional(
+            programs::routine_by_oid(view, of)
+                .map(|routine| programs::arguments(view, routine, true)),
+        ),
+        "pg_get_function_result" => optional(
+            programs::routine_by_oid(view, of).and_then(|routine| programs::result(view, routine)),
+        ),
+        "col_description" => {
+            let comment = view.catalog.comment_on(1259, of, args.oid(1));
+            optional(comment.map(|comment| comment.text.as_str()))
+        }
+        "obj_description" => {
+            let class = match args.0.get(1) {
+                Some(ValueRef::Text(class)) => {
+                    super::resolve(Some("pg_catalog"), class).map(super::Relation::oid)
+                }
+                _ => None,
+            };
+            let comment = view.catalog.comments.values().find(|comment| {
+                comment.object == of
+                    && comment.sub == 0
+                    && class.is_none_or(|class| class == comment.class)
+            });
+            optional(comment.map(|comment| comment.text.as_str()))
+        }
         "pg_get_ruledef"
-        | "pg_get_triggerdef"
-        | "pg_get_functiondef"
-        | "pg_get_function_arguments"
-        | "pg_get_function_identity_arguments"
-        | "pg_get_function_result"
         | "pg_get_function_sqlbody"
         | "pg_get_function_arg_default"
         | "pg_get_partkeydef"
@@ -331,8 +390,6 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
         | "pg_get_statisticsobjdef"
         | "pg_get_statisticsobjdef_columns"
         | "pg_get_replica_identity_index"
-        | "obj_description"
-        | "col_description"
         | "shobj_description" => Value::Null,
         "pg_get_userbyid" => {
             text(database::role_name(view, of).unwrap_or_else(|| format!("unknown (OID={of})")))
@@ -341,14 +398,133 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
     })
 }
 
-/// Whether the identity may do something with a relation.
-pub(super) fn may(view: &View<'_>, _relation: u32, _privilege: &str) -> bool {
-    view.identity.superuser
+/// A relation of the catalog, as what may be used.
+fn object<'a>(view: &View<'a>, relation: u32) -> Option<Object<'a>> {
+    let catalog = view.catalog;
+    (catalog
+        .table(CollectionId(relation))
+        .map(|of| Object::Table(of)))
+    .or_else(|| catalog.view(relation).map(|of| Object::View(of)))
+    .or_else(|| catalog.sequence(relation).map(|of| Object::Sequence(of)))
 }
 
-/// Whether the identity may do anything with a relation.
+/// Whether the identity may do something with a relation.
+pub(super) fn may(view: &View<'_>, relation: u32, privilege: &str) -> bool {
+    identity_may(view, view.identity, relation, &[], privilege)
+}
+
+/// Whether an identity has a privilege, `WITH GRANT OPTION` too if that is asked for.
+fn identity_may(
+    view: &View<'_>,
+    identity: &Identity,
+    relation: u32,
+    columns: &[u32],
+    privilege: &str,
+) -> bool {
+    if identity.superuser {
+        return true;
+    }
+    let (word, grantable) = match privilege.strip_suffix(" WITH GRANT OPTION") {
+        Some(word) => (word, true),
+        None => (privilege, false),
+    };
+    let (Some(object), Some(privilege)) = (object(view, relation), named_privilege(word)) else {
+        return false;
+    };
+    if grantable {
+        let wanted = Privileges::NONE.with(privilege);
+        return may_grant(object.access(), identity, None, wanted)
+            .is_some_and(|(_, granted)| granted == wanted);
+    }
+    let used = Use { privilege, columns };
+    decide(identity, object, used).is_ok_and(|sight| match columns {
+        [] => sight.columns == Columns::All,
+        columns => columns.iter().all(|&id| sight.columns.contains(id)),
+    })
+}
+
+fn named_privilege(word: &str) -> Option<Privilege> {
+    Privilege::ALL
+        .into_iter()
+        .find(|privilege| privilege.word() == word)
+}
+
+/// Whether the identity may do anything with a relation, or with one of its columns.
 pub(super) fn may_see(view: &View<'_>, relation: u32) -> bool {
-    may(view, relation, "SELECT")
+    if view.identity.superuser {
+        return true;
+    }
+    let Some(object) = object(view, relation) else {
+        return false;
+    };
+    Privilege::ALL.into_iter().any(|privilege| {
+        let used = Use {
+            privilege,
+            columns: &[],
+        };
+        decide(view.identity, object, used).is_ok()
+    })
+}
+
+/// Of whom a call of `has_…_privilege` asks: its first argument, or whoever asks.
+fn asked(view: &View<'_>, args: &Args<'_, '_>, least: usize) -> Option<Identity> {
+    if args.0.len() <= least {
+        return Some(Identity::clone(view.identity));
+    }
+    let name = match args.0.first() {
+        Some(ValueRef::Text(name)) => (*name).to_owned(),
+        _ => database::role_name(view, args.oid(0))?,
+    };
+    if *view.identity.role == *name {
+        return Some(Identity::clone(view.identity));
+    }
+    let role = database::roles(view)
+        .into_iter()
+        .find(|role| role.name == name)?;
+    let name: std::sync::Arc<str> = name.as_str().into();
+    Some(Identity {
+        roles: std::sync::Arc::from([std::sync::Arc::clone(&name)]),
+        role: name,
+        superuser: role.superuser,
+        bypass_rls: role.bypass_rls,
+    })
+}
+
+fn has_function_privilege(view: &View<'_>, args: &Args<'_, '_>) -> Result<Value, SqlError> {
+    let Some(identity) = asked(view, args, 2) else {
+        return Ok(Value::Null);
+    };
+    let at = args.0.len().saturating_sub(2);
+    let oid = match args.0.get(at) {
+        Some(ValueRef::Text(name)) => read_reg(view, Reg::Procedure, name)?,
+        _ => args.oid(at),
+    };
+    let Some(routine) = programs::routine_by_oid(view, oid) else {
+        return Ok(bool(true));
+    };
+    let used = Use {
+        privilege: Privilege::Execute,
+        columns: &[],
+    };
+    Ok(bool(
+        decide(&identity, Object::Routine(routine), used).is_ok(),
+    ))
+}
+
+/// The columns that a call of `has_column_privilege` names, by id.
+fn named_column(view: &View<'_>, relation: u32, value: Option<&ValueRef<'_>>) -> Option<u32> {
+    match value? {
+        ValueRef::Integer(number) => u32::try_from(*number).ok(),
+        ValueRef::Text(name) => match object(view, relation)? {
+            Object::Table(table) => table.column_named(name).map(|(_, column)| column.id),
+            Object::View(of) => (1..)
+                .zip(&of.columns)
+                .find(|(_, (column, _))| column == name)
+                .map(|(place, _)| place),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Who may do what.
@@ -366,16 +542,34 @@ fn privileges(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Result<Option
                 return Ok(Some(Value::Null));
             }
             let id = oids::id_of(relation).map_or(0, |(id, _)| id);
+            let Some(identity) = asked(view, args, least) else {
+                return Ok(Some(Value::Null));
+            };
+            let column = (name == "has_column_privilege")
+                .then(|| named_column(view, id, args.0.get(at + 1)))
+                .flatten();
             let wanted = args.text(args.0.len() - 1);
-            bool(
-                wanted
-                    .split(',')
-                    .any(|privilege| may(view, id, &privilege.trim().to_ascii_uppercase())),
-            )
+            bool(wanted.split(',').any(|privilege| {
+                let privilege = privilege.trim().to_ascii_uppercase();
+                if name == "has_any_column_privilege" {
+                    let used = named_privilege(&privilege);
+                    return identity.superuser
+                        || used
+                            .zip(object(view, id))
+                            .is_some_and(|(privilege, object)| {
+                                let used = Use {
+                                    privilege,
+                                    columns: &[],
+                                };
+                                decide(&identity, object, used).is_ok()
+                            });
+                }
+                identity_may(view, &identity, id, column.as_slice(), &privilege)
+            }))
         }
+        "has_function_privilege" => has_function_privilege(view, args)?,
         "has_schema_privilege"
         | "has_database_privilege"
-        | "has_function_privilege"
         | "has_type_privilege"
         | "has_language_privilege"
         | "has_tablespace_privilege"

@@ -185,7 +185,12 @@ pub(super) fn unwrapped(text: &str) -> &str {
     }
 }
 
-fn parenthesized(text: &str) -> String {
+/// A domain's condition, its value written as PostgreSQL does.
+pub(super) fn value_condition(text: &str) -> String {
+    parenthesized(&parenthesized(text))
+}
+
+pub(super) fn parenthesized(text: &str) -> String {
     if text.starts_with('(') && encloses(text) {
         text.to_owned()
     } else {
@@ -373,7 +378,7 @@ pub(super) fn default_text(view: &View<'_>, column: &Column) -> Option<String> {
 }
 
 /// PostgreSQL shows a string constant with the type that it was read as.
-fn decorated(text: &str, ty: &PgType) -> String {
+pub(super) fn decorated(text: &str, ty: &PgType) -> String {
     let is_string = text.len() >= 2
         && text.starts_with('\'')
         && text.ends_with('\'')

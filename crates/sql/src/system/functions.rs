@@ -87,6 +87,8 @@ pub const SIGNATURES: &[Signature] = describers! {
     "has_database_privilege"(Oid, Text) -> Bool;
     "has_database_privilege"(Name, Text, Text) -> Bool;
     "has_database_privilege"(Name, Oid, Text) -> Bool;
+    "has_function_privilege"(Text, Text) -> Bool;
+    "has_function_privilege"(Name, Text, Text) -> Bool;
     "has_function_privilege"(Oid, Text) -> Bool;
     "has_function_privilege"(Name, Oid, Text) -> Bool;
     "has_type_privilege"(Oid, Text) -> Bool;

@@ -1,14 +1,16 @@
 //! `information_schema`: the catalog in the SQL standard's words. Only what the identity may use is
 //! in it.
 
+use std::borrow::Cow;
+
 use springhead_proto::{CollectionId, SqlError};
 
 use super::cell::{NULL, row};
 use super::describe::{self, ConstraintView};
 use super::oids;
 use super::shape::{Relation, nothing, relation};
-use super::{Row, View, relations};
-use crate::catalog::{Column, ForeignKey, Table};
+use super::{Row, View, programs, relations};
+use crate::catalog::{self, Column, ForeignKey, Table};
 use crate::query::select::internal_name;
 use crate::types::PgType;
 
@@ -86,7 +88,7 @@ pub(super) const RELATIONS: &[Relation] = &[
         "numeric_scale": Int4, "start_value": Text, "minimum_value": Text,
         "maximum_value": Text, "increment": Text, "cycle_option": Text,
     }),
-    relation!("information_schema", "routines", 0, nothing, {
+    relation!(live "information_schema", "routines", 0, programs::information_routines, {
         "specific_catalog": Name, "specific_schema": Name, "specific_name": Name,
         "routine_catalog": Name, "routine_schema": Name, "routine_name": Name,
         "routine_type": Text, "data_type": Text, "type_udt_catalog": Name,
@@ -94,13 +96,13 @@ pub(super) const RELATIONS: &[Relation] = &[
         "routine_definition": Text, "external_language": Text, "is_deterministic": Text,
         "sql_data_access": Text, "is_null_call": Text, "security_type": Text,
     }),
-    relation!("information_schema", "parameters", 0, nothing, {
+    relation!(live "information_schema", "parameters", 0, programs::information_parameters, {
         "specific_catalog": Name, "specific_schema": Name, "specific_name": Name,
         "ordinal_position": Int4, "parameter_mode": Text, "parameter_name": Name,
         "data_type": Text, "udt_catalog": Name, "udt_schema": Name, "udt_name": Name,
         "parameter_default": Text,
     }),
-    relation!("information_schema", "triggers", 0, nothing, {
+    relation!(live "information_schema", "triggers", 0, programs::information_triggers, {
         "trigger_catalog": Name, "trigger_schema": Name, "trigger_name": Name,
         "event_manipulation": Text, "event_object_catalog": Name,
         "event_object_schema": Name, "event_object_table": Name, "action_order": Int4,
@@ -119,9 +121,15 @@ pub(super) const RELATIONS: &[Relation] = &[
         "table_name": Name, "privilege_type": Text, "is_grantable": Text,
         "with_hierarchy": Text,
     }),
-    relation!("information_schema", "domains", 0, nothing, {
+    relation!(live "information_schema", "domains", 0, domains, {
         "domain_catalog": Name, "domain_schema": Name, "domain_name": Name,
-        "data_type": Text, "udt_catalog": Name, "udt_schema": Name, "udt_name": Name,
+        "data_type": Text, "domain_default": Text, "udt_catalog": Name, "udt_schema": Name,
+        "udt_name": Name,
+    }),
+    relation!(live "information_schema", "domain_constraints", 0, domain_constraints, {
+        "constraint_catalog": Name, "constraint_schema": Name, "constraint_name": Name,
+        "domain_catalog": Name, "domain_schema": Name, "domain_name": Name,
+        "is_deferrable": Text, "initially_deferred": Text,
     }),
     relation!("information_schema", "element_types", 0, nothing, {
         "object_catalog": Name, "object_schema": Name, "object_name": Name,
@@ -284,6 +292,59 @@ fn columns(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     Ok(())
 }
 
+fn sorted_types<'a>(view: &View<'a>) -> Vec<&'a catalog::UserType> {
+    let mut types: Vec<_> = view.catalog.types.values().map(|of| &**of).collect();
+    types.sort_unstable_by_key(|of| of.id);
+    types
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the type that all row makers have"
+)]
+fn domains(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    let database = database(view);
+    for of in sorted_types(view) {
+        let Some(domain) = of.domain() else { continue };
+        let (data_type, schema, name) = type_names(&underlying(&domain.base));
+        rows.push(row![
+            &database,
+            &of.name.schema,
+            &of.name.name,
+            data_type,
+            domain.default.as_deref(),
+            &database,
+            schema,
+            name,
+        ]);
+    }
+    Ok(())
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the type that all row makers have"
+)]
+fn domain_constraints(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    let database = database(view);
+    for of in sorted_types(view) {
+        let Some(domain) = of.domain() else { continue };
+        for check in &domain.checks {
+            rows.push(row![
+                &database,
+                &of.name.schema,
+                &check.name,
+                &database,
+                &of.name.schema,
+                &of.name.name,
+                "NO",
+                "NO",
+            ]);
+        }
+    }
+    Ok(())
+}
+
 fn system_column<'a>(
     schema: &'a str,
     table: &'a str,
@@ -322,32 +383,52 @@ fn numeric_traits(ty: &PgType) -> (Option<i64>, Option<i64>, Option<i64>) {
     }
 }
 
+/// The underlying type: a domain's base, with the modifiers that it has.
+fn underlying(ty: &PgType) -> PgType {
+    match ty {
+        PgType::Domain(user) => underlying(user.base()),
+        other => other.clone(),
+    }
+}
+
+/// `data_type`, `udt_schema` and `udt_name`.
+pub(super) fn type_names(ty: &PgType) -> (Cow<'static, str>, &'static str, String) {
+    match ty {
+        PgType::Enum(user) => ("USER-DEFINED".into(), "public", user.name().to_owned()),
+        PgType::Array(element) => {
+            let (_, schema, name) = type_names(element);
+            ("ARRAY".into(), schema, format!("_{name}"))
+        }
+        other => (
+            other.base_name(),
+            "pg_catalog",
+            internal_name(other).to_owned(),
+        ),
+    }
+}
+
 fn column_row(view: &View<'_>, database: &str, of: &Described<'_>) -> Row {
-    let length = match &of.ty {
+    let ty = underlying(&of.ty);
+    let length = match &ty {
         PgType::Varchar(Some(length)) | PgType::Char(length) => Some(i64::from(*length)),
         _ => None,
     };
-    let octets = match (&of.ty, length) {
+    let octets = match (&ty, length) {
         (_, Some(length)) => Some(length * 4),
         (PgType::Text | PgType::Varchar(None), None) => Some(1_073_741_824),
         _ => None,
     };
-    let (precision, radix, scale) = numeric_traits(&of.ty);
-    let time = match of.ty {
+    let (precision, radix, scale) = numeric_traits(&ty);
+    let time = match ty {
         PgType::Date => Some(0),
+        PgType::Precise(_, digits) => Some(i64::from(digits)),
         PgType::Time | PgType::Timestamp | PgType::Timestamptz | PgType::Interval => Some(6),
         _ => None,
     };
-    let is_array = matches!(of.ty, PgType::Array(_));
-    let data_type = if is_array {
-        "ARRAY".into()
-    } else {
-        of.ty.base_name()
-    };
-    let udt = if is_array {
-        format!("_{}", internal_name(&of.ty))
-    } else {
-        internal_name(&of.ty).to_owned()
+    let (data_type, udt_schema, udt) = type_names(&ty);
+    let domain = match &of.ty {
+        PgType::Domain(user) => view.catalog.types.get(&user.id()),
+        _ => None,
     };
     let identity = of
         .column
@@ -385,11 +466,11 @@ fn column_row(view: &View<'_>, database: &str, of: &Described<'_>) -> Row {
         NULL,
         NULL,
         NULL,
-        NULL,
-        NULL,
-        NULL,
+        domain.map(|_| database),
+        domain.map(|of| of.name.schema.as_str()),
+        domain.map(|of| of.name.name.as_str()),
         database,
-        "pg_catalog",
+        udt_schema,
         udt,
         NULL,
         NULL,

@@ -5,6 +5,7 @@
 //! in its place; the engine registers each of [`RELATIONS`] as a virtual table of that name, which
 //! asks a [`View`] for its rows. `sh_sys(name, …)` is [`calls::call`]. docs/adr/0007 says why.
 
+mod acl;
 pub mod calls;
 mod cell;
 mod database;
@@ -14,6 +15,7 @@ mod index;
 mod information;
 mod objects;
 pub mod oids;
+mod programs;
 mod relations;
 mod shape;
 mod types;
@@ -104,6 +106,26 @@ pub fn resolve(schema: Option<&str>, name: &str) -> Option<&'static Relation> {
 fn by_oid(oid: u32) -> Option<&'static Relation> {
     all().iter().find(|relation| relation.oid() == oid)
 }
+
+/// An index's object id.
+#[must_use]
+pub fn index_oid(table: &crate::catalog::Table, name: &str) -> Option<u32> {
+    describe::indexes(table)
+        .into_iter()
+        .find(|index| index.name == name)
+        .map(|index| index.oid)
+}
+
+/// A constraint's object id.
+#[must_use]
+pub fn constraint_oid(table: &crate::catalog::Table, name: &str) -> Option<u32> {
+    describe::constraints(table)
+        .into_iter()
+        .find(|constraint| constraint.name() == name)
+        .map(|constraint| constraint.oid(table))
+}
+
+pub use programs::policy_oid;
 
 /// Rows of the relations that follow from the catalog alone, made once for all who read it.
 #[derive(Default)]

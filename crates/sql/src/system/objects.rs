@@ -64,22 +64,22 @@ pub(super) const RELATIONS: &[Relation] = &[
     relation!("pg_catalog", "pg_available_extensions", 0, pg_available_extensions, {
         "name": Name, "default_version": Text, "installed_version": Text, "comment": Text,
     }),
-    relation!("pg_catalog", "pg_trigger", 2620, nothing, {
+    relation!("pg_catalog", "pg_trigger", 2620, super::programs::pg_trigger, {
         "oid": Oid, "tgrelid": Oid, "tgparentid": Oid, "tgname": Name, "tgfoid": Oid,
         "tgtype": Int2, "tgenabled": Char, "tgisinternal": Bool, "tgconstrrelid": Oid,
         "tgconstrindid": Oid, "tgconstraint": Oid, "tgdeferrable": Bool,
         "tginitdeferred": Bool, "tgnargs": Int2, "tgattr": Int2Vector, "tgargs": Text,
         "tgqual": Text, "tgoldtable": Name, "tgnewtable": Name,
     }),
-    relation!("pg_catalog", "pg_policy", 3256, nothing, {
+    relation!("pg_catalog", "pg_policy", 3256, super::programs::pg_policy, {
         "oid": Oid, "polname": Name, "polrelid": Oid, "polcmd": Char, "polpermissive": Bool,
         "polroles": OidArray, "polqual": Text, "polwithcheck": Text,
     }),
-    relation!("pg_catalog", "pg_policies", 0, nothing, {
+    relation!("pg_catalog", "pg_policies", 0, super::programs::pg_policies, {
         "schemaname": Name, "tablename": Name, "policyname": Name, "permissive": Text,
         "roles": NameArray, "cmd": Text, "qual": Text, "with_check": Text,
     }),
-    relation!("pg_catalog", "pg_description", 2609, nothing, {
+    relation!("pg_catalog", "pg_description", 2609, pg_description, {
         "objoid": Oid, "classoid": Oid, "objsubid": Int4, "description": Text,
     }),
     relation!("pg_catalog", "pg_shdescription", 2396, nothing, {
@@ -179,14 +179,31 @@ pub(super) const RELATIONS: &[Relation] = &[
     }),
 ];
 
-fn pg_namespace(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the type that all row makers have"
+)]
+fn pg_description(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for comment in view.catalog.comments_by_id() {
+        rows.push(row![
+            comment.object,
+            comment.class,
+            comment.sub,
+            comment.text.as_str()
+        ]);
+    }
+    Ok(())
+}
+
+fn pg_namespace(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for name in oids::NAMESPACES {
         let owner = if name == "public" {
             oids::ROLE_DATABASE_OWNER
         } else {
             oids::ROLE_OWNER
         };
-        rows.push(row![oids::namespace(name), name, owner, NULL]);
+        let acl = (name == "public").then(|| super::acl::of_schema(&view.catalog.schema));
+        rows.push(row![oids::namespace(name), name, owner, acl]);
     }
     Ok(())
 }
@@ -255,25 +272,59 @@ fn built_in() -> impl Iterator<Item = (String, u32)> {
 }
 
 /// The object id of the function that `regproc` reads; 0 for `-`.
-pub(super) fn find_function(name: &str) -> Option<u32> {
+pub(super) fn find_function(view: &View<'_>, name: &str) -> Option<u32> {
     if name == "-" {
         return Some(0);
     }
     let parts = super::describe::split_name(name.split('(').next().unwrap_or(name))?;
     let bare = parts.last()?;
+    let schema = match parts.as_slice() {
+        [schema, _] => schema.as_str(),
+        _ => "public",
+    };
+    // With its arguments' types it is one of several.
+    let types = name
+        .split_once('(')
+        .and_then(|(_, types)| types.strip_suffix(')'));
+    let own = view
+        .catalog
+        .routines_named(schema, bare)
+        .into_iter()
+        .find(|routine| {
+            types.is_none_or(|types| {
+                let own: Vec<_> = routine
+                    .arguments
+                    .iter()
+                    .map(|argument| Some(argument.pg_type.oid()))
+                    .collect();
+                let given: Vec<_> = types
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|text| !text.is_empty())
+                    .map(|text| super::types::find(view, text))
+                    .collect();
+                own == given
+            })
+        });
+    if let Some(routine) = own {
+        return Some(oids::of(routine.id, oids::Part::Itself));
+    }
     built_in()
         .find(|(known, _)| known == bare)
         .map(|(_, oid)| oid)
 }
 
 /// A function's name by its object id.
-pub(super) fn function_name(oid: u32) -> Option<String> {
+pub(super) fn function_name(view: &View<'_>, oid: u32) -> Option<String> {
+    if let Some(routine) = super::programs::routine_by_oid(view, oid) {
+        return Some(super::describe::relation_name(view, &routine.name));
+    }
     built_in()
         .find(|(_, known)| *known == oid)
         .map(|(name, _)| name)
 }
 
-fn pg_proc(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+fn pg_proc(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for name in super::types::io_names() {
         let result = if name.ends_with("out") { 2275 } else { 2281 };
         rows.push(proc_row(&Proc {
@@ -288,6 +339,7 @@ fn pg_proc(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
             variadic: 0,
         }));
     }
+    super::programs::procedures(view, rows);
     let mut seen = rustc_hash::FxHashSet::default();
     for signature in functions::all_signatures() {
         let oid = function_oid(signature);
@@ -479,12 +531,13 @@ fn pg_language(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for (oid, name, trusted) in [
         (oids::LANGUAGE_INTERNAL, "internal", false),
         (oids::LANGUAGE_SQL, "sql", true),
+        (oids::LANGUAGE_PLPGSQL, "plpgsql", true),
     ] {
         rows.push(row![
             oid,
             name,
             oids::ROLE_OWNER,
-            false,
+            name == "plpgsql",
             trusted,
             0,
             0,

@@ -22,6 +22,7 @@ pub const COLLATION_DEFAULT: u32 = 100;
 pub const COLLATION_C: u32 = 950;
 pub const LANGUAGE_SQL: u32 = 14;
 pub const LANGUAGE_INTERNAL: u32 = 12;
+pub const LANGUAGE_PLPGSQL: u32 = 13_612;
 pub const TABLESPACE_DEFAULT: u32 = 1663;
 
 /// What an object id is for, beside the object itself.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use springhead_proto::{CollectionId, SqlError};
+use springhead_proto::{CollectionId, SqlError, Value};
 
 use super::cell::{NULL, numbers, row};
 use super::describe::{self, ConstraintView, IndexView};
 use super::oids::{self, Part};
 use super::shape::{Relation, nothing, relation};
-use super::{Row, View, types};
-use crate::catalog::{self, QualifiedName, ReferentialAction, Table};
+use super::{Row, View, acl, types};
+use crate::catalog::{self, Privileges, QualifiedName, ReferentialAction, Table};
 use crate::types::PgType;
 
 pub(super) const RELATIONS: &[Relation] = &[
@@ -104,6 +104,8 @@ struct Class<'a> {
     has_triggers: bool,
     row_security: (bool, bool),
     replica_identity: &'a str,
+    owner: u32,
+    acl: Option<Value>,
 }
 
 impl Class<'_> {
@@ -116,7 +118,7 @@ impl Class<'_> {
             self.namespace,
             self.row_type,
             0,
-            oids::ROLE_OWNER,
+            self.owner,
             self.access_method,
             if stored { self.oid } else { 0 },
             0,
@@ -141,7 +143,7 @@ impl Class<'_> {
             0,
             0,
             0,
-            NULL,
+            self.acl.clone(),
             NULL,
             NULL,
         ]
@@ -181,9 +183,12 @@ fn pg_class(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                 checks: table.checks.len(),
                 has_rules: false,
                 // Foreign keys are triggers in PostgreSQL.
-                has_triggers: view.catalog.touches_foreign_keys(table),
-                row_security: (false, false),
+                has_triggers: view.catalog.touches_foreign_keys(table)
+                    || view.catalog.triggers_of(table.id).next().is_some(),
+                row_security: (table.access.row_security, table.access.force_row_security),
                 replica_identity: "d",
+                owner: acl::owner_oid(view, &table.access),
+                acl: acl::of(&table.access, Privileges::TABLE),
             }
             .row(),
         );
@@ -203,6 +208,8 @@ fn pg_class(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                     has_triggers: false,
                     row_security: (false, false),
                     replica_identity: "n",
+                    owner: acl::owner_oid(view, &table.access),
+                    acl: None,
                 }
                 .row(),
             );
@@ -210,14 +217,23 @@ fn pg_class(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     }
     for sequence in sequences(view) {
         rows.push(plain_class(
+            view,
+            &sequence.access,
             sequence.id,
             &sequence.name,
             "S",
             SEQUENCE_COLUMNS.len(),
         ));
     }
-    for view in views(view) {
-        rows.push(plain_class(view.id, &view.name, "v", view.columns.len()));
+    for item in views(view) {
+        rows.push(plain_class(
+            view,
+            &item.access,
+            item.id,
+            &item.name,
+            "v",
+            item.columns.len(),
+        ));
     }
     for relation in super::all() {
         rows.push(
@@ -239,6 +255,8 @@ fn pg_class(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                 has_triggers: false,
                 row_security: (false, false),
                 replica_identity: "n",
+                owner: oids::ROLE_OWNER,
+                acl: None,
             }
             .row(),
         );
@@ -246,7 +264,14 @@ fn pg_class(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     Ok(())
 }
 
-fn plain_class(id: u32, name: &QualifiedName, kind: &str, columns: usize) -> Row {
+fn plain_class(
+    view: &View<'_>,
+    access: &catalog::Access,
+    id: u32,
+    name: &QualifiedName,
+    kind: &str,
+    columns: usize,
+) -> Row {
     Class {
         oid: oids::of(id, Part::Itself),
         name: &name.name,
@@ -262,9 +287,18 @@ fn plain_class(id: u32, name: &QualifiedName, kind: &str, columns: usize) -> Row
         columns,
         checks: 0,
         has_rules: kind == "v",
-        has_triggers: false,
+        has_triggers: kind == "v" && view.catalog.triggers_of(id).next().is_some(),
         row_security: (false, false),
         replica_identity: "n",
+        owner: acl::owner_oid(view, access),
+        acl: acl::of(
+            access,
+            if kind == "v" {
+                Privileges::TABLE
+            } else {
+                Privileges::SEQUENCE
+            },
+        ),
     }
     .row()
 }
@@ -285,6 +319,7 @@ struct Attribute<'a> {
     has_default: bool,
     identity: &'a str,
     generated: &'a str,
+    acl: Option<Value>,
 }
 
 impl Attribute<'_> {
@@ -314,7 +349,7 @@ impl Attribute<'_> {
             true,
             0,
             types::collation(&self.ty),
-            NULL,
+            self.acl,
             NULL,
             NULL,
             NULL,
@@ -332,6 +367,7 @@ fn attribute(relation: u32, name: &str, number: i64, ty: PgType, not_null: bool)
         has_default: false,
         identity: "",
         generated: "",
+        acl: None,
     }
     .row()
 }
@@ -353,6 +389,7 @@ fn pg_attribute(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                         (true, false) => "d",
                     },
                     generated: if column.generated.is_some() { "s" } else { "" },
+                    acl: acl::of_column(&table.access, column.id),
                 }
                 .row(),
             );
@@ -474,7 +511,45 @@ fn pg_constraint(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
             rows.push(constraint_row(view, table, &constraint));
         }
     }
+    let mut types: Vec<_> = view.catalog.types.values().collect();
+    types.sort_unstable_by_key(|of| of.id);
+    for of in types {
+        for check in of.domain().iter().flat_map(|domain| &domain.checks) {
+            rows.push(domain_check_row(of, check));
+        }
+    }
     Ok(())
+}
+
+fn domain_check_row(of: &catalog::UserType, check: &catalog::Check) -> Row {
+    row![
+        oids::of(check.id, Part::Itself),
+        check.name.as_str(),
+        oids::namespace(&of.name.schema),
+        "c",
+        false,
+        false,
+        true,
+        0,
+        oids::of(of.id, Part::RowType),
+        0,
+        0,
+        0,
+        " ",
+        " ",
+        " ",
+        true,
+        0,
+        false,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        NULL,
+        check.expression.as_str(),
+    ]
 }
 
 fn constraint_row(view: &View<'_>, table: &Table, constraint: &ConstraintView<'_>) -> Row {

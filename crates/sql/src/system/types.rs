@@ -6,6 +6,7 @@ use super::cell::{NULL, row};
 use super::oids::{self, Part};
 use super::shape::{Relation, nothing, relation};
 use super::{Row, View};
+use crate::catalog::UserTypeKind;
 use crate::types::{PgType, Reg};
 
 pub(super) const RELATIONS: &[Relation] = &[
@@ -19,7 +20,7 @@ pub(super) const RELATIONS: &[Relation] = &[
         "typndims": Int4, "typcollation": Oid, "typdefaultbin": Text, "typdefault": Text,
         "typacl": TextArray,
     }),
-    relation!("pg_catalog", "pg_enum", 3501, nothing, {
+    relation!("pg_catalog", "pg_enum", 3501, pg_enum, {
         "oid": Oid, "enumtypid": Oid, "enumsortorder": Float4, "enumlabel": Name,
     }),
     relation!("pg_catalog", "pg_range", 3541, nothing, {
@@ -265,7 +266,7 @@ const fn collation_of(oid: u32) -> u32 {
 pub(super) fn collation(ty: &PgType) -> u32 {
     match ty {
         PgType::Array(element) => collation(element),
-        other => collation_of(other.oid()),
+        other => collation_of(other.of_value().oid()),
     }
 }
 
@@ -274,6 +275,10 @@ pub(super) fn layout(ty: &PgType) -> (&'static str, &'static str) {
     if let PgType::Array(element) = ty {
         let (align, _) = layout(element);
         return (if align == "d" { "d" } else { "i" }, "x");
+    }
+    let ty = ty.of_value();
+    if matches!(ty, PgType::Enum(_)) {
+        return ("i", "p");
     }
     BASE.iter()
         .find(|base| base.oid == ty.oid())
@@ -336,6 +341,105 @@ fn pg_type(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     views.sort_unstable_by_key(|view| view.id);
     for view in views {
         row_type(view.id, &view.name.name, &view.name.schema, rows);
+    }
+    let mut types: Vec<_> = view.catalog.types.values().collect();
+    types.sort_unstable_by_key(|of| of.id);
+    for of in types {
+        user_type(of, rows);
+    }
+    Ok(())
+}
+
+/// An enum's or a domain's own type, and the array over it.
+fn user_type(of: &crate::catalog::UserType, rows: &mut Vec<Row>) {
+    let (oid, array) = (
+        oids::of(of.id, Part::RowType),
+        oids::of(of.id, Part::ArrayType),
+    );
+    let namespace = oids::namespace(&of.name.schema);
+    let own = Entry {
+        oid,
+        name: of.name.name.clone(),
+        namespace,
+        array,
+        ..PLAIN
+    };
+    let collation = match &of.kind {
+        UserTypeKind::Enum(_) => {
+            rows.push(
+                Entry {
+                    len: 4,
+                    kind: "e",
+                    category: "E",
+                    io: "enum_",
+                    storage: "p",
+                    ..own
+                }
+                .row(),
+            );
+            0
+        }
+        UserTypeKind::Domain(domain) => {
+            let base = domain.base.of_value();
+            let io = BASE
+                .iter()
+                .find(|entry| entry.oid == base.oid())
+                .map_or("enum_", |entry| entry.io);
+            let (align, storage) = layout(&base);
+            let category = match base.category() {
+                crate::types::Category::Array => "A",
+                crate::types::Category::Boolean => "B",
+                crate::types::Category::DateTime => "D",
+                crate::types::Category::Enum => "E",
+                crate::types::Category::Numeric => "N",
+                crate::types::Category::String => "S",
+                crate::types::Category::Timespan => "T",
+                _ => "U",
+            };
+            rows.push(
+                Entry {
+                    len: base.size(),
+                    kind: "d",
+                    category,
+                    io,
+                    align,
+                    storage,
+                    not_null: domain.not_null.is_some(),
+                    base_type: domain.base.oid(),
+                    typmod: domain.base.typmod(),
+                    collation: collation(&base),
+                    default: domain.default.clone(),
+                    ..own
+                }
+                .row(),
+            );
+            collation(&base)
+        }
+    };
+    rows.push(array_of(array, oid, &of.name.name, namespace, collation));
+}
+
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the type that all row makers have"
+)]
+fn pg_enum(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    let mut types: Vec<_> = view.catalog.types.values().collect();
+    types.sort_unstable_by_key(|of| of.id);
+    for of in types {
+        let UserTypeKind::Enum(labels) = &of.kind else {
+            continue;
+        };
+        let mut order = 0.0;
+        for label in labels {
+            order += 1.0;
+            rows.push(row![
+                oids::named("enum label", &format!("{}.{label}", of.id)),
+                oids::of(of.id, Part::RowType),
+                order,
+                label.as_str(),
+            ]);
+        }
     }
     Ok(())
 }
@@ -467,7 +571,8 @@ pub(super) fn format_type(view: &View<'_>, oid: u32, typmod: Option<i32>) -> Str
         .catalog
         .table(springhead_proto::CollectionId(id))
         .map(|table| &table.name)
-        .or_else(|| view.catalog.view(id).map(|view| &view.name));
+        .or_else(|| view.catalog.view(id).map(|view| &view.name))
+        .or_else(|| view.catalog.types.get(&id).map(|of| &of.name));
     match (name, part) {
         (Some(name), 1) => super::describe::relation_name(view, name),
         (Some(name), 2) => format!("{}[]", super::describe::relation_name(view, name)),
@@ -509,9 +614,15 @@ pub(super) fn find(view: &View<'_>, name: &str) -> Option<u32> {
         {
             return Some(base.array);
         }
-        if let Ok(ty) = crate::query::data_type::parse(text) {
+        if let Ok(ty) = crate::query::data_type::parse(view.catalog, text) {
             return Some(ty.oid());
         }
+    }
+    if let Some(of) = view.catalog.type_named(&crate::catalog::QualifiedName::new(
+        schema.unwrap_or("public"),
+        bare,
+    )) {
+        return Some(oids::of(of.id, Part::RowType));
     }
     let (_, relation) = view
         .catalog
@@ -529,7 +640,7 @@ pub(super) fn io_names() -> Vec<String> {
         .iter()
         .map(|base| base.io)
         .chain(PSEUDO.iter().map(|(.., io)| *io))
-        .chain(["array_"]);
+        .chain(["array_", "enum_", "domain_"]);
     let mut names: Vec<String> = stems
         .flat_map(|stem| ["in", "out", "recv", "send"].map(|end| format!("{stem}{end}")))
         .collect();

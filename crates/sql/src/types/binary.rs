@@ -94,7 +94,12 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
         | PgType::Name
         | PgType::InternalChar
         | PgType::Unknown
+        | PgType::Enum(_)
         | PgType::Json => super::input(ty, text()?)?,
+        PgType::Precise(moment, digits) => {
+            moment.round_value(input_binary(&moment.plain(), bytes)?, *digits)?
+        }
+        PgType::Domain(user) => input_binary(user.base(), bytes)?,
         PgType::Jsonb => match text()?.strip_prefix('\u{1}') {
             Some(text) => super::input(ty, text)?,
             None => return Err(wrong()),

@@ -14,6 +14,7 @@ use super::{PgType, array, input, json};
 pub fn input_json(ty: &PgType, value: &Json) -> Result<Value, SqlError> {
     match (ty, value) {
         (_, Json::Null) => Ok(Value::Null),
+        (PgType::Domain(user), value) => input_json(user.base(), value),
         (PgType::Json, value) => Ok(Value::Text(value.to_string())),
         (PgType::Jsonb, value) => json::normalise(&value.to_string()).map(Value::Text),
         (PgType::Array(element), Json::Array(elements)) => {

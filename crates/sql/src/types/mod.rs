@@ -20,6 +20,8 @@
 //! | time | INTEGER | microseconds since midnight |
 //! | interval | BLOB | [`interval`]: 16 bytes in memcmp order, then 16 bytes of fields |
 //! | uuid | TEXT | lower case, with hyphens |
+//! | enums | TEXT | the label ([`user`]) |
+//! | domains | | as their base types |
 //! | json | TEXT | as written |
 //! | jsonb | TEXT | normalised, exactly as PostgreSQL prints it |
 //! | arrays | TEXT | a compact JSON array of the elements' JSON forms |
@@ -37,8 +39,10 @@ pub mod interval;
 pub mod json;
 pub mod json_in;
 pub mod numeric;
+pub mod precise;
 pub mod reg;
 pub mod text;
+pub mod user;
 pub mod uuid;
 
 use std::borrow::Cow;
@@ -48,8 +52,10 @@ use springhead_proto::{ErrorCode, SqlError};
 
 pub use binary::{input_binary, output_binary};
 pub use json_in::input_json;
+pub use precise::Moment;
 pub use reg::Reg;
 pub use text::{input, input_explicit, output_json, output_text};
+pub use user::{DomainRef, EnumRef, Labels};
 
 #[cfg(doc)]
 use springhead_proto::ValueRef;
@@ -92,6 +98,12 @@ pub enum PgType {
     OidVector,
     /// An object id that is shown by name.
     Reg(Reg),
+    /// A time, timestamp or interval with fewer than six digits of seconds: of columns and as a
+    /// cast's target. A value's type is the plain one.
+    Precise(Moment, u8),
+    Enum(EnumRef),
+    /// Of columns, arguments and as a cast's target. A value's type is the base type.
+    Domain(DomainRef),
     /// A literal or parameter whose type the context has not decided.
     Unknown,
     /// The result of a function called for its effect (`pg_notify`).
@@ -126,6 +138,7 @@ pub enum Category {
     Array,
     Boolean,
     DateTime,
+    Enum,
     Numeric,
     Pseudo,
     String,
@@ -167,6 +180,9 @@ impl PgType {
             PgType::Uuid => 2950,
             PgType::Jsonb => 3802,
             PgType::Array(element) => element.array_oid(),
+            PgType::Precise(moment, _) => moment.oid(),
+            PgType::Enum(user) => user.oid(),
+            PgType::Domain(user) => user.oid(),
         }
     }
 
@@ -201,6 +217,9 @@ impl PgType {
             PgType::Jsonb => 3807,
             // PostgreSQL's arrays have one type whatever their dimensions.
             PgType::Array(element) => element.array_oid(),
+            PgType::Precise(moment, _) => moment.array_oid(),
+            PgType::Enum(user) => user.array_oid(),
+            PgType::Domain(user) => user.array_oid(),
             PgType::Unknown | PgType::Void => 0,
         }
     }
@@ -213,6 +232,7 @@ impl PgType {
                 (((*precision as i32) << 16) | *scale as i32) + 4
             }
             PgType::Varchar(Some(length)) | PgType::Char(length) => length.cast_signed() + 4,
+            PgType::Precise(moment, digits) => moment.typmod(*digits),
             PgType::Array(element) => element.typmod(),
             _ => -1,
         }
@@ -237,6 +257,10 @@ impl PgType {
             | PgType::Timestamptz => 8,
             PgType::Interval | PgType::Uuid => 16,
             PgType::Name => 64,
+            PgType::Precise(Moment::Interval, _) => 16,
+            PgType::Precise(..) => 8,
+            PgType::Domain(user) => user.base().size(),
+            PgType::Enum(_) => 4,
             PgType::Unknown => -2,
             _ => -1,
         }
@@ -265,10 +289,10 @@ impl PgType {
             1042 => PgType::Char(length().unwrap_or(1)),
             1043 => PgType::Varchar(length()),
             1082 => PgType::Date,
-            1083 => PgType::Time,
-            1114 => PgType::Timestamp,
-            1184 => PgType::Timestamptz,
-            1186 => PgType::Interval,
+            1083 => Moment::Time.with_typmod(typmod),
+            1114 => Moment::Timestamp.with_typmod(typmod),
+            1184 => Moment::Timestamptz.with_typmod(typmod),
+            1186 => Moment::Interval.with_typmod(typmod),
             1700 => PgType::Numeric(length().map(|bits| {
                 let [high0, high1, low0, low1] = bits.to_be_bytes();
                 (
@@ -292,11 +316,11 @@ impl PgType {
             1021 => PgType::Float4.array(),
             1022 => PgType::Float8.array(),
             1028 => PgType::Oid.array(),
-            1115 => PgType::Timestamp.array(),
+            1115 => PgType::from_oid(1114, typmod)?.array(),
             1182 => PgType::Date.array(),
-            1183 => PgType::Time.array(),
-            1185 => PgType::Timestamptz.array(),
-            1187 => PgType::Interval.array(),
+            1183 => PgType::from_oid(1083, typmod)?.array(),
+            1185 => PgType::from_oid(1184, typmod)?.array(),
+            1187 => PgType::from_oid(1186, typmod)?.array(),
             1231 => PgType::from_oid(1700, typmod)?.array(),
             199 => PgType::Json.array(),
             2951 => PgType::Uuid.array(),
@@ -352,6 +376,9 @@ impl PgType {
             PgType::Reg(reg) => reg.name(),
             PgType::Unknown => "unknown",
             PgType::Void => "void",
+            PgType::Precise(moment, digits) => return Cow::Owned(moment.name(*digits)),
+            PgType::Enum(user) => return Cow::Owned(crate::functions::quote_ident(user.name())),
+            PgType::Domain(user) => return Cow::Owned(crate::functions::quote_ident(user.name())),
             PgType::Array(element) => return Cow::Owned(format!("{}[]", element.sql_name())),
         })
     }
@@ -364,6 +391,7 @@ impl PgType {
             PgType::Varchar(_) => Cow::Borrowed("character varying"),
             PgType::Char(_) => Cow::Borrowed("character"),
             PgType::Array(element) => Cow::Owned(format!("{}[]", element.base_name())),
+            PgType::Precise(moment, _) => moment.plain().sql_name(),
             other => other.sql_name(),
         }
     }
@@ -420,14 +448,14 @@ impl PgType {
             "name" => PgType::Name,
             "bytea" => PgType::Bytea,
             "date" => PgType::Date,
-            "time" | "time without time zone" => return precise(PgType::Time, modifiers),
+            "time" | "time without time zone" => return Moment::Time.with(modifiers),
             "timestamp" | "timestamp without time zone" => {
-                return precise(PgType::Timestamp, modifiers);
+                return Moment::Timestamp.with(modifiers);
             }
             "timestamptz" | "timestamp with time zone" => {
-                return precise(PgType::Timestamptz, modifiers);
+                return Moment::Timestamptz.with(modifiers);
             }
-            "interval" => return precise(PgType::Interval, modifiers),
+            "interval" => return Moment::Interval.with(modifiers),
             "uuid" => PgType::Uuid,
             "json" => PgType::Json,
             "jsonb" => PgType::Jsonb,
@@ -484,8 +512,12 @@ impl PgType {
             | PgType::InternalChar
             | PgType::Int2Vector
             | PgType::OidVector
+            | PgType::Enum(_)
             | PgType::Unknown
             | PgType::Void => StorageClass::Text,
+            PgType::Precise(Moment::Interval, _) => StorageClass::Blob,
+            PgType::Precise(..) => StorageClass::Integer,
+            PgType::Domain(user) => user.base().storage_class(),
         }
     }
 
@@ -502,6 +534,7 @@ impl PgType {
             PgType::Numeric(Some((precision, scale))) if *precision <= SCALED_PRECISION => {
                 Some(*scale)
             }
+            PgType::Domain(user) => user.base().scaled(),
             _ => None,
         }
     }
@@ -516,6 +549,8 @@ impl PgType {
             PgType::Interval => Some("sh_interval_key"),
             PgType::Jsonb => Some("sh_jsonb_key"),
             PgType::Char(_) => Some("rtrim"),
+            PgType::Precise(Moment::Interval, _) => Some("sh_interval_key"),
+            PgType::Domain(user) => user.base().key_function(),
             _ => None,
         }
     }
@@ -544,6 +579,10 @@ impl PgType {
             PgType::Interval => Category::Timespan,
             PgType::Array(_) | PgType::Int2Vector | PgType::OidVector => Category::Array,
             PgType::Bytea | PgType::Uuid | PgType::Json | PgType::Jsonb => Category::User,
+            PgType::Enum(_) => Category::Enum,
+            PgType::Precise(Moment::Interval, _) => Category::Timespan,
+            PgType::Precise(..) => Category::DateTime,
+            PgType::Domain(user) => user.base().category(),
             PgType::Unknown => Category::Unknown,
             PgType::Void => Category::Pseudo,
         }
@@ -595,7 +634,66 @@ impl PgType {
     pub fn without_modifier(&self) -> PgType {
         match self {
             PgType::Varchar(_) => PgType::Varchar(None),
+            other => other.of_value(),
+        }
+    }
+
+    /// The type that a value of a column of this type has: a domain's base type, a moment of any
+    /// precision.
+    #[must_use]
+    pub fn of_value(&self) -> PgType {
+        match self {
+            PgType::Precise(moment, _) => moment.plain(),
+            PgType::Domain(user) => user.base().of_value(),
+            PgType::Array(element) if element.is_refined() => element.of_value().array(),
             other => other.clone(),
+        }
+    }
+
+    /// Whether [`PgType::of_value`] is another type.
+    #[must_use]
+    pub fn is_refined(&self) -> bool {
+        match self {
+            PgType::Precise(..) | PgType::Domain(_) => true,
+            PgType::Array(element) => element.is_refined(),
+            _ => false,
+        }
+    }
+
+    /// `oid, typmod` as functions of a statement get them, which know nothing of users' types: an
+    /// enum's value is its label.
+    #[must_use]
+    pub fn at_run_time(&self) -> (u32, i32) {
+        let shown = match self {
+            PgType::Enum(_) => PgType::Text,
+            PgType::Array(element) if matches!(**element, PgType::Enum(_)) => PgType::Text.array(),
+            other => other.of_value(),
+        };
+        (shown.oid(), shown.typmod())
+    }
+
+    /// Whether a type that users define is in it.
+    #[must_use]
+    pub fn is_user_defined(&self) -> bool {
+        match self {
+            PgType::Enum(_) | PgType::Domain(_) => true,
+            PgType::Array(element) => element.is_user_defined(),
+            _ => false,
+        }
+    }
+
+    /// The ids of the users' types in it.
+    #[must_use]
+    pub fn user_types(&self) -> Vec<u32> {
+        match self {
+            PgType::Enum(user) => vec![user.id()],
+            PgType::Domain(user) => {
+                let mut ids = user.base().user_types();
+                ids.insert(0, user.id());
+                ids
+            }
+            PgType::Array(element) => element.user_types(),
+            _ => Vec::new(),
         }
     }
 
@@ -603,6 +701,7 @@ impl PgType {
     #[must_use]
     pub fn element(&self) -> Option<&PgType> {
         match self {
+            PgType::Domain(user) => user.base().element(),
             PgType::Array(element) => Some(element),
             PgType::Int2Vector => Some(&PgType::Int2),
             PgType::OidVector => Some(&PgType::Oid),
@@ -651,21 +750,6 @@ fn character_length(name: &str, length: i64) -> Result<u32, SqlError> {
     }
 }
 
-/// Fractions of seconds are always kept to the microsecond; fewer digits would have to round.
-fn precise(base: PgType, modifiers: &[i64]) -> Result<PgType, SqlError> {
-    match modifiers {
-        [] | [6] => Ok(base),
-        [digits @ 0..=5] => Err(SqlError::unsupported(format_args!(
-            "{}({digits})",
-            base.sql_name()
-        ))),
-        _ => Err(bad_modifier(&format!(
-            "{} precision must be between 0 and 6",
-            base.sql_name()
-        ))),
-    }
-}
-
-fn bad_modifier(message: &str) -> SqlError {
+pub(crate) fn bad_modifier(message: &str) -> SqlError {
     SqlError::new(ErrorCode::InvalidParameterValue, message)
 }

@@ -67,6 +67,11 @@ fn read(ty: &PgType, text: &str, explicit: bool) -> Result<Value, SqlError> {
         }
         // Names are looked up by the planner, or by a cast from text when the statement runs.
         PgType::Reg(_) => Value::Integer(read_oid(text)?),
+        PgType::Precise(moment, digits) => {
+            moment.round_value(read(&moment.plain(), text, explicit)?, *digits)?
+        }
+        PgType::Enum(user) => Value::Text(user.read(text)?.to_owned()),
+        PgType::Domain(user) => read(user.base(), text, explicit)?,
         PgType::Void => Value::Null,
     })
 }
@@ -79,6 +84,8 @@ fn read(ty: &PgType, text: &str, explicit: bool) -> Result<Value, SqlError> {
 pub fn output_text(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
     match (ty, value) {
         (_, ValueRef::Null) => {}
+        (PgType::Precise(moment, _), _) => output_text(&moment.plain(), value, out),
+        (PgType::Domain(user), _) => output_text(user.base(), value, out),
         (PgType::Bool, ValueRef::Integer(value)) => out.push(if value == 0 { b'f' } else { b't' }),
         (PgType::Date, ValueRef::Integer(value)) => datetime::write_date(value, out),
         (PgType::Time, ValueRef::Integer(value)) => datetime::write_time(value, out),
@@ -113,6 +120,8 @@ pub fn output_text(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
 pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
     match (ty, value) {
         (_, ValueRef::Null) => out.extend_from_slice(b"null"),
+        (PgType::Precise(moment, _), _) => output_json(&moment.plain(), value, out),
+        (PgType::Domain(user), _) => output_json(user.base(), value, out),
         (PgType::Bool, ValueRef::Integer(value)) => {
             out.extend_from_slice(if value == 0 { b"false" } else { b"true" });
         }
@@ -128,6 +137,7 @@ pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             | PgType::Char(_)
             | PgType::Name
             | PgType::InternalChar
+            | PgType::Enum(_)
             | PgType::Unknown,
             ValueRef::Text(value),
         ) => {
