@@ -121,7 +121,10 @@ pub fn translate_ddl(catalog: &Catalog, extended_code: i32, message: &str) -> Sq
         .replace("constraint failed: r", "constraint failed: t")
         .replace(", r", ", t");
     let error = translate(catalog, extended_code, &message);
-    let table = error.table.clone().unwrap_or_default();
+    // Of a domain's conditions no table is told.
+    let Some(table) = error.table.clone() else {
+        return error;
+    };
     let rephrased = match (error.code, &error.constraint, &error.column) {
         (ErrorCode::UniqueViolation, Some(name), _) => {
             format!("could not create unique index \"{name}\"")

@@ -83,7 +83,8 @@ fn write_domain(
     let name = column.storage_name();
     // An error names the column's own domain, so the constraint says which column it is.
     let place = format!("t{}c{}", table.id, column.id);
-    for of in catalog.domains_of(&column.pg_type) {
+    // The innermost domain's come first.
+    for of in catalog.domains_of(&column.pg_type).into_iter().rev() {
         let Some(domain) = of.domain() else {
             continue;
         };
