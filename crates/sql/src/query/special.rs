@@ -145,13 +145,13 @@ impl Analyzer<'_> {
         }
         let value = self.session_value(&call.name)?;
         match (value, call.args.as_slice()) {
-            (Some(value), [digits]) => self.to_precision(&value, digits).map(Some),
+            (Some(value), [digits]) => self.rounded(&value, digits).map(Some),
             (value, _) => Ok(value),
         }
     }
 
     /// `current_timestamp(3)`.
-    fn to_precision(&mut self, value: &Typed, digits: &Expr) -> Result<Typed, SqlError> {
+    fn rounded(&mut self, value: &Typed, digits: &Expr) -> Result<Typed, SqlError> {
         let moment = match value.ty {
             PgType::Timestamptz => Moment::Timestamptz,
             PgType::Timestamp => Moment::Timestamp,
