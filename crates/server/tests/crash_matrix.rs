@@ -31,6 +31,19 @@ fn killed_at(failpoint: &str) {
     );
 }
 
+/// Beginnings of points that a primary under this load does not pass. The tests of what does pass
+/// them kill there.
+const ELSEWHERE: [&str; 6] = [
+    // New histories, followers and forks.
+    "log.epoch_",
+    "log.follow_",
+    "log.truncate_",
+    // Devices, their dead letters, and standbys.
+    "dead_letters.",
+    "sync.",
+    "standby.",
+];
+
 macro_rules! matrix {
     ($($test:ident: $failpoint:literal,)*) => {
         $(#[test] fn $test() { killed_at($failpoint); })*
@@ -39,6 +52,7 @@ macro_rules! matrix {
         fn the_matrix_has_every_failpoint() {
             let mut rows = vec![$($failpoint),*];
             let mut points = failpoints();
+            points.retain(|point| !ELSEWHERE.iter().any(|elsewhere| point.starts_with(elsewhere)));
             rows.sort_unstable();
             points.sort_unstable();
             assert_eq!(rows, points);
