@@ -26,6 +26,8 @@ pub struct Applier<'c> {
     schemas: &'c Schemas,
     statements: FxHashMap<CollectionId, Arc<RowStatements>>,
     open: bool,
+    /// A commit has begun and its last piece is to come.
+    mid_commit: bool,
     /// Bytes applied in the open SQLite transaction.
     open_bytes: usize,
 }
@@ -62,6 +64,7 @@ impl<'c> Applier<'c> {
             schemas,
             statements: FxHashMap::default(),
             open: false,
+            mid_commit: false,
             open_bytes: 0,
         };
         applier
@@ -89,6 +92,7 @@ impl<'c> Applier<'c> {
             self.apply_change(&change)?;
         }
         self.open_bytes += slice.changes.len();
+        self.mid_commit = !slice.last;
         if slice.last {
             let applied = Applied {
                 lsn: slice.commit_last_lsn(),
@@ -100,6 +104,18 @@ impl<'c> Applier<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the commit of the last slice goes on.
+    #[must_use]
+    pub fn is_mid_commit(&self) -> bool {
+        self.mid_commit
+    }
+
+    /// The catalog as of the last slice.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog)
     }
 
     /// Ends the open SQLite transaction, turns enforcement on again and gives the catalog back.

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::confirm::SyncLevel;
 use crate::dead_letters::{Action, OnFull};
+use crate::role::NodeRole;
 
 /// What an engine needs to know to open. Sizes in bytes.
 #[derive(Debug, Clone)]
@@ -52,6 +54,10 @@ pub struct EngineConfig {
     pub statement_timeout: Option<Duration>,
     /// How long a request with `min_lsn` waits for it.
     pub min_lsn_wait: Duration,
+    /// What the node is when it opens.
+    pub role: NodeRole,
+    /// How safe a commit is when its client is told, unless the session says otherwise.
+    pub synchronous_commit: SyncLevel,
     /// Plans kept per tenant.
     pub plan_cache: usize,
     /// How much a consumer's pin may hold back retention, at most.
@@ -106,6 +112,8 @@ impl EngineConfig {
             lock_timeout: None,
             statement_timeout: None,
             min_lsn_wait: Duration::from_secs(10),
+            role: NodeRole::Primary,
+            synchronous_commit: SyncLevel::On,
             plan_cache: 1024,
             consumer_pin_cap_bytes: 10 << 30,
             max_consumers: 1000,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_log::{Clock, Log, LogStats, NoProgress, Progress, TailPosition};
@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use crate::access::audit::AuditBook;
 use crate::access::{Principal, RoleChanges, Roles};
 use crate::cdc::{Cdc, CdcLimits};
+use crate::horizon::Horizon;
+use crate::role::{NodeRole, RoleSwitch};
 use crate::session::ParamValue;
 use crate::tenant::Shared;
 use crate::workers::Workers;
@@ -66,10 +68,10 @@ struct Registry {
 }
 
 /// A tenant that exists, open or not.
-struct Slot {
-    id: TenantId,
+pub(crate) struct Slot {
+    pub(crate) id: TenantId,
     name: String,
-    tenant: tokio::sync::Mutex<Option<Arc<Tenant>>>,
+    pub(crate) tenant: tokio::sync::Mutex<Option<Arc<Tenant>>>,
 }
 
 /// A tenant as it is listed.
@@ -140,6 +142,13 @@ impl Engine {
                 })
         };
         let threads = config.worker_threads;
+        let role = config.role.clone();
+        let is_standby = role != NodeRole::Primary;
+        let horizon = Horizon::open();
+        if is_standby {
+            // Before any tenant is opened: each then goes at least as far.
+            horizon.set_applied(log.tail().durable);
+        }
         let shared = Arc::new(Shared {
             writers: workers("writer", threads)?,
             readers: workers("reader", threads)?,
@@ -148,6 +157,10 @@ impl Engine {
             log,
             clock,
             entropy,
+            role: RoleSwitch::new(role),
+            horizon,
+            gate: ArcSwapOption::empty(),
+            standbys: ArcSwapOption::empty(),
             poison: watch::Sender::new(None),
             moved: watch::Sender::new(Lsn::ZERO),
             statements: AtomicU64::new(0),
@@ -157,7 +170,7 @@ impl Engine {
             damaged: Mutex::default(),
         });
         let system = Tenant::open(&shared, SYSTEM_TENANT, "system", false, progress)?;
-        let registry = Engine::load_registry(&system)?;
+        let registry = Engine::load_registry(&system, is_standby)?;
         let slot = registry.slots.get(&TenantId::DEFAULT).cloned();
         let slot = slot.ok_or_else(|| EngineError::Corrupt {
             tenant: SYSTEM_TENANT.0,
@@ -189,13 +202,13 @@ impl Engine {
         })
     }
 
-    fn load_registry(system: &Arc<Tenant>) -> Result<Registry, EngineError> {
+    fn load_registry(system: &Arc<Tenant>, is_standby: bool) -> Result<Registry, EngineError> {
         let named = |error: SqlError| EngineError::Corrupt {
             tenant: 0,
             what: error.to_string(),
         };
         let mut found = list_tenants(system).map_err(named)?;
-        if found.is_empty() {
+        if found.is_empty() && !is_standby {
             let mut session = system.system_session();
             block_on(insert_tenant(&mut session, TenantId::DEFAULT, DEFAULT_NAME))
                 .map_err(named)?;
@@ -209,6 +222,36 @@ impl Engine {
             }
         }
         Ok(registry)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(crate) fn system_tenant(&self) -> &Arc<Tenant> {
+        &self.inner.system
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.inner.registry.lock().slots.values().cloned().collect()
+    }
+
+    pub(crate) fn slot(&self, id: TenantId) -> Option<Arc<Slot>> {
+        self.inner.registry.lock().slots.get(&id).cloned()
+    }
+
+    pub(crate) fn add_slot(&self, id: TenantId, name: &str, open: Option<Arc<Tenant>>) {
+        let mut registry = self.inner.registry.lock();
+        registry.last_id = registry.last_id.max(id.0);
+        registry.add(id, name, open);
+    }
+
+    pub(crate) fn remove_slot(&self, slot: &Slot) {
+        let mut registry = self.inner.registry.lock();
+        registry.slots.remove(&slot.id);
+        if registry.names.get(&slot.name) == Some(&slot.id) {
+            registry.names.remove(&slot.name);
+        }
     }
 
     /// The roles in force.
@@ -669,7 +712,9 @@ pub(crate) fn to_its_end<T: Send + 'static>(
 }
 
 /// Id, name and whether it is active (as opposed to dropped) of every tenant there has been.
-fn list_tenants(system: &Arc<Tenant>) -> Result<Vec<(TenantId, String, bool)>, SqlError> {
+pub(crate) fn list_tenants(
+    system: &Arc<Tenant>,
+) -> Result<Vec<(TenantId, String, bool)>, SqlError> {
     let snapshot = system.snapshots().snapshot()?;
     let sql = format!(
         "SELECT c1, c2, c3 FROM {} ORDER BY c1",
@@ -691,7 +736,7 @@ fn list_tenants(system: &Arc<Tenant>) -> Result<Vec<(TenantId, String, bool)>, S
 }
 
 /// The roles in force at the start, and the audit to go on with. Blocks.
-fn read_access(default: &Arc<Tenant>) -> Result<(Roles, AuditBook), SqlError> {
+pub(crate) fn read_access(default: &Arc<Tenant>) -> Result<(Roles, AuditBook), SqlError> {
     let snapshot = default.snapshots().snapshot()?;
     let roles = Roles::read(&snapshot, 1)?;
     let sql = format!(
@@ -709,7 +754,7 @@ fn read_access(default: &Arc<Tenant>) -> Result<(Roles, AuditBook), SqlError> {
 }
 
 /// Closes a tenant that is no more, and removes its files. Blocks.
-fn remove_tenant(tenant: Option<Arc<Tenant>>, dir: &std::path::Path) {
+pub(crate) fn remove_tenant(tenant: Option<Arc<Tenant>>, dir: &std::path::Path) {
     if let Some(tenant) = tenant {
         tenant.close(true);
     }
@@ -761,7 +806,7 @@ fn tenant_of(row: RowRef<'_>) -> Option<(TenantId, String, bool)> {
 
 /// Runs a future to its end on this thread; for the few places that block by contract and may or
 /// may not be inside a runtime.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

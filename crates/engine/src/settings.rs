@@ -14,6 +14,8 @@ enum Takes {
     /// A duration, in milliseconds if it has no unit; 0 for none.
     Duration,
     OneOf(&'static [&'static str]),
+    /// `off`, `local`, `remote_write`, `on`, `remote_apply`.
+    SyncLevel,
     /// Cannot be set.
     Nothing,
 }
@@ -137,7 +139,7 @@ const KNOWN: &[Known] = &[
     known("bytea_output", "hex", Takes::OneOf(&["hex"])),
     known("client_min_messages", "notice", Takes::Anything),
     known("row_security", "on", Takes::Bool),
-    known("synchronous_commit", "on", Takes::Anything),
+    known("synchronous_commit", "on", Takes::SyncLevel),
     known("xmloption", "content", Takes::Anything),
     known("xmlbinary", "base64", Takes::Anything),
     known("check_function_bodies", "on", Takes::Bool),
@@ -199,6 +201,11 @@ pub fn check(name: &str, value: &str) -> Result<String, SqlError> {
         Takes::Duration => parse_duration(value)
             .map(|_| value.to_owned())
             .ok_or_else(invalid),
+        Takes::SyncLevel => crate::confirm::SyncLevel::parse(value)
+            .map(|level| level.name().to_owned())
+            .ok_or_else(|| {
+                invalid().with_hint("available values: local, remote_write, remote_apply, on, off")
+            }),
         Takes::OneOf(values) if values.contains(&lower.as_str()) => Ok(canonical(known, value)),
         Takes::OneOf(values) => Err(SqlError::unsupported(format!("{name} = \"{value}\""))
             .with_hint(format!("supported: {}", values.join("; ")))),

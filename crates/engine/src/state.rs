@@ -263,6 +263,32 @@ pub fn applied(conn: &Connection) -> rusqlite::Result<Applied> {
         })
 }
 
+/// The tenants that have a state file, by number.
+///
+/// # Errors
+/// What the disk says.
+pub fn tenants_with_state(config: &EngineConfig) -> Result<Vec<TenantId>, EngineError> {
+    let dir = config.data_dir.join("tenants");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(EngineError::Io {
+                operation: "list",
+                path: dir.display().to_string(),
+                error,
+            });
+        }
+    };
+    let mut tenants: Vec<TenantId> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(TenantId))
+        .filter(|tenant| has_state(config, *tenant))
+        .collect();
+    tenants.sort_unstable();
+    Ok(tenants)
+}
+
 /// The highest LSN that any tenant's state file holds; [`Lsn::ZERO`] without any. A log that ends
 /// before it has lost what was durable. Called before the log is opened.
 ///

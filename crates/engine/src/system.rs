@@ -36,9 +36,14 @@ pub struct System {
     pub roles: Option<Arc<Roles>>,
     pub database_id: u32,
     pub state_path: std::path::PathBuf,
+    /// Who knows of standbys, if anyone does.
+    pub standbys: Option<Arc<StandbyRows>>,
     /// Rows of relations that depend on more than the catalog.
     pub live: Cache,
 }
+
+/// Makes the rows of `springhead.standbys`.
+pub type StandbyRows = Box<dyn Fn() -> Vec<system::Row> + Send + Sync>;
 
 /// The session around a statement.
 struct Around<'a> {
@@ -47,6 +52,11 @@ struct Around<'a> {
 }
 
 impl Surroundings for Around<'_> {
+    fn standbys(&self) -> Vec<system::Row> {
+        let rows = self.system.standbys.as_ref();
+        rows.map_or_else(Vec::new, |rows| rows())
+    }
+
     fn setting(&self, name: &str) -> Option<String> {
         self.session.setting(name)
     }

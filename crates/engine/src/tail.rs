@@ -9,8 +9,8 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 use springhead_log::{CommitSlice, Log, LogError, LogReader, ReadFilter};
@@ -18,6 +18,7 @@ use springhead_proto::{CollectionId, Lsn, TenantId};
 use tokio::sync::watch;
 
 use crate::cdc::RenderCache;
+use crate::horizon::Horizon;
 use crate::workers::Workers;
 
 /// A commit, or a piece of a large one, with what has been rendered from it so far. Shared by all
@@ -60,6 +61,10 @@ pub enum TailError {
 pub struct Hub {
     log: Arc<dyn Log>,
     tenant: TenantId,
+    /// What may be shown; the same for all tenants.
+    horizon: Arc<Horizon>,
+    /// Itself, for the horizon.
+    me: Weak<Hub>,
     ring: Mutex<Ring>,
     /// What was acknowledged is published, or will never be.
     settled: Condvar,
@@ -99,15 +104,19 @@ impl Hub {
     /// A hub whose tenant's state has every commit up to `applied`.
     pub fn new(
         log: Arc<dyn Log>,
+        horizon: Arc<Horizon>,
         tenant: TenantId,
         applied: Lsn,
         memory_bytes: usize,
         read_bytes: u64,
         readers: Arc<Workers>,
     ) -> Arc<Hub> {
-        Arc::new(Hub {
+        let shown = applied.min(horizon.limit());
+        let hub = Arc::new_cyclic(|me| Hub {
             log,
             tenant,
+            horizon,
+            me: Weak::clone(me),
             ring: Mutex::new(Ring {
                 blocks: VecDeque::new(),
                 bytes: 0,
@@ -118,16 +127,31 @@ impl Hub {
                 failed: false,
             }),
             settled: Condvar::new(),
-            moved: watch::Sender::new(Signal::Published(applied)),
+            moved: watch::Sender::new(Signal::Published(shown)),
             subscribers: AtomicUsize::new(0),
             memory_bytes,
             read_bytes,
             readers,
-        })
+        });
+        hub.show();
+        hub
     }
 
-    /// Every commit of this tenant up to it is in its state file. Passes other tenants' changes.
+    /// Every commit of this tenant up to it is in its state file and may be shown. Passes other
+    /// tenants' changes.
     pub fn visible(&self) -> Lsn {
+        // Before all else: whatever moves after it was looked at may only make it too low.
+        let limit = self.horizon.limit();
+        self.settled_up_to().min(limit)
+    }
+
+    /// Every commit of this tenant up to it is in its state file, whether it may be shown or not.
+    pub fn stored(&self) -> Lsn {
+        let limit = self.horizon.applied();
+        self.settled_up_to().min(limit)
+    }
+
+    fn settled_up_to(&self) -> Lsn {
         // The log's end first: a commit of ours at or before it was in flight before it got there,
         // so seeing nothing in flight afterwards means that it has been published.
         let durable = self.log.tail().durable;
@@ -216,16 +240,36 @@ impl Hub {
             ring.bytes -= oldest.slice.changes.len();
             ring.floor = oldest.slice.last_lsn();
         }
-        let published = ring.published;
         drop(ring);
         self.settled.notify_all();
+        self.show();
+    }
+
+    /// Wakes the tails for what is published and may be shown by now.
+    pub(crate) fn show(&self) {
+        let published = self.published();
+        let mut limit = self.horizon.limit();
+        if published > limit {
+            self.horizon.hold(Weak::clone(&self.me));
+            // It may have moved before it knew of us.
+            limit = self.horizon.limit();
+        }
+        let shown = published.min(limit);
         self.moved.send_if_modified(|signal| {
-            let moves = matches!(signal, Signal::Published(before) if *before < published);
+            let moves = matches!(signal, Signal::Published(before) if *before < shown);
             if moves {
-                *signal = Signal::Published(published);
+                *signal = Signal::Published(shown);
             }
             moves
         });
+    }
+
+    /// The last LSN of the last commit that tails are woken for.
+    pub fn shown(&self) -> Lsn {
+        match *self.moved.borrow() {
+            Signal::Published(lsn) => lsn,
+            Signal::Dropped | Signal::ShuttingDown => self.published(),
+        }
     }
 
     /// How much of the log that is kept lies after `lsn`, from 0 to 1.
@@ -376,15 +420,19 @@ impl TailReader {
             .iter()
             .skip(first)
             .take(STEP_BLOCKS)
+            .take_while(|block| block.slice.last_lsn() <= visible)
             .cloned()
             .collect();
-        let has_more = first + blocks.len() < ring.blocks.len();
-        drop(ring);
         // Commits at or before `visible` were in the ring before `visible` was read.
+        let before_next = ring
+            .blocks
+            .get(first + blocks.len())
+            .map_or(visible, |next| next.slice.first_lsn().previous());
+        drop(ring);
         let last = blocks
             .last()
-            .map_or(visible, |block| block.slice.last_lsn());
-        self.position = if has_more { last } else { last.max(visible) };
+            .map_or(self.position, |block| block.slice.last_lsn());
+        self.position = before_next.min(visible).max(last);
         Some(Step {
             blocks,
             position: self.position,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use springhead_log::{Clock, Log, Progress};
 use springhead_proto::{CollectionId, ErrorCode, Lsn, SchemaVersion, SqlError, TenantId, Value};
@@ -16,13 +16,16 @@ use tokio::sync::watch;
 use crate::access::Principal;
 use crate::advisory::AdvisoryLocks;
 use crate::clock::Entropy;
+use crate::confirm::CommitGate;
 use crate::copy::CopyProgress;
 use crate::functions::{CancelFlag, Context, SessionContext};
+use crate::horizon::Horizon;
 use crate::notify::Channels;
 use crate::plans::PlanCache;
 use crate::published::Published;
 use crate::readers::{Readers, Snapshot};
 use crate::replay::replay;
+use crate::role::RoleSwitch;
 use crate::rows::Rows;
 use crate::schemas::Schemas;
 use crate::sequences::SequenceBook;
@@ -45,6 +48,14 @@ pub struct Shared {
     pub background: Arc<Workers>,
     /// Why the node must stop, once it must.
     pub poison: watch::Sender<Option<String>>,
+    /// Whether the node takes writes.
+    pub role: RoleSwitch,
+    /// How far the log may be shown.
+    pub horizon: Arc<Horizon>,
+    /// What commits wait for beyond the local disk, if anything.
+    pub gate: ArcSwapOption<Box<dyn CommitGate>>,
+    /// Makes the rows of `springhead.standbys`.
+    pub standbys: ArcSwapOption<crate::system::StandbyRows>,
     /// Moves whenever anything is published in any tenant.
     pub moved: watch::Sender<Lsn>,
     pub statements: AtomicU64,
@@ -147,6 +158,7 @@ impl Tenant {
         let applied = state::applied(&conn).map_err(|error| unreadable(id, error))?;
         let hub = Hub::new(
             Arc::clone(&shared.log),
+            Arc::clone(&shared.horizon),
             id,
             applied.lsn,
             config.tail_memory_bytes,
@@ -177,6 +189,7 @@ impl Tenant {
             schemas: Arc::clone(&schemas),
             hub: Arc::clone(&hub),
             published: Arc::clone(&published),
+            shared: Arc::clone(shared),
         });
         Ok(Arc::new(Tenant {
             id,
@@ -232,7 +245,12 @@ impl Tenant {
 
     /// The last commit that anyone was told of; visible in a moment.
     pub fn acknowledged(&self) -> Lsn {
-        self.hub.acknowledged()
+        self.hub.acknowledged().min(self.shared.horizon.limit())
+    }
+
+    /// Whether the node follows another.
+    pub(crate) fn is_on_standby(&self) -> bool {
+        !self.shared.role.is_writable()
     }
 
     /// Waits until `lsn` is visible.
@@ -243,16 +261,9 @@ impl Tenant {
         if self.visible() >= lsn {
             return Ok(());
         }
-        let mut moved = self.shared.moved.subscribe();
-        let wait = async {
-            while self.visible() < lsn {
-                // The node's engine outlives its tenants, so the sender is there.
-                let _ = moved.changed().await;
-            }
-        };
-        tokio::time::timeout(self.shared.config.min_lsn_wait, wait)
+        self.wait_until(|| self.visible() >= lsn)
             .await
-            .map_err(|_| {
+            .map_err(|()| {
                 SqlError::new(
                     ErrorCode::CannotConnectNow,
                     format!(
@@ -264,6 +275,39 @@ impl Tenant {
                     "retry shortly; an LSN that this node never gave out never becomes visible",
                 )
             })
+    }
+
+    /// Waits until the tenant's own commits up to `lsn` are in its state and planned against, whether
+    /// they may be shown or not.
+    ///
+    /// # Errors
+    /// After `min_lsn_wait`, 57P03.
+    pub(crate) async fn wait_published(&self, lsn: Lsn) -> Result<(), SqlError> {
+        self.wait_until(|| self.hub.published() >= lsn)
+            .await
+            .map_err(|()| {
+                SqlError::new(
+                    ErrorCode::CannotConnectNow,
+                    format!("LSN {lsn} has not been published in time"),
+                )
+            })
+    }
+
+    async fn wait_until(&self, is_there: impl Fn() -> bool) -> Result<(), ()> {
+        let mut moved = self.shared.moved.subscribe();
+        let mut shown = self.shared.horizon.watch();
+        let wait = async {
+            while !is_there() {
+                // The node's engine outlives its tenants, so the senders are there.
+                tokio::select! {
+                    _ = moved.changed() => {}
+                    _ = shown.changed() => {}
+                }
+            }
+        };
+        tokio::time::timeout(self.shared.config.min_lsn_wait, wait)
+            .await
+            .map_err(drop)
     }
 
     /// A tail that delivers what comes after `position`, which must not be past [`Tenant::visible`].
@@ -461,7 +505,7 @@ impl Tenant {
     /// # Errors
     /// What SQLite says.
     pub(crate) fn checkpoint(&self) -> Result<Option<Lsn>, EngineError> {
-        let sure = self.hub.visible();
+        let sure = self.hub.stored();
         let complete = state::checkpoint(self.published.path(), false)
             .inspect_err(|error| self.published.checkpoint_failed(error))
             .map_err(|error| EngineError::Sqlite {

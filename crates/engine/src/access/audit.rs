@@ -38,6 +38,12 @@ impl AuditBook {
         }
     }
 
+    /// Goes on where `other` would: entries have come from another node meanwhile.
+    pub(crate) fn go_on_after(&self, other: &AuditBook) {
+        let last = other.last.load(Ordering::Relaxed);
+        self.last.fetch_max(last, Ordering::Relaxed);
+    }
+
     /// The statements that write an entry, and forget the one that is too old now.
     pub(super) fn ops(&self, event: AuditEvent, keep: u64) -> [Op; 2] {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;

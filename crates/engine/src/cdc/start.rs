@@ -212,6 +212,9 @@ pub enum StartError {
 pub async fn resolve(tenant: &Tenant, log: &dyn Log, start: Start) -> Result<Lsn, StartError> {
     // What anyone was told of is in the past of whoever starts now.
     tenant.wait_visible(tenant.acknowledged()).await?;
+    if tenant.is_on_standby() {
+        wait_on_standby(tenant, log, start).await?;
+    }
     // Visible is read before the log's end, so that it is never past it.
     let visible = tenant.visible();
     let view = LogView::of(log);
@@ -220,6 +223,29 @@ pub async fn resolve(tenant: &Tenant, log: &dyn Log, start: Start) -> Result<Lsn
         tenant.wait_visible(position).await?;
     }
     Ok(position)
+}
+
+/// What a standby does not have yet, not even its epoch perhaps, it may have in a moment.
+async fn wait_on_standby(tenant: &Tenant, log: &dyn Log, start: Start) -> Result<(), StartError> {
+    let (asked, epoch) = match start {
+        Start::After(cursor) => (cursor.lsn, cursor.epoch),
+        Start::SinceLsn(lsn) => (lsn.previous(), None),
+        Start::Now | Start::Earliest | Start::SinceMs(_) => return Ok(()),
+    };
+    let view = LogView::of(log);
+    let is_lost = epoch.is_some_and(|epoch| {
+        matches!(
+            view.check_epoch(epoch, asked),
+            Err(RefusedCursor {
+                reason: RefusedReason::PastFork { .. },
+                ..
+            })
+        )
+    });
+    if asked > tenant.visible() && !is_lost {
+        tenant.wait_visible(asked).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ impl Channels {
     /// Dispatches everything that anyone was told is committed.
     pub async fn catch_up(&self) {
         self.hub.settled().await;
-        if self.hub.published().0 <= self.dispatched.load(Ordering::Acquire) {
+        if self.hub.shown().0 <= self.dispatched.load(Ordering::Acquire) {
             return;
         }
         let mut follower = self.follower.lock().await;

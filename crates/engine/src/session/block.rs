@@ -185,6 +185,7 @@ impl Session {
             .unwrap_or_else(|| settings::isolation(&setting("default_transaction_isolation")));
         let read_only =
             read_only.unwrap_or_else(|| setting("default_transaction_read_only") == "on");
+        let read_only = read_only || !self.tenant.shared.role.is_writable();
         self.note_start();
         self.block = Some(Block {
             implicit,
@@ -270,6 +271,7 @@ impl Session {
         let Some(block) = self.block.take() else {
             return Ok(self.tenant.visible());
         };
+        let level = self.sync_level();
         // Of what is committed from here on the channels that it listens to hear, its own too.
         let start = self.tenant.channels.acknowledged();
         let committed = match block.writer {
@@ -280,9 +282,14 @@ impl Session {
                 .map(|done| done.lsn),
         };
         self.tenant.advisory.unlock_all(self.process_id, true);
+        let wrote = block.writer.is_some();
         self.restore_settings(committed.is_ok().then_some(block.kept_settings));
         if committed.is_ok() {
             self.change_channels(block.channels, start);
+        }
+        if wrote && let Ok(lsn) = committed {
+            // With the level of the block, SET LOCAL included.
+            self.confirm_at(level, lsn).await?;
         }
         committed
     }

@@ -89,6 +89,27 @@ impl Session {
         params: Vec<Value>,
     ) -> Result<Answer, SqlError> {
         self.catch_up();
+        if self.follow_role() {
+            let answer = Box::pin(self.run_planned(sql, plan, params)).await?;
+            return Ok(match answer {
+                Answer::Outcome(mut outcome) => {
+                    let standby = self.setting("in_hot_standby").unwrap_or_default();
+                    let status = ("in_hot_standby".to_owned(), standby);
+                    outcome.parameter_status.push(status);
+                    Answer::Outcome(outcome)
+                }
+                Answer::Stale => Answer::Stale,
+            });
+        }
+        self.run_planned(sql, plan, params).await
+    }
+
+    async fn run_planned(
+        &mut self,
+        sql: &str,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+    ) -> Result<Answer, SqlError> {
         self.tenant
             .shared
             .statements
@@ -214,6 +235,7 @@ impl Session {
             roles: self.engine.as_ref().map(Engine::roles),
             database_id: tenant.id().0,
             state_path: state::state_file(&tenant.shared.config, tenant.id()),
+            standbys: tenant.shared.standbys.load_full(),
             live: springhead_sql::system::Cache::default(),
         }));
     }
@@ -250,7 +272,13 @@ impl Session {
                 })
             })
             .await?;
-        self.answer(plan, reply)
+        let changed = match &reply {
+            Reply::Done(done) => done.lsn,
+            Reply::Stale(_) | Reply::Failed { .. } => springhead_proto::Lsn::ZERO,
+        };
+        let answer = self.answer(plan, reply)?;
+        self.confirm(changed).await?;
+        Ok(answer)
     }
 
     /// A statement of the transaction that has the writer.
@@ -475,7 +503,7 @@ impl Session {
         }
         let Some(rows) = rows else {
             // The definitions that the snapshot has may still be about to be published.
-            self.tenant.wait_visible(lsn).await?;
+            self.tenant.wait_published(lsn).await?;
             return Ok(Answer::Stale);
         };
         let PlanKind::Query(query) = &plan.kind else {

@@ -8,6 +8,7 @@
 mod advisory;
 mod block;
 mod changes;
+mod confirm;
 mod copying;
 mod execute;
 mod listen;
@@ -70,6 +71,8 @@ pub struct Session {
     listener: Option<Arc<Listener>>,
     /// Its client takes what comes by itself: notifications, COPY's data.
     streams: bool,
+    /// What its settings say the node is.
+    is_on_standby: bool,
 }
 
 /// The statement that runs now, as others may end it.
@@ -188,7 +191,7 @@ impl Session {
             identity: Arc::new(Identity::unrestricted(&principal.user)),
             ..PlanContext::default()
         };
-        let session = Session {
+        let mut session = Session {
             tenant,
             engine: None,
             context: Arc::new(context),
@@ -205,8 +208,10 @@ impl Session {
             local: Vec::new(),
             listener: None,
             streams: false,
+            is_on_standby: false,
         };
         session.put_configured();
+        session.follow_role();
         session
     }
 
@@ -214,6 +219,9 @@ impl Session {
     /// own sessions have none.
     fn configured(&self, name: &str) -> Option<String> {
         let config = &self.tenant.shared.config;
+        if name == "synchronous_commit" {
+            return Some(config.synchronous_commit.name().to_owned());
+        }
         let limit = match name {
             "statement_timeout" => config.statement_timeout,
             "lock_timeout" => config.lock_timeout,
@@ -230,6 +238,7 @@ impl Session {
             "statement_timeout",
             "lock_timeout",
             "idle_in_transaction_session_timeout",
+            "synchronous_commit",
         ] {
             values.extend(self.configured(name).map(|value| (name.to_owned(), value)));
         }

@@ -233,6 +233,7 @@ impl Session {
                 format!("permission denied: {what} with credentials that allow reading only"),
             ));
         }
+        self.tenant.shared.role.expect_writable(what)?;
         if self.is_read_only() {
             return Err(SqlError::new(
                 ErrorCode::ReadOnlyTransaction,

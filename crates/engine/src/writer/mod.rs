@@ -15,6 +15,7 @@
 mod command;
 mod commit;
 mod ddl;
+mod follow;
 pub mod mailbox;
 pub mod run;
 mod work;
@@ -33,7 +34,10 @@ use crate::functions::Context;
 use crate::published::Published;
 use crate::schemas::Schemas;
 use crate::tail::Hub;
+use crate::tenant::Shared;
 use crate::{EngineConfig, state};
+
+pub use follow::MoreSlices;
 
 pub use command::{
     Begin, Command, Done, Reply, Request, SavepointAction, TransactionId, needs_writer, refuse,
@@ -54,6 +58,8 @@ pub struct Writer {
     schemas: Arc<Schemas>,
     hub: Arc<Hub>,
     published: Arc<Published>,
+    /// For the node's role.
+    shared: Arc<Shared>,
     owner: Option<Owner>,
     /// Commands that arrived while an interactive transaction had the writer.
     waiting: VecDeque<Command>,
@@ -105,6 +111,7 @@ pub struct WriterParts {
     pub schemas: Arc<Schemas>,
     pub hub: Arc<Hub>,
     pub published: Arc<Published>,
+    pub shared: Arc<Shared>,
 }
 
 impl Writer {
@@ -130,6 +137,7 @@ impl Writer {
             schemas: parts.schemas,
             hub: parts.hub,
             published: parts.published,
+            shared: parts.shared,
             owner: None,
             waiting: VecDeque::new(),
             open: false,
@@ -162,6 +170,15 @@ impl Writer {
             if let Some(error) = &self.dead {
                 for command in self.waiting.drain(..).chain(commands.drain(..)) {
                     refuse(command, error.clone());
+                }
+                return;
+            }
+            if !self.shared.role.is_writable() {
+                // Here, where everything that writes comes by: whatever was planned or queued before
+                // the role changed does not get past it.
+                while let Some(command) = self.waiting.pop_front().or_else(|| commands.pop_front())
+                {
+                    self.refuse_write(command);
                 }
                 return;
             }

@@ -681,9 +681,10 @@ fn facts(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
             Value::Integer(if utf8 { 6 } else { -1 })
         }
         "pg_client_encoding" | "getdatabaseencoding" => text("UTF8"),
-        "pg_is_in_recovery" | "pg_is_other_temp_schema" | "pg_relation_is_publishable" => {
-            bool(false)
+        "pg_is_in_recovery" => {
+            bool(view.session.setting("in_hot_standby").as_deref() == Some("on"))
         }
+        "pg_is_other_temp_schema" | "pg_relation_is_publishable" => bool(false),
         "pg_my_temp_schema" => Value::Integer(0),
         "pg_postmaster_start_time" => Value::Null,
         _ => return None,

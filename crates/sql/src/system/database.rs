@@ -92,7 +92,21 @@ pub(super) const RELATIONS: &[Relation] = &[
     relation!("pg_catalog", "pg_timezone_names", 0, pg_timezone_names, {
         "name": Text, "abbrev": Text, "utc_offset": Text, "is_dst": Bool,
     }),
+    // Springhead's own: the nodes that follow this one.
+    relation!(live "springhead", "standbys", 0, standbys, {
+        "name": Text, "address": Text, "state": Text, "sent_lsn": Int8, "written_lsn": Int8,
+        "flushed_lsn": Int8, "applied_lsn": Int8, "lag_changes": Int8, "lag_bytes": Int8,
+        "lag_ms": Int8, "mode": Text, "priority": Int4,
+    }),
 ];
+
+fn standbys(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    // They are of the node and of no tenant.
+    if view.identity.superuser {
+        rows.extend(view.session.standbys());
+    }
+    Ok(())
+}
 
 fn pg_database(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     for (id, name) in view.session.databases() {

@@ -54,6 +54,10 @@ pub trait Surroundings: Send + Sync {
     fn database_id(&self) -> u32;
     /// How large its state is, if that is known.
     fn database_bytes(&self) -> Option<i64>;
+    /// The rows of `springhead.standbys`.
+    fn standbys(&self) -> Vec<Row> {
+        Vec::new()
+    }
 }
 
 /// A role, without anything secret.

@@ -1,0 +1,93 @@
+//! The wait between the writer's answer and the client's: a commit is here, and its client asked for
+//! standbys to have it too.
+
+use springhead_proto::{ErrorCode, Lsn, SqlError};
+
+use super::Session;
+use crate::confirm::SyncLevel;
+
+impl Session {
+    /// Makes the settings that tell of the node's role say what it is now. Whether they did not.
+    pub(super) fn follow_role(&mut self) -> bool {
+        let is_on_standby = !self.tenant.shared.role.is_writable();
+        if is_on_standby == self.is_on_standby {
+            return false;
+        }
+        self.is_on_standby = is_on_standby;
+        let word = if is_on_standby { "on" } else { "off" };
+        let mut values = self.context.settings.lock();
+        for name in ["in_hot_standby", "transaction_read_only"] {
+            values.insert(name.to_owned(), word.to_owned());
+        }
+        true
+    }
+
+    /// What `synchronous_commit` says now.
+    pub(super) fn sync_level(&self) -> SyncLevel {
+        let configured = self.tenant.shared.config.synchronous_commit;
+        let values = self.context.settings.lock();
+        values
+            .get("synchronous_commit")
+            .and_then(|value| SyncLevel::parse(value))
+            .unwrap_or(configured)
+    }
+
+    /// Waits until the commit that ends at `lsn` is as safe as the session asks.
+    ///
+    /// # Errors
+    /// As [`Session::confirm_at`].
+    pub(super) async fn confirm(&mut self, lsn: Lsn) -> Result<(), SqlError> {
+        let level = self.sync_level();
+        self.confirm_at(level, lsn).await
+    }
+
+    /// Waits until the commit that ends at `lsn` is as safe as `level` asks.
+    ///
+    /// # Errors
+    /// 08007 if the wait ends first: cancelled, out of time, or because this node is no longer the
+    /// primary. Never success, and never a failure either: the commit is here.
+    pub(super) async fn confirm_at(&mut self, level: SyncLevel, lsn: Lsn) -> Result<(), SqlError> {
+        if !level.is_remote() || lsn == Lsn::ZERO {
+            return Ok(());
+        }
+        let Some(gate) = self.tenant.shared.gate.load_full() else {
+            return Ok(());
+        };
+        let Some(wait) = gate.confirm(lsn, level) else {
+            return Ok(());
+        };
+        // Others may need the state file meanwhile.
+        self.catch_up();
+        let statement_timeout = self.duration("statement_timeout");
+        let running = std::sync::Arc::clone(&self.running);
+        let asked = running.asked.notified();
+        tokio::pin!(asked);
+        asked.as_mut().enable();
+        let flag = self.running.begin();
+        let timeout = async {
+            match statement_timeout {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            confirmed = wait => confirmed,
+            () = asked => Err(unknown("the wait was cancelled", lsn)),
+            () = timeout => Err(unknown("statement_timeout ended the wait", lsn)),
+        };
+        drop(flag);
+        self.running.end();
+        result
+    }
+}
+
+fn unknown(why: &str, lsn: Lsn) -> SqlError {
+    SqlError::new(
+        ErrorCode::OutcomeUnknown,
+        format!("{why}: the commit is durable here at LSN {lsn}, and unknown on the standby"),
+    )
+    .with_hint(
+        "it is not lost unless this node is; look whether the change is there before you repeat it",
+    )
+}
