@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use springhead_engine::EngineConfig;
+use springhead_engine::confirm::SyncLevel;
 use springhead_engine::dead_letters::{Action, OnFull};
 use springhead_log::segment::SegmentConfig;
 
 use crate::http::HttpConfig;
+use crate::standby::names::SynchronousStandbys;
 
 pub use reference::markdown;
 pub use value::{SettingValue, Size};
@@ -362,6 +364,38 @@ settings! {
         /// How often is looked for dead letters that are due.
         dead_letter_sweep_interval: Duration = Duration::from_secs(1);
     }
+    section "Standbys" {
+        /// Address of the node to follow, as in `http://primary:6480`; this node begins as its standby.
+        /// Once a node has changed its role (`role.json` in its data directory), that counts instead.
+        standby_of: String = String::new();
+        /// What all nodes of a cluster know and prove to one another; needed once there are users.
+        standby_token: String = String::new();
+        /// What this node is called, in `synchronous_standbys` too; its HTTP address if empty.
+        node_name: String = String::new();
+        /// Where other nodes and their clients reach this one over HTTP, as in `http://host:6480`; made
+        /// from `http` if empty.
+        advertise: String = String::new();
+        /// Other nodes that may have become primary while this one was away; asked before it takes
+        /// writes. Its own standbys are known anyway.
+        standby_peers: Vec<String> = Vec::new();
+        /// File of the certificate authorities (PEM) that other nodes' certificates are of, for https;
+        /// the system's if empty.
+        standby_ca: String = String::new();
+        /// How safe a commit is when its client is told, unless the session says otherwise: off, local,
+        /// remote_write, on, remote_apply. The last three wait for `synchronous_standbys`.
+        synchronous_commit: String = engine().synchronous_commit.name().to_owned();
+        /// The standbys that commits wait for: `ANY 1 (a, b)`, `FIRST 1 (a, b)` by priority, or names;
+        /// nobody if empty.
+        synchronous_standbys: String = String::new();
+        /// After how many milliseconds without a standby commits are answered without one; 0: they wait.
+        async_after_ms: u64 = 0;
+        /// Log that one standby may hold back from retention; past it the standby needs a base backup.
+        standby_slot_bytes: Size = Size(springhead_log::segment::DEFAULT_PIN_CAP_BYTES);
+        /// How often nodes say that they are there.
+        standby_heartbeat: Duration = Duration::from_secs(1);
+        /// A node that was not heard for so long is gone.
+        standby_timeout: Duration = Duration::from_secs(10);
+    }
     section "Consumers" {
         /// Named consumers per tenant.
         max_consumers: usize = engine().max_consumers;
@@ -397,6 +431,8 @@ impl Config {
             lock_timeout: self.lock_timeout,
             statement_timeout: self.statement_timeout,
             min_lsn_wait: self.min_lsn_wait,
+            role: springhead_engine::role::NodeRole::Primary,
+            synchronous_commit: SyncLevel::parse(&self.synchronous_commit).unwrap_or(SyncLevel::On),
             plan_cache: self.plan_cache,
             consumer_pin_cap_bytes: self.consumer_pin_cap_bytes.0,
             max_consumers: self.max_consumers,
@@ -552,6 +588,7 @@ impl Config {
                 });
             }
         }
+        self.check_standbys()?;
         let intervals = [
             ("maintenance_interval", self.maintenance_interval),
             (
@@ -566,6 +603,47 @@ impl Config {
                     what: "must not be 0".to_owned(),
                 });
             }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Whom commits wait for.
+    #[must_use]
+    pub fn synchronous(&self) -> SynchronousStandbys {
+        self.synchronous_standbys.parse().unwrap_or_default()
+    }
+
+    fn check_standbys(&self) -> Result<(), ConfigError> {
+        let bad = |name, what: String| Err(ConfigError::Impossible { name, what });
+        if SyncLevel::parse(&self.synchronous_commit).is_none() {
+            return bad(
+                "synchronous_commit",
+                format!(
+                    "is off, local, remote_write, on or remote_apply, and not \"{}\"",
+                    self.synchronous_commit
+                ),
+            );
+        }
+        if let Err(error) = self.synchronous_standbys.parse::<SynchronousStandbys>() {
+            return bad("synchronous_standbys", format!("is no list: {error}"));
+        }
+        for (name, address) in [
+            ("standby_of", &self.standby_of),
+            ("advertise", &self.advertise),
+        ] {
+            if !address.is_empty()
+                && let Err(what) = address.parse::<crate::standby::dial::Address>()
+            {
+                return bad(name, what);
+            }
+        }
+        if self.standby_heartbeat.is_zero() || self.standby_timeout <= self.standby_heartbeat {
+            return bad(
+                "standby_timeout",
+                "must be longer than standby_heartbeat, which must not be 0".to_owned(),
+            );
         }
         Ok(())
     }

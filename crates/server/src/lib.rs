@@ -12,6 +12,7 @@ pub mod http;
 pub mod lock;
 pub mod node;
 pub mod pgwire;
+pub mod standby;
 
 pub use config::Config;
 pub use node::{NodeState, Shutdown};

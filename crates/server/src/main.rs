@@ -13,16 +13,22 @@ use springhead_server::Config;
 use springhead_server::cli::{self, Cli, Progress};
 
 fn main() -> ExitCode {
-    cli::run(Cli::parse(), open_log).into()
+    cli::run(Cli::parse(), Box::new(open_log)).into()
 }
 
-fn open_log(dir: &Path, config: &Config, known_durable: Lsn) -> Result<Arc<dyn Log>, LogError> {
+fn open_log(
+    dir: &Path,
+    config: &Config,
+    known_durable: Lsn,
+    follows: bool,
+) -> Result<Arc<dyn Log>, LogError> {
     let progress = Progress::new("recovering the log");
     let log = SegmentLog::open_on(
         Arc::new(RealDisk),
         dir,
         SegmentConfig {
             known_durable,
+            follows,
             ..config.segment_log()
         },
         Arc::new(SystemClock),

@@ -2,31 +2,40 @@
 //! them. `cli::serve` calls [`run`]; every connection holds an `Arc` of [`NodeState`].
 //!
 //! ```text
-//! lock data dir -> bind -> open log -> open engine (replay) -> serve -> SIGTERM or SIGINT
+//! lock data dir -> [ bind -> what is it? -> open log -> open engine (replay) -> serve ] -> SIGTERM
 //!   -> no new connections, idle ones told -> running ones finish (shutdown_grace) -> engine -> log
 //! ```
+//!
+//! What is in brackets is done again, in the same process, when the node changes its role in a way
+//! that needs the engine closed (`standby::life`).
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use springhead_engine::{Engine, EngineError, Entropy};
-use springhead_log::{Log, LogError, SystemClock};
-use springhead_proto::Lsn;
+use springhead_engine::role::NodeRole;
+use springhead_engine::{Engine, EngineConfig, EngineError, Entropy};
+use springhead_log::{LogError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::auth::{Auth, AuthError};
 use crate::cli::Progress;
 use crate::config::Config;
 use crate::lock::{DataDir, DataDirError};
+use crate::standby::life::{self, OpenLog};
+use crate::standby::sync::{Gate, Synchrony};
+use crate::standby::{Options, Replication, Restart};
 use crate::{http, pgwire};
 
 /// How long the clients of a poisoned log get to be told "outcome unknown".
 const POISON_GRACE: Duration = Duration::from_millis(500);
+
+/// How long clients get when the node closes its engine to change its role.
+const RESTART_GRACE: Duration = Duration::from_millis(200);
 
 /// How often it is looked whether certificates have changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,6 +50,8 @@ pub struct NodeState {
     pub pg: pgwire::Registry,
     /// Who is who.
     pub auth: Auth,
+    /// How it follows others and is followed; `None` over a log that cannot be.
+    pub replication: Option<Arc<Replication>>,
 }
 
 /// Told once, to everyone: the node is stopping.
@@ -124,10 +135,7 @@ impl Entropy for SystemEntropy {
 ///
 /// # Errors
 /// [`NodeError`].
-pub async fn run<L>(config: Config, open_log: L) -> Result<(), NodeError>
-where
-    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
-{
+pub async fn run(config: Config, open_log: Arc<OpenLog>) -> Result<(), NodeError> {
     let mut signals = Signals::listen()?;
     let pg_address = resolve("pg", &config.pg)?;
     let http_address = resolve("http", &config.http)?;
@@ -135,66 +143,173 @@ where
     raise_file_limit();
     // Early, so that a port that is taken is told at once; but where anyone could come from, only
     // once it is known that there are users.
-    let pg_early = bind_early(pg_address).await?;
-    let http_early = bind_early(http_address).await?;
-
-    let opening = config.clone();
-    let log_dir = data_dir.log_dir();
-    let opened = tokio::task::spawn_blocking(move || open(&opening, &log_dir, open_log)).await;
-    let engine = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-
-    let is_open = engine.roles().is_open;
-    let pg_listener = bind_late("pg", pg_address, pg_early, is_open).await?;
-    let http_listener = bind_late("http", http_address, http_early, is_open).await?;
-    let addresses = (local(&pg_listener)?, local(&http_listener)?);
-    let auth = Auth::open(&config)?;
-    let state = Arc::new(NodeState {
-        engine,
-        config,
-        started: Instant::now(),
-        pg: pgwire::Registry::default(),
-        auth,
-    });
-    let (switch, shutdown) = Shutdown::new();
-    let mut servers = JoinSet::new();
-    servers.spawn(pgwire::serve(
-        pg_listener,
-        Arc::clone(&state),
-        shutdown.clone(),
-    ));
-    servers.spawn(http::serve(http_listener, Arc::clone(&state), shutdown));
-    let maintenance = tokio::spawn(maintain(Arc::clone(&state)));
-    let sweeper = tokio::spawn(sweep(Arc::clone(&state)));
-    let keeper = tokio::spawn(keep_auth(Arc::clone(&state)));
-    announce(&state, addresses);
-
-    let ended = wait_for_the_end(&mut signals, &state.engine).await;
-    // Whoever still listens is told; a node without listeners has nobody to tell.
-    let _ = switch.send(true);
-    let grace = if ended.is_err() {
-        POISON_GRACE
-    } else {
-        state.config.shutdown_grace
-    };
-    drain(&mut servers, &mut signals, grace).await;
-    sweeper.abort();
-    keeper.abort();
-    stop(state, maintenance, ended.is_ok()).await;
-    drop(data_dir);
-    ended
+    let mut early = (
+        bind_early(pg_address).await?,
+        bind_early(http_address).await?,
+    );
+    let mut addresses = (pg_address, http_address);
+    let mut asked = None;
+    loop {
+        // The ports of the first time are those of every time.
+        if let (Some(pg), Some(http)) = (&early.0, &early.1) {
+            addresses = (local(pg)?, local(http)?);
+        }
+        let life = Life {
+            config: &config,
+            addresses,
+            log_dir: data_dir.log_dir(),
+            open_log: &open_log,
+        };
+        let ended = Box::pin(life.live(&mut signals, early, asked.take())).await?;
+        let Some((restart, served_at)) = ended else {
+            return Ok(());
+        };
+        tracing::info!(?restart, "opening again");
+        addresses = served_at;
+        asked = Some(restart);
+        early = (
+            bind_early(addresses.0).await?,
+            bind_early(addresses.1).await?,
+        );
+    }
 }
 
-fn open<L>(config: &Config, log_dir: &Path, open_log: L) -> Result<Engine, NodeError>
-where
-    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError>,
-{
+/// The node from one opening of its engine to its end.
+struct Life<'a> {
+    config: &'a Config,
+    addresses: (SocketAddr, SocketAddr),
+    log_dir: PathBuf,
+    open_log: &'a Arc<OpenLog>,
+}
+
+/// What the node is to do next, and where it has served.
+type Again = (Restart, (SocketAddr, SocketAddr));
+
+impl Life<'_> {
+    async fn live(
+        &self,
+        signals: &mut Signals,
+        (pg_early, http_early): (Option<TcpListener>, Option<TcpListener>),
+        asked: Option<Restart>,
+    ) -> Result<Option<Again>, NodeError> {
+        let options =
+            Options::new(self.config, self.addresses.1).map_err(|error| NodeError::System {
+                what: "read standby_ca",
+                error,
+            })?;
+        let prepared = life::prepare(self.config, &options, asked, &**self.open_log);
+        let beginning = tokio::select! {
+            beginning = Box::pin(prepared) => beginning?,
+            () = signals.next() => return Ok(None),
+        };
+        let opening = (self.config.clone(), beginning.clone());
+        let (log_dir, open_log) = (self.log_dir.clone(), Arc::clone(self.open_log));
+        let opened =
+            tokio::task::spawn_blocking(move || open(&opening.0, &opening.1, &log_dir, &*open_log))
+                .await;
+        let engine =
+            opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let replication = self.replicate(&engine, options, &beginning).await?;
+
+        let is_open = engine.roles().is_open;
+        let (pg, http) = self.addresses;
+        let pg_listener = bind_late("pg", pg, pg_early, is_open).await?;
+        let http_listener = bind_late("http", http, http_early, is_open).await?;
+        let addresses = (local(&pg_listener)?, local(&http_listener)?);
+        let auth = Auth::open(self.config)?;
+        let state = Arc::new(NodeState {
+            engine,
+            config: self.config.clone(),
+            started: Instant::now(),
+            pg: pgwire::Registry::default(),
+            auth,
+            replication: replication.clone(),
+        });
+        let (switch, shutdown) = Shutdown::new();
+        let mut servers = JoinSet::new();
+        servers.spawn(pgwire::serve(
+            pg_listener,
+            Arc::clone(&state),
+            shutdown.clone(),
+        ));
+        servers.spawn(http::serve(http_listener, Arc::clone(&state), shutdown));
+        let mut keepers = JoinSet::new();
+        keepers.spawn(maintain(Arc::clone(&state)));
+        keepers.spawn(sweep(Arc::clone(&state)));
+        keepers.spawn(keep_auth(Arc::clone(&state)));
+        if let Some(replication) = &replication {
+            keepers.spawn(life::keep(Arc::clone(replication)));
+        }
+        announce(&state, addresses);
+
+        let ended = wait_for_the_end(signals, &state.engine, replication.as_deref()).await;
+        // Whoever still listens is told; a node without listeners has nobody to tell.
+        let _ = switch.send(true);
+        let grace = match &ended {
+            Ok(None) => self.config.shutdown_grace,
+            // Clients find the new primary the sooner.
+            Ok(Some(_)) => RESTART_GRACE,
+            Err(_) => POISON_GRACE,
+        };
+        drain(&mut servers, signals, grace).await;
+        keepers.shutdown().await;
+        if let Some(replication) = &replication {
+            replication.stop_following().await;
+        }
+        stop(state, ended.is_ok()).await;
+        Ok(ended?.map(|restart| (restart, addresses)))
+    }
+
+    async fn replicate(
+        &self,
+        engine: &Engine,
+        options: Options,
+        beginning: &life::Beginning,
+    ) -> Result<Option<Arc<Replication>>, NodeError> {
+        if engine.log().raw().is_none() {
+            return Ok(None);
+        }
+        let patience = Some(self.config.async_after_ms)
+            .filter(|ms| *ms > 0)
+            .map(Duration::from_millis);
+        let synchrony = Synchrony::new(
+            self.config.synchronous(),
+            patience,
+            engine.config().synchronous_commit,
+            Arc::clone(engine.horizon()),
+        );
+        engine.set_gate(Box::new(Gate(Arc::clone(&synchrony))));
+        let replication = Replication::new(
+            engine.clone(),
+            options,
+            synchrony,
+            beginning.role_file.clone(),
+        )
+        .map_err(|error| NodeError::System {
+            what: "read standbys.json",
+            error,
+        })?;
+        Box::pin(life::begin(&replication, beginning)).await?;
+        Ok(Some(replication))
+    }
+}
+
+fn open(
+    config: &Config,
+    beginning: &life::Beginning,
+    log_dir: &Path,
+    open_log: &OpenLog,
+) -> Result<Engine, NodeError> {
     let begun = Instant::now();
     // What a state file holds was durable: a log that ends before it is damaged, not torn.
     let known_durable = springhead_engine::state::highest_applied(&config.data_dir)?;
-    let log = open_log(log_dir, config, known_durable)?;
+    let log = open_log(log_dir, config, known_durable, beginning.follows)?;
     let progress = Progress::new("replaying the log");
     let engine = Engine::open_with_progress(
-        config.engine(),
+        EngineConfig {
+            role: beginning.role.clone(),
+            ..config.engine()
+        },
         Arc::clone(&log),
         Arc::new(SystemClock),
         Arc::new(SystemEntropy),
@@ -205,6 +320,7 @@ where
     tracing::info!(
         durable_lsn = tail.durable.0,
         epoch = %tail.epoch,
+        role = beginning.role.word(),
         recovery_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         "recovered"
     );
@@ -214,7 +330,7 @@ where
 /// Programs read this line to learn the ports when they asked for port 0.
 fn announce(state: &NodeState, (pg, http): (SocketAddr, SocketAddr)) {
     println!(
-        "springhead {} is ready: postgres://{pg}/default and http://{http}, data in {} ({})",
+        "springhead {} is ready: postgres://{pg}/default and http://{http}, data in {} ({}{})",
         env!("CARGO_PKG_VERSION"),
         state.config.data_dir.display(),
         if state.engine.roles().is_open {
@@ -222,16 +338,31 @@ fn announce(state: &NodeState, (pg, http): (SocketAddr, SocketAddr)) {
         } else {
             "users log in"
         },
+        match &*state.engine.role() {
+            NodeRole::Primary => "",
+            NodeRole::Standby { .. } => "; standby",
+        },
     );
 }
 
 /// Until a signal, or until the node cannot go on.
-async fn wait_for_the_end(signals: &mut Signals, engine: &Engine) -> Result<(), NodeError> {
+async fn wait_for_the_end(
+    signals: &mut Signals,
+    engine: &Engine,
+    replication: Option<&Replication>,
+) -> Result<Option<Restart>, NodeError> {
+    let restart = async {
+        match replication {
+            Some(replication) => replication.restart_asked().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = signals.next() => {
             tracing::info!("stopping: no new connections, running statements finish");
-            Ok(())
+            Ok(None)
         }
+        restart = restart => Ok(Some(restart)),
         reason = engine.poisoned() => {
             tracing::error!(%reason, "the process ends, recovery decides what was written");
             Err(NodeError::Poisoned(reason))
@@ -250,8 +381,7 @@ async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals, grace: Duration
     servers.shutdown().await;
 }
 
-async fn stop(state: Arc<NodeState>, maintenance: JoinHandle<()>, in_order: bool) {
-    maintenance.abort();
+async fn stop(state: Arc<NodeState>, in_order: bool) {
     if !in_order {
         // Recovery decides; nothing more is to be written.
         return;

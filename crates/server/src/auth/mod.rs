@@ -235,7 +235,13 @@ impl Auth {
                     ..AuditEvent::default()
                 });
             }
-            if let Err(error) = engine.audit(std::mem::take(&mut events)).await {
+            if *engine.role() != springhead_engine::role::NodeRole::Primary {
+                // A standby's state is its primary's: what happens here is in this node's own
+                // diagnostics alone.
+                for event in events.drain(..) {
+                    tracing::info!(?event, "audit");
+                }
+            } else if let Err(error) = engine.audit(std::mem::take(&mut events)).await {
                 tracing::error!(%error, "entries of the audit could not be written");
             }
             pace.tick().await;

@@ -78,7 +78,23 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// The socket's, `TimedOut`, or an answer that is no HTTP.
 pub async fn get(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
-    let answered = tokio::time::timeout(HEAD_TIMEOUT, begin(target, path, headers)).await;
+    request(target, "GET", path, headers, None).await
+}
+
+/// Sends a request, with a body of JSON if there is one, and reads the answer's head. `path` is
+/// already encoded.
+///
+/// # Errors
+/// As [`get`].
+pub async fn request(
+    target: &Target,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> io::Result<Response> {
+    let begun = begin(target, method, path, headers, body);
+    let answered = tokio::time::timeout(HEAD_TIMEOUT, begun).await;
     answered.unwrap_or_else(|_| {
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -87,7 +103,13 @@ pub async fn get(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::R
     })
 }
 
-async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Result<Response> {
+async fn begin(
+    target: &Target,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> io::Result<Response> {
     let stream = TcpStream::connect(&target.host_port).await?;
     let stream = match &target.tls {
         Some(tls) => tls.connect(stream).await?,
@@ -95,7 +117,7 @@ async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Res
     };
     let mut stream = BufReader::new(stream);
     let mut request = format!(
-        "GET {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: springhead\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: springhead\r\n",
         target.host_port
     );
     for (name, value) in headers {
@@ -108,7 +130,14 @@ async fn begin(target: &Target, path: &str, headers: &[(&str, &str)]) -> io::Res
         }
         request.push_str(&format!("authorization: Bearer {token}\r\n"));
     }
+    if let Some(body) = body {
+        let length = body.len();
+        request.push_str(&format!(
+            "content-type: application/json\r\ncontent-length: {length}\r\n"
+        ));
+    }
     request.push_str("connection: close\r\n\r\n");
+    request.push_str(body.unwrap_or_default());
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let status_line = line(&mut stream).await?;

@@ -9,6 +9,7 @@ mod progress;
 mod serve;
 mod settings;
 mod sql;
+mod standby;
 mod status;
 mod table;
 mod tail;
@@ -16,16 +17,15 @@ mod tenant;
 mod tls;
 mod user;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use springhead_log::{Log, LogError};
-use springhead_proto::Lsn;
+use springhead_log::LogError;
 
 use crate::config::{Config, ConfigError};
 use crate::lock::DataDirError;
 use crate::node::NodeError;
+use crate::standby::life::OpenLog;
 
 pub use progress::Progress;
 
@@ -87,6 +87,11 @@ enum Command {
     Token(user::TokenCommand),
     /// Shows what a running server is doing
     Status(status::StatusArgs),
+    /// Makes a running standby the primary
+    Promote(standby::PromoteArgs),
+    /// Lists the standbys of a running primary, hands over to one, forgets one
+    #[command(subcommand)]
+    Standby(standby::StandbyCommand),
 }
 
 /// How the process ends.
@@ -173,10 +178,7 @@ impl From<DataDirError> for CliError {
 
 /// Runs one command. `open_log` opens the log that `serve` keeps.
 #[must_use]
-pub fn run<L>(cli: Cli, open_log: L) -> Exit
-where
-    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
-{
+pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args, open_log),
         Command::Sql(args) => client(sql::run(args)),
@@ -187,6 +189,8 @@ where
         Command::User(command) => client(user::run_user(command)),
         Command::Token(command) => client(user::run_token(command)),
         Command::Status(args) => client(status::run(args)),
+        Command::Promote(args) => client(standby::promote(args)),
+        Command::Standby(command) => client(standby::run(command)),
     };
     match done {
         Ok(()) => Exit::Done,

@@ -23,6 +23,9 @@ pub struct Target {
     pub tenant: String,
     mode: Mode,
     tls: Option<Tls>,
+    /// Other hosts of the same cluster, each with all it takes to connect: with any, the one that
+    /// takes writes is looked for.
+    others: Vec<Target>,
 }
 
 impl Target {
@@ -33,7 +36,7 @@ impl Target {
     pub fn read(url: &str, tls: &TlsArgs) -> Result<Target, CliError> {
         let bad = || {
             CliError::Usage(format!(
-                "--url {url}: expected postgres://[user@]host:port[/tenant][?sslmode=mode]"
+                "--url {url}: expected postgres://[user@]host:port[,host:port…][/tenant][?sslmode=mode]"
             ))
         };
         let (url, query) = url.split_once('?').unwrap_or((url, ""));
@@ -46,12 +49,29 @@ impl Target {
         let rest = url
             .strip_prefix("postgres://")
             .or_else(|| url.strip_prefix("postgresql://"))
+            .or_else(|| url.strip_prefix("springhead://"))
             .ok_or_else(bad)?;
         let (place, tenant) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, host_port) = place.rsplit_once('@').unwrap_or(("", place));
-        if host_port.is_empty() || tenant.contains('/') || user.contains(':') {
+        let mut hosts = host_port.split(',');
+        if hosts.clone().any(str::is_empty) || tenant.contains('/') || user.contains(':') {
             return Err(bad());
         }
+        let first = hosts.next().ok_or_else(bad)?;
+        let mut first = Target::of_host(first, mode, tls, user, tenant)?;
+        let hosts = hosts.map(|host| Target::of_host(host, mode, tls, user, tenant));
+        first.others = hosts.collect::<Result<_, _>>()?;
+        Ok(first)
+    }
+
+    /// One of the hosts.
+    fn of_host(
+        host_port: &str,
+        mode: Mode,
+        tls: &TlsArgs,
+        user: &str,
+        tenant: &str,
+    ) -> Result<Target, CliError> {
         let host_port = if host_port
             .rsplit_once(':')
             .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
@@ -77,6 +97,7 @@ impl Target {
                 &std::env::var("PGUSER").unwrap_or_else(|_| "springhead".to_owned()),
             ),
             tenant: or(tenant, "default"),
+            others: Vec::new(),
         })
     }
 }
@@ -86,6 +107,8 @@ pub struct PgClient {
     stream: BufReader<Stream>,
     target: Target,
     key: [u8; 8],
+    /// What the server says of itself (`in_hot_standby`).
+    is_standby: bool,
 }
 
 /// A result's column.
@@ -115,11 +138,32 @@ impl PgClient {
     /// # Errors
     /// Unreachable, or what the server refuses.
     pub async fn connect(target: &Target) -> Result<PgClient, CliError> {
+        if target.others.is_empty() {
+            return PgClient::connect_to(target).await;
+        }
+        let mut problems = Vec::new();
+        for host in std::iter::once(target).chain(&target.others) {
+            match PgClient::connect_to(host).await {
+                Ok(client) if client.is_standby => {
+                    problems.push(format!("{} is a standby", host.host_port));
+                }
+                Ok(client) => return Ok(client),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        Err(CliError::Unreachable(format!(
+            "no host takes writes: {}",
+            problems.join("; ")
+        )))
+    }
+
+    async fn connect_to(target: &Target) -> Result<PgClient, CliError> {
         let stream = open(target).await?;
         let mut client = PgClient {
             stream: BufReader::new(stream),
             target: target.clone(),
             key: [0; 8],
+            is_standby: false,
         };
         let mut body = 196_608_i32.to_be_bytes().to_vec();
         for text in [
@@ -140,6 +184,7 @@ impl PgClient {
             match kind {
                 b'Z' => return Ok(client),
                 b'E' => return Err(CliError::Failed(error_text(&body))),
+                b'S' if body == b"in_hot_standby\0on\0" => client.is_standby = true,
                 b'K' => {
                     if let Some(key) = body.first_chunk::<8>() {
                         client.key = *key;
@@ -460,6 +505,11 @@ mod tests {
             target("postgres://db/shop?sslmode=verify-full"),
             of("db:6432", "springhead", "shop")
         );
+        assert_eq!(
+            target("springhead://a,b:7/shop"),
+            of("a:6432", "springhead", "shop")
+        );
+        assert_eq!(target("springhead://a,,b"), None);
         assert_eq!(target("postgres://db?sslmode=strict"), None);
         assert_eq!(target("postgres://db?host=x"), None);
         assert_eq!(target("http://db"), None);

@@ -1,17 +1,14 @@
 //! `springhead serve`: settings, diagnostics, runtime, and then [`crate::node::run`].
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use springhead_log::{Log, LogError};
-use springhead_proto::Lsn;
 use tracing_subscriber::EnvFilter;
 
 use super::settings::SettingFlags;
 use super::{CliError, EXIT_CODES, settings};
-use crate::config::Config;
 use crate::node;
+use crate::standby::life::OpenLog;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
@@ -30,10 +27,7 @@ pub struct ServeArgs {
 ///
 /// # Errors
 /// [`CliError`].
-pub fn run<L>(args: &ServeArgs, open_log: L) -> Result<(), CliError>
-where
-    L: FnOnce(&Path, &Config, Lsn) -> Result<Arc<dyn Log>, LogError> + Send + 'static,
-{
+pub fn run(args: &ServeArgs, open_log: Box<OpenLog>) -> Result<(), CliError> {
     let file = args
         .config
         .clone()
@@ -60,7 +54,7 @@ where
         .thread_name("net")
         .build()
         .map_err(|error| CliError::Failed(format!("start the runtime: {error}")))?;
-    let ended = runtime.block_on(node::run(config, open_log));
+    let ended = runtime.block_on(node::run(config, open_log.into()));
     // What is still blocked on a disk must not hold up the end.
     runtime.shutdown_background();
     Ok(ended?)

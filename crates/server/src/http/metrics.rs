@@ -268,6 +268,9 @@ pub fn text(app: &App) -> String {
         "Seconds since the node began to serve.",
         app.node.started.elapsed().as_secs(),
     );
+    if let Some(replication) = &app.node.replication {
+        crate::standby::status::metrics(replication, &mut page.0);
+    }
     page.0
 }
 

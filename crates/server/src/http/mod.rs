@@ -27,6 +27,7 @@ mod request;
 mod routes;
 mod session;
 mod sql;
+mod standby;
 mod status;
 mod unread;
 mod ws;
@@ -91,6 +92,20 @@ async fn keep_consumers(app: Arc<App>) {
     loop {
         ticks.tick().await;
         let expired = engine.log().take_expired_pins();
+        if let Some(replication) = &app.node.replication {
+            replication.slots.expire(expired.iter().map(String::as_str));
+        }
+        if *engine.role() != springhead_engine::role::NodeRole::Primary {
+            // Its primary marks them, and the log tells; their holds move here as they do there.
+            for tenant in engine.tenants().iter().filter(|tenant| tenant.open) {
+                if let Ok(tenant) = engine.tenant(tenant.id).await
+                    && let Err(error) = app.cdc.restore_pins(&tenant).await
+                {
+                    tracing::debug!(tenant = tenant.id().0, %error, "holds of consumers");
+                }
+            }
+            continue;
+        }
         if let Err(error) = app.cdc.expire_consumers(expired).await {
             // Those that are not marked find out when they next read.
             tracing::warn!(%error, "could not mark consumers as expired");

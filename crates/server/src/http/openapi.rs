@@ -66,6 +66,11 @@ fn paths() -> Value {
         },
         "/v1/tickets": { "post": operation("createTicket", "A read-only ticket for the path of one feed.", &[], Some("NewTicket"), "Ticket", 200) },
         "/v1/status": { "get": operation("status", "Positions, role, readers, lag.", &["tenant_id", "min_lsn"], None, "Status", 200) },
+        "/v1/promote": { "post": operation("promote", "Make this standby the primary of a new epoch.", &[], Some("Fields"), "Fields", 200) },
+        "/v1/standbys": { "get": operation("listStandbys", "The standbys of this node.", &[], None, "Fields", 200) },
+        "/v1/standbys/switchover": { "post": operation("switchOver", "Hand over to a standby, the one named by `to` if there are several.", &[], Some("Fields"), "Fields", 200) },
+        "/v1/standbys/{name}": { "delete": operation("forgetStandby", "Forget a standby that is not connected, and the log kept for it.", &["name"], None, "Fields", 200) },
+        "/v1/replication": { "get": operation("replication", "For other nodes: an upgrade to their own protocol (docs/replication.md).", &[], None, "Fields", 101) },
         "/healthz": { "get": operation("health", "The process answers.", &[], None, "Health", 200) },
         "/readyz": { "get": operation("ready", "The node takes requests.", &[], None, "Health", 200) },
         "/metrics": { "get": {

@@ -132,6 +132,21 @@ impl Request {
         }
     }
 
+    /// As [`Request::json_object`]; no body is an object without fields.
+    ///
+    /// # Errors
+    /// As [`Request::json_object`].
+    pub async fn object_or_empty(&mut self) -> Result<Map<String, Value>, HttpError> {
+        let is_empty = match &self.body {
+            RequestBody::None => true,
+            RequestBody::Hyper(body) => hyper::body::Body::is_end_stream(body),
+        };
+        if is_empty {
+            return Ok(Map::new());
+        }
+        self.json_object().await
+    }
+
     async fn body_bytes(&mut self) -> Result<Bytes, HttpError> {
         let limit = self.app.config.max_body_bytes;
         let too_long = || {

@@ -12,7 +12,8 @@ use super::error::HttpError;
 use super::params::{Params, decode, shown};
 use super::request::{Came, Request, RequestBody};
 use super::{
-    App, collections, consumers, events, guard, live, openapi, poll, session, sql, status, ws,
+    App, collections, consumers, events, guard, live, openapi, poll, session, sql, standby, status,
+    ws,
 };
 use crate::auth::web::Shown;
 
@@ -72,13 +73,23 @@ pub enum Route {
     Metrics,
     OpenApi,
     Status,
+    Replication,
+    Promote,
+    Standbys,
+    Switchover,
+    Standby,
 }
 
 impl Route {
     /// The methods that it takes.
     pub const fn methods(self) -> &'static [&'static str] {
         match self {
-            Route::Sql | Route::ConsumerCommit | Route::Tickets => &["POST"],
+            Route::Sql
+            | Route::ConsumerCommit
+            | Route::Tickets
+            | Route::Promote
+            | Route::Switchover => &["POST"],
+            Route::Standby => &["DELETE"],
             Route::Session => &["GET", "POST", "DELETE"],
             Route::Document => &["GET", "PUT", "PATCH", "DELETE"],
             Route::Consumers => &["GET", "POST"],
@@ -92,7 +103,9 @@ impl Route {
             | Route::Ready
             | Route::Metrics
             | Route::OpenApi
-            | Route::Status => &["GET"],
+            | Route::Status
+            | Route::Replication
+            | Route::Standbys => &["GET"],
         }
     }
 
@@ -100,6 +113,8 @@ impl Route {
     fn is_public(self, method: &Method) -> bool {
         match self {
             Route::Health | Route::Ready | Route::OpenApi => true,
+            // Nodes prove who they are to one another in words of their own.
+            Route::Replication => true,
             Route::Session => *method != Method::GET,
             _ => false,
         }
@@ -137,6 +152,11 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
         ["v1", "session"] => (Route::Session, vec![]),
         ["v1", "tickets"] => (Route::Tickets, vec![]),
         ["v1", "status"] => (Route::Status, vec![]),
+        ["v1", "replication"] => (Route::Replication, vec![]),
+        ["v1", "promote"] => (Route::Promote, vec![]),
+        ["v1", "standbys"] => (Route::Standbys, vec![]),
+        ["v1", "standbys", "switchover"] => (Route::Switchover, vec![]),
+        ["v1", "standbys", name] if !name.is_empty() => (Route::Standby, vec![*name]),
         ["healthz"] => (Route::Health, vec![]),
         ["readyz"] => (Route::Ready, vec![]),
         ["metrics"] => (Route::Metrics, vec![]),
@@ -335,6 +355,11 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
         Route::Session => Box::pin(session::session(request)).await,
         Route::Tickets => Box::pin(session::ticket(request)).await,
         Route::Status => Box::pin(status::status(request)).await,
+        Route::Replication => standby::upgrade(request),
+        Route::Promote => Box::pin(standby::promote(request)).await,
+        Route::Standbys => Box::pin(standby::list(request)).await,
+        Route::Switchover => Box::pin(standby::switch_over(request)).await,
+        Route::Standby => Box::pin(standby::forget(request)).await,
         Route::Health => status::health(request),
         Route::Ready => status::ready(request),
         Route::Metrics => status::metrics(request),

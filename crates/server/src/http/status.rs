@@ -30,10 +30,11 @@ pub fn ready(request: Request) -> Result<Response, HttpError> {
             "the server is shutting down",
         ));
     }
-    let lsn = request.app.node.engine.status().tail.durable;
+    let engine = &request.app.node.engine;
+    let lsn = engine.status().tail.durable;
     Ok(json_response(
         StatusCode::OK,
-        &json!({ "status": "ready", "lsn": lsn.0 }),
+        &json!({ "status": "ready", "lsn": lsn.0, "role": engine.role().word() }),
     ))
 }
 
@@ -94,11 +95,18 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
             })
         })
         .collect();
+    let replication = app
+        .node
+        .replication
+        .as_ref()
+        .filter(|_| is_superuser)
+        .map(|replication| crate::standby::status::status(replication));
     Ok(json_response(
         StatusCode::OK,
         &json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "role": "primary",
+            "role": app.node.engine.role().word(),
+            "replication": replication,
             "epoch": status.tail.epoch.to_string(),
             "lsn": visible.0,
             "durable_lsn": status.tail.durable.0,

@@ -73,6 +73,7 @@ impl Node {
             started: Instant::now(),
             pg: pgwire::Registry::default(),
             auth,
+            replication: None,
         });
         let (switch, shutdown) = Shutdown::new();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();

@@ -1,0 +1,357 @@
+//! Nodes that follow one another: a primary streams its log's own frames to its standbys, they
+//! write them to their own segments, apply what the primary has durable, and say how far they are.
+//!
+//! ```text
+//!  primary                                       standby
+//!  log ──► sender ──► frames, announcements ──►  receiver ──► log ──► flush ──► applier ──► state
+//!  synchrony ◄── slots ◄── acknowledgements ◄─── progress ◄────┴─────────┴─────────┘
+//! ```
+//!
+//! [`wire`] has the words, [`channel`] carries them, [`handshake`] settles who is who and
+//! [`verdict`] what becomes of the standby's log. [`sender`] and [`receiver`] stream; [`base`] and
+//! [`install`] copy a whole node. [`sync`] is what commits wait for, [`slots`] what is kept for whom.
+//! [`promote`] changes roles while the node serves; what needs the engine closed (following another
+//! node, cutting a diverged tail, a base backup) is asked for with [`Replication::restart`] and done
+//! by [`life`] before the engine opens again.
+//!
+//! Architecture invariant: a standby never writes to its log but what passed the log's own checks,
+//! and a node that has promised a newer epoch never acknowledges an older one.
+
+pub mod auth;
+pub mod base;
+pub mod channel;
+pub mod dial;
+pub mod files;
+pub mod handshake;
+pub mod install;
+pub mod life;
+pub mod names;
+pub mod peers;
+pub mod promote;
+pub mod receiver;
+pub mod sender;
+pub mod slots;
+pub mod status;
+pub mod sync;
+pub mod verdict;
+pub mod wire;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use springhead_engine::Engine;
+use springhead_engine::role::NodeRole;
+use springhead_log::RawLog;
+use springhead_proto::Lsn;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+use dial::Trust;
+use files::{RoleFile, StoredRole};
+use slots::Slots;
+use sync::Synchrony;
+use wire::{Identity, Progress};
+
+/// What nodes need to know of themselves and of one another, from the configuration.
+#[derive(Clone)]
+pub struct Options {
+    /// What synchronous_standbys calls it.
+    pub name: String,
+    /// Where others reach it over HTTP.
+    pub address: String,
+    /// The cluster's token; empty where none is set.
+    pub token: String,
+    pub heartbeat: Duration,
+    /// Nothing heard for so long: the other is gone.
+    pub timeout: Duration,
+    pub slot_cap_bytes: u64,
+    /// Other nodes that may have become primary.
+    pub peers: Vec<String>,
+    pub trust: Trust,
+    pub data_dir: PathBuf,
+}
+
+impl Options {
+    /// From the configuration, for a node that is reached at `http`.
+    ///
+    /// # Errors
+    /// That the authorities to trust cannot be read.
+    pub fn new(config: &Config, http: std::net::SocketAddr) -> std::io::Result<Options> {
+        let scheme = if config.tls_certificate.is_empty() {
+            "http"
+        } else {
+            "https"
+        };
+        let authorities = Some(&config.standby_ca).filter(|path| !path.is_empty());
+        let address = if config.advertise.is_empty() {
+            format!("{scheme}://{http}")
+        } else {
+            config.advertise.clone()
+        };
+        Ok(Options {
+            name: if config.node_name.is_empty() {
+                http.to_string()
+            } else {
+                config.node_name.clone()
+            },
+            address,
+            token: config.standby_token.clone(),
+            heartbeat: config.standby_heartbeat,
+            timeout: config.standby_timeout,
+            slot_cap_bytes: config.standby_slot_bytes.0,
+            peers: config.standby_peers.clone(),
+            trust: Trust::open(authorities.map(std::path::Path::new))?,
+            data_dir: config.data_dir.clone(),
+        })
+    }
+}
+
+/// What a node asks for that needs its engine closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restart {
+    /// To follow the node there.
+    Follow { primary: String },
+    /// To cut its log after this LSN and undo what its state has past it, and follow on.
+    Truncate {
+        primary: String,
+        after: Lsn,
+        why: String,
+    },
+    /// To be made anew from a base backup.
+    BaseBackup { primary: String, why: String },
+}
+
+/// A standby's view of the node that it follows.
+#[derive(Debug, Clone, Default)]
+pub struct Upstream {
+    /// Where it is.
+    pub primary: String,
+    /// Its name, once it said it.
+    pub name: String,
+    pub connected: bool,
+    /// Why it is not connected, or is refused.
+    pub problem: Option<String>,
+    /// What the upstream has durable, and its clock then.
+    pub durable: Lsn,
+    pub timestamp_ms: u64,
+    pub progress: Progress,
+}
+
+/// One node's replication, whatever its role. Connections hold an `Arc` of it.
+pub struct Replication {
+    pub engine: Engine,
+    pub options: Options,
+    pub synchrony: Arc<Synchrony>,
+    pub slots: Slots,
+    pub upstream: watch::Sender<Upstream>,
+    /// Counts writes and flushes of the log, for whoever sends it.
+    log_moved: Arc<watch::Sender<u64>>,
+    restart: watch::Sender<Option<Restart>>,
+    role_file: Mutex<RoleFile>,
+    /// Role changes, one at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// What follows the upstream, while the node is a standby.
+    following: Mutex<Option<receiver::Running>>,
+    /// A switchover to the standby of that name is to be sent to it: the log's last LSN.
+    hand_over: watch::Sender<Option<(String, Lsn)>>,
+    /// When the node was last promoted, for people.
+    pub promoted: Mutex<Option<String>>,
+}
+
+impl Replication {
+    /// For an engine that has just opened.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn new(
+        engine: Engine,
+        options: Options,
+        synchrony: Arc<Synchrony>,
+        role_file: RoleFile,
+    ) -> std::io::Result<Arc<Replication>> {
+        let slots = Slots::open(
+            &options.data_dir,
+            Arc::clone(engine.log()),
+            options.slot_cap_bytes,
+        )?;
+        let log_moved = Arc::new(watch::Sender::new(0));
+        if let Some(raw) = engine.log().raw() {
+            let moved = Arc::clone(&log_moved);
+            raw.watch(Some(Arc::new(move || {
+                moved.send_modify(|count| *count += 1);
+            })));
+        }
+        let replication = Arc::new(Replication {
+            synchrony,
+            slots,
+            upstream: watch::Sender::new(Upstream {
+                primary: role_file.primary.clone().unwrap_or_default(),
+                ..Upstream::default()
+            }),
+            log_moved,
+            restart: watch::Sender::new(None),
+            role_file: Mutex::new(role_file),
+            changing: tokio::sync::Mutex::default(),
+            following: Mutex::default(),
+            hand_over: watch::Sender::new(None),
+            promoted: Mutex::default(),
+            engine,
+            options,
+        });
+        let weak = Arc::downgrade(&replication);
+        replication.engine.set_standby_rows(Box::new(move || {
+            let replication = weak.upgrade();
+            replication.map_or_else(Vec::new, |replication| status::sql_rows(&replication))
+        }));
+        Ok(replication)
+    }
+
+    /// The log as bytes.
+    ///
+    /// # Panics
+    /// If the log's backend has none; [`life`] has looked.
+    pub fn raw(&self) -> &dyn RawLog {
+        self.engine
+            .log()
+            .raw()
+            .expect("only a log of segments is replicated")
+    }
+
+    pub fn is_primary(&self) -> bool {
+        *self.engine.role() == NodeRole::Primary
+    }
+
+    /// Who this node is now.
+    pub fn identity(&self) -> Identity {
+        let log = self.raw().identity();
+        Identity {
+            name: self.options.name.clone(),
+            address: self.options.address.clone(),
+            cluster_id: log.cluster_id,
+            epochs: log.epochs,
+            written: log.written,
+            durable: log.durable,
+            is_primary: self.is_primary(),
+            primary: self.primary_address().unwrap_or_default(),
+        }
+    }
+
+    /// Where the primary is, as far as this node knows.
+    pub fn primary_address(&self) -> Option<String> {
+        if self.is_primary() {
+            return Some(self.options.address.clone());
+        }
+        self.role_file.lock().primary.clone()
+    }
+
+    /// The highest epoch's number that this node has seen or promised.
+    pub fn promised(&self) -> u32 {
+        let of_log = self.raw().identity().epochs.last().map_or(0, |e| e.number);
+        self.role_file.lock().promised.max(of_log)
+    }
+
+    /// Writes down what the node is from now on.
+    ///
+    /// # Errors
+    /// What the disk says; nothing has changed then.
+    pub fn store_role(
+        &self,
+        role: StoredRole,
+        primary: Option<String>,
+        promised: u32,
+    ) -> std::io::Result<()> {
+        let mut stored = self.role_file.lock();
+        let file = RoleFile {
+            role,
+            primary,
+            promised: promised.max(stored.promised),
+        };
+        file.write(&self.options.data_dir)?;
+        *stored = file;
+        Ok(())
+    }
+
+    /// Asks the node to close its engine, do what is asked, and open it again.
+    pub fn restart(&self, what: Restart) {
+        self.restart.send_if_modified(|asked| {
+            let first = asked.is_none();
+            if first {
+                *asked = Some(what);
+            }
+            first
+        });
+    }
+
+    /// Completes once a restart is asked for.
+    pub async fn restart_asked(&self) -> Restart {
+        let mut asked = self.restart.subscribe();
+        match asked.wait_for(Option::is_some).await {
+            Ok(asked) => asked.clone().expect("it was waited for"),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends following, for good: the engine is about to close.
+    pub async fn stop_following(&self) {
+        let running = self.following.lock().take();
+        if let Some(running) = running {
+            running.stop().await;
+        }
+        self.raw().watch(None);
+    }
+
+    /// Tells when the log has moved.
+    pub fn watch_log(&self) -> watch::Receiver<u64> {
+        self.log_moved.subscribe()
+    }
+
+    /// Counts what the standbys have anew.
+    pub fn count_acknowledgements(&self) {
+        let names = self.synchrony.names();
+        let standbys: Vec<(usize, Progress)> = self
+            .slots
+            .streaming(self.options.timeout)
+            .into_iter()
+            .map(|(name, progress)| (names.priority(&name), progress))
+            .collect();
+        self.synchrony.acknowledged(&standbys);
+    }
+
+    /// Another node has shown that it is the primary of a newer epoch: this one takes no writes and
+    /// confirms none from now on, and follows it.
+    pub fn superseded(&self, by: &Identity) {
+        let ours = self.promised();
+        if !by.is_primary || by.epoch_number() <= ours || by.address == self.options.address {
+            return;
+        }
+        if by.cluster_id != self.raw().identity().cluster_id {
+            return;
+        }
+        tracing::warn!(
+            primary = %by.address,
+            epoch = by.epoch_number(),
+            "another node is the primary of a newer epoch; following it"
+        );
+        self.synchrony.retire();
+        let primary = Some(Arc::from(by.address.as_str()));
+        if self.is_primary() {
+            let engine = self.engine.clone();
+            tokio::task::block_in_place(move || engine.retire(primary));
+        }
+        let stored = self.store_role(
+            StoredRole::Standby,
+            Some(by.address.clone()),
+            by.epoch_number(),
+        );
+        if let Err(error) = stored {
+            // It has stopped all the same; a restart learns of the other again.
+            tracing::error!(%error, "could not write down that this node is a standby now");
+        }
+        self.restart(Restart::Follow {
+            primary: by.address.clone(),
+        });
+    }
+}

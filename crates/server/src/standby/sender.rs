@@ -1,0 +1,227 @@
+//! One connection of a standby, on the side that has the log: verdict, then frames as soon as they
+//! are written (the local flush runs meanwhile), announcements of what is durable, and the standby's
+//! acknowledgements.
+
+use std::sync::Arc;
+
+use springhead_log::{LogError, RawItem, RawLimit};
+use springhead_proto::{Epoch, Lsn};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
+
+use super::channel::{ChannelError, Incoming, Outgoing};
+use super::handshake::{Accepted, HandshakeError, Own, accept};
+use super::slots::{State, TooMany};
+use super::wire::{Identity, Purpose, ToPrimary, ToStandby, Verdict};
+use super::{Replication, base, verdict};
+
+/// Log that is read and sent in one go.
+const SEND_BYTES: u64 = 1 << 20;
+
+/// Why a standby is served no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error("a base backup: {0}")]
+    Base(#[from] base::BaseError),
+    #[error("another connection of the same name has taken its place")]
+    TakenOver,
+}
+
+/// Serves a node that has asked for an upgrade, until it leaves.
+pub async fn serve(
+    replication: Arc<Replication>,
+    socket: impl AsyncRead + AsyncWrite + Send + 'static,
+) {
+    let own = Own {
+        identity: replication.identity(),
+        token: replication.options.token.clone(),
+        timeout: replication.options.timeout,
+    };
+    let mut name = "?".to_owned();
+    let served = async {
+        let accepted = accept(socket, &own).await?;
+        name.clone_from(&accepted.identity.name);
+        Box::pin(answer(&replication, accepted)).await
+    };
+    if let Err(error) = served.await {
+        tracing::info!(standby = name, %error, "a standby's connection is over");
+    }
+}
+
+async fn answer(replication: &Arc<Replication>, mut accepted: Accepted) -> Result<(), SendError> {
+    // It has proven itself: if it is the primary of a newer epoch, this node is none.
+    replication.superseded(&accepted.identity);
+    match accepted.purpose {
+        Purpose::Probe => {
+            let verdict = if replication.is_primary() {
+                Verdict::Stream
+            } else {
+                Verdict::NotPrimary {
+                    primary: replication.primary_address().unwrap_or_default(),
+                }
+            };
+            accepted.out.send(&ToStandby::Verdict(verdict)).await?;
+            Ok(())
+        }
+        Purpose::BaseBackup => {
+            let identity = accepted.identity.clone();
+            Box::pin(base::send(replication, &identity, accepted.out)).await?;
+            Ok(())
+        }
+        Purpose::Stream => {
+            let verdict = tokio::task::block_in_place(|| {
+                let log = replication.raw();
+                verdict::decide(log, &log.identity(), &accepted.identity, &accepted.ends)
+            })?;
+            accepted
+                .out
+                .send(&ToStandby::Verdict(verdict.clone()))
+                .await?;
+            if let Verdict::Stream = verdict {
+                Box::pin(stream(replication, accepted)).await
+            } else {
+                tracing::info!(
+                    standby = %accepted.identity.name,
+                    ?verdict,
+                    "a standby cannot stream from where its log ends"
+                );
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn stream(replication: &Arc<Replication>, accepted: Accepted) -> Result<(), SendError> {
+    let Accepted {
+        identity,
+        out,
+        incoming,
+        ..
+    } = accepted;
+    let connection = replication.slots.connect(
+        &identity.name,
+        &identity.address,
+        State::Catchup,
+        identity.durable,
+    )?;
+    tracing::info!(standby = %identity.name, address = %identity.address, from = identity.written.lsn.0, "a standby streams");
+    let ended = tokio::select! {
+        ended = send_log(replication, &identity, connection, out) => ended,
+        ended = take_acknowledgements(replication, &identity.name, connection, incoming) => ended,
+    };
+    replication.slots.disconnect(&identity.name, connection);
+    ended
+}
+
+async fn send_log(
+    replication: &Arc<Replication>,
+    standby: &Identity,
+    connection: u64,
+    mut out: Outgoing<ToStandby>,
+) -> Result<(), SendError> {
+    let name = &standby.name;
+    let mut moved = replication.watch_log();
+    let mut hand_over = replication.hand_over.subscribe();
+    let mut reader = tokio::task::block_in_place(|| {
+        replication
+            .raw()
+            .raw_reader(standby.written, RawLimit::Written)
+    })?;
+    let heartbeat = replication.options.heartbeat;
+    let mut beat_at = Instant::now();
+    let mut announced = Lsn::ZERO;
+    let mut sent = standby.written;
+    loop {
+        if !replication.slots.is_current(name, connection) {
+            return Err(SendError::TakenOver);
+        }
+        moved.mark_unchanged();
+        let mut items = Vec::new();
+        let reached = tokio::task::block_in_place(|| reader.read(&mut items, SEND_BYTES))?;
+        // Looked at after the read: everything that it yielded as durable is at or before it.
+        let tail = replication.engine.log().tail();
+        for item in items {
+            out.feed(&message(item, tail.epoch)).await?;
+        }
+        let is_due = Instant::now() >= beat_at;
+        if tail.durable > announced || is_due {
+            announced = tail.durable;
+            beat_at = Instant::now() + heartbeat;
+            out.feed(&ToStandby::Announce {
+                epoch: tail.epoch,
+                durable: tail.durable,
+                timestamp_ms: tail.timestamp_ms.0,
+            })
+            .await?;
+        }
+        out.flush().await?;
+        replication.slots.sent(name, connection, reached.lsn);
+        if reached != sent {
+            sent = reached;
+            continue;
+        }
+        let asked = hand_over.borrow_and_update().clone();
+        if let Some((to, end)) = asked
+            && to == *name
+            && reached.lsn >= end
+        {
+            out.send(&ToStandby::HandOver { end }).await?;
+            replication.hand_over.send_replace(None);
+        }
+        tokio::select! {
+            _ = moved.changed() => {}
+            _ = hand_over.changed() => {}
+            () = sleep_until(beat_at) => {}
+        }
+    }
+}
+
+fn message(item: RawItem, epoch: Epoch) -> ToStandby {
+    match item {
+        RawItem::Segment {
+            header,
+            epoch: record,
+            ..
+        } => ToStandby::Segment {
+            header,
+            epoch: record,
+        },
+        RawItem::Frames { from, bytes, .. } => ToStandby::Frames { epoch, from, bytes },
+    }
+}
+
+async fn take_acknowledgements(
+    replication: &Arc<Replication>,
+    name: &str,
+    connection: u64,
+    mut incoming: Incoming<ToPrimary>,
+) -> Result<(), SendError> {
+    loop {
+        let ToPrimary::Ack { epoch, progress } = incoming.receive().await? else {
+            return Err(ChannelError::Unexpected("no acknowledgement").into());
+        };
+        let tail = replication.engine.log().tail();
+        if epoch != tail.epoch {
+            // Of an epoch that is over, or of one that this node does not have: it counts for
+            // nothing. It may still be catching up with the epoch that has just begun.
+            let known = replication.engine.log().epochs();
+            if !known.iter().any(|record| record.epoch == epoch) {
+                return Err(
+                    ChannelError::Unexpected("it acknowledges an epoch unknown here").into(),
+                );
+            }
+        }
+        replication
+            .slots
+            .acknowledged(name, connection, progress, tail.durable);
+        replication.count_acknowledgements();
+    }
+}

@@ -1,0 +1,296 @@
+//! Which commits are safe enough: what the standbys have acknowledged, what `synchronous_standbys`
+//! asks of them, and everyone who waits for it.
+//!
+//! A primary that has lost its standbys blocks (the default), or goes on alone after
+//! `async_after_ms`, says so in a metric, the status and the audit, and waits again as soon as
+//! enough standbys have caught up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use springhead_engine::confirm::{CommitGate, Confirmation, SyncLevel};
+use springhead_engine::horizon::Horizon;
+use springhead_proto::{ErrorCode, Lsn, SqlError};
+use tokio::sync::watch;
+
+use super::names::SynchronousStandbys;
+use super::wire::Progress;
+
+/// See the module's text.
+pub struct Synchrony {
+    names: SynchronousStandbys,
+    /// How long commits wait for a standby before the primary goes on alone; `None` for ever.
+    patience: Option<Duration>,
+    /// The level of sessions that say nothing; feeds show no more than is as safe.
+    level: SyncLevel,
+    horizon: Arc<Horizon>,
+    state: Mutex<State>,
+    confirmed: watch::Sender<Confirmed>,
+}
+
+struct State {
+    /// Since when somebody waits for something that no standby acknowledges.
+    waiting_since: Option<Instant>,
+}
+
+/// What enough standbys have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Confirmed {
+    pub written: Lsn,
+    pub flushed: Lsn,
+    pub applied: Lsn,
+    /// The primary goes on alone.
+    pub alone: bool,
+    /// This node is no longer the primary.
+    pub retired: bool,
+}
+
+impl Confirmed {
+    fn at(&self, level: SyncLevel) -> Lsn {
+        match level {
+            SyncLevel::Off | SyncLevel::Local => Lsn::MAX,
+            SyncLevel::RemoteWrite => self.written,
+            SyncLevel::On => self.flushed,
+            SyncLevel::RemoteApply => self.applied,
+        }
+    }
+}
+
+impl Synchrony {
+    pub fn new(
+        names: SynchronousStandbys,
+        patience: Option<Duration>,
+        level: SyncLevel,
+        horizon: Arc<Horizon>,
+    ) -> Arc<Synchrony> {
+        Arc::new(Synchrony {
+            names,
+            patience,
+            level,
+            horizon,
+            state: Mutex::new(State {
+                waiting_since: None,
+            }),
+            confirmed: watch::Sender::new(Confirmed::default()),
+        })
+    }
+
+    /// Whom commits wait for.
+    pub fn names(&self) -> &SynchronousStandbys {
+        &self.names
+    }
+
+    /// The primary begins: everything up to `end` is the past, which nobody waits for.
+    pub fn begin(&self, end: Lsn) {
+        self.confirmed.send_modify(|confirmed| {
+            *confirmed = Confirmed {
+                written: end,
+                flushed: end,
+                applied: end,
+                ..Confirmed::default()
+            };
+        });
+        self.move_horizon();
+    }
+
+    /// What the standbys that stream have, with their priorities.
+    pub fn acknowledged(&self, standbys: &[(usize, Progress)]) {
+        let of = |position: fn(&Progress) -> Lsn| {
+            let positions: Vec<(usize, Lsn)> = standbys
+                .iter()
+                .map(|(priority, progress)| (*priority, position(progress)))
+                .collect();
+            self.names.quorum(&positions).unwrap_or(Lsn::ZERO)
+        };
+        let (written, flushed, applied) = (
+            of(|progress| progress.written),
+            of(|progress| progress.flushed),
+            of(|progress| progress.applied),
+        );
+        let moved = self.confirmed.send_if_modified(|confirmed| {
+            let before = *confirmed;
+            // What was confirmed stays so, also when who confirmed it goes.
+            confirmed.written = confirmed.written.max(written);
+            confirmed.flushed = confirmed.flushed.max(flushed);
+            confirmed.applied = confirmed.applied.max(applied);
+            *confirmed != before
+        });
+        if moved {
+            self.state.lock().waiting_since = None;
+            self.move_horizon();
+        }
+    }
+
+    /// Looks whether patience is at its end, or whether standbys have come back. `end` is the
+    /// log's. What has changed, if anything has: whether the primary goes on alone now.
+    pub fn look(&self, end: Lsn) -> Option<bool> {
+        let patience = self.patience?;
+        if self.names.is_empty() {
+            return None;
+        }
+        let confirmed = *self.confirmed.borrow();
+        let mut state = self.state.lock();
+        if confirmed.at(self.level) >= end {
+            state.waiting_since = None;
+        } else if state.waiting_since.is_none() {
+            state.waiting_since = Some(Instant::now());
+        }
+        let out_of_patience = state
+            .waiting_since
+            .is_some_and(|since| since.elapsed() >= patience);
+        drop(state);
+        let alone = match confirmed.alone {
+            false => out_of_patience,
+            true => confirmed.at(self.level) < end && !self.is_near(&confirmed, end),
+        };
+        if alone == confirmed.alone {
+            return None;
+        }
+        self.state.lock().waiting_since = None;
+        self.confirmed.send_modify(|confirmed| {
+            confirmed.alone = alone;
+            if !alone {
+                // What was answered alone is the past, and was shown.
+                confirmed.written = confirmed.written.max(end);
+                confirmed.flushed = confirmed.flushed.max(end);
+                confirmed.applied = confirmed.applied.max(end);
+            }
+        });
+        self.move_horizon();
+        Some(alone)
+    }
+
+    /// Close enough to the end that waiting for the rest is a moment.
+    fn is_near(&self, confirmed: &Confirmed, end: Lsn) -> bool {
+        const NEAR: u64 = 1000;
+        end.0.saturating_sub(confirmed.at(self.level).0) < NEAR
+            && self.state.lock().waiting_since.is_none()
+    }
+
+    /// Nobody's commit is confirmed any more: another node may be the primary.
+    pub fn retire(&self) {
+        self.confirmed
+            .send_modify(|confirmed| confirmed.retired = true);
+    }
+
+    /// What enough standbys have now.
+    pub fn confirmed(&self) -> Confirmed {
+        *self.confirmed.borrow()
+    }
+
+    /// Feeds show what is confirmed at the server's own level.
+    fn move_horizon(&self) {
+        let confirmed = *self.confirmed.borrow();
+        let limit = if self.names.is_empty() || !self.level.is_remote() || confirmed.alone {
+            Lsn::MAX
+        } else {
+            // A feed need not wait for what only reads on standbys need.
+            confirmed.at(self.level.min(SyncLevel::On))
+        };
+        self.horizon.set_confirmed(limit);
+    }
+}
+
+/// [`Synchrony`] as the engine sees it.
+pub struct Gate(pub Arc<Synchrony>);
+
+impl CommitGate for Gate {
+    fn confirm(&self, lsn: Lsn, level: SyncLevel) -> Option<Confirmation> {
+        let synchrony = &self.0;
+        if synchrony.names.is_empty() {
+            return None;
+        }
+        let is_safe = move |confirmed: &Confirmed| {
+            !confirmed.retired && (confirmed.alone || confirmed.at(level) >= lsn)
+        };
+        if is_safe(&synchrony.confirmed.borrow()) {
+            return None;
+        }
+        let mut confirmed = synchrony.confirmed.subscribe();
+        Some(Box::pin(async move {
+            let reached = confirmed
+                .wait_for(|confirmed| confirmed.retired || is_safe(confirmed))
+                .await
+                .map(|confirmed| confirmed.retired);
+            match reached {
+                Ok(false) => Ok(()),
+                Ok(true) | Err(_) => Err(SqlError::new(
+                    ErrorCode::OutcomeUnknown,
+                    format!(
+                        "this node is no longer the primary: the commit is durable here at LSN {lsn}, and unknown on the new primary"
+                    ),
+                )
+                .with_hint("look on the new primary whether the change is there before you repeat it")),
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn synchrony(patience: Option<Duration>) -> Arc<Synchrony> {
+        let names = "ANY 1 (a, b)".parse().unwrap();
+        let synchrony = Synchrony::new(names, patience, SyncLevel::On, Horizon::open());
+        synchrony.begin(Lsn(10));
+        synchrony
+    }
+
+    fn progress(written: u64, flushed: u64, applied: u64) -> Progress {
+        Progress {
+            written: Lsn(written),
+            flushed: Lsn(flushed),
+            applied: Lsn(applied),
+        }
+    }
+
+    #[tokio::test]
+    async fn g11_a_commit_waits_for_what_its_level_asks() {
+        let synchrony = synchrony(None);
+        let gate = Gate(Arc::clone(&synchrony));
+        assert!(gate.confirm(Lsn(10), SyncLevel::RemoteApply).is_none());
+        assert!(gate.confirm(Lsn(11), SyncLevel::Local).is_none());
+        let levels = [
+            SyncLevel::RemoteWrite,
+            SyncLevel::On,
+            SyncLevel::RemoteApply,
+        ];
+        let is_waiting = |lsn| levels.map(|level| gate.confirm(Lsn(lsn), level).is_some());
+        assert_eq!(is_waiting(12), [true, true, true]);
+        synchrony.acknowledged(&[(1, progress(13, 12, 11))]);
+        assert_eq!(is_waiting(12), [false, false, true]);
+        assert_eq!(is_waiting(13), [false, true, true]);
+        // A standby that nobody named has no say, and one that leaves takes nothing back.
+        synchrony.acknowledged(&[(0, progress(20, 20, 20))]);
+        assert_eq!(is_waiting(12), [false, false, true]);
+        let wait = gate.confirm(Lsn(12), SyncLevel::RemoteApply).unwrap();
+        synchrony.acknowledged(&[(2, progress(12, 12, 12))]);
+        wait.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn g11_a_retired_primary_confirms_nothing() {
+        let synchrony = synchrony(None);
+        let gate = Gate(Arc::clone(&synchrony));
+        let wait = gate.confirm(Lsn(12), SyncLevel::On).unwrap();
+        synchrony.retire();
+        assert_eq!(wait.await.unwrap_err().code, ErrorCode::OutcomeUnknown);
+        let late = gate.confirm(Lsn(9), SyncLevel::On).unwrap();
+        assert_eq!(late.await.unwrap_err().code, ErrorCode::OutcomeUnknown);
+    }
+
+    #[test]
+    fn a_primary_out_of_patience_goes_on_alone_and_comes_back() {
+        let synchrony = synchrony(Some(Duration::ZERO));
+        assert_eq!(synchrony.look(Lsn(10)), None);
+        assert_eq!(synchrony.look(Lsn(5000)), Some(true));
+        let gate = Gate(Arc::clone(&synchrony));
+        assert!(gate.confirm(Lsn(5000), SyncLevel::On).is_none());
+        assert_eq!(synchrony.horizon.limit(), Lsn::MAX);
+        synchrony.acknowledged(&[(1, progress(5000, 5000, 5000))]);
+        assert_eq!(synchrony.look(Lsn(5000)), Some(false));
+        assert_eq!(synchrony.horizon.limit(), Lsn(5000));
+    }
+}
