@@ -1,0 +1,119 @@
+//! The run-books of docs/operations.md, run as they stand there.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod nodes;
+
+use std::process::Command;
+
+use nodes::{node, url};
+use springhead_sim::fixture::Fixture;
+
+const DOCUMENT: &str = include_str!("../../../docs/operations.md");
+
+/// The commands under a heading, one text per block.
+fn commands(heading: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let (mut within, mut block) = (false, None::<String>);
+    for line in DOCUMENT.lines() {
+        if line.starts_with('#') && block.is_none() {
+            within = line.trim_start_matches('#').trim() == heading;
+        } else if within && line == "```sh" {
+            block = Some(String::new());
+        } else if line == "```" {
+            blocks.extend(block.take());
+        } else if let Some(block) = &mut block {
+            block.push_str(line);
+            block.push('\n');
+        }
+    }
+    assert!(!blocks.is_empty(), "there are no commands under {heading}");
+    blocks
+}
+
+struct Books {
+    primary: Fixture,
+    standby: Fixture,
+    /// Processes that a run-book has started, to be ended by their ids.
+    started: Vec<rustix::process::Pid>,
+}
+
+impl Books {
+    fn run(&mut self, heading: &str) -> String {
+        let mut said = String::new();
+        for block in commands(heading) {
+            let serves = block.trim_end().ends_with('&');
+            // Tells the id of what it leaves running.
+            let script = if serves {
+                format!(
+                    "set -eu\n{} >\"$OUTPUT\" 2>&1 &\necho $!",
+                    block.trim_end().trim_end_matches('&')
+                )
+            } else {
+                format!("set -euo pipefail\n{block}")
+            };
+            let bin = self.primary.setup.binary.parent().unwrap().to_owned();
+            let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+            let output = Command::new("bash")
+                .arg("-c")
+                .arg(&script)
+                .env("PATH", path)
+                .env("PRIMARY", url(&self.primary))
+                .env("STANDBY", url(&self.standby))
+                .env("PRIMARY_PG", self.primary.setup.pg.to_string())
+                .env("STANDBY_PG", self.standby.setup.pg.to_string())
+                .env("STANDBY_DATA", &self.standby.setup.data_dir)
+                .env("SPRINGHEAD_STANDBY_TOKEN", nodes::TOKEN)
+                .env("OUTPUT", &self.standby.setup.output)
+                .output()
+                .unwrap();
+            let out = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(
+                output.status.success(),
+                "{heading}:\n{block}\n{out}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            if serves {
+                let pid = rustix::process::Pid::from_raw(out.trim().parse().unwrap()).unwrap();
+                self.started.push(pid);
+            }
+            said.push_str(&out);
+        }
+        said
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        for pid in &self.started {
+            let _ = rustix::process::kill_process(*pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn the_run_books_for_standbys_work_as_written() {
+    let mut primary = node("primary", &[]);
+    primary.start();
+    primary.sql("CREATE TABLE t (id bigint PRIMARY KEY)");
+    primary.sql("INSERT INTO t VALUES (1)");
+    let mut books = Books {
+        primary,
+        standby: node("standby", &[]),
+        started: Vec::new(),
+    };
+    let said = books.run("Add a standby");
+    assert!(said.contains("streaming"), "{said}");
+    let said = books.run("Switch over");
+    assert!(said.contains("handed over"), "{said}");
+    // And back, so that the next book finds the roles it names.
+    let back = books
+        .standby
+        .post("/v1/standbys/switchover", &serde_json::json!({}));
+    assert_eq!(back.status, 200, "{}", back.text());
+    nodes::streams(&books.primary, "standby");
+    books.primary.kill();
+    let said = books.run("Fail over");
+    assert!(said.contains("promoted: epoch"), "{said}");
+    books.standby.sql("INSERT INTO t VALUES (2)");
+}
