@@ -17,6 +17,33 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>> {
     connection.get(path)
 }
 
+/// Sends JSON and waits for a 200 answer.
+///
+/// # Errors
+/// The socket's, or any other status.
+pub fn post(address: SocketAddr, path: &str, json: &str) -> Result<()> {
+    use std::io::{Read as _, Write as _};
+    let mut stream =
+        std::net::TcpStream::connect(address).doing(format!("connecting to {address}"))?;
+    let length = json.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{json}"
+    )
+    .doing(format!("sending to {address}"))?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .doing(format!("reading from {address}"))?;
+    if answer.starts_with("HTTP/1.1 200") {
+        return Ok(());
+    }
+    Err(BenchError::Protocol {
+        peer: format!("http://{address}{path}"),
+        what: answer.lines().next().unwrap_or_default().to_owned(),
+    })
+}
+
 /// The sum of the samples of one metric in the server's exposition.
 ///
 /// # Errors

@@ -81,6 +81,7 @@ fn measure_one(
         Measurement::Stalled => measure::stalled::measure(systems, options, report),
         Measurement::Recovery => measure::recovery::measure(systems, options, report),
         Measurement::Notify => measure::notify::measure(systems, options, report),
+        Measurement::Standby => measure::standby::measure(systems, options, report),
         Measurement::Amplification => measure::amplification::measure(systems, options, report),
     }
 }

@@ -17,6 +17,8 @@ measurements (all, or any of them):
   recovery        time to be ready again after a crash, per GiB of log
   amplification   bytes written to disk per byte of user data
   notify          NOTIFY commits per second, with listeners and without
+  standby         one streaming standby: commits per second at each synchronous_commit, lag, catch-up,
+                  promotion, base backup
 
 options:
   --rounds N            turns each system gets (default 3)
@@ -44,10 +46,11 @@ pub enum Measurement {
     Recovery,
     Amplification,
     Notify,
+    Standby,
 }
 
 impl Measurement {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Log,
         Self::Commits,
         Self::Latency,
@@ -57,6 +60,7 @@ impl Measurement {
         Self::Recovery,
         Self::Amplification,
         Self::Notify,
+        Self::Standby,
     ];
 
     #[must_use]
@@ -71,6 +75,7 @@ impl Measurement {
             Self::Recovery => "recovery",
             Self::Amplification => "amplification",
             Self::Notify => "notify",
+            Self::Standby => "standby",
         }
     }
 }

@@ -95,17 +95,8 @@ impl Systems {
     /// # Errors
     /// When it cannot be made.
     pub fn place(&self, kind: Kind, name: &str) -> Result<Place> {
-        let directory = self
-            .rig
-            .root()
-            .join(format!("{kind}-{name}").to_lowercase());
-        std::fs::create_dir(&directory).doing(format!("making {}", directory.display()))?;
+        let place = self.empty_place(kind, name)?;
         if kind == Kind::Postgres {
-            if let Some((user, group)) = self.user {
-                std::os::unix::fs::chown(&directory, Some(user), Some(group))
-                    .doing("giving the directory away")?;
-            }
-            let data = directory.join("data");
             let mut initdb = self.postgres_program("initdb");
             initdb
                 .args([
@@ -115,8 +106,27 @@ impl Systems {
                     "--locale=C.UTF-8",
                     "-D",
                 ])
-                .arg(&data);
+                .arg(place.data());
             self.rig.output(&mut initdb)?;
+        }
+        Ok(place)
+    }
+
+    /// As [`Systems::place`], with nothing in it for PostgreSQL either.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn empty_place(&self, kind: Kind, name: &str) -> Result<Place> {
+        let directory = self
+            .rig
+            .root()
+            .join(format!("{kind}-{name}").to_lowercase());
+        std::fs::create_dir(&directory).doing(format!("making {}", directory.display()))?;
+        if kind == Kind::Postgres
+            && let Some((user, group)) = self.user
+        {
+            std::os::unix::fs::chown(&directory, Some(user), Some(group))
+                .doing("giving the directory away")?;
         }
         Ok(Place { kind, directory })
     }

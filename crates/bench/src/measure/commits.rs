@@ -162,9 +162,25 @@ pub fn pgbench(
     clients: usize,
     amount: Amount,
 ) -> Result<Run> {
+    pgbench_with(rig, server, script, clients, amount, "")
+}
+
+/// As [`pgbench`], with settings for its connections (`-c name=value`).
+///
+/// # Errors
+/// As [`pgbench`].
+pub fn pgbench_with(
+    rig: &Rig,
+    server: &Server,
+    script: &Path,
+    clients: usize,
+    amount: Amount,
+    settings: &str,
+) -> Result<Run> {
     let logs = tempfile::tempdir_in(rig.root()).doing("making a directory for pgbench's log")?;
     let mut command = Command::new("pgbench");
     command
+        .env("PGOPTIONS", settings)
         .current_dir(logs.path())
         .args([
             "-n",

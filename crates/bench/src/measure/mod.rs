@@ -10,6 +10,7 @@ pub mod notify;
 pub mod recovery;
 pub mod replay;
 pub mod stalled;
+pub mod standby;
 
 use crate::error::Result;
 use crate::systems::Server;
