@@ -290,3 +290,56 @@ fn g11_a_switchover_loses_nothing_and_is_short() {
     assert!(acknowledged.iter().all(|n| there.contains(n)));
     assert_eq!(rows_of(&primary, "t"), rows);
 }
+
+#[test]
+fn g11_three_nodes_find_the_new_primary_and_feed_one_another() {
+    let quorum = ["--synchronous-standbys", "ANY 1 (a, b, c)"];
+    let (mut a, mut b, mut c) = (node("a", &quorum), node("b", &quorum), node("c", &quorum));
+    let urls = [url(&a), url(&b), url(&c)];
+    for node in [&mut a, &mut b, &mut c] {
+        node.setup.args.push("--standby-peers".to_owned());
+        node.setup.args.push(urls.join(","));
+    }
+    a.start();
+    for node in [&mut b, &mut c] {
+        node.setup.args.push("--standby-of".to_owned());
+        node.setup.args.push(urls[0].clone());
+        node.start();
+    }
+    streams(&a, "b");
+    streams(&a, "c");
+    a.sql("CREATE TABLE t (id integer PRIMARY KEY)");
+    a.sql("INSERT INTO t SELECT * FROM generate_series(1, 100)");
+    // One that follows a standby.
+    let mut d = node("d", &[]);
+    d.setup.args.push("--standby-of".to_owned());
+    d.setup.args.push(urls[2].clone());
+    d.start();
+    eventually("it comes through two hops", || {
+        (one(&d, "SELECT count(*) FROM t") == "100").then_some(())
+    });
+    let (code, message) = try_sql(&d, "INSERT INTO t VALUES (1)").unwrap_err();
+    assert_eq!(code, "25006");
+    assert!(message.contains(&urls[0]), "{message}");
+    let there = durable(&a);
+    a.kill();
+    // The one that has the most takes over; both have everything that was acknowledged by one of
+    // them, and either may have it alone.
+    eventually("both have it", || {
+        (durable(&b) >= there && durable(&c) >= there).then_some(())
+    });
+    promote(&b);
+    streams(&b, "c");
+    b.sql("INSERT INTO t VALUES (101)");
+    eventually("it comes through two hops again", || {
+        (one(&d, "SELECT count(*) FROM t") == "101").then_some(())
+    });
+    a.start();
+    streams(&b, "a");
+    caught_up(&b, &a);
+    for node in [&a, &c, &d] {
+        eventually("all have the same", || {
+            (rows_of(node, "t") == rows_of(&b, "t")).then_some(())
+        });
+    }
+}

@@ -129,10 +129,14 @@ fn g11_a_primary_may_go_on_alone_and_says_so() {
     eventually("commits wait again", || {
         (status(&primary)["replication"]["asynchronous"] == json!(false)).then_some(())
     });
-    let marks = primary
-        .sql("SELECT action FROM springhead.audit WHERE action LIKE '%synchronous' ORDER BY id");
-    let marks: Vec<_> = marks.iter().map(|row| row[0].clone().unwrap()).collect();
-    assert_eq!(marks, ["asynchronous", "synchronous"]);
+    // Written down in the log itself, a moment after.
+    eventually("both are marked", || {
+        let marks = primary.sql(
+            "SELECT action FROM springhead.audit WHERE action LIKE '%synchronous' ORDER BY id",
+        );
+        let marks: Vec<_> = marks.iter().map(|row| row[0].clone().unwrap()).collect();
+        (marks == ["asynchronous", "synchronous"]).then_some(())
+    });
     caught_up(&primary, &standby);
     assert_eq!(rows_of(&primary, "t"), rows_of(&standby, "t"));
 }
@@ -215,7 +219,13 @@ fn g7_a_standby_that_is_away_too_long_loses_its_slot_and_takes_a_base_backup() {
         (standbys[0]["state"] == "invalidated").then_some(())
     });
     proxy.partition(false);
-    streams(&primary, "b");
+    eventually(
+        &format!("it streams again: {}", standby.setup.printed()),
+        || {
+            let standbys = status(&primary)["replication"]["standbys"].clone();
+            (standbys[0]["state"] == "streaming").then_some(())
+        },
+    );
     caught_up(&primary, &standby);
     assert_eq!(rows_of(&primary, "t"), rows_of(&standby, "t"));
     assert!(standby.setup.printed().contains("base backup") || durable(&standby) > 0);

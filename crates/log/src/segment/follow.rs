@@ -15,7 +15,7 @@ use springhead_proto::{CollectionId, Lsn};
 
 use super::Identity;
 use super::files::Epochs;
-use super::format::{FRAME_HEADER_BYTES, SegmentHeader};
+use super::format::{FRAME_HEADER_BYTES, HEADER_BYTES, SegmentHeader};
 use super::frames::Link;
 use super::index::{End, Run};
 use super::scan::Walk;
@@ -163,6 +163,13 @@ impl Writer {
             run: follow.run,
         };
         let header = &self.segment.header;
+        // The first segment of a copy may begin with the rest of a large commit, which the state
+        // that was copied with it has.
+        let begins_log = {
+            let published = self.shared.published.lock();
+            let first = published.segments.front();
+            first.is_none_or(|first| first.header.segment_number == header.segment_number)
+        };
         let mut rest = Bytes::copy_from_slice(bytes);
         let mut index = self.segment.index.write();
         let mut fault = None;
@@ -176,9 +183,10 @@ impl Writer {
                 previous_crc: walk.end.crc,
                 next_lsn: walk.end.next_lsn,
             };
-            let taken = link
-                .take(&rest, walk.end.offset)
-                .and_then(|frame| walk.take(&frame, false, &mut index, &mut follow.collections));
+            let taken = link.take(&rest, walk.end.offset).and_then(|frame| {
+                let may_be_inside = begins_log && walk.end.offset == HEADER_BYTES;
+                walk.take(&frame, may_be_inside, &mut index, &mut follow.collections)
+            });
             match taken {
                 Ok(next) => {
                     let length = next.end.offset - walk.end.offset;

@@ -75,6 +75,28 @@ pub async fn look_around(replication: &Arc<Replication>) {
     }
 }
 
+/// The address of a primary among the peers, for a standby whose upstream is away: of the highest
+/// epoch, and of none below what this node has promised.
+pub async fn find_primary(replication: &Replication) -> Option<String> {
+    if replication.options.peers.is_empty() {
+        return None;
+    }
+    let own = Arc::new(Own {
+        identity: replication.identity(),
+        token: replication.options.token.clone(),
+        timeout: LIMIT,
+    });
+    let peers = replication.options.peers.clone();
+    let found = probe_all(peers, &replication.options.trust, &own).await;
+    let cluster_id = own.identity.cluster_id;
+    found
+        .into_iter()
+        .filter(|peer| peer.is_primary && peer.cluster_id == cluster_id)
+        .filter(|peer| peer.epoch_number() >= replication.promised())
+        .max_by_key(Identity::epoch_number)
+        .map(|peer| peer.address)
+}
+
 /// The addresses of the nodes that may have become primary: those configured, and those of the
 /// standbys, but for whom this node hears anyway.
 fn known(replication: &Replication) -> Vec<String> {

@@ -122,8 +122,17 @@ impl Follow {
                 state.connected = false;
                 state.problem = Some(problem);
             });
+            let look = async {
+                tokio::time::sleep(RETRY).await;
+                super::peers::find_primary(&self.replication).await
+            };
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
+                found = look => {
+                    if let Some(primary) = found.filter(|primary| *primary != upstream) {
+                        tracing::warn!(from = %upstream, to = %primary, "following another node");
+                        upstream = primary;
+                    }
+                }
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }

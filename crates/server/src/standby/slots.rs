@@ -83,6 +83,8 @@ pub struct Slots {
     log: Arc<dyn Log>,
     cap_bytes: u64,
     standbys: Mutex<BTreeMap<String, Standby>>,
+    /// Held by whoever writes the file.
+    storing: Mutex<()>,
 }
 
 /// Why a standby gets no slot.
@@ -107,6 +109,7 @@ impl Slots {
             log,
             cap_bytes,
             standbys: Mutex::default(),
+            storing: Mutex::default(),
         };
         for stored in stored {
             let flushed = Lsn(stored.flushed);
@@ -304,6 +307,7 @@ impl Slots {
 
     /// Writes the slots down, for the next run.
     pub fn store_or_warn(&self) {
+        let _storing = self.storing.lock();
         let stored: Vec<Stored> = self
             .list()
             .into_iter()

@@ -17,6 +17,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A token that all nodes of a test share.
 pub const TOKEN: &str = "correct horse battery staple";
 
+/// Lets other processes run, for what cannot announce itself.
+pub fn pause(ms: u64) {
+    std::thread::park_timeout(Duration::from_millis(ms));
+}
+
 /// Looks until it holds.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -26,7 +31,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        pause(5);
     }
 }
 
