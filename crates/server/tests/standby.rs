@@ -89,6 +89,33 @@ fn g11_a_standby_has_shows_and_refuses() {
     );
     assert_eq!(answer.status, 503, "{}", answer.text());
 
+    // Clients that know both find the one that takes writes, wherever it stands in their list.
+    let (p, s) = (primary.setup.pg.port(), standby.setup.pg.port());
+    for ports in [format!("{s},{p}"), format!("{p},{s}")] {
+        let target = format!(
+            "host=127.0.0.1,127.0.0.1 port={ports} user=postgres dbname=postgres \
+             target_session_attrs=read-write"
+        );
+        let output = std::process::Command::new("psql")
+            .args(["-XAtc", "SHOW in_hot_standby", &target])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            said.trim(),
+            "off",
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let (first, second) = ports.split_once(',').unwrap();
+        let ours = format!("springhead://127.0.0.1:{first},127.0.0.1:{second}");
+        let output = primary.command(&["sql", "--url", &ours, "--json", "SHOW in_hot_standby"]);
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains("off"),
+            "{output:?}"
+        );
+    }
+
     // The primary says how far the standby is.
     streams(&primary, "b");
     let shown = status(&primary);

@@ -144,7 +144,8 @@ fn g11_a_primary_may_go_on_alone_and_says_so() {
 #[test]
 fn g11_damage_repetition_and_one_way_silence_mix_nothing() {
     let (primary, standby, proxy) = pair(&[]);
-    let faults: [(&str, fn(&Proxy, bool)); 4] = [
+    type Switch = fn(&Proxy, bool);
+    let faults: [(&str, Switch); 4] = [
         ("damaged frames", |proxy, on| {
             proxy
                 .network

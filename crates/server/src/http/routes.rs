@@ -16,6 +16,7 @@ use super::{
     ws,
 };
 use crate::auth::web::Shown;
+use crate::standby::dial::{PATH, PROTOCOL};
 
 /// What event streams take.
 pub const EVENT_PARAMETERS: [&str; 14] = [
@@ -126,6 +127,12 @@ impl Route {
     }
 }
 
+/// Whether a request asks for that upgrade.
+fn asks_for(head: &Parts, protocol: &str) -> bool {
+    let asked = head.headers.get(header::UPGRADE);
+    asked.is_some_and(|asked| asked.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
+}
+
 /// Finds what serves a path, and what its placeholders stand for, not decoded yet. A collection
 /// called `poll` is `public.poll`.
 pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
@@ -167,7 +174,12 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
 
 /// Answers a request, whatever becomes of it.
 pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
-    let checked = guard::check(&app.config, &head.uri, &head.headers);
+    // Nodes are reached under whatever name; no page of a browser can ask for this upgrade.
+    let checked = if head.uri.path() == PATH && asks_for(&head, PROTOCOL) {
+        Ok(None)
+    } else {
+        guard::check(&app.config, &head.uri, &head.headers)
+    };
     let is_head = head.method == Method::HEAD;
     let (mut answer, origin) = match checked {
         Err(error) => (error.response(), None),
