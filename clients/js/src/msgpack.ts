@@ -20,7 +20,7 @@ export class DamagedMessage extends Error {
   override readonly name = 'DamagedMessage'
 }
 
-const MAX_DEPTH = 32
+const MAX_DEPTH = 16
 
 const utf8Encoder = new TextEncoder()
 const utf8Decoder = new TextDecoder('utf-8', { fatal: true })

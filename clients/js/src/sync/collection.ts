@@ -1,6 +1,7 @@
 /** A collection on the device: read, write and watch its documents, with or without a network. */
 
 import type { Device } from './device.js'
+import type { TableDefinition } from './catalog.js'
 import type { Columns, Operation, SyncValue } from './messages.js'
 import { select, type Query } from './query.js'
 import { keyText } from './values.js'
@@ -14,7 +15,8 @@ export interface Write {
   seq: number
 }
 
-type Values<T> = { [K in keyof T]?: SyncValue }
+/** Columns to write. Columns of json, jsonb and arrays take what JSON has. */
+export type Values<T> = { [K in keyof T]?: T[K] | SyncValue | undefined }
 
 /** Operations on one collection, each to be part of one mutation. */
 export class Writer<T = Columns> {
@@ -25,9 +27,13 @@ export class Writer<T = Columns> {
     private readonly look: (key: string) => Columns | undefined,
   ) {}
 
+  #wire(columns: Values<T>): Columns {
+    return toWire(columns, this.device.replica.table(this.name))
+  }
+
   /** Makes the document, or sets all of the given columns of the one that is there. */
   put(document: Values<T>): void {
-    const columns = clean(document)
+    const columns = this.#wire(document)
     const keyColumns = this.device.keyColumns(this.name)
     const id = keyColumns.map((column) => {
       const value = columns[column]
@@ -41,7 +47,7 @@ export class Writer<T = Columns> {
 
   /** Sets columns of a document that is there. */
   patch(id: Id, columns: Values<T>): void {
-    this.emit({ in: this.name, id: [id].flat(), set: clean(columns) })
+    this.emit({ in: this.name, id: [id].flat(), set: this.#wire(columns) })
   }
 
   delete(id: Id): void {
@@ -50,17 +56,17 @@ export class Writer<T = Columns> {
 
   /** Adds to numbers: concurrent additions all count. */
   inc(id: Id, by: Values<T>): void {
-    this.emit({ in: this.name, id: [id].flat(), inc: clean(by) })
+    this.emit({ in: this.name, id: [id].flat(), inc: this.#wire(by) })
   }
 
   /** Keeps the lower of what is there and this. */
   min(id: Id, columns: Values<T>): void {
-    this.emit({ in: this.name, id: [id].flat(), min: clean(columns) })
+    this.emit({ in: this.name, id: [id].flat(), min: this.#wire(columns) })
   }
 
   /** Keeps the greater of what is there and this. */
   max(id: Id, columns: Values<T>): void {
-    this.emit({ in: this.name, id: [id].flat(), max: clean(columns) })
+    this.emit({ in: this.name, id: [id].flat(), max: this.#wire(columns) })
   }
 
   /** Adds elements to array columns, each once: concurrent additions all count. */
@@ -83,7 +89,7 @@ export class Collection<T = Columns> {
 
   get(id: Id): T | undefined {
     const columns = this.device.replica.view(this.name, keyText([id].flat()))
-    return columns && ({ ...columns } as T)
+    return columns && fromWire<T>(columns, this.device.replica.table(this.name))
   }
 
   /** Whether some write to the document still waits for the server's verdict. */
@@ -92,7 +98,12 @@ export class Collection<T = Columns> {
   }
 
   query(query: Query<T> = {}): T[] {
-    return select(this.device.replica.views(this.name), query)
+    return select(this.#documents(), query)
+  }
+
+  *#documents(): Generator<[string, T]> {
+    const table = this.device.replica.table(this.name)
+    for (const [key, columns] of this.device.replica.views(this.name)) yield [key, fromWire<T>(columns, table)]
   }
 
   /** Calls `listener` with the result now and whenever it may have changed; returns how to stop. */
@@ -140,7 +151,23 @@ export class Collection<T = Columns> {
   }
 }
 
-/** Without what is undefined. */
-function clean(columns: Record<string, SyncValue | undefined>): Columns {
-  return Object.fromEntries(Object.entries(columns).filter(([, value]) => value !== undefined)) as Columns
+/** A document as the application has it: JSON and arrays are parsed, once the table's definition is known. */
+function fromWire<T>(columns: Columns, table: TableDefinition | undefined): T {
+  const document: Record<string, unknown> = { ...columns }
+  for (const name of table?.json ?? []) {
+    const value = document[name]
+    if (typeof value === 'string') document[name] = JSON.parse(value)
+  }
+  return document as T
+}
+
+/** Columns as the wire has them, without what is undefined. */
+function toWire(columns: object, table: TableDefinition | undefined): Columns {
+  const wire: Columns = {}
+  for (const [name, value] of Object.entries(columns) as [string, unknown][]) {
+    if (value === undefined) continue
+    const isJson = table?.json.has(name) ?? (typeof value === 'object' && !(value instanceof Uint8Array))
+    wire[name] = isJson && value !== null ? JSON.stringify(value) : (value as SyncValue)
+  }
+  return wire
 }

@@ -8,6 +8,7 @@ import { Backoff, pause } from '../backoff.js'
 import { SpringheadError } from '../errors.js'
 import type { TokenSource } from '../http.js'
 import type { SocketConstructor } from '../live.js'
+import { pack, type Packable } from '../msgpack.js'
 import { applyOperation } from './apply.js'
 import { nowMs, tick } from './clock.js'
 import { Collection, Writer, type Write } from './collection.js'
@@ -16,8 +17,11 @@ import { keys, Replica, type Pending, type Rejection, type ShapeRecord } from '.
 import { Presence } from './presence.js'
 import { Session, SessionEnd } from './session.js'
 import { MemoryStore, type Store } from './store.js'
-import { Tabs } from './tabs.js'
-import { keyText } from './values.js'
+import { Tabs, type Connection } from './tabs.js'
+import { keyText, lsnOf } from './values.js'
+
+/** What a server takes, unless it is configured otherwise. */
+const MAX_MUTATION_BYTES = 256 * 1024
 
 export interface DeviceOptions {
   /** Names what is kept, for this origin. */
@@ -56,11 +60,14 @@ export type ConnectionState =
   | 'online'
   /** The server refused for good; `error` says why. */
   | 'refused'
-  /** Another tab has the connection. */
-  | 'follower'
 
 export interface Status {
+  /** How the connection is; of several tabs one has it, for all. */
   state: ConnectionState
+  /** Whether it is this tab's. */
+  leads: boolean
+  /** Connected, and everything is here that the server had when the connection began. */
+  live: boolean
   /** Mutations without a verdict. */
   pending: number
   rejections: number
@@ -68,9 +75,9 @@ export interface Status {
   complete: boolean
   /** Everything of the server up to here is on the device. */
   cursor: string | undefined
-  /** The server asks for a pause until then. */
+  /** The server has asked for a pause until then. */
   throttledUntilMs: number | undefined
-  /** Why there is no connection, if the server said so. */
+  /** Why there is no connection, or what the server has refused, if it said so. */
   error: SpringheadError | undefined
   /** Whether the platform has promised to keep what is stored. If not, tell the user. */
   persistent: boolean
@@ -91,6 +98,9 @@ export class Device {
   #running = false
   #wake = new AbortController()
   #state: ConnectionState = 'alone'
+  #leads = false
+  /** Where the server was when the connection began. */
+  #liveFrom = 0
   #error: SpringheadError | undefined
   #throttledUntilMs: number | undefined
   #persistent = false
@@ -107,7 +117,7 @@ export class Device {
     this.#tabs = tabs
     this.presence = new Presence(() => this.#session, replica.meta.device)
     replica.onChange(() => {
-      this.#session?.push()
+      this.#session?.follow()
       this.#tell()
     })
     if (options.url !== undefined) {
@@ -120,8 +130,12 @@ export class Device {
     const store = options.store ?? (await defaultStore(options.name))
     const tabs = new Tabs(options.name)
     const replica = await Replica.open(store, (version, batch) => tabs.announce(version, batch))
-    tabs.onBatch((version, batch) => void replica.absorb(version, batch))
     const device = new Device(options, store, tabs, replica)
+    tabs.listen({
+      batch: (version, batch) => void replica.absorb(version, batch),
+      connection: (connection) => device.#follow(connection),
+      question: () => device.#leads && device.#announce(),
+    })
     device.#persistent = await store.isPersistent()
     device.#tell()
     return device
@@ -134,7 +148,7 @@ export class Device {
     this.#session?.close()
     if (!this.#running) {
       this.#running = true
-      void this.#tabs.lead(this.#end.signal, () => this.#run(), () => this.#set('follower'))
+      void this.#tabs.lead(this.#end.signal, () => this.#run())
     }
   }
 
@@ -153,17 +167,21 @@ export class Device {
     session?.close()
     await session?.ended()
     this.#tabs.close()
-    this.#store.close()
+    await this.#store.close()
     this.#listeners.clear()
   }
 
   get status(): Status {
-    const { pending, rejections, shapes, meta } = this.replica
+    const { rejections, shapes, meta } = this.replica
+    const complete = [...shapes.values()].every((shape) => shape.complete)
+    const hasCome = meta.cursor !== undefined && lsnOf(meta.cursor) >= this.#liveFrom
     return {
       state: this.#state,
-      pending: [...pending.values()].filter(({ appliedLsn }) => appliedLsn === undefined).length,
+      leads: this.#leads,
+      live: this.#state === 'online' && complete && (hasCome || shapes.size === 0),
+      pending: this.replica.undecided,
       rejections: rejections.size,
-      complete: [...shapes.values()].every(({ complete }) => complete),
+      complete,
       cursor: meta.cursor,
       throttledUntilMs: this.#throttledUntilMs,
       error: this.#error,
@@ -199,6 +217,28 @@ export class Device {
   #set(state: ConnectionState, error?: SpringheadError): void {
     this.#state = state
     this.#error = error
+    this.#announce()
+    this.#tell()
+  }
+
+  /** Tells the other tabs how the connection is. */
+  #announce(): void {
+    const { code, message, hint } = this.#error ?? {}
+    this.#tabs.tell({
+      state: this.#state,
+      throttledUntilMs: this.#throttledUntilMs,
+      clockOffsetMs: this.#clockOffsetMs,
+      error: code === undefined || message === undefined ? undefined : { code, message, ...(hint ? { hint } : {}) },
+    })
+  }
+
+  /** Another tab leads, and says so. */
+  #follow(connection: Connection): void {
+    if (this.#leads) return
+    this.#state = connection.state
+    this.#throttledUntilMs = connection.throttledUntilMs
+    this.#clockOffsetMs = connection.clockOffsetMs
+    this.#error = connection.error && new SpringheadError(connection.error)
     this.#tell()
   }
 
@@ -234,10 +274,14 @@ export class Device {
 
   async #enqueue(operations: Operation[], answered?: string): Promise<Write> {
     if (operations.length === 0) throw new TypeError('a mutation without an operation')
+    const bytes = pack(operations as unknown as Packable).length
+    if (bytes > MAX_MUTATION_BYTES) {
+      throw new RangeError(`a mutation of ${bytes} bytes: a server takes ${MAX_MUTATION_BYTES} at most; make several of it`)
+    }
     let seq = 0
     await this.replica.change((meta) => {
       seq = meta.nextSeq++
-      meta.hlc = tick(meta.hlc, nowMs())
+      meta.hlc = tick(meta.hlc, Math.round(nowMs() + this.#clockOffsetMs))
       const mutation: Pending = {
         seq,
         base: meta.cursor ?? '0',
@@ -317,13 +361,11 @@ export class Device {
       const record: ShapeRecord = { shape, complete: false, pass: 0 }
       return { put: [[keys.shape(id), record]], remove: [] }
     })
-    this.#session?.subscribe(id)
     return id
   }
 
   /** Holds a shape's documents no longer. */
   async unsubscribe(id: number): Promise<void> {
-    this.#session?.unsubscribe(id)
     const record = this.replica.shapes.get(id)
     if (record === undefined) return
     await this.replica.change(() => {
@@ -343,7 +385,8 @@ export class Device {
   // The connection
 
   async #run(): Promise<void> {
-    const backoff = new Backoff(200, 15_000)
+    this.#leads = true
+    const backoff = new Backoff(1000, 60_000)
     while (!this.#end.signal.aborted) {
       this.#wake = new AbortController()
       if (this.#target === undefined) {
@@ -379,8 +422,9 @@ export class Device {
     const address = new URL('/sync', url)
     address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:'
     const events = {
-      accepted: (_: HandshakeAck): void => {
+      accepted: (ack: HandshakeAck): void => {
         accepted()
+        this.#liveFrom = lsnOf(ack.cursor)
         this.#throttledUntilMs = undefined
         this.#set('online')
         this.presence.announce()
@@ -389,10 +433,9 @@ export class Device {
         this.#throttledUntilMs = untilMs
         this.#tell()
       },
-      shapeEnded: (_: number, error: SpringheadError): void => {
-        this.#error = error
-        this.#tell()
-      },
+      shapeEnded: (_: number, error: SpringheadError): void => this.#set(this.#state, error),
+      refused: (error: SpringheadError): void => this.#set(this.#state, error),
+      alive: (): void => this.presence.announce(),
       presence: this.presence.take.bind(this.presence),
       clock: (offsetMs: number): void => {
         this.#clockOffsetMs = offsetMs

@@ -3,6 +3,7 @@
  * effects are laid over what the device has, and become durable at once.
  */
 
+import { EMPTY_HASH, hashWith } from './catalog.js'
 import { nowMs } from './clock.js'
 import type { Columns, Delta, DeltaChange, Definition, MutationName, Reject, SnapshotChunk, SyncValue, WireVerdict } from './messages.js'
 import { keys, type DocumentRecord, type Meta, type Pending, type Rejection, type Replica, type ShapeRecord } from './replica.js'
@@ -12,11 +13,17 @@ import { keyText, lsnOf, sameBytes, toHex } from './values.js'
 export class Intake {
   /** What entries become; `undefined`: gone. */
   readonly #overlay = new Map<Key, unknown>()
+  #diverged = false
 
   constructor(
     private readonly replica: Replica,
     private readonly meta: Meta,
   ) {}
+
+  /** Whether the definitions here are others than the server's: they are to be sent again. */
+  get hasDiverged(): boolean {
+    return this.#diverged
+  }
 
   batch(): Batch {
     const batch: Batch = { put: [], remove: [] }
@@ -69,6 +76,7 @@ export class Intake {
       pass: held.pass + (chunk.first ? 1 : 0),
       complete: chunk.done !== undefined,
       key: chunk.columns.slice(0, chunk.key),
+      names: chunk.columns,
     }
     delete record.resume
     if (chunk.resume !== undefined) record.resume = chunk.resume
@@ -116,7 +124,8 @@ export class Intake {
       const held = { ...before?.shapes }
       for (const { shape, pass } of shapes) held[shape.shape] = pass
       this.#setDocument({ collection, id, columns, shapes: held })
-    } else if (before === undefined) {
+    } else if (before === undefined || !change.of.some((shape) => shape in before.shapes)) {
+      // A snapshot chunk that is newer than this delta has told already, or will tell.
       return
     } else if (change.set) {
       this.#setDocument({ ...before, columns: { ...before.columns, ...change.set } })
@@ -127,10 +136,14 @@ export class Intake {
     }
   }
 
+  /** A document leaves shapes, and with them the columns that the others do not show. */
   #leave(document: DocumentRecord, shapes: number[]): void {
     const left = { ...document.shapes }
     for (const shape of shapes) delete left[shape]
-    this.#setDocument({ ...document, shapes: left })
+    const names = Object.keys(left).map((id) => this.#shape(Number(id))?.names)
+    const shown = names.includes(undefined) ? undefined : new Set(names.flatMap((columns) => columns ?? []))
+    const columns = Object.entries(document.columns).filter(([name]) => shown?.has(name) ?? true)
+    this.#setDocument({ ...document, columns: Object.fromEntries(columns), shapes: left })
   }
 
   /** A shape has ended: its rows leave. */
@@ -145,13 +158,21 @@ export class Intake {
 
   /** These shapes (none: all) are sent again from the beginning. */
   resync(shapes: number[]): void {
-    for (const id of shapes.length > 0 ? shapes : this.replica.shapes.keys()) {
+    const all = [...this.replica.shapes.keys()]
+    // The first snapshot that is complete says where the image is; the old place may be of a lost history.
+    if (shapes.length === 0 || all.every((id) => shapes.includes(id))) delete this.meta.cursor
+    for (const id of shapes.length > 0 ? shapes : all) {
       const record = this.#shape(id)
       if (record === undefined) continue
       const again: ShapeRecord = { ...record, complete: false }
       delete again.resume
       this.#overlay.set(keys.shape(id), again)
     }
+  }
+
+  /** Mutations from `seq` on wait for a producer of their own. */
+  hold(seq: number): void {
+    this.meta.heldFrom ??= seq
   }
 
   verdict(verdict: WireVerdict): void {
@@ -165,7 +186,7 @@ export class Intake {
 
   reject(reject: Reject): void {
     const mutation = this.#mutation(reject.seq)
-    if (mutation === undefined || !this.#isOwn(reject)) return
+    if (mutation === undefined || mutation.appliedLsn !== undefined || !this.#isOwn(reject)) return
     this.#overlay.set(keys.mutation(reject.seq), undefined)
     const rejection: Rejection = {
       id: `${toHex(reject.producer)}-${reject.generation}-${reject.seq}`,
@@ -183,12 +204,21 @@ export class Intake {
 
   /** Definitions in log order; with `isWhole` they are all there are, and others go. */
   definitions(definitions: Definition[], isWhole: boolean): void {
-    if (isWhole) for (const key of this.replica.definitions.keys()) this.#overlay.set(key, undefined)
+    if (isWhole) {
+      for (const key of this.replica.definitions.keys()) this.#overlay.set(key, undefined)
+      this.meta.catalogHash = EMPTY_HASH
+    }
     for (const definition of definitions) {
       const key = keys.definition(definition.type, definition.name)
-      this.#overlay.set(key, definition.action === 'put' ? definition : undefined)
+      const before = (this.#overlay.has(key) ? this.#overlay.get(key) : this.replica.definitions.get(key)) as
+        | Definition
+        | undefined
+      if (before) this.meta.catalogHash = hashWith(this.meta.catalogHash, before, -1)
+      const isPut = definition.action === 'put'
+      if (isPut) this.meta.catalogHash = hashWith(this.meta.catalogHash, definition, 1)
+      this.#overlay.set(key, isPut ? definition : undefined)
       this.meta.catalogVersion = definition.catalog_version
-      this.meta.catalogHash = definition.hash
+      this.#diverged = this.meta.catalogHash !== definition.hash
     }
   }
 

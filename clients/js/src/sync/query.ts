@@ -12,22 +12,26 @@ export interface Query<T = Columns> {
 }
 
 /** The documents that `query` asks for. Without an order they are ordered by key. */
-export function select<T = Columns>(documents: Iterable<[string, Columns]>, query: Query<T>): T[] {
-  const found: [string, Columns][] = []
-  for (const entry of documents) if (query.where?.(entry[1] as T) ?? true) found.push(entry)
+export function select<T = Columns>(documents: Iterable<[string, T]>, query: Query<T>): T[] {
+  const found: [string, T][] = []
+  for (const entry of documents) if (query.where?.(entry[1]) ?? true) found.push(entry)
   const terms = [query.orderBy ?? []].flat().map((term) => ({
     column: term.replace(/^-/, ''),
     sign: term.startsWith('-') ? -1 : 1,
   }))
   found.sort(([keyA, a], [keyB, b]) => {
     for (const { column, sign } of terms) {
-      const order = sign * byValue(a[column] ?? null, b[column] ?? null)
+      const order = sign * byValue(member(a, column), member(b, column))
       if (order !== 0) return order
     }
     return keyA < keyB ? -1 : keyA > keyB ? 1 : 0
   })
   const from = query.offset ?? 0
-  return found.slice(from, query.limit === undefined ? undefined : from + query.limit).map(([, columns]) => ({ ...columns }) as T)
+  return found.slice(from, query.limit === undefined ? undefined : from + query.limit).map(([, document]) => document)
+}
+
+function member(document: unknown, column: string): SyncValue {
+  return (document as Columns)[column] ?? null
 }
 
 /** NULL is greater than everything. */

@@ -6,8 +6,10 @@
  * What an application sees of a document is its image with the pending mutations replayed on it.
  */
 
+import { pause } from '../backoff.js'
 import { applyOperation } from './apply.js'
 import type { Columns, Definition, Hint, Operation, Shape, SyncValue } from './messages.js'
+import { EMPTY_HASH, readTable, type TableDefinition } from './catalog.js'
 import type { Batch, Key, Store } from './store.js'
 import { keyText, randomId } from './values.js'
 import type { Violation } from './violation.js'
@@ -26,6 +28,11 @@ export interface Meta {
   cursor?: string
   catalogVersion: number
   catalogHash: string
+  /**
+   * The server knows more mutations of this producer than were made here: this is a copy, or an older
+   * state, of a device. Mutations from this seq on wait for a producer of their own.
+   */
+  heldFrom?: number
 }
 
 export interface ShapeRecord {
@@ -35,8 +42,9 @@ export interface ShapeRecord {
   /** How often its rows have been sent from the beginning. */
   pass: number
   resume?: string
-  /** The collection's key, once a chunk has told. */
+  /** The collection's key and all its columns here, once a chunk has told. */
   key?: string[]
+  names?: string[]
 }
 
 export interface DocumentRecord {
@@ -96,6 +104,8 @@ export class Replica {
   readonly pending = new Map<number, Pending>()
   readonly rejections = new Map<string, Rejection>()
   readonly definitions = new Map<Key, Definition>()
+  readonly #tables = new Map<string, TableDefinition>()
+  #undecided = 0
   readonly #documents = new Map<string, Map<string, DocumentRecord>>()
   /** Pending mutations by the documents that they touch, in order. */
   readonly #touching = new Map<string, Map<string, Pending[]>>()
@@ -134,20 +144,32 @@ export class Replica {
   /** Changes entries durably, one change after the other. `build` may change `meta`; it is written too. */
   change(build: (meta: Meta) => Batch): Promise<void> {
     const turn = this.#turn.then(async () => {
-      let version = 0
-      let after: Meta | undefined
-      const batch = await this.store.change([keys.meta], ([found]) => {
-        after = { ...(found as Meta) }
-        version = ++after.version
-        const built = build(after)
-        built.put.push([keys.meta, after])
-        return built
-      })
-      this.announce(version, batch)
-      await this.absorb(version, batch)
+      for (;;) {
+        let version = 0
+        const batch = await this.store.change([keys.meta], ([found]) => {
+          const after = { ...(found as Meta) }
+          if (after.version !== this.#meta.version) return { put: [], remove: [] }
+          version = ++after.version
+          const built = build(after)
+          built.put.push([keys.meta, after])
+          return built
+        })
+        if (version > 0) {
+          this.announce(version, batch)
+          return this.absorb(version, batch)
+        }
+        await this.#catchUp()
+      }
     })
     this.#turn = turn.catch(() => undefined)
     return turn
+  }
+
+  /** Another tab has written: its batch is on its way here, as a rule. */
+  async #catchUp(): Promise<void> {
+    const before = this.#meta.version
+    await pause(20)
+    if (this.#meta.version === before) await this.reload()
   }
 
   /** Takes in a batch that is durable, this tab's or another's. */
@@ -162,14 +184,18 @@ export class Replica {
 
   /** Forgets memory and reads everything again. */
   async reload(): Promise<void> {
-    const entries = await this.store.load()
+    let entries = await this.store.load()
+    const versionOf = (): number => (entries.find(([key]) => key === keys.meta)?.[1] as Meta).version
+    // Batches that came in the meantime are in the store as well.
+    while (versionOf() < this.#meta.version) entries = await this.store.load()
     const touched: Touched = new Map()
     for (const [collection, documents] of this.#documents) {
       for (const key of documents.keys()) touch(touched, collection, key)
     }
-    for (const map of [this.shapes, this.pending, this.rejections, this.definitions, this.#documents, this.#touching]) {
+    for (const map of [this.shapes, this.pending, this.rejections, this.definitions, this.#tables, this.#documents, this.#touching]) {
       map.clear()
     }
+    this.#undecided = 0
     for (const [key, value] of entries) this.#hold(key, value, touched)
     this.#tell(touched)
   }
@@ -185,7 +211,13 @@ export class Replica {
     else if (kind === 'mutation') this.#holdMutation(value as Pending, touched)
     else if (kind === 'shape') this.shapes.set((value as ShapeRecord).shape.shape, value as ShapeRecord)
     else if (kind === 'rejection') this.rejections.set((value as Rejection).id, value as Rejection)
-    else if (kind === 'definition') this.definitions.set(key, value as Definition)
+    else if (kind === 'definition') this.#holdDefinition(key, value as Definition)
+  }
+
+  #holdDefinition(key: Key, definition: Definition): void {
+    this.definitions.set(key, definition)
+    const table = readTable(definition)
+    if (table) this.#tables.set(definition.name, table)
   }
 
   #forget(key: Key, touched: Touched): void {
@@ -198,7 +230,11 @@ export class Replica {
     } else if (kind === 'mutation') this.#forgetMutation(Number(rest), touched)
     else if (kind === 'shape') this.shapes.delete(Number(rest))
     else if (kind === 'rejection') this.rejections.delete(rest)
-    else if (kind === 'definition') this.definitions.delete(key)
+    else if (kind === 'definition') {
+      const definition = this.definitions.get(key)
+      this.definitions.delete(key)
+      if (definition?.type === 'table') this.#tables.delete(definition.name)
+    }
   }
 
   #holdDocument(record: DocumentRecord, touched: Touched): void {
@@ -210,6 +246,7 @@ export class Replica {
   #holdMutation(mutation: Pending, touched: Touched): void {
     this.#forgetMutation(mutation.seq, touched)
     this.pending.set(mutation.seq, mutation)
+    if (mutation.appliedLsn === undefined) this.#undecided += 1
     for (const [collection, key] of documentsOf(mutation)) {
       const list = member(member(this.#touching, collection, () => new Map<string, Pending[]>()), key, () => [])
       list.push(mutation)
@@ -222,6 +259,7 @@ export class Replica {
     const mutation = this.pending.get(seq)
     if (mutation === undefined) return
     this.pending.delete(seq)
+    if (mutation.appliedLsn === undefined) this.#undecided -= 1
     for (const [collection, key] of documentsOf(mutation)) {
       const documents = this.#touching.get(collection)
       const left = documents?.get(key)?.filter((other) => other.seq !== seq) ?? []
@@ -274,8 +312,25 @@ export class Replica {
     }
   }
 
-  /** The columns of a collection's key, if a shape of it has told. */
+  /** A table's definition, once the server has sent it. */
+  table(collection: string): TableDefinition | undefined {
+    return this.#tables.get(collection)
+  }
+
+  /** How many mutations have no verdict. */
+  get undecided(): number {
+    return this.#undecided
+  }
+
+  /** The lowest seq without a verdict; the next one, if all have one. */
+  firstUndecided(): number {
+    return this.settled() + 1
+  }
+
+  /** The columns of a collection's key, if its definition or a shape of it has told. */
   keyColumns(collection: string): string[] | undefined {
+    const table = this.table(collection)
+    if (table) return table.key
     for (const { shape, key } of this.shapes.values()) if (shape.in === collection && key) return key
     return undefined
   }
@@ -298,7 +353,7 @@ function newMeta(): Meta {
     nextShape: 1,
     hlc: 0n,
     catalogVersion: 0,
-    catalogHash: '0000000000000000',
+    catalogHash: EMPTY_HASH,
   }
 }
 

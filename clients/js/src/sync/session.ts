@@ -8,7 +8,7 @@ import { SpringheadError } from '../errors.js'
 import { nowMs } from './clock.js'
 import { decode, encode, PROTOCOL_VERSION, type Kind, type ServerFrame } from './frames.js'
 import { Intake } from './intake.js'
-import type { Definition, Delta, DeviceFrames, HandshakeAck, PresenceMember, Subscription, WireMutation } from './messages.js'
+import type { Definition, Delta, DeviceFrames, HandshakeAck, PresenceMember, Refused, ServerFrames, Subscription, WireMutation } from './messages.js'
 import { keys, type Pending, type Replica } from './replica.js'
 import { lsnOf, randomId, sameBytes } from './values.js'
 
@@ -20,6 +20,10 @@ export interface SessionEvents {
   presence(members: PresenceMember[], left: { channel: string; device: Uint8Array } | undefined, isRoster: boolean): void
   /** The server's clock less the device's, in milliseconds. */
   clock(offsetMs: number): void
+  /** Something that the server refused without an end to the session. */
+  refused(error: SpringheadError): void
+  /** The session goes on: what must be said again from time to time is said again. */
+  alive(): void
 }
 
 export interface SessionOptions {
@@ -44,8 +48,15 @@ export class SessionEnd extends Error {
 /** Codes at which connecting again by itself is of no use. */
 const FINAL = new Set([
   'unsupported_version', 'unknown_type', 'frame_too_large', 'malformed_body', 'protocol_violation',
-  'unauthenticated', 'token_expired', 'forbidden', 'unknown_tenant', 'taken_over',
+  'unauthenticated', 'token_expired', 'forbidden', 'unknown_tenant', 'taken_over', 'bad_shape',
 ])
+
+/** How long a connection may take from the first packet to the answered handshake. */
+const OPENING_MS = 30_000
+/** After so many verdicts the server is told that they are durable here. */
+const VERDICTS_PER_ACK = 100
+/** A cursor that nothing else is told with is told this long after it was reached. */
+const CURSOR_ACK_MS = 1000
 
 interface BinarySocket extends Socket {
   binaryType: string
@@ -57,6 +68,15 @@ export class Session {
   #ack: HandshakeAck | undefined
   /** Mutations up to this seq are on their way or decided. */
   #sentUpTo = 0
+  /** Those of them whose verdict has not come. */
+  readonly #unanswered = new Set<number>()
+  /** Shapes that the server has been told of. */
+  readonly #told = new Set<number>()
+  #verdicts = 0
+  #ackTimer: ReturnType<typeof setTimeout> | undefined
+  #openingTimer: ReturnType<typeof setTimeout>
+  /** The catalog version at which definitions were asked for again: once is enough. */
+  #askedDefinitions = -1
   #pausedUntilMs = 0
   #pauseTimer: ReturnType<typeof setTimeout> | undefined
   #pingTimer: ReturnType<typeof setInterval> | undefined
@@ -86,6 +106,7 @@ export class Session {
     socket.onmessage = ({ data }) => this.#receive(data)
     socket.onerror = () => undefined
     socket.onclose = () => this.#close(this.#end ?? new SessionEnd(undefined, true, 0))
+    this.#openingTimer = setTimeout(() => this.#close(new SessionEnd(undefined, true, 0)), OPENING_MS)
   }
 
   /** Resolves when the session is over and nothing of it is being taken in any more. */
@@ -107,6 +128,8 @@ export class Session {
     this.#end ??= end
     clearTimeout(this.#pauseTimer)
     clearInterval(this.#pingTimer)
+    clearTimeout(this.#ackTimer)
+    clearTimeout(this.#openingTimer)
     this.#socket.close()
     this.#finish(this.#end)
   }
@@ -123,6 +146,8 @@ export class Session {
   async #handshake(): Promise<void> {
     const { meta } = this.replica
     const token = await this.options.token()
+    const shapes = [...this.replica.shapes.keys()]
+    for (const shape of shapes) this.#told.add(shape)
     this.#send('handshake', {
       protocol: PROTOCOL_VERSION,
       ...(token === undefined ? {} : { token }),
@@ -134,7 +159,7 @@ export class Session {
       catalog_version: meta.catalogVersion,
       catalog_hash: meta.catalogHash,
       settled: this.replica.settled(),
-      shapes: [...this.replica.shapes.keys()].map((id) => this.#subscription(id)),
+      shapes: shapes.map((id) => this.#subscription(id)),
       client: this.options.client,
     })
   }
@@ -146,12 +171,20 @@ export class Session {
     return { ...shape, ...(complete ? { complete } : {}), ...(resume === undefined ? {} : { resume }) }
   }
 
-  subscribe(shape: number): void {
-    if (this.#ack) this.#send('subscribe', this.#subscription(shape))
-  }
-
-  unsubscribe(shape: number): void {
-    if (this.#ack) this.#send('unsubscribe', { shape })
+  /** What has been written here, in this tab or another, goes to the server. */
+  follow(): void {
+    if (this.#ack === undefined) return
+    for (const id of this.replica.shapes.keys()) {
+      if (this.#told.has(id)) continue
+      this.#told.add(id)
+      this.#send('subscribe', this.#subscription(id))
+    }
+    for (const id of this.#told) {
+      if (this.replica.shapes.has(id)) continue
+      this.#told.delete(id)
+      this.#send('unsubscribe', { shape: id })
+    }
+    this.push()
   }
 
   setPresence(channel: string, state: string): void {
@@ -170,25 +203,23 @@ export class Session {
   push(): void {
     const limits = this.#ack?.limits
     if (limits === undefined || nowMs() < this.#pausedUntilMs) return
-    const waiting = [...this.replica.pending.values()]
-      .filter((mutation) => mutation.appliedLsn === undefined)
-      .sort((a, b) => a.seq - b.seq)
-    let inFlight = waiting.filter(({ seq }) => seq <= this.#sentUpTo).length
+    const { nextSeq, heldFrom = nextSeq } = this.replica.meta
     let batch: Pending[] = []
     let bytes = 0
-    for (const mutation of waiting) {
-      if (mutation.seq <= this.#sentUpTo) continue
-      if (inFlight >= limits.max_in_flight) break
+    let seq = this.#sentUpTo === 0 ? this.replica.firstUndecided() : this.#sentUpTo + 1
+    for (; seq < heldFrom && this.#unanswered.size < limits.max_in_flight; seq++) {
+      const mutation = this.replica.pending.get(seq)
+      this.#sentUpTo = seq
+      if (mutation === undefined || mutation.appliedLsn !== undefined) continue
       const size = encode('push', this.#pushOf([mutation])).length
-      if (batch.length >= limits.max_push_mutations || bytes + size > limits.max_frame_bytes) {
+      if (batch.length > 0 && (batch.length >= limits.max_push_mutations || bytes + size > limits.max_frame_bytes)) {
         this.#send('push', this.#pushOf(batch))
         batch = []
         bytes = 0
       }
       batch.push(mutation)
       bytes += size
-      inFlight += 1
-      this.#sentUpTo = mutation.seq
+      this.#unanswered.add(seq)
     }
     if (batch.length > 0) this.#send('push', this.#pushOf(batch))
   }
@@ -202,13 +233,19 @@ export class Session {
       ...(mutation.base === base ? {} : { base: mutation.base }),
       ...(mutation.schema === schema ? {} : { schema: mutation.schema }),
       ...(mutation.after.length === 0 ? {} : { after: mutation.after }),
-      hlc: mutation.hlc,
+      ...(this.#needsClock(mutation) ? { hlc: mutation.hlc } : {}),
       ops: mutation.operations,
     })
     return { producer, generation, base, schema, mutations: mutations.map(wire) }
   }
 
+  /** Only tables whose conflicts clocks decide need a reading; of a table that is not known, who can tell? */
+  #needsClock({ operations }: Pending): boolean {
+    return operations.some((operation) => this.replica.table(operation.in)?.byClock ?? true)
+  }
+
   #receive(data: unknown): void {
+    if (this.#end !== undefined) return
     this.#heardMs = nowMs()
     try {
       this.#queue.push(decode(asBytes(data)))
@@ -229,41 +266,53 @@ export class Session {
       const afterwards: (() => void)[] = []
       let rekey = false
       for (const frame of frames) rekey = this.#sort(frame, toStore, afterwards) || rekey
-      if (toStore.length > 0) {
-        await this.replica.change((meta) => {
-          const intake = new Intake(this.replica, meta)
-          for (const take of toStore) take(intake)
-          return intake.batch()
-        })
-      }
-      if (rekey) await this.#rekey()
+      if (toStore.length > 0) await this.#store(toStore)
       for (const act of afterwards) act()
+      const { heldFrom } = this.replica.meta
+      if (rekey || (heldFrom !== undefined && this.replica.firstUndecided() >= heldFrom)) await this.#rekey()
       this.push()
-      if (this.#queue.length === 0) this.#acknowledge()
+      this.#acknowledge()
     }
+  }
+
+  async #store(toStore: ((intake: Intake) => void)[]): Promise<void> {
+    let hasDiverged = false
+    await this.replica.change((meta) => {
+      const intake = new Intake(this.replica, meta)
+      for (const take of toStore) take(intake)
+      hasDiverged = intake.hasDiverged
+      return intake.batch()
+    })
+    const { catalogVersion } = this.replica.meta
+    if (!hasDiverged || this.#askedDefinitions === catalogVersion) return
+    this.#askedDefinitions = catalogVersion
+    this.#send('resync', { reason: 'catalog_diverged', definitions: true })
   }
 
   /** Says what a frame comes to; whether the producer must be replaced. */
   #sort(frame: ServerFrame, toStore: ((intake: Intake) => void)[], afterwards: (() => void)[]): boolean {
     switch (frame.kind) {
       case 'handshakeAck':
-        return this.#answered(frame.body)
+        return this.#answered(frame.body, toStore)
       case 'error': {
         const error = new SpringheadError(frame.body)
         if (frame.body.closing) this.#close(new SessionEnd(error, !FINAL.has(error.code), 0))
+        else this.events.refused(error)
         return error.code === 'producer_fenced'
       }
       case 'ack': {
         let rekey = false
         for (const verdict of frame.body.verdicts) {
+          this.#answer(verdict.seq)
           if (verdict.retry) this.#pause(verdict.retry.after_ms, verdict.seq - 1)
-          else if (verdict.gap !== undefined) this.#sentUpTo = Math.min(this.#sentUpTo, verdict.gap - 1)
+          else if (verdict.gap !== undefined) rekey = this.#gap(verdict.gap) || rekey
           else if (verdict.fenced) rekey = true
           else toStore.push((intake) => intake.verdict(verdict))
         }
         return rekey
       }
       case 'reject':
+        this.#answer(frame.body.seq)
         toStore.push((intake) => intake.reject(frame.body))
         return false
       case 'snapshot':
@@ -278,6 +327,7 @@ export class Session {
       }
       case 'unsubscribe': {
         const { shape } = frame.body
+        this.#told.delete(shape)
         toStore.push((intake) => intake.shapeEnded(shape))
         afterwards.push(() => this.events.shapeEnded(shape, new SpringheadError(frame.body)))
         return false
@@ -300,8 +350,11 @@ export class Session {
       case 'tokenRefresh':
         void this.refreshToken()
         return false
-      case 'tokenAck':
+      case 'tokenAck': {
+        const { accepted, code = 'unauthenticated', message = 'the token was refused' } = frame.body
+        if (!accepted) this.events.refused(new SpringheadError({ code, message }))
         return false
+      }
       case 'clock':
         this.#clockAnswered(frame.body)
         return false
@@ -322,26 +375,51 @@ export class Session {
     }
   }
 
-  #answered(answer: { accepted?: HandshakeAck; refused?: { code: string; message: string; hint?: string; after_ms?: number } }): boolean {
+  #answer(seq: number): void {
+    this.#unanswered.delete(seq)
+    this.#verdicts += 1
+  }
+
+  /** Goes on from `expected`; whether that is decided long since here, so that the numbers mean nothing any more. */
+  #gap(expected: number): boolean {
+    this.#sendAgainFrom(expected)
+    return expected < this.replica.firstUndecided() && !this.replica.pending.has(expected)
+  }
+
+  #sendAgainFrom(seq: number): void {
+    this.#sentUpTo = Math.min(this.#sentUpTo, seq - 1)
+    for (const sent of this.#unanswered) if (sent >= seq) this.#unanswered.delete(sent)
+  }
+
+  #answered(answer: ServerFrames['handshakeAck'], toStore: ((intake: Intake) => void)[]): boolean {
     if (answer.refused || !answer.accepted) {
-      const refused = answer.refused ?? { code: 'protocol_violation', message: 'the handshake was not answered' }
+      const unanswered: Omit<Refused, 'protocols'> = { code: 'protocol_violation', message: 'the handshake was not answered' }
+      const refused = answer.refused ?? unanswered
       const error = new SpringheadError(refused)
       this.#close(new SessionEnd(error, !FINAL.has(error.code), refused.after_ms ?? 0))
       return refused.code === 'producer_fenced'
     }
     const ack = answer.accepted
     this.#ack = ack
-    this.#sentUpTo = 0
+    clearTimeout(this.#openingTimer)
     this.#pingTimer = setInterval(() => this.#keepAlive(ack), ack.limits.ping_interval_ms)
     this.#send('clock', { device_ms: nowMs() })
     this.events.accepted(ack)
-    // The server has decided what this device has not made yet: it is an older copy of itself.
-    return ack.next_seq > this.replica.meta.nextSeq
+    this.follow()
+    const { nextSeq } = this.replica.meta
+    // The server has decided what this device has not made yet: it is a copy. What it has may have been
+    // decided too, under its name; what it makes from now on has not.
+    if (ack.next_seq > nextSeq) toStore.push((intake) => intake.hold(nextSeq))
+    // The server knows less than it has told: its history was lost.
+    return ack.next_seq < this.replica.firstUndecided()
   }
 
   #keepAlive(ack: HandshakeAck): void {
     if (nowMs() - this.#heardMs > ack.limits.idle_timeout_ms) this.#close(new SessionEnd(undefined, true, 0))
-    else this.#send('ping', { nonce: nowMs() })
+    else {
+      this.#send('ping', { nonce: nowMs() })
+      this.events.alive()
+    }
   }
 
   /** Sends a fresh token, before the present one's time is over. */
@@ -357,7 +435,7 @@ export class Session {
 
   /** Pushes nothing for a while, then everything after `upTo` again. */
   #pause(afterMs: number, upTo: number): void {
-    this.#sentUpTo = Math.min(this.#sentUpTo, upTo)
+    this.#sendAgainFrom(upTo + 1)
     const untilMs = nowMs() + afterMs
     if (untilMs <= this.#pausedUntilMs) return
     this.#pausedUntilMs = untilMs
@@ -369,15 +447,26 @@ export class Session {
     }, afterMs)
   }
 
-  /** Tells what is durable here, so that the server may forget it. */
+  /** Tells what is durable here, so that the server may forget it: soon, but not for each frame. */
   #acknowledge(): void {
-    if (this.#ack === undefined || this.replica.meta.cursor === undefined) return
+    const isDue = this.#verdicts >= VERDICTS_PER_ACK || (this.#verdicts > 0 && this.#unanswered.size === 0)
+    if (isDue) this.#sendAck()
+    else this.#ackTimer ??= setTimeout(() => this.#sendAck(), CURSOR_ACK_MS)
+  }
+
+  #sendAck(): void {
+    clearTimeout(this.#ackTimer)
+    this.#ackTimer = undefined
+    this.#verdicts = 0
     const { producer, generation, cursor } = this.replica.meta
     const settled = this.replica.settled()
     const told = `${cursor} ${settled}`
-    if (told === this.#acknowledged) return
+    if (this.#ack === undefined || told === this.#acknowledged) return
     this.#acknowledged = told
-    this.#send('ack', { cursor, ...(settled === 0 ? {} : { settled: [{ producer, generation, seq: settled }] }) })
+    this.#send('ack', {
+      ...(cursor === undefined ? {} : { cursor }),
+      ...(settled === 0 ? {} : { settled: [{ producer, generation, seq: settled }] }),
+    })
   }
 
   /**
@@ -392,6 +481,7 @@ export class Session {
       const renamed = new Map(undecided.map(({ seq }, at) => [seq, at + 1]))
       meta.producer = randomId()
       meta.generation = 1
+      delete meta.heldFrom
       meta.nextSeq = undecided.length + 1
       const remove = [...this.replica.pending.keys()].map((seq) => keys.mutation(seq))
       const put = undecided.map((mutation): [string, Pending] => {

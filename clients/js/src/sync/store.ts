@@ -22,7 +22,7 @@ export interface Store {
   change(read: Key[], build: (found: unknown[]) => Batch): Promise<Batch>
   /** Whether the platform has promised to keep the data under storage pressure. */
   isPersistent(): Promise<boolean>
-  close(): void
+  close(): void | Promise<void>
 }
 
 /** Kept as long as the process lives: for tests, and for devices that may forget. */

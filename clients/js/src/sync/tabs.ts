@@ -6,7 +6,24 @@
 
 import type { Batch } from './store.js'
 
-type Message = { version: number; batch: Batch }
+/** What the tab that leads says of the connection. */
+export interface Connection {
+  state: 'alone' | 'offline' | 'connecting' | 'online' | 'refused'
+  throttledUntilMs: number | undefined
+  clockOffsetMs: number
+  error: { code: string; message: string; hint?: string } | undefined
+}
+
+type Message = { version: number; batch: Batch } | { connection: Connection } | { question: true }
+
+export interface TabEvents {
+  /** Another tab has written a batch. */
+  batch(version: number, batch: Batch): void
+  /** The leader says how the connection is. */
+  connection(connection: Connection): void
+  /** Another tab asks how the connection is. */
+  question(): void
+}
 
 export class Tabs {
   readonly #name: string
@@ -19,19 +36,32 @@ export class Tabs {
     if (isBrowser && typeof BroadcastChannel !== 'undefined') this.#channel = new BroadcastChannel(this.#name)
   }
 
+  listen(events: TabEvents): void {
+    if (this.#channel === undefined) return
+    this.#channel.onmessage = ({ data }: MessageEvent<Message>) => {
+      if ('batch' in data) events.batch(data.version, data.batch)
+      else if ('connection' in data) events.connection(data.connection)
+      else events.question()
+    }
+    this.#post({ question: true })
+  }
+
   /** Tells other tabs of a batch that is durable. */
   announce(version: number, batch: Batch): void {
-    this.#channel?.postMessage({ version, batch } satisfies Message)
+    this.#post({ version, batch })
   }
 
-  onBatch(listener: (version: number, batch: Batch) => void): void {
-    if (this.#channel) {
-      this.#channel.onmessage = ({ data }: MessageEvent<Message>) => listener(data.version, data.batch)
-    }
+  /** The leader tells the others how the connection is. */
+  tell(connection: Connection): void {
+    this.#post({ connection })
   }
 
-  /** Runs `act` once this tab leads, which may be at once or never; `follow` says that it must wait. */
-  async lead(signal: AbortSignal, act: () => Promise<void>, follow: () => void): Promise<void> {
+  #post(message: Message): void {
+    this.#channel?.postMessage(message)
+  }
+
+  /** Runs `act` once this tab leads, which may be at once or never. */
+  async lead(signal: AbortSignal, act: () => Promise<void>): Promise<void> {
     const locks = this.#channel && (globalThis as { navigator?: Navigator }).navigator?.locks
     if (!locks) return act()
     const isFree = await locks.request(this.#name, { ifAvailable: true }, async (lock) => {
@@ -39,7 +69,6 @@ export class Tabs {
       return lock !== null
     })
     if (isFree || signal.aborted) return
-    follow()
     await locks.request(this.#name, { signal }, act).catch((error: unknown) => {
       if (!signal.aborted) throw error
     })
