@@ -263,6 +263,19 @@ impl Capture {
         self.collections.binary_search(&collection).is_ok()
     }
 
+    /// The collections that the open commit has changes of, ascending.
+    pub fn collections(&self) -> &[CollectionId] {
+        &self.collections
+    }
+
+    /// The open commit's changes, encoded; `None` if they have outgrown memory.
+    pub fn open_changes(&self) -> Option<&[u8]> {
+        match self.spill {
+            None => Some(&self.buffer[self.start..]),
+            Some(_) => None,
+        }
+    }
+
     /// How many changes the open commit has.
     pub fn count(&self) -> u64 {
         self.count

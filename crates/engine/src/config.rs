@@ -82,6 +82,8 @@ pub struct EngineConfig {
     pub dead_letter_on_full: OnFull,
     /// How long resolved dead letters and escalations are kept.
     pub dead_letter_retention: Duration,
+    /// How far a device's clock may be ahead of the server's, where clocks decide conflicts.
+    pub sync_clock_drift_ms: u64,
 }
 
 impl EngineConfig {
@@ -126,6 +128,7 @@ impl EngineConfig {
             dead_letter_max_entries: 10_000,
             dead_letter_on_full: OnFull::Escalate,
             dead_letter_retention: Duration::from_secs(30 * 86_400),
+            sync_clock_drift_ms: 60_000,
         }
     }
 }

@@ -213,6 +213,16 @@ impl Context {
             .or_else(|| self.error.lock().take())
     }
 
+    /// The wall clock, in microseconds since 1970.
+    pub fn now_us(&self) -> i64 {
+        now_us(&*self.clock)
+    }
+
+    /// Fills `bytes` with random ones.
+    pub fn fill_random(&self, bytes: &mut [u8]) {
+        self.entropy.fill(bytes);
+    }
+
     /// Goes one program deeper; false at the limit.
     pub fn enter_program(&self, limit: usize) -> bool {
         let deep = self.depth.load(Ordering::Relaxed) >= limit;

@@ -39,6 +39,7 @@ pub mod sequences;
 pub mod session;
 pub mod settings;
 pub mod state;
+pub mod sync;
 pub mod system;
 pub mod tail;
 pub mod tenant;

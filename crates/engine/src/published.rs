@@ -1,14 +1,18 @@
 //! What a tenant's writer tells the rest of it: which definitions count for which snapshots, that
 //! something moved, that SQLite's WAL has grown and wants a checkpoint, that all is lost.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rusqlite::Connection;
+use springhead_proto::sync::MutationId;
 use springhead_proto::{Lsn, TenantId};
 use springhead_sql::Catalog;
+use tokio::sync::watch;
 
 use crate::readers::Readers;
 use crate::tenant::Shared;
@@ -25,7 +29,15 @@ pub struct Published {
     checkpoint: Arc<AtomicU8>,
     /// Their gate keeps new snapshots out while a long WAL is cut.
     readers: Weak<Readers>,
+    /// The last commits that are devices' mutations, oldest first.
+    mutations: Mutex<VecDeque<(Lsn, MutationId)>>,
+    /// The commit that made the catalog that is in force.
+    catalog_changed: watch::Sender<Lsn>,
 }
+
+/// Mutations that are remembered by their commits: sessions ask within moments, and one that asks
+/// too late knows its own by their verdicts.
+const MUTATIONS: usize = 8192;
 
 /// Which definitions count, and for which snapshots.
 struct InForce {
@@ -66,7 +78,36 @@ impl Published {
             since_look: AtomicU64::new(0),
             checkpoint: Arc::default(),
             readers: Arc::downgrade(readers),
+            mutations: Mutex::default(),
+            catalog_changed: watch::Sender::new(Lsn::ZERO),
         }
+    }
+
+    /// Tells of each new catalog by the commit that made it.
+    pub fn watch_catalog(&self) -> watch::Receiver<Lsn> {
+        self.catalog_changed.subscribe()
+    }
+
+    /// These commits, by their last LSN, are devices' mutations.
+    pub fn note_mutations(&self, made: impl Iterator<Item = (Lsn, MutationId)>) {
+        let mut made = made.peekable();
+        if made.peek().is_none() {
+            return;
+        }
+        let mut mutations = self.mutations.lock();
+        for mutation in made {
+            if mutations.len() == MUTATIONS {
+                mutations.pop_front();
+            }
+            mutations.push_back(mutation);
+        }
+    }
+
+    /// The mutation that the commit with this last LSN is, if it is one and not long ago.
+    pub fn mutation_at(&self, lsn: Lsn) -> Option<MutationId> {
+        let mutations = self.mutations.lock();
+        let place = mutations.binary_search_by_key(&lsn, |(lsn, _)| *lsn).ok()?;
+        Some(mutations[place].1)
     }
 
     /// Where the state file is.
@@ -110,6 +151,7 @@ impl Published {
             since,
             next: None,
         }));
+        self.catalog_changed.send_replace(since);
     }
 
     pub fn committed(&self, commits: u64) {

@@ -179,11 +179,27 @@ impl Snapshot {
         session: &Arc<SessionContext>,
         cancel: &Arc<CancelFlag>,
     ) -> Result<Rows, SqlError> {
+        let memory_bytes = self.readers.config.result_memory_bytes;
+        self.query_within(sql, params, session, cancel, memory_bytes)
+    }
+
+    /// As [`Snapshot::query`]; at most `memory_bytes` of the rows are kept in memory.
+    ///
+    /// # Errors
+    /// As [`Snapshot::query`].
+    pub fn query_within(
+        &self,
+        sql: &str,
+        params: &[Value],
+        session: &Arc<SessionContext>,
+        cancel: &Arc<CancelFlag>,
+        memory_bytes: usize,
+    ) -> Result<Rows, SqlError> {
         let reader = self.reader.as_ref().expect("taken only when dropped");
         let config = &self.readers.config;
         reader.context.enter(session, cancel);
         let limited = Limited::to(config.statement_memory_bytes);
-        let rows = collect_rows(&reader.conn, sql, params, config);
+        let rows = collect_within(&reader.conn, sql, params, config, memory_bytes);
         drop(limited);
         reader.context.leave();
         rows.map_err(|failure| match failure {
@@ -231,10 +247,20 @@ pub fn collect_rows(
     params: &[Value],
     config: &EngineConfig,
 ) -> Result<Rows, Failure> {
+    collect_within(conn, sql, params, config, config.result_memory_bytes)
+}
+
+fn collect_within(
+    conn: &Connection,
+    sql: &str,
+    params: &[Value],
+    config: &EngineConfig,
+    memory_bytes: usize,
+) -> Result<Rows, Failure> {
     let mut statement = conn.prepare_cached(sql)?;
     bind(&mut statement, params)?;
     let columns = statement.column_count();
-    let mut collected = RowsWriter::new(config.result_memory_bytes, config.max_result_bytes);
+    let mut collected = RowsWriter::new(memory_bytes, config.max_result_bytes);
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next()? {
         collect_row(row, columns, &mut collected)?;

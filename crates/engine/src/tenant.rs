@@ -72,7 +72,7 @@ pub struct Tenant {
     name: ArcSwap<String>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) mailbox: Arc<Mailbox>,
-    pub(crate) plans: PlanCache,
+    pub(crate) plans: Arc<PlanCache>,
     published: Arc<Published>,
     schemas: Arc<Schemas>,
     hub: Arc<Hub>,
@@ -179,7 +179,9 @@ impl Tenant {
             Arc::clone(&catalog),
             &snapshots,
         ));
+        let plans = Arc::new(PlanCache::new(config.plan_cache));
         let writer = Writer::new(WriterParts {
+            plans: Arc::clone(&plans),
             tenant: id,
             config: Arc::clone(config),
             log: Arc::clone(&shared.log),
@@ -201,7 +203,7 @@ impl Tenant {
                 config.writer_queue_bytes,
                 config.max_group,
             ),
-            plans: PlanCache::new(config.plan_cache),
+            plans,
             published,
             schemas,
             channels: Channels::new(Arc::clone(&hub), config.notify_queue_bytes),

@@ -163,6 +163,12 @@ impl CollectionId {
     pub const ESCALATIONS: CollectionId = CollectionId(10);
     /// `springhead.dead_letter_totals`: what came in and what became of it.
     pub const DEAD_LETTER_TOTALS: CollectionId = CollectionId(11);
+    /// `springhead.sync_producers`: how far each device's mutations have come.
+    pub const SYNC_PRODUCERS: CollectionId = CollectionId(20);
+    /// `springhead.sync_verdicts`: those that their devices have not acknowledged.
+    pub const SYNC_VERDICTS: CollectionId = CollectionId(21);
+    /// `springhead.sync_clocks`: when each column of a row was written, where that decides.
+    pub const SYNC_CLOCKS: CollectionId = CollectionId(22);
     /// The first id that a user's table gets.
     pub const FIRST_USER: CollectionId = CollectionId(100);
 

@@ -223,6 +223,30 @@ settings! {
         /// as a whole.
         live_keys_by_parts: usize = http().live.keys_by_parts;
     }
+    section "Devices" {
+        /// Longest frame of a device's session, in both directions; at most 16 MiB.
+        sync_max_frame_bytes: Size = Size(u64::from(http().sync.device.max_frame_bytes));
+        /// Largest mutation; a larger one is rejected as too_large.
+        sync_max_mutation_bytes: Size = Size(u64::from(http().sync.device.max_mutation_bytes));
+        /// Mutations of one push.
+        sync_max_push_mutations: u32 = http().sync.device.max_push_mutations;
+        /// Mutations of one session that wait for their verdicts.
+        sync_max_in_flight: u32 = http().sync.device.max_in_flight;
+        /// Shapes of one session.
+        sync_max_shapes: u32 = http().sync.device.max_shapes;
+        /// A quiet session is pinged this often.
+        sync_ping_interval: Duration = Duration::from_millis(u64::from(http().sync.device.ping_interval_ms));
+        /// A device that is silent for this long is gone.
+        sync_idle_timeout: Duration = Duration::from_millis(u64::from(http().sync.device.idle_timeout_ms));
+        /// How far a mutation's clock may be ahead of the server's; beyond it the server's counts.
+        sync_clock_drift: Duration = Duration::from_millis(u64::from(http().sync.device.max_clock_drift_ms));
+        /// Sessions of one tenant.
+        sync_sessions: usize = http().sync.sessions;
+        /// Mutations that one session may push in a second; in a burst, twice as many.
+        sync_mutations_per_s: u32 = http().sync.mutations_per_s;
+        /// Rows of one snapshot that are kept in memory while they are sent; others wait in a file.
+        sync_snapshot_memory_bytes: Size = Size::of(http().sync.snapshot_memory_bytes);
+    }
     section "Log" {
         /// Length of a segment's file; at least 64 KiB, at most 2 GiB.
         segment_bytes: Size = Size(log().segment_bytes);
@@ -445,6 +469,8 @@ impl Config {
             dead_letter_max_entries: self.dead_letter_max_entries,
             dead_letter_on_full: self.dead_letter_on_full,
             dead_letter_retention: self.dead_letter_retention,
+            sync_clock_drift_ms: u64::try_from(self.sync_clock_drift.as_millis())
+                .unwrap_or(u64::MAX),
         }
     }
 

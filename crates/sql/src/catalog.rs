@@ -77,8 +77,12 @@ pub enum Relation {
 pub struct Table {
     pub id: CollectionIdRepr,
     pub name: QualifiedName,
-    /// Goes up whenever `columns` or the key change; changes in the log say which they follow.
+    /// Goes up whenever the name, `columns` or the key change; changes in the log say which they
+    /// follow.
     pub schema_version: u32,
+    /// The catalog version that made this schema version; 0 for one of an older server.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since_catalog: u64,
     /// In storage order: the order of a row image's values. A table without a primary key has the
     /// hidden `c0 INTEGER PRIMARY KEY` as its first.
     pub columns: Vec<Column>,
@@ -92,9 +96,38 @@ pub struct Table {
     pub checks: Vec<Check>,
     pub foreign_keys: Vec<ForeignKey>,
     pub indexes: Vec<Index>,
+    /// How concurrent writes of devices to one column are decided.
+    #[serde(default, skip_serializing_if = "Conflict::is_by_log")]
+    pub conflict: Conflict,
     /// Who may do what with it.
     #[serde(default, skip_serializing_if = "Access::is_default")]
     pub access: Access,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out references"
+)]
+fn is_zero(version: &u64) -> bool {
+    *version == 0
+}
+
+/// Which of two writes to one column stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conflict {
+    /// The one that is later in the log.
+    #[default]
+    Log,
+    /// The one that was made later, by hybrid logical clocks.
+    Hlc,
+}
+
+impl Conflict {
+    #[must_use]
+    pub fn is_by_log(&self) -> bool {
+        *self == Conflict::Log
+    }
 }
 
 /// [`CollectionId`] as it is serialized.

@@ -6,6 +6,7 @@
 
 pub mod access;
 mod advisory;
+pub mod bounds;
 pub mod catalog;
 mod control;
 mod copy;

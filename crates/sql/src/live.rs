@@ -236,6 +236,7 @@ pub fn plan_live(
     };
     let (mut analyzer, mut text, mut columns) = run(Probe::new(query, Want::Nothing))?;
     check(&analyzer, &text)?;
+    analyzer.check_references()?;
     let probe = analyzer.live.take().expect("it was given one");
     let reads = analyzer.reads();
     let shape = Shape::of(query, &probe, &analyzer);

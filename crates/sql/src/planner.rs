@@ -204,6 +204,18 @@ pub(crate) fn parse_marked(
     Ok((statement, prepared.marks))
 }
 
+/// Makes sure that a text is one condition, and nothing that goes on after it.
+///
+/// # Errors
+/// 42601 if it is not; 54000 and 54001 past what a condition may be.
+pub fn check_condition(text: &str) -> Result<(), SqlError> {
+    parse_expression(text, MAX_CONDITION_BYTES, MAX_CONDITION_DEPTH).map(|_| ())
+}
+
+/// Limits of [`check_condition`].
+const MAX_CONDITION_BYTES: usize = 8 << 10;
+const MAX_CONDITION_DEPTH: usize = 50;
+
 /// Parses exactly one expression.
 pub(crate) fn parse_expression(
     sql: &str,

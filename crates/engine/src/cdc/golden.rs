@@ -54,6 +54,8 @@ pub(super) fn table(id: u32, name: &str, columns: &[(&str, PgType)], key: &[usiz
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        conflict: springhead_sql::catalog::Conflict::default(),
+        since_catalog: 0,
         access: springhead_sql::catalog::Access::default(),
     })
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::work::WorkRequest;
 use crate::functions::{CancelFlag, SessionContext};
 use crate::rows::Rows;
+use crate::sync::MutationRequest;
 
 /// An interactive transaction, unique in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +57,8 @@ pub struct Done {
 pub enum Command {
     /// One autocommit statement.
     Run(Request),
+    /// A device's mutation, to be decided once.
+    Mutate(MutationRequest),
     /// An interactive transaction's first write: the writer is its own from now on.
     Begin(Begin),
     /// A statement of the interactive transaction.
@@ -97,7 +100,7 @@ pub enum SavepointAction {
 impl Command {
     pub(super) fn transaction(&self) -> Option<TransactionId> {
         match self {
-            Command::Run(_) | Command::Begin(_) | Command::Work(_) => None,
+            Command::Run(_) | Command::Mutate(_) | Command::Begin(_) | Command::Work(_) => None,
             Command::Execute(id, _)
             | Command::Savepoint(id, ..)
             | Command::Constraints(id, ..)
@@ -123,6 +126,7 @@ impl Command {
                     + request.rows.as_ref().map_or(0, Rows::len_in_memory)
             }
             Command::Work(request) => HEAD + request.work.bytes(),
+            Command::Mutate(request) => HEAD + request.size_bytes(),
             _ => HEAD,
         }
     }
@@ -147,6 +151,10 @@ pub(super) fn answer(reply: oneshot::Sender<Reply>, result: Result<Done, SqlErro
 /// Answers `command` with `error` without running it.
 pub fn refuse(command: Command, error: SqlError) {
     let reply = match command {
+        Command::Mutate(request) => {
+            let _ = request.reply.send(Err(error));
+            return;
+        }
         Command::Run(request) | Command::Execute(_, request) => request.reply,
         Command::Begin(begin) => begin.reply,
         Command::Savepoint(_, _, reply)

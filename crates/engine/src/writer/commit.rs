@@ -22,6 +22,7 @@ use super::{Command, Reply, Request, WorkAnswer, WorkDone, WorkRequest, Writer, 
 use crate::capture::{CapturedBytes, CapturedCommit};
 use crate::sequences::Advance;
 use crate::state::{self, Applied};
+use crate::sync::{Decided, MutationRequest};
 use crate::tail;
 
 /// An autocommit statement, or work of the engine's own, that has run but is not durable yet.
@@ -35,12 +36,14 @@ struct Ran {
 enum Asked {
     Statement(Request),
     Work(WorkRequest),
+    Mutation(MutationRequest),
 }
 
 /// What it came to.
 enum Ended {
     Statement(Executed),
     Work(WorkAnswer),
+    Mutation(Decided),
 }
 
 impl Asked {
@@ -68,8 +71,13 @@ impl Asked {
             (Asked::Work(request), Err(error)) => {
                 let _ = request.reply.send(Err(error));
             }
-            (Asked::Statement(_), Ok((Ended::Work(_), _)))
-            | (Asked::Work(_), Ok((Ended::Statement(_), _))) => {
+            (Asked::Mutation(request), Ok((Ended::Mutation(decided), lsn))) => {
+                let _ = request.reply.send(Ok((decided, lsn)));
+            }
+            (Asked::Mutation(request), Err(error)) => {
+                let _ = request.reply.send(Err(error));
+            }
+            (_, Ok(_)) => {
                 unreachable!("each ends as what it is")
             }
         }
@@ -96,6 +104,7 @@ impl Writer {
                 }
                 Command::Run(request) => self.run_one(Asked::Statement(request), &mut group),
                 Command::Work(request) => self.run_one(Asked::Work(request), &mut group),
+                Command::Mutate(request) => self.run_one(Asked::Mutation(request), &mut group),
                 Command::Begin(begin) => {
                     if group.is_empty() {
                         self.begin_owner(begin);
@@ -151,7 +160,9 @@ impl Writer {
                     Asked::Statement(request) => {
                         let _ = request.reply.send(Reply::Stale(Arc::clone(&self.catalog)));
                     }
-                    Asked::Work(_) => unreachable!("work is planned where it runs"),
+                    Asked::Work(_) | Asked::Mutation(_) => {
+                        unreachable!("these are planned where they run")
+                    }
                 },
                 Err(NotDone::TransactionLost(error)) => {
                     self.roll_back();
@@ -175,8 +186,13 @@ impl Writer {
             _ => NotDone::Failed(error),
         })?;
         let ended = match asked {
-            Asked::Statement(request) => Ended::Statement(self.execute(request)?),
+            Asked::Statement(request) => {
+                let executed = self.execute(request)?;
+                self.note_statement_clocks()?;
+                Ended::Statement(executed)
+            }
             Asked::Work(request) => Ended::Work(self.execute_work(&request.work)?),
+            Asked::Mutation(request) => Ended::Mutation(self.mutate(request)?),
         };
         let commit = self.capture.take_commit();
         match self.capture.check() {
@@ -186,6 +202,15 @@ impl Writer {
     }
 
     fn finish_group(&mut self, mut group: Vec<Ran>) {
+        self.made_by = group
+            .iter()
+            .filter(|ran| ran.commit.is_some())
+            .enumerate()
+            .filter_map(|(place, ran)| match &ran.asked {
+                Asked::Mutation(request) => Some((place, request.mutation.id())),
+                _ => None,
+            })
+            .collect();
         let mut commits = Vec::with_capacity(group.len());
         let mut changed = Vec::with_capacity(group.len());
         for ran in &mut group {
@@ -222,7 +247,8 @@ impl Writer {
     pub(super) fn commit_owner(&mut self, reply: oneshot::Sender<Reply>) {
         let ready = self
             .check_foreign_keys(true, None)
-            .and_then(|()| self.capture.check());
+            .and_then(|()| self.capture.check())
+            .and_then(|()| self.note_statement_clocks().map_err(NotDone::into_error));
         if let Err(error) = ready {
             self.end_owner_rollback();
             let _ = reply.send(Reply::Failed {
@@ -290,6 +316,9 @@ impl Writer {
         } = self.pending(commits, &advances);
 
         failpoint::hit("writer.before_append");
+        if !self.made_by.is_empty() {
+            failpoint::hit("sync.before_append");
+        }
         self.hub.begin_flight();
         let begun = Instant::now();
         let appended = self.log.append(commits);
@@ -311,6 +340,9 @@ impl Writer {
             }
         };
         failpoint::hit("writer.after_append");
+        if !self.made_by.is_empty() {
+            failpoint::hit("sync.after_append");
+        }
 
         let slices = slices(self.tenant, appended, &sizes, in_memory);
         let last_lsns: Vec<Lsn> = slices
@@ -319,6 +351,10 @@ impl Writer {
             .map(Placed::last_lsn)
             .collect();
         let last = slices.last().map_or(appended.first_lsn, Placed::last_lsn);
+        // Before anyone can see the commits: who follows them asks whose they are.
+        self.published.note_mutations(
+            (self.made_by.drain(..)).filter_map(|(place, id)| Some((*last_lsns.get(place)?, id))),
+        );
         let changes_definitions = self.published.catalog().version != self.catalog.version;
         if changes_definitions {
             self.published

@@ -69,6 +69,44 @@ impl Mailbox {
         self.enqueue(command, None);
     }
 
+    /// Queues commands that are to be run together, in order; each is answered through its own
+    /// channel.
+    pub fn submit_all(self: &Arc<Self>, commands: Vec<Command>) {
+        let mut inbox = self.inbox.lock();
+        let mut refused = Vec::new();
+        for command in commands {
+            let bytes = command.bytes();
+            if inbox.closed || inbox.bytes + bytes > self.max_bytes && inbox.bytes > 0 {
+                refused.push(command);
+                continue;
+            }
+            inbox.bytes += bytes;
+            inbox.queue.push_back(command);
+        }
+        let error = if inbox.closed {
+            SqlError::new(ErrorCode::AdminShutdown, "the tenant is closing")
+        } else {
+            SqlError::new(
+                ErrorCode::TooManyRequests,
+                "too much waits for this tenant's writer",
+            )
+        };
+        if inbox
+            .expected
+            .is_some_and(|expected| inbox.queue.len() >= expected)
+        {
+            self.grown.notify_one();
+        }
+        let schedules = !inbox.queue.is_empty() && !std::mem::replace(&mut inbox.scheduled, true);
+        drop(inbox);
+        if schedules {
+            self.schedule();
+        }
+        for command in refused {
+            refuse(command, error.clone());
+        }
+    }
+
     /// As [`Mailbox::submit`]; may run the writer before it returns if nobody else uses it. For
     /// callers that have nothing else to do meanwhile, no timer to watch either. With `ahead`, the
     /// answer may come before its commit is in the state file: if true is returned, the caller calls

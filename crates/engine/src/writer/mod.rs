@@ -17,6 +17,7 @@ mod commit;
 mod ddl;
 mod follow;
 pub mod mailbox;
+pub(crate) mod mutate;
 pub mod run;
 mod work;
 
@@ -31,8 +32,10 @@ use springhead_sql::catalog::Catalog;
 
 use crate::capture::{Capture, Mark};
 use crate::functions::Context;
+use crate::plans::PlanCache;
 use crate::published::Published;
 use crate::schemas::Schemas;
+use crate::sync::MutationId;
 use crate::tail::Hub;
 use crate::tenant::Shared;
 use crate::{EngineConfig, state};
@@ -60,6 +63,8 @@ pub struct Writer {
     published: Arc<Published>,
     /// For the node's role.
     shared: Arc<Shared>,
+    /// Shared with the tenant's sessions.
+    plans: Arc<PlanCache>,
     owner: Option<Owner>,
     /// Commands that arrived while an interactive transaction had the writer.
     waiting: VecDeque<Command>,
@@ -71,6 +76,10 @@ pub struct Writer {
     unfinished: Option<commit::Unfinished>,
     /// Whoever runs the writer now comes back to [`Writer::finish`] soon, whatever happens.
     may_leave_unfinished: bool,
+    /// The statements that run are a mutation's: what is deferred is checked at its end.
+    in_mutation: bool,
+    /// Of the commits on their way into the log, by place: those that are devices' mutations.
+    made_by: Vec<(usize, MutationId)>,
     /// Set for good when the log has failed or the state cannot follow it.
     dead: Option<SqlError>,
 }
@@ -112,6 +121,7 @@ pub struct WriterParts {
     pub hub: Arc<Hub>,
     pub published: Arc<Published>,
     pub shared: Arc<Shared>,
+    pub plans: Arc<PlanCache>,
 }
 
 impl Writer {
@@ -138,12 +148,15 @@ impl Writer {
             hub: parts.hub,
             published: parts.published,
             shared: parts.shared,
+            plans: parts.plans,
             owner: None,
             waiting: VecDeque::new(),
             open: false,
             last_flush: Duration::ZERO,
             unfinished: None,
             may_leave_unfinished: false,
+            in_mutation: false,
+            made_by: Vec::new(),
             dead: None,
         };
         writer.capture.fired = Arc::clone(&writer.context.fired);
@@ -230,6 +243,11 @@ impl Writer {
         self.dead = Some(error.clone());
     }
 
+    /// Whether a statement that ends is not the end of its transaction.
+    fn in_transaction(&self) -> bool {
+        self.owner.is_some() || self.in_mutation
+    }
+
     fn run_owned(&mut self, command: Command) {
         match command {
             Command::Execute(_, request) => self.execute_owned(request),
@@ -248,7 +266,7 @@ impl Writer {
                     answer(reply, Ok(self.done(Lsn::ZERO)));
                 }
             }
-            Command::Run(_) | Command::Begin(_) | Command::Work(_) => {
+            Command::Run(_) | Command::Mutate(_) | Command::Begin(_) | Command::Work(_) => {
                 unreachable!("these belong to no transaction")
             }
         }

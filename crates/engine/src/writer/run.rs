@@ -45,6 +45,21 @@ pub enum NotDone {
     Damaged(SqlError),
 }
 
+impl NotDone {
+    /// What is said of it where it makes no difference which it is.
+    pub(super) fn into_error(self) -> SqlError {
+        match self {
+            NotDone::Failed(error) | NotDone::TransactionLost(error) | NotDone::Damaged(error) => {
+                error
+            }
+            NotDone::Stale => SqlError::new(
+                ErrorCode::SerializationFailure,
+                "the definitions have changed under the statement",
+            ),
+        }
+    }
+}
+
 impl From<SqlError> for NotDone {
     fn from(error: SqlError) -> NotDone {
         NotDone::Failed(error)
@@ -155,7 +170,7 @@ impl Writer {
         let watched = self.capture.unwatch();
         let result = stepped.and_then(|executed| {
             self.check_rows(write, watched)?;
-            self.check_foreign_keys(self.owner.is_none(), Some(write))?;
+            self.check_foreign_keys(!self.in_transaction(), Some(write))?;
             self.capture.check()?;
             Ok(executed)
         });
@@ -180,7 +195,7 @@ impl Writer {
         let watched = self.capture.unwatch();
         let result = stepped.and_then(|executed| {
             self.check_rows(write, watched)?;
-            self.check_foreign_keys(self.owner.is_none(), Some(write))?;
+            self.check_foreign_keys(!self.in_transaction(), Some(write))?;
             self.capture.check()?;
             Ok(executed)
         });

@@ -19,5 +19,6 @@ mod roles;
 mod sequences;
 mod snapshots;
 mod support;
+mod sync;
 mod tenants;
 mod transactions;

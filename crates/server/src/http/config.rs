@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use springhead_engine::cdc::{CdcLimits, FilterLimits};
 use springhead_engine::live::LiveLimits;
+use springhead_engine::sync::SyncLimits;
 
 use crate::config::Config;
 
@@ -51,6 +52,8 @@ pub struct HttpConfig {
     pub cdc: CdcLimits,
     /// Limits of live queries.
     pub live: LiveLimits,
+    /// Limits of device sync.
+    pub sync: SyncLimits,
 }
 
 impl Default for HttpConfig {
@@ -77,6 +80,7 @@ impl Default for HttpConfig {
             cors_origins: Vec::new(),
             cdc: CdcLimits::default(),
             live: LiveLimits::default(),
+            sync: SyncLimits::default(),
         }
     }
 }
@@ -123,6 +127,30 @@ impl From<&Config> for HttpConfig {
                 per_tenant: config.live_per_tenant,
                 keys_by_parts: config.live_keys_by_parts,
             },
+            sync: sync_limits(config),
         }
+    }
+}
+
+fn sync_limits(config: &Config) -> SyncLimits {
+    let defaults = SyncLimits::default();
+    let bytes = |size: crate::config::Size| u32::try_from(size.in_memory()).unwrap_or(u32::MAX);
+    let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    SyncLimits {
+        device: springhead_proto::sync::Limits {
+            max_frame_bytes: bytes(config.sync_max_frame_bytes),
+            max_mutation_bytes: bytes(config.sync_max_mutation_bytes),
+            max_push_mutations: config.sync_max_push_mutations,
+            max_in_flight: config.sync_max_in_flight,
+            max_shapes: config.sync_max_shapes,
+            ping_interval_ms: ms(config.sync_ping_interval),
+            idle_timeout_ms: ms(config.sync_idle_timeout),
+            max_clock_drift_ms: ms(config.sync_clock_drift),
+            ..defaults.device
+        },
+        sessions: config.sync_sessions,
+        mutations_per_s: config.sync_mutations_per_s,
+        snapshot_memory_bytes: config.sync_snapshot_memory_bytes.in_memory(),
+        ..defaults
     }
 }

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub live_streams: Gauge,
     /// WebSockets that are open.
     pub websockets: Gauge,
+    /// Devices that are connected.
+    pub devices: Gauge,
     /// Event streams opened.
     pub event_streams_opened: AtomicU64,
     /// Bytes of event streams handed to sockets.
@@ -185,6 +187,13 @@ pub fn text(app: &App) -> String {
         "websocket",
         own.websockets.value(),
     );
+    page.labelled(
+        "springhead_subscribers",
+        "exit",
+        "sync",
+        own.devices.value(),
+    );
+    sync(&mut page, app);
     let (open, different) = app.live.counts();
     page.gauge(
         "springhead_live_queries",
@@ -272,6 +281,31 @@ pub fn text(app: &App) -> String {
         crate::standby::status::metrics(replication, &mut page.0);
     }
     page.0
+}
+
+/// What became of devices' mutations, and what devices were sent.
+fn sync(page: &mut Page, app: &App) {
+    let counts = app.sync.counts();
+    let name = "springhead_sync_mutations_total";
+    page.head(name, "counter", "Mutations of devices, by their verdicts.");
+    for (verdict, count) in [
+        ("applied", &counts.applied),
+        ("duplicate", &counts.duplicates),
+        ("rejected", &counts.rejected),
+        ("deferred", &counts.deferred),
+    ] {
+        page.labelled(name, "verdict", verdict, count.load(Relaxed));
+    }
+    page.counter(
+        "springhead_sync_snapshot_rows_total",
+        "Rows of snapshots sent to devices.",
+        counts.snapshot_rows.load(Relaxed),
+    );
+    page.counter(
+        "springhead_sync_deltas_total",
+        "Commits sent to devices.",
+        counts.deltas.load(Relaxed),
+    );
 }
 
 struct Page(String);

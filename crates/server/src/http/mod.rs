@@ -29,6 +29,7 @@ mod session;
 mod sql;
 mod standby;
 mod status;
+mod sync;
 mod unread;
 mod ws;
 
@@ -39,6 +40,7 @@ use std::sync::Arc;
 
 use springhead_engine::cdc::Cdc;
 use springhead_engine::live::Live;
+use springhead_engine::sync::Sync;
 use tokio::net::TcpListener;
 
 use crate::node::{NodeState, Shutdown};
@@ -52,6 +54,7 @@ pub struct App {
     node: Arc<NodeState>,
     cdc: Arc<Cdc>,
     live: Arc<Live>,
+    sync: Arc<Sync>,
     config: HttpConfig,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -62,10 +65,12 @@ pub async fn serve(listener: TcpListener, node: Arc<NodeState>, shutdown: Shutdo
     let config = HttpConfig::from(&node.config);
     let cdc = Cdc::new(node.engine.clone(), config.cdc);
     let live = Live::new(node.engine.clone(), config.live);
+    let sync = Sync::new(node.engine.clone(), &live, config.sync.clone());
     let app = Arc::new(App {
         node,
         cdc,
         live,
+        sync,
         config,
         metrics: Metrics::default(),
         shutdown,

@@ -33,6 +33,8 @@ fn paths() -> Value {
         "/live": { "get": live() },
         "/ws": { "get": operation("websocket", "JSON-RPC 2.0 over a WebSocket; docs/live-queries.md has its methods.",
             &["ticket", "tenant_id"], None, "Fields", 101) },
+        "/sync": { "get": operation("sync", "A device's session over a WebSocket; docs/sync-protocol.md has its frames.",
+            &["ticket", "tenant_id"], None, "Fields", 101) },
         "/cdc": { "get": events(&[]) },
         "/cdc/{collection}": { "get": events(&["collection"]) },
         "/cdc/poll": { "get": poll(&[]) },

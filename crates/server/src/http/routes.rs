@@ -13,7 +13,7 @@ use super::params::{Params, decode, shown};
 use super::request::{Came, Request, RequestBody};
 use super::{
     App, collections, consumers, events, guard, live, openapi, poll, session, sql, standby, status,
-    ws,
+    sync, ws,
 };
 use crate::auth::web::Shown;
 use crate::standby::dial::{PATH, PROTOCOL};
@@ -60,6 +60,7 @@ pub enum Route {
     Events,
     Live,
     WebSocket,
+    Sync,
     Poll,
     Sql,
     Documents,
@@ -98,6 +99,7 @@ impl Route {
             Route::Events
             | Route::Live
             | Route::WebSocket
+            | Route::Sync
             | Route::Poll
             | Route::Documents
             | Route::Health
@@ -116,6 +118,8 @@ impl Route {
             Route::Health | Route::Ready | Route::OpenApi => true,
             // Nodes prove who they are to one another in words of their own.
             Route::Replication => true,
+            // A device says who it is in its first frame.
+            Route::Sync => true,
             Route::Session => *method != Method::GET,
             _ => false,
         }
@@ -140,6 +144,7 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
     Some(match segments.as_slice() {
         ["live"] => (Route::Live, vec![]),
         ["ws"] => (Route::WebSocket, vec![]),
+        ["sync"] => (Route::Sync, vec![]),
         ["cdc"] => (Route::Events, vec![]),
         ["cdc", "poll"] => (Route::Poll, vec![]),
         ["cdc", collection] if !collection.is_empty() => (Route::Events, vec![*collection]),
@@ -223,7 +228,7 @@ async fn serve(app: Arc<App>, mut head: Parts, body: RequestBody) -> Result<Resp
     let is_head = head.method == Method::HEAD
         && !matches!(
             route,
-            Route::Events | Route::Live | Route::Poll | Route::WebSocket
+            Route::Events | Route::Live | Route::Poll | Route::WebSocket | Route::Sync
         );
     let method = if is_head { Method::GET } else { head.method };
     if !route.methods().contains(&method.as_str()) {
@@ -252,7 +257,7 @@ async fn serve(app: Arc<App>, mut head: Parts, body: RequestBody) -> Result<Resp
         path,
         is_get: matches!(
             route,
-            Route::Events | Route::Live | Route::Poll | Route::WebSocket
+            Route::Events | Route::Live | Route::Poll | Route::WebSocket | Route::Sync
         ) && method == Method::GET,
         address: came.peer.ip(),
     };
@@ -357,6 +362,7 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
         Route::Events => events::stream(request).await,
         Route::Live => Box::pin(live::stream(request)).await,
         Route::WebSocket => Box::pin(ws::upgrade(request)).await,
+        Route::Sync => Box::pin(sync::upgrade(request)).await,
         Route::Poll => Box::pin(poll::page(request)).await,
         Route::Sql => Box::pin(sql::run(request)).await,
         Route::Documents => Box::pin(collections::list(request)).await,

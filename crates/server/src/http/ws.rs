@@ -47,7 +47,7 @@ const INVALID_PARAMS: i32 = -32602;
 /// Everything that has a code of its own, under `data`.
 const SERVER_ERROR: i32 = -32000;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Answers an upgrade, and serves the connection from then on.
 ///
@@ -56,6 +56,27 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 pub async fn upgrade(mut request: Request) -> Result<Response, HttpError> {
     let tenant_id = request.tenant_id()?;
     std::mem::take(&mut request.params).finish(&WS_PARAMETERS)?;
+    let (answer, on_upgrade) = accept(&mut request)?;
+    let app = Arc::clone(&request.app);
+    let tenant = app.node.engine.tenant(tenant_id).await?;
+    let connection = Connection {
+        subscriber: Subscriber::new(&app.live, tenant),
+        tenant_id,
+        principal: Arc::clone(&request.principal),
+        address: request.peer.ip(),
+        counted: Counted::new(&app, |metrics| &metrics.websockets),
+        options: Vec::new(),
+        app,
+    };
+    tokio::spawn(connection.run(on_upgrade));
+    Ok(answer)
+}
+
+/// The answer to an upgrade to a WebSocket, and what becomes one once it is sent.
+///
+/// # Errors
+/// 08P01 for what is no upgrade of version 13.
+pub(super) fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), HttpError> {
     let has = |name: &str, word: &str| {
         let list = request.header(name).unwrap_or_default();
         list.split(',')
@@ -69,18 +90,6 @@ pub async fn upgrade(mut request: Request) -> Result<Response, HttpError> {
             "this path is a WebSocket: ask for an upgrade (RFC 6455, version 13, over HTTP/1.1)",
         ));
     };
-    let app = Arc::clone(&request.app);
-    let tenant = app.node.engine.tenant(tenant_id).await?;
-    let connection = Connection {
-        subscriber: Subscriber::new(&app.live, tenant),
-        tenant_id,
-        principal: Arc::clone(&request.principal),
-        address: request.peer.ip(),
-        counted: Counted::new(&app, |metrics| &metrics.websockets),
-        options: Vec::new(),
-        app,
-    };
-    tokio::spawn(connection.run(on_upgrade));
     let mut answer = Response::new(Body::Empty);
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let accept = derive_accept_key(key.as_bytes());
@@ -91,7 +100,7 @@ pub async fn upgrade(mut request: Request) -> Result<Response, HttpError> {
         header::SEC_WEBSOCKET_ACCEPT,
         HeaderValue::from_str(&accept).expect("it is base64"),
     );
-    Ok(answer)
+    Ok((answer, on_upgrade))
 }
 
 struct Connection {

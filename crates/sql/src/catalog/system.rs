@@ -2,7 +2,7 @@
 
 use springhead_proto::CollectionId;
 
-use super::{Access, Catalog, Column, Definition, Index, QualifiedName, Table, Unique};
+use super::{Access, Catalog, Column, Conflict, Definition, Index, QualifiedName, Table, Unique};
 use crate::types::PgType;
 
 /// The index of `springhead.tenants (name)`.
@@ -27,6 +27,9 @@ impl Catalog {
             dead_letter_policies(),
             escalations(),
             dead_letter_totals(),
+            sync_producers(),
+            sync_verdicts(),
+            sync_clocks(),
         ] {
             catalog.insert(Definition::Table(table));
         }
@@ -72,6 +75,12 @@ impl Catalog {
              c10 TEXT NOT NULL) STRICT",
             "CREATE TABLE t11 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 INTEGER NOT NULL, c4 INTEGER NOT NULL, \
              c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, PRIMARY KEY (c1, c2)) STRICT",
+            "CREATE TABLE t20 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 TEXT, c4 INTEGER NOT NULL, \
+             c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, PRIMARY KEY (c1)) STRICT",
+            "CREATE TABLE t21 (c1 TEXT NOT NULL, c2 INTEGER NOT NULL, c3 INTEGER NOT NULL, \
+             c4 INTEGER, c5 TEXT, c6 TEXT, c7 INTEGER, PRIMARY KEY (c1, c2)) STRICT",
+            "CREATE TABLE t22 (c1 INTEGER NOT NULL, c2 TEXT NOT NULL, c3 INTEGER NOT NULL, \
+             c4 INTEGER NOT NULL, c5 TEXT NOT NULL, PRIMARY KEY (c1, c2, c3)) STRICT",
         ]
         .map(str::to_owned)
         .to_vec()
@@ -326,12 +335,67 @@ fn index(id: u32, name: &str, keys: &[&str]) -> Index {
     }
 }
 
+/// One row for each producer of mutations: what it has pushed up to `seq` has its verdict.
+fn sync_producers() -> Table {
+    system_table(
+        CollectionId::SYNC_PRODUCERS,
+        "sync_producers",
+        vec![
+            column(1, "producer_id", PgType::Text, true),
+            column(2, "username", PgType::Text, true),
+            column(3, "device_id", PgType::Text, false),
+            column(4, "generation", PgType::Int8, true),
+            column(5, "seq", PgType::Int8, true),
+            column(6, "acknowledged", PgType::Int8, true),
+            column(7, "updated_at", PgType::Timestamptz, true),
+        ],
+    )
+}
+
+/// Verdicts that their devices have not acknowledged: of rejected mutations whole, of applied ones
+/// that they are, with what tells a repeated push from another mutation of the same number.
+fn sync_verdicts() -> Table {
+    let mut table = system_table(
+        CollectionId::SYNC_VERDICTS,
+        "sync_verdicts",
+        vec![
+            column(1, "producer_id", PgType::Text, true),
+            column(2, "seq", PgType::Int8, true),
+            column(3, "digest", PgType::Int8, true),
+            column(4, "dead_letter_id", PgType::Int8, false),
+            column(5, "violation", PgType::Text, false),
+            column(6, "hint", PgType::Jsonb, false),
+            column(7, "chain", PgType::Int8, false),
+        ],
+    );
+    table.key = vec![0, 1];
+    table
+}
+
+/// Of tables whose conflicts are decided by clocks: when each column of a row was last written.
+fn sync_clocks() -> Table {
+    let mut table = system_table(
+        CollectionId::SYNC_CLOCKS,
+        "sync_clocks",
+        vec![
+            column(1, "collection_id", PgType::Int8, true),
+            column(2, "document_id", PgType::Text, true),
+            column(3, "column_id", PgType::Int8, true),
+            column(4, "hlc", PgType::Int8, true),
+            column(5, "producer_id", PgType::Text, true),
+        ],
+    );
+    table.key = vec![0, 1, 2];
+    table
+}
+
 /// A table whose key is its first column.
 fn system_table(id: CollectionId, name: &str, columns: Vec<Column>) -> Table {
     Table {
         id: id.0,
         name: QualifiedName::new(QualifiedName::SPRINGHEAD, name),
         schema_version: 1,
+        since_catalog: 0,
         next_column_id: u32::try_from(columns.len()).expect("a handful") + 1,
         columns,
         key: vec![0],
@@ -340,6 +404,7 @@ fn system_table(id: CollectionId, name: &str, columns: Vec<Column>) -> Table {
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        conflict: Conflict::default(),
         access: Access::default(),
     }
 }

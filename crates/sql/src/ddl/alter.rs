@@ -5,7 +5,7 @@ use std::sync::Arc;
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
     AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DataType, DropBehavior, Expr,
-    GeneratedAs, Ident, Owner, RenameTableNameKind, TableConstraint,
+    GeneratedAs, Ident, Owner, RenameTableNameKind, SqlOption, TableConstraint, Value,
 };
 
 use super::change::Change;
@@ -16,7 +16,7 @@ use super::drop::{add_users, owned_sequences, view_names};
 use super::expression::{self, Purpose};
 use super::names::{fold, qualified};
 use super::{permit, rename, sequence, storage, table as tables, types};
-use crate::catalog::{QualifiedName, Table};
+use crate::catalog::{Conflict, QualifiedName, Table};
 use crate::functions;
 use crate::plan::PlanKind;
 use crate::planner::PlanContext;
@@ -105,10 +105,40 @@ fn is_about_rows(operation: &AlterTableOperation) -> bool {
 
 fn has_no_effect(operation: &AlterTableOperation) -> bool {
     use AlterTableOperation as Op;
-    matches!(
-        operation,
-        Op::ReplicaIdentity { .. } | Op::SetOptionsParens { .. } | Op::SetLogged | Op::SetUnlogged
-    )
+    match operation {
+        // Storage parameters are PostgreSQL's business but for one.
+        Op::SetOptionsParens { options } => conflict_option(options).is_none(),
+        Op::ReplicaIdentity { .. } | Op::SetLogged | Op::SetUnlogged => true,
+        _ => false,
+    }
+}
+
+/// What `SET (conflict = …)` says.
+fn conflict_option(options: &[SqlOption]) -> Option<&Expr> {
+    options.iter().find_map(|option| match option {
+        SqlOption::KeyValue { key, value } if fold(key) == "conflict" => Some(value),
+        _ => None,
+    })
+}
+
+fn conflict(value: &Expr) -> Result<Conflict, SqlError> {
+    let text = match value {
+        Expr::Identifier(name) => fold(name),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => text.to_lowercase(),
+            other => other.to_string(),
+        },
+        other => other.to_string(),
+    };
+    match text.as_str() {
+        "log" => Ok(Conflict::Log),
+        "hlc" => Ok(Conflict::Hlc),
+        other => Err(SqlError::new(
+            ErrorCode::InvalidParameterValue,
+            format!("invalid value for option \"conflict\": {other}"),
+        )
+        .with_hint("Valid values are \"log\" and \"hlc\".")),
+    }
 }
 
 /// PostgreSQL's order of the actions of one statement: what goes makes room for what comes.
@@ -191,6 +221,11 @@ fn access(
     match operation {
         Op::EnableRowLevelSecurity => table.access.row_security = true,
         Op::DisableRowLevelSecurity => table.access.row_security = false,
+        Op::SetOptionsParens { options } => {
+            if let Some(value) = conflict_option(options) {
+                table.conflict = conflict(value)?;
+            }
+        }
         Op::ForceRowLevelSecurity => table.access.force_row_security = true,
         Op::NoForceRowLevelSecurity => table.access.force_row_security = false,
         Op::OwnerTo { new_owner } => {

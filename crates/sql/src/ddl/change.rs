@@ -62,6 +62,11 @@ impl<'a> Change<'a> {
         self.source
     }
 
+    /// The catalog's version once the statement has committed.
+    pub(crate) fn next_version(&self) -> u64 {
+        self.version + 1
+    }
+
     /// An id that nothing has had.
     ///
     /// # Errors

@@ -122,8 +122,12 @@ impl Draft {
         if self.table == *self.old && self.sources.is_empty() {
             return Ok(());
         }
-        if self.table.columns != self.old.columns || self.table.key_ids() != self.old.key_ids() {
+        if self.table.columns != self.old.columns
+            || self.table.key_ids() != self.old.key_ids()
+            || self.table.name != self.old.name
+        {
             self.table.schema_version = self.old.schema_version + 1;
+            self.table.since_catalog = change.next_version();
         }
         let before = Arc::clone(&change.catalog);
         change.put_table(self.table.clone());

@@ -13,7 +13,7 @@ use super::constraint;
 use super::expression::{self, Purpose};
 use super::names::{check_schema, choose, duplicate_relation, fold, join_columns, qualified};
 use super::{sequence, storage, types};
-use crate::catalog::{Access, Check, Column, QualifiedName, Table};
+use crate::catalog::{Access, Check, Column, Conflict, QualifiedName, Table};
 use crate::plan::PlanKind;
 use crate::types::PgType;
 
@@ -76,6 +76,7 @@ pub(super) fn put_new(change: &mut Change<'_>, mut table: Table) -> Result<(), S
         ));
     }
     add_hidden_key(&mut table);
+    table.since_catalog = change.next_version();
     change.put_table(table.clone());
     check_expressions(change, &table)?;
     let statements = storage::create(&change.catalog, &table)?;
@@ -89,6 +90,7 @@ pub(crate) fn empty(id: u32, name: QualifiedName) -> Table {
         id,
         name,
         schema_version: 1,
+        since_catalog: 0,
         columns: Vec::new(),
         next_column_id: 1,
         key: Vec::new(),
@@ -97,6 +99,7 @@ pub(crate) fn empty(id: u32, name: QualifiedName) -> Table {
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        conflict: Conflict::default(),
         access: Access::default(),
     }
 }

@@ -5,6 +5,7 @@ mod feeds;
 mod live;
 mod requests;
 mod slow;
+mod sync;
 mod ws;
 
 use std::net::SocketAddr;

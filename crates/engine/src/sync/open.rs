@@ -1,0 +1,406 @@
+//! How sessions and shapes begin.
+
+use std::sync::Arc;
+
+use springhead_proto::sync::{
+    DeltaChange, Generation, Handshake, HandshakeAck, MutationId, PROTOCOL_VERSION, ProducerId,
+    Refused, ResyncReason, Seq, ServerToDevice, Subscription, SyncErrorCode, SyncValue,
+};
+use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError, TenantId, Value};
+use springhead_sql::PlanKind;
+
+use super::session::{Closing, Door, Parts, Peer, SyncSession, expires_ms};
+use super::shape::{OpenShape, Resume, Sending, ShapeQuery, params as shape_params, texts};
+use super::{Author, Producer, Sync};
+use crate::access::Principal;
+use crate::cdc::CdcError;
+use crate::live::{LiveError, LiveRequest};
+
+/// A session with its answer to the handshake; boxed, since it is large beside a refusal.
+pub type Opened = (Box<SyncSession>, HandshakeAck);
+
+impl SyncSession {
+    /// Answers a handshake. `principal` is whoever the connection's own credentials stand for, if it
+    /// has any; `tenant` the one that it named.
+    ///
+    /// # Errors
+    /// Why there is no session.
+    pub async fn open(
+        sync: &Arc<Sync>,
+        hello: Handshake,
+        principal: Option<Arc<Principal>>,
+        tenant: Option<TenantId>,
+        peer: Peer,
+        door: &dyn Door,
+    ) -> Result<Opened, Refused> {
+        let opened = SyncSession::try_open(sync, hello, principal, tenant, peer, door).await;
+        opened.map_err(|closing| Refused {
+            after_ms: closing.code.may_reconnect().then_some(AGAIN_MS),
+            code: closing.code,
+            message: closing.message,
+            hint: None,
+            protocols: [PROTOCOL_VERSION, PROTOCOL_VERSION],
+        })
+    }
+
+    async fn try_open(
+        sync: &Arc<Sync>,
+        hello: Handshake,
+        principal: Option<Arc<Principal>>,
+        tenant: Option<TenantId>,
+        peer: Peer,
+        door: &dyn Door,
+    ) -> Result<Opened, Closing> {
+        if hello.protocol < PROTOCOL_VERSION {
+            return Err(Closing::new(
+                SyncErrorCode::UnsupportedVersion,
+                format!("this server speaks version {PROTOCOL_VERSION}"),
+            ));
+        }
+        let engine = &sync.engine;
+        let principal = match &hello.token {
+            Some(token) => door.principal(token)?,
+            None => principal
+                .ok_or_else(|| Closing::new(SyncErrorCode::Unauthenticated, "a token is needed"))?,
+        };
+        let identity = engine.identify(&principal)?;
+        let tenant_id = match &hello.tenant {
+            Some(name) => engine.tenant_id(name)?,
+            None => tenant
+                .or_else(|| engine.tenant_of(&principal))
+                .unwrap_or(TenantId::DEFAULT),
+        };
+        engine.check_tenant(&principal, tenant_id)?;
+        let tenant = engine.tenant(tenant_id).await?;
+        let limits = &sync.limits.device;
+        if hello.shapes.len() > limits.max_shapes as usize {
+            return Err(Closing::new(
+                SyncErrorCode::LimitExceeded,
+                format!("a session has at most {} shapes", limits.max_shapes),
+            ));
+        }
+        // What anyone was told of is known to whoever comes now.
+        tenant.wait_visible(tenant.acknowledged()).await?;
+        let next_seq = next_seq(&tenant, &principal, hello.producer, hello.generation).await?;
+        let Some(seat) = sync.sit(tenant_id, hello.producer) else {
+            return Err(Closing::new(
+                SyncErrorCode::TooManySessions,
+                "the tenant has as many sessions as it may",
+            ));
+        };
+        let catalog_changes = tenant.published().watch_catalog();
+        let definitions = sync.definitions.of(&tenant, &identity).await?;
+        let epoch = engine.log().tail().epoch;
+        let visible = tenant.visible();
+        let session_id = format!("{:08x}-{}", epoch.0, seat.number);
+        let mut session = SyncSession::new(Parts {
+            sync: Arc::clone(sync),
+            at: (hello.cursor).map_or(Lsn::ZERO, |cursor| cursor.lsn.min(visible)),
+            principal: Arc::clone(&principal),
+            identity,
+            seat,
+            session_id: session_id.clone(),
+            hello: Handshake {
+                shapes: Vec::new(),
+                token: None,
+                ..hello.clone()
+            },
+            peer,
+            definitions: Arc::clone(&definitions),
+            catalog_changes,
+            tenant: Arc::clone(&tenant),
+        });
+        if (hello.catalog_version, hello.catalog_hash) != (definitions.version, definitions.hash) {
+            let cursor = session.cursor(session.at);
+            session.tell_definitions(definitions.frames(cursor));
+        }
+        session.accept_shapes(&hello).await;
+        let ack = HandshakeAck {
+            protocol: PROTOCOL_VERSION,
+            session: session_id,
+            user: principal.user.to_string(),
+            cursor: Cursor::new(visible, epoch),
+            server_ms: session.now_ms(),
+            next_seq,
+            catalog_version: definitions.version,
+            catalog_hash: definitions.hash,
+            limits: *limits,
+            token_expires_ms: expires_ms(&principal),
+        };
+        Ok((Box::new(session), ack))
+    }
+
+    /// The shapes of the handshake: gone on with if the device's cursor is one to go on from.
+    async fn accept_shapes(&mut self, hello: &Handshake) {
+        let usable = match hello.cursor {
+            None => None,
+            Some(cursor) => {
+                let log = Arc::clone(self.sync.engine.log());
+                let start = crate::cdc::Start::After(cursor);
+                match crate::cdc::resolve_start(&self.tenant, &*log, start).await {
+                    Ok(_) => Some(cursor),
+                    Err(error) => {
+                        let message = CdcError::from(error).to_string();
+                        self.at = Lsn::ZERO;
+                        let shapes = hello.shapes.iter().map(|wanted| wanted.shape.id).collect();
+                        self.resync(reason(&message), shapes, message);
+                        None
+                    }
+                }
+            }
+        };
+        for wanted in &hello.shapes {
+            self.want(Subscription {
+                complete: wanted.complete && usable.is_some(),
+                resume: wanted.resume.clone(),
+                shape: wanted.shape.clone(),
+            });
+        }
+    }
+
+    /// Goes on with the shapes that the device has: one delta brings all of them to one cursor.
+    pub(super) async fn open_complete(&mut self) -> Result<(), Closing> {
+        let from = self.cursor(self.at);
+        let mut changes: Vec<DeltaChange> = Vec::new();
+        let mut reached: Option<Lsn> = None;
+        for wanted in self.take_complete() {
+            let id = wanted.shape.id;
+            match self.follow(&wanted, Some(from)).await {
+                Ok((mut open, opened)) => {
+                    open.from = from.lsn;
+                    if let Some(delta) = &opened.delta {
+                        let entries = delta.entries.iter();
+                        changes.extend(entries.filter_map(|entry| open.change(delta.lsn, entry)));
+                    }
+                    open.from = opened.lsn;
+                    reached = Some(reached.map_or(opened.lsn, |known| known.min(opened.lsn)));
+                    self.shapes.push(open);
+                }
+                Err(LiveError::Sql(error)) => self.shape_failed(id, &error),
+                Err(LiveError::Refetch(message)) => {
+                    self.resync(ResyncReason::CursorExpired, vec![id], message);
+                    self.want(Subscription {
+                        complete: false,
+                        resume: None,
+                        ..wanted
+                    });
+                }
+                Err(LiveError::Refused(refused)) => {
+                    let message = refused.to_string();
+                    self.resync(reason(&message), vec![id], message);
+                    self.want(Subscription {
+                        complete: false,
+                        resume: None,
+                        ..wanted
+                    });
+                }
+            }
+        }
+        if let Some(reached) = reached {
+            self.catch_up(reached, changes);
+        }
+        Ok(())
+    }
+
+    /// Subscribes to a shape, and reads its snapshot or the rest of it.
+    pub(super) async fn open_shape(&mut self, wanted: Subscription) -> Result<Sending, SqlError> {
+        let resume = wanted.resume.clone();
+        // Followed from before the snapshot, so that nothing falls in between.
+        let now = self.cursor(self.tenant.visible());
+        let (mut open, opened) =
+            self.follow(&wanted, Some(now))
+                .await
+                .map_err(|error| match error {
+                    LiveError::Sql(error) => error,
+                    other => SqlError::new(ErrorCode::SerializationFailure, other.to_string()),
+                })?;
+        let resume = match resume.as_deref().and_then(|token| open.resume(token)) {
+            Some(resume) => self.changes_since(&wanted, &open, &resume).await,
+            None => None,
+        };
+        let after = resume.as_ref().map(|(resume, _)| resume.key.clone());
+        let sending = self.read(&wanted, after.as_deref(), opened.lsn).await?;
+        open.from = sending.lsn;
+        if let Some((resume, changes)) = resume {
+            open.has_up_to(&resume.key)?;
+            // In the same commit for the device as the last chunk it has.
+            self.early(changes);
+        }
+        self.shapes.push(open);
+        Ok(sending)
+    }
+
+    /// Opens the live query of a shape.
+    async fn follow(
+        &mut self,
+        wanted: &Subscription,
+        cursor: Option<Cursor>,
+    ) -> Result<(OpenShape, crate::live::Opened), LiveError> {
+        let query = ShapeQuery::of(&self.tenant.catalog(), &wanted.shape)?;
+        let texts = texts(&wanted.shape.params);
+        let params = shape_params(&wanted.shape.params, &texts);
+        let request = LiveRequest {
+            sql: &query.sql,
+            params: &params,
+            cursor,
+        };
+        let principal = Arc::clone(&self.principal);
+        let opened = self.subscriber().open(&principal, &request).await?;
+        if !opened.plan.is_keyed || opened.plan.columns.len() != query.columns.len() {
+            self.subscriber().close(opened.id);
+            return Err(SqlError::new(
+                ErrorCode::FeatureNotSupported,
+                "a shape is one collection's rows",
+            )
+            .into());
+        }
+        let open = OpenShape::new(wanted.shape.clone(), &query, opened.id, &opened.plan);
+        Ok((open, opened))
+    }
+
+    /// What happened since a snapshot that was cut off to the rows that the device has of it; `None`
+    /// if the log does not tell any more.
+    async fn changes_since(
+        &mut self,
+        wanted: &Subscription,
+        open: &OpenShape,
+        resume: &Resume,
+    ) -> Option<(Resume, Vec<DeltaChange>)> {
+        let (mut had, opened) = self.follow(wanted, Some(resume.cursor)).await.ok()?;
+        self.subscriber().close(opened.id);
+        had.from = Lsn(u64::MAX);
+        had.has_up_to(&resume.key).ok()?;
+        debug_assert_eq!(had.key, open.key);
+        let changes = opened.delta.iter().flat_map(|delta| {
+            delta
+                .entries
+                .iter()
+                .filter_map(|entry| had.change(delta.lsn, entry))
+        });
+        Some((resume.clone(), changes.collect()))
+    }
+
+    /// Reads a shape's rows, those after a key alone if there is one.
+    async fn read(
+        &mut self,
+        wanted: &Subscription,
+        after: Option<&[SyncValue]>,
+        at_least: Lsn,
+    ) -> Result<Sending, SqlError> {
+        for _ in 0..REPLANS {
+            let catalog = self.tenant.catalog();
+            let query = ShapeQuery::of(&catalog, &wanted.shape)?;
+            let author = Author::new(&self.sync.engine, &self.principal)?;
+            let sql = query.snapshot(wanted.shape.params.len(), after.is_some());
+            let plan = self
+                .tenant
+                .plans
+                .text(&catalog, &sql, &[], &author.plan_context)?;
+            let given = wanted.shape.params.iter().chain(after.unwrap_or_default());
+            let values: Vec<Value> = (plan.parameters.iter().zip(given))
+                .map(|(parameter, value)| super::value::to_storage(&parameter.pg_type, value))
+                .collect::<Result<_, _>>()?;
+            let version = plan.catalog_version;
+            let published = Arc::clone(self.tenant.published());
+            let memory = self.sync.limits.snapshot_memory_bytes;
+            let producer = self.producer;
+            (*author.session.library.lock()).clone_from(&plan.library);
+            let session = Arc::clone(&author.session);
+            let read = self
+                .tenant
+                .read(session, Arc::default(), move |snapshot, session, cancel| {
+                    let catalog = published.catalog_at(snapshot.applied);
+                    if catalog.is_none_or(|catalog| catalog.version != version) {
+                        return Ok(None);
+                    }
+                    let PlanKind::Query(query) = &plan.kind else {
+                        return Err(SqlError::new(ErrorCode::Internal, "a shape is a query"));
+                    };
+                    let rows =
+                        snapshot.query_within(&query.sql, &values, session, cancel, memory)?;
+                    let decided = Producer::find(snapshot.connection(), producer)
+                        .map_err(|error| crate::readers::translate_plain(&error))?;
+                    Ok(Some((rows, snapshot.applied, decided)))
+                })
+                .await?;
+            let Some((rows, applied, decided)) = read else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let decided = decided.map(|decided| MutationId {
+                producer,
+                generation: decided.generation,
+                seq: decided.seq,
+            });
+            return Ok(Sending {
+                rows,
+                is_first: after.is_none(),
+                lsn: applied.max(at_least).max(self.at),
+                decided: decided.into_iter().collect(),
+            });
+        }
+        Err(SqlError::new(
+            ErrorCode::SerializationFailure,
+            "the definitions kept changing under the snapshot",
+        ))
+    }
+
+    /// Changes of rows that the device has already, at the cursor that it is at.
+    fn early(&mut self, changes: Vec<DeltaChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.out
+            .push_back(ServerToDevice::Delta(springhead_proto::sync::Delta {
+                cursor: self.cursor(self.at),
+                timestamp_ms: None,
+                own: None,
+                changes,
+                more: false,
+            }));
+    }
+}
+
+/// A snapshot whose definitions change under it is read again so often.
+const REPLANS: usize = 8;
+
+/// After how long a device that was refused for a moment comes back.
+const AGAIN_MS: u64 = 1_000;
+
+/// The seq that is expected of a producer.
+async fn next_seq(
+    tenant: &crate::Tenant,
+    principal: &Principal,
+    producer: ProducerId,
+    generation: Generation,
+) -> Result<Seq, Closing> {
+    let known = tenant
+        .read(Arc::default(), Arc::default(), move |snapshot, _, _| {
+            Producer::find(snapshot.connection(), producer)
+                .map_err(|error| crate::readers::translate_plain(&error))
+        })
+        .await?;
+    let Some(known) = known else {
+        return Ok(Seq::FIRST);
+    };
+    if known.username != *principal.user || generation < known.generation {
+        return Err(Closing::new(
+            SyncErrorCode::ProducerFenced,
+            "the producer is another's, or its generation is over",
+        ));
+    }
+    if generation > known.generation {
+        return Ok(Seq::FIRST);
+    }
+    Ok(known.seq.next())
+}
+
+fn reason(message: &str) -> ResyncReason {
+    if message.contains("fork") {
+        ResyncReason::CursorForked
+    } else if message.contains("future") {
+        ResyncReason::CursorInFuture
+    } else {
+        ResyncReason::CursorExpired
+    }
+}

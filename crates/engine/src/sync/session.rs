@@ -1,0 +1,831 @@
+//! One device's session: what it is told and what it says, without a socket.
+//!
+//! ```text
+//!   handshake ── SyncSession::open ── ack
+//!   loop: receive(frame)            what the device says
+//!         ready().await             cancel-safe: something is to be sent
+//!         step().await ─> frame     one frame; not to be cancelled
+//! ```
+//!
+//! Whoever drives it sends one frame before it asks for the next, so that a device that does not
+//! read costs what its shapes' outbox holds, and no more. Deltas are of whole commits, in order; a
+//! snapshot begins only once every delta before it has been handed out, so that the device's one
+//! cursor is true of all its shapes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use springhead_proto::sync::{
+    Acknowledge, ClockAnswer, Delta as DeltaFrame, DeviceId, DeviceToServer, ErrorFrame,
+    Generation, MutationId, Ping, ProducerId, ResyncOrder, ResyncReason, Seq, ServerToDevice,
+    ShapeEnded, ShapeId, Subscription, SyncErrorCode, TokenWanted,
+};
+use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
+use springhead_sql::access::Identity;
+use tokio::sync::watch;
+
+use super::definitions::DefinitionSet;
+use super::presence::Attendance;
+use super::push::{Bucket, Pushes};
+use super::service::{Seat, Sync};
+use super::shape::{OpenShape, Sending};
+use crate::Tenant;
+use crate::access::{Principal, RoleChanges};
+use crate::live::{Delta, LiveEnd, LiveEvent, LiveId, Subscriber};
+
+/// Where a device is, as the server sees it.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    pub address: Option<String>,
+    pub user_agent: Option<String>,
+}
+
+/// Turns tokens into principals; the server's.
+pub trait Door: Send + std::marker::Sync {
+    /// # Errors
+    /// 28000 for a token that is none.
+    fn principal(&self, token: &str) -> Result<Arc<Principal>, SqlError>;
+}
+
+/// Why a session ends: told to the device as a frame, and as the close code.
+#[derive(Debug, Clone)]
+pub struct Closing {
+    pub code: SyncErrorCode,
+    pub message: String,
+}
+
+impl Closing {
+    pub(crate) fn new(code: SyncErrorCode, message: impl Into<String>) -> Closing {
+        Closing {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// The frame that says so.
+    #[must_use]
+    pub fn frame(&self) -> ServerToDevice {
+        ServerToDevice::Error(ErrorFrame {
+            code: self.code,
+            message: self.message.clone(),
+            hint: None,
+            closing: true,
+        })
+    }
+}
+
+impl From<SqlError> for Closing {
+    fn from(error: SqlError) -> Closing {
+        let code = match error.code {
+            ErrorCode::InvalidAuthorization => SyncErrorCode::Unauthenticated,
+            ErrorCode::InsufficientPrivilege => SyncErrorCode::Forbidden,
+            ErrorCode::TenantDropped | ErrorCode::UnknownDatabase => SyncErrorCode::UnknownTenant,
+            ErrorCode::AdminShutdown => SyncErrorCode::GoingAway,
+            _ => SyncErrorCode::Internal,
+        };
+        Closing::new(code, error.message.clone())
+    }
+}
+
+/// See the module's text.
+pub struct SyncSession {
+    pub(super) sync: Arc<Sync>,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) principal: Arc<Principal>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) seat: Seat,
+    pub(super) session_id: String,
+    pub(super) device: DeviceId,
+    pub(super) producer: ProducerId,
+    pub(super) generation: Generation,
+    pub(super) client: String,
+    pub(super) peer: Peer,
+    /// Verdicts up to it are the device's, by its own word.
+    pub(super) settled: Seq,
+    pub(super) bucket: Bucket,
+    pub(super) pushes: Pushes,
+    pub(super) out: VecDeque<ServerToDevice>,
+    subscriber: Subscriber,
+    pub(super) shapes: Vec<OpenShape>,
+    /// Shapes that are to be opened, and whether the device has rows of them to lose.
+    wanted: VecDeque<Subscription>,
+    sending: Option<(ShapeId, Sending)>,
+    event: Option<LiveEvent>,
+    /// Changes of the commit whose tick has not come yet.
+    commit: Vec<(LiveId, Arc<Delta>)>,
+    /// The device's cursor, once it has what it was sent.
+    pub(super) at: Lsn,
+    /// The device is waiting to hear that it has everything up to here.
+    pub(super) owed: Lsn,
+    definitions: Arc<DefinitionSet>,
+    catalog_changes: watch::Receiver<Lsn>,
+    /// Definitions have changed with the commit of this LSN, and the device has not been told.
+    definitions_due: Option<Lsn>,
+    role_changes: RoleChanges,
+    /// The device has been asked for a new token.
+    asked_token: bool,
+    attendance: Option<Box<Attendance>>,
+}
+
+/// What a new session starts with.
+pub(super) struct Parts {
+    pub sync: Arc<Sync>,
+    pub tenant: Arc<Tenant>,
+    pub principal: Arc<Principal>,
+    pub identity: Arc<Identity>,
+    pub seat: Seat,
+    pub session_id: String,
+    pub hello: springhead_proto::sync::Handshake,
+    pub peer: Peer,
+    pub at: Lsn,
+    pub definitions: Arc<DefinitionSet>,
+    pub catalog_changes: watch::Receiver<Lsn>,
+}
+
+/// How often a position is looked at that nobody tells of.
+const LOOK: Duration = Duration::from_millis(2);
+
+impl SyncSession {
+    pub(super) fn new(parts: Parts) -> SyncSession {
+        let Parts { sync, hello, .. } = parts;
+        SyncSession {
+            subscriber: Subscriber::new(&sync.live, Arc::clone(&parts.tenant)),
+            bucket: Bucket::new(sync.limits.mutations_per_s, &**sync.engine.clock()),
+            role_changes: sync.engine.watch_roles(),
+            sync,
+            tenant: parts.tenant,
+            principal: parts.principal,
+            identity: parts.identity,
+            seat: parts.seat,
+            session_id: parts.session_id,
+            device: hello.device,
+            producer: hello.producer,
+            generation: hello.generation,
+            client: hello.client,
+            peer: parts.peer,
+            settled: hello.settled,
+            pushes: Pushes::default(),
+            out: VecDeque::new(),
+            shapes: Vec::new(),
+            wanted: VecDeque::new(),
+            sending: None,
+            event: None,
+            commit: Vec::new(),
+            at: parts.at,
+            owed: Lsn::ZERO,
+            definitions: parts.definitions,
+            catalog_changes: parts.catalog_changes,
+            definitions_due: None,
+            asked_token: false,
+            attendance: None,
+        }
+    }
+
+    /// Its name in logs and dead letters.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.session_id
+    }
+
+    /// Whom it acts for.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.tenant
+    }
+
+    pub(super) fn cursor(&self, lsn: Lsn) -> Cursor {
+        Cursor::new(lsn, self.subscriber.epoch())
+    }
+
+    // ---- what the device says ----
+
+    /// Takes one frame.
+    ///
+    /// # Errors
+    /// Why the session is over.
+    pub async fn receive(&mut self, frame: DeviceToServer, door: &dyn Door) -> Result<(), Closing> {
+        match frame {
+            DeviceToServer::Handshake(_) => {
+                return Err(Closing::new(
+                    SyncErrorCode::ProtocolViolation,
+                    "a session has one handshake",
+                ));
+            }
+            DeviceToServer::Push(push) => self.push(push)?,
+            DeviceToServer::Acknowledge(acknowledge) => self.acknowledge(&acknowledge),
+            DeviceToServer::Subscribe(subscription) => self.subscribe(subscription)?,
+            DeviceToServer::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe.shape),
+            DeviceToServer::Clock(question) => {
+                self.out.push_back(ServerToDevice::Clock(ClockAnswer {
+                    device_ms: question.device_ms,
+                    server_ms: self.now_ms(),
+                }));
+            }
+            DeviceToServer::Resync(resync) => {
+                if resync.definitions {
+                    let cursor = self.cursor(self.at);
+                    self.tell_definitions(self.definitions.frames(cursor));
+                }
+                let shapes = resync.shapes;
+                self.start_over(ResyncReason::Requested, &shapes, "as the device asked");
+            }
+            DeviceToServer::TokenRefresh(refresh) => self.refresh(&refresh.token, door).await?,
+            DeviceToServer::PresenceSet(set) => {
+                let (sync, user) = (Arc::clone(&self.sync), Arc::clone(&self.principal.user));
+                let attendance = self.attendance();
+                attendance.set(&sync.limits, &set.channel, &user, set.state)?;
+            }
+            DeviceToServer::PresenceRoster(question) => {
+                let sync = Arc::clone(&self.sync);
+                let roster = self.attendance().roster(&sync.limits, &question.channel)?;
+                self.out.push_back(roster);
+            }
+            DeviceToServer::PresenceLeave(leave) => {
+                if let Some(attendance) = &mut self.attendance {
+                    attendance.leave(&leave.channel);
+                }
+            }
+            DeviceToServer::Ping(ping) if !ping.reply => {
+                self.out.push_back(ServerToDevice::Ping(Ping {
+                    nonce: ping.nonce,
+                    reply: true,
+                }));
+            }
+            DeviceToServer::Ping(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Made with the first presence frame: most devices send none.
+    fn attendance(&mut self) -> &mut Attendance {
+        self.attendance.get_or_insert_with(|| {
+            Box::new(Attendance::new(
+                &self.sync.presence,
+                self.tenant.id(),
+                self.seat.number,
+                self.device,
+            ))
+        })
+    }
+
+    fn acknowledge(&mut self, acknowledge: &Acknowledge) {
+        for id in &acknowledge.settled {
+            if id.producer == self.producer && id.generation == self.generation {
+                self.settled = self.settled.max(id.seq);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, subscription: Subscription) -> Result<(), Closing> {
+        let id = subscription.shape.id;
+        self.forget(id);
+        let limit = self.sync.limits.device.max_shapes as usize;
+        if self.shapes.len() + self.wanted.len() >= limit {
+            return Err(Closing::new(
+                SyncErrorCode::LimitExceeded,
+                format!("a session has at most {limit} shapes"),
+            ));
+        }
+        self.wanted.push_back(Subscription {
+            // What it had was of another session's cursor.
+            complete: false,
+            ..subscription
+        });
+        Ok(())
+    }
+
+    /// A shape that was had when the session began.
+    pub(super) fn want(&mut self, subscription: Subscription) {
+        self.wanted.push_back(subscription);
+    }
+
+    fn unsubscribe(&mut self, id: ShapeId) {
+        self.forget(id);
+    }
+
+    /// Everything of a shape goes.
+    fn forget(&mut self, id: ShapeId) {
+        self.wanted.retain(|wanted| wanted.shape.id != id);
+        if self.sending.as_ref().is_some_and(|(sent, _)| *sent == id) {
+            self.sending = None;
+        }
+        if let Some(place) = self.shapes.iter().position(|open| open.shape.id == id) {
+            let open = self.shapes.remove(place);
+            self.subscriber.close(open.live);
+        }
+    }
+
+    /// Some shapes (all, if none is named) begin with a new snapshot.
+    fn start_over(&mut self, reason: ResyncReason, shapes: &[ShapeId], message: &str) {
+        let due: Vec<_> = (self.shapes.iter())
+            .filter(|open| shapes.is_empty() || shapes.contains(&open.shape.id))
+            .map(|open| open.shape.clone())
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        self.out.push_back(ServerToDevice::Resync(ResyncOrder {
+            reason,
+            shapes: due.iter().map(|shape| shape.id).collect(),
+            message: message.to_owned(),
+        }));
+        for shape in due {
+            self.forget(shape.id);
+            self.wanted.push_back(Subscription {
+                shape,
+                complete: false,
+                resume: None,
+            });
+        }
+    }
+
+    async fn refresh(&mut self, token: &str, door: &dyn Door) -> Result<(), Closing> {
+        let checked = door.principal(token).and_then(|principal| {
+            self.sync
+                .engine
+                .check_tenant(&principal, self.tenant.id())?;
+            if principal.user != self.principal.user {
+                return Err(SqlError::new(
+                    ErrorCode::InvalidAuthorization,
+                    "the token is another user's",
+                ));
+            }
+            Ok(principal)
+        });
+        let answer = match checked {
+            Ok(principal) => {
+                let expires_ms = expires_ms(&principal);
+                self.principal = principal;
+                self.asked_token = false;
+                // Claims may differ, and with them what policies let through.
+                let same = self.identify()?;
+                if !same || self.principal.claims.is_some() {
+                    self.start_over(ResyncReason::RightsChanged, &[], "the token has changed");
+                }
+                springhead_proto::sync::TokenAnswer {
+                    accepted: true,
+                    expires_ms,
+                    code: None,
+                    message: None,
+                }
+            }
+            Err(error) => springhead_proto::sync::TokenAnswer {
+                accepted: false,
+                expires_ms: None,
+                code: Some(Closing::from(error.clone()).code),
+                message: Some(error.message.clone()),
+            },
+        };
+        self.out.push_back(ServerToDevice::TokenAck(answer));
+        Ok(())
+    }
+
+    // ---- what the device is told ----
+
+    /// Completes once [`SyncSession::step`] has something to do. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why the session is over.
+    pub async fn ready(&mut self) -> Result<(), Closing> {
+        if self.has_work() {
+            return Ok(());
+        }
+        let engine = self.sync.engine.clone();
+        let principal = Arc::clone(&self.principal);
+        let looks = self.definitions_due.is_some() || self.owed > self.at;
+        tokio::select! {
+            biased;
+            ended = self.seat.end.changed() => {
+                let code = match ended {
+                    Ok(()) => self.seat.end.borrow().unwrap_or(SyncErrorCode::GoingAway),
+                    Err(_) => SyncErrorCode::TakenOver,
+                };
+                return Err(Closing::new(code, "the device has connected again"));
+            }
+            error = engine.revoked(&principal) => {
+                let expired = self.principal.expires_at_us.is_some_and(|at| {
+                    at <= crate::functions::now_us(&**self.sync.engine.clock())
+                });
+                let code = if expired {
+                    SyncErrorCode::TokenExpired
+                } else {
+                    SyncErrorCode::Unauthenticated
+                };
+                return Err(Closing::new(code, error.message.clone()));
+            }
+            () = token_due(&principal, &**engine.clock()), if !self.asked_token => {
+                self.asked_token = true;
+                self.out.extend(expires_ms(&principal).map(|expires_ms| {
+                    ServerToDevice::TokenWanted(TokenWanted { expires_ms })
+                }));
+            }
+            () = self.pushes.decided() => {}
+            changed = self.catalog_changes.changed() => {
+                if changed.is_err() {
+                    return Err(Closing::new(SyncErrorCode::GoingAway, "the tenant is closed"));
+                }
+                self.definitions_due = Some(*self.catalog_changes.borrow_and_update());
+            }
+            changed = self.role_changes.changed() => {
+                if changed.is_err() {
+                    return Err(Closing::new(SyncErrorCode::GoingAway, "the server stops"));
+                }
+                if !self.identify()? {
+                    self.start_over(ResyncReason::RightsChanged, &[], "the user's rights have changed");
+                    self.definitions_due = Some(self.at);
+                }
+            }
+            event = self.subscriber.next() => self.event = Some(event),
+            () = presence_came(self.attendance.as_deref()) => {
+                if let Some(frame) = self.attendance.as_ref().and_then(|attendance| attendance.take()) {
+                    self.out.push_back(frame);
+                }
+            }
+            () = tokio::time::sleep(LOOK), if looks => {}
+        }
+        Ok(())
+    }
+
+    fn has_work(&self) -> bool {
+        !self.out.is_empty()
+            || self.event.is_some()
+            || self.sending.is_some()
+            || !self.wanted.is_empty()
+            || self.pushes.has_decided()
+    }
+
+    /// Whether the user may still do the same.
+    fn identify(&mut self) -> Result<bool, Closing> {
+        let identity = self.sync.engine.identify(&self.principal)?;
+        let same = identity == self.identity;
+        self.identity = identity;
+        Ok(same)
+    }
+
+    /// The next frame, if there is one now. Not to be cancelled.
+    ///
+    /// # Errors
+    /// Why the session is over.
+    pub async fn step(&mut self) -> Result<Option<ServerToDevice>, Closing> {
+        for frame in self.pushes.take_decided(&self.sync, &mut self.owed)? {
+            self.out.push_back(frame);
+        }
+        if let Some(frame) = self.out.pop_front() {
+            return Ok(Some(frame));
+        }
+        if let Some(event) = self.event.take() {
+            self.on_event(event).await?;
+        } else if let Some((id, sending)) = self.sending.take() {
+            self.send_chunk(id, sending)?;
+        } else if !self.wanted.is_empty() {
+            self.open_wanted().await?;
+        }
+        self.look_around().await?;
+        Ok(self.out.pop_front())
+    }
+
+    async fn on_event(&mut self, event: LiveEvent) -> Result<(), Closing> {
+        match event {
+            LiveEvent::Change { id, delta } => self.commit.push((id, delta)),
+            LiveEvent::Tick(lsn) => self.end_commit(lsn),
+            LiveEvent::Ended { id, end } => {
+                let Some(place) = self.shapes.iter().position(|open| open.live == id) else {
+                    return Ok(());
+                };
+                let open = self.shapes.remove(place);
+                if self
+                    .sending
+                    .as_ref()
+                    .is_some_and(|(sent, _)| *sent == open.shape.id)
+                {
+                    self.sending = None;
+                }
+                let message = match &end {
+                    LiveEnd::MustRefetch { message } => message.clone(),
+                    LiveEnd::Failed(error) if is_ours(error) => {
+                        self.end_shape(open.shape.id, error);
+                        return Ok(());
+                    }
+                    LiveEnd::Failed(error) => error.message.clone(),
+                };
+                self.open_again(open, message);
+            }
+        }
+        Ok(())
+    }
+
+    /// A shape whose query cannot go on begins again, if it still can.
+    fn open_again(&mut self, open: OpenShape, message: String) {
+        let moved = self.tenant.catalog().version != self.definitions.version.0;
+        if moved {
+            self.definitions_due = Some(self.at);
+        }
+        self.out.push_back(ServerToDevice::Resync(ResyncOrder {
+            reason: if moved {
+                ResyncReason::RightsChanged
+            } else {
+                ResyncReason::Other
+            },
+            shapes: vec![open.shape.id],
+            message,
+        }));
+        self.wanted.push_back(Subscription {
+            shape: open.shape,
+            complete: false,
+            resume: None,
+        });
+    }
+
+    fn end_shape(&mut self, id: ShapeId, error: &SqlError) {
+        let code = match error.code {
+            ErrorCode::InsufficientPrivilege | ErrorCode::InvalidAuthorization => {
+                SyncErrorCode::Forbidden
+            }
+            _ if is_ours(error) => SyncErrorCode::Internal,
+            _ => SyncErrorCode::BadShape,
+        };
+        self.out.push_back(ServerToDevice::ShapeEnded(ShapeEnded {
+            shape: id,
+            code,
+            message: error.message.clone(),
+        }));
+    }
+
+    /// Everything of a commit has come: it goes out as one.
+    fn end_commit(&mut self, lsn: Lsn) {
+        let mut changes = Vec::new();
+        for (id, delta) in std::mem::take(&mut self.commit) {
+            if let Some(open) = self.shapes.iter().find(|open| open.live == id) {
+                changes.extend(
+                    delta
+                        .entries
+                        .iter()
+                        .filter_map(|entry| open.change(delta.lsn, entry)),
+                );
+            }
+        }
+        let own = self.own(lsn);
+        if changes.is_empty() && own.is_none() || lsn <= self.at && changes.is_empty() {
+            return;
+        }
+        self.at = self.at.max(lsn);
+        self.sync.counts().deltas.fetch_add(1, Relaxed);
+        let cursor = self.cursor(self.at);
+        self.put_delta(cursor, own, changes);
+    }
+
+    /// The device's own mutation that a commit is.
+    fn own(&self, lsn: Lsn) -> Option<MutationId> {
+        let id = self.tenant.published().mutation_at(lsn)?;
+        (id.producer == self.producer).then_some(id)
+    }
+
+    /// A delta as frames of the size that a device takes.
+    fn put_delta(
+        &mut self,
+        cursor: Cursor,
+        own: Option<MutationId>,
+        changes: Vec<springhead_proto::sync::DeltaChange>,
+    ) {
+        let max_bytes = self.sync.limits.chunk_bytes;
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        for change in changes {
+            bytes += springhead_proto::sync::body::to_bytes(&change).len();
+            part.push(change);
+            if bytes >= max_bytes {
+                let changes = std::mem::take(&mut part);
+                bytes = 0;
+                self.out.push_back(ServerToDevice::Delta(DeltaFrame {
+                    cursor,
+                    timestamp_ms: None,
+                    own,
+                    changes,
+                    more: true,
+                }));
+            }
+        }
+        self.out.push_back(ServerToDevice::Delta(DeltaFrame {
+            cursor,
+            timestamp_ms: None,
+            own,
+            changes: part,
+            more: false,
+        }));
+    }
+
+    fn send_chunk(&mut self, id: ShapeId, mut sending: Sending) -> Result<(), Closing> {
+        let Some(open) = self.shapes.iter().find(|open| open.shape.id == id) else {
+            return Ok(());
+        };
+        let cursor = self.cursor(sending.lsn);
+        let (chunk, is_last) = open.chunk(&mut sending, cursor, self.sync.limits.chunk_bytes)?;
+        self.sync
+            .counts()
+            .snapshot_rows
+            .fetch_add(chunk.rows.len() as u64, Relaxed);
+        if is_last {
+            self.at = self.at.max(sending.lsn);
+        } else {
+            self.sending = Some((id, sending));
+        }
+        self.out.push_back(ServerToDevice::Snapshot(chunk));
+        Ok(())
+    }
+
+    /// Opens the shapes that are due: those that the device has all at once, since its cursor is one;
+    /// any other alone, once everything before its snapshot has been handed out.
+    async fn open_wanted(&mut self) -> Result<(), Closing> {
+        if self.wanted.front().is_some_and(|wanted| wanted.complete) {
+            return self.open_complete().await;
+        }
+        let Some(wanted) = self.wanted.pop_front() else {
+            return Ok(());
+        };
+        let id = wanted.shape.id;
+        match self.open_shape(wanted).await {
+            Ok(sending) => {
+                self.drain(sending.lsn).await?;
+                self.sending = Some((id, sending));
+                Ok(())
+            }
+            Err(error) => {
+                self.forget(id);
+                self.end_shape(id, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands out every delta up to `lsn`; the first later event waits.
+    async fn drain(&mut self, lsn: Lsn) -> Result<(), Closing> {
+        loop {
+            while let Some(event) = self.subscriber.try_next().await {
+                let is_later = match &event {
+                    LiveEvent::Change { delta, .. } => delta.lsn > lsn,
+                    LiveEvent::Tick(tick) => *tick > lsn && self.commit.is_empty(),
+                    LiveEvent::Ended { .. } => false,
+                };
+                if is_later && self.commit.is_empty() {
+                    self.event = Some(event);
+                    return Ok(());
+                }
+                Box::pin(self.on_event(event)).await?;
+            }
+            if self
+                .subscriber
+                .progress()
+                .is_none_or(|position| position >= lsn)
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub(super) fn subscriber(&mut self) -> &mut Subscriber {
+        &mut self.subscriber
+    }
+
+    pub(super) fn take_complete(&mut self) -> Vec<Subscription> {
+        let (complete, others): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.wanted)
+            .into_iter()
+            .partition(|wanted| wanted.complete);
+        self.wanted = others;
+        complete.into()
+    }
+
+    /// After the device's own shapes have been gone on with: one delta that brings all of them to
+    /// `lsn`.
+    pub(super) fn catch_up(&mut self, lsn: Lsn, changes: Vec<springhead_proto::sync::DeltaChange>) {
+        let lsn = lsn.max(self.at);
+        if lsn > self.at || !changes.is_empty() {
+            self.at = lsn;
+            let cursor = self.cursor(lsn);
+            self.put_delta(cursor, None, changes);
+        }
+    }
+
+    pub(super) fn resync(&mut self, reason: ResyncReason, shapes: Vec<ShapeId>, message: String) {
+        self.out.push_back(ServerToDevice::Resync(ResyncOrder {
+            reason,
+            shapes,
+            message,
+        }));
+    }
+
+    pub(super) fn shape_failed(&mut self, id: ShapeId, error: &SqlError) {
+        self.forget(id);
+        self.end_shape(id, error);
+    }
+
+    /// What waits for a position to be reached.
+    async fn look_around(&mut self) -> Result<(), Closing> {
+        let busy = !self.out.is_empty()
+            || self.event.is_some()
+            || !self.commit.is_empty()
+            || self.sending.is_some();
+        if busy || self.definitions_due.is_none() && self.owed <= self.at {
+            return Ok(());
+        }
+        let position = self.position();
+        if let Some(due) = self.definitions_due
+            && position >= due
+        {
+            self.definitions_due = None;
+            let set = self
+                .sync
+                .definitions
+                .of(&self.tenant, &self.identity)
+                .await?;
+            let cursor = self.cursor(position);
+            let frames = set.since(&self.definitions, cursor);
+            self.definitions = set;
+            self.tell_definitions(frames);
+        }
+        if self.owed > self.at && position >= self.owed {
+            self.tell_progress(position);
+        }
+        Ok(())
+    }
+
+    /// Everything up to it has been handed out.
+    fn position(&mut self) -> Lsn {
+        if self.shapes.is_empty() {
+            self.tenant.visible()
+        } else {
+            self.subscriber.progress().unwrap_or(Lsn::ZERO)
+        }
+    }
+
+    /// Moves the device's cursor over what does not concern it, if there is anything; for idle times.
+    pub fn progress(&mut self) {
+        let quiet = !self.has_work() && self.commit.is_empty();
+        let position = self.position();
+        if quiet && position > self.at {
+            self.tell_progress(position);
+        }
+    }
+
+    fn tell_progress(&mut self, position: Lsn) {
+        self.at = position;
+        let cursor = self.cursor(position);
+        self.put_delta(cursor, None, Vec::new());
+    }
+
+    pub(super) fn tell_definitions(&mut self, frames: Vec<springhead_proto::sync::Definition>) {
+        self.out
+            .extend(frames.into_iter().map(ServerToDevice::Definition));
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        let us = crate::functions::now_us(&**self.sync.engine.clock());
+        u64::try_from(us / 1000).unwrap_or(0)
+    }
+}
+
+/// Whether it says nothing about the shape.
+fn is_ours(error: &SqlError) -> bool {
+    matches!(
+        error.code,
+        ErrorCode::Internal | ErrorCode::OutOfMemory | ErrorCode::DiskFull | ErrorCode::Corrupted
+    )
+}
+
+/// Completes when something waits in a channel of the session's. Cancel-safe.
+async fn presence_came(attendance: Option<&Attendance>) {
+    match attendance {
+        Some(attendance) if attendance.is_empty() => attendance.inbox.came.notified().await,
+        Some(_) => {}
+        None => std::future::pending().await,
+    }
+}
+
+/// How long before its end a new token is asked for.
+const TOKEN_NOTICE_US: i64 = 60_000_000;
+
+/// Completes once a new token is due. Cancel-safe.
+async fn token_due(principal: &Principal, clock: &dyn springhead_log::Clock) {
+    match principal.expires_at_us {
+        Some(expires) => {
+            let left = expires - TOKEN_NOTICE_US - crate::functions::now_us(clock);
+            let left = u64::try_from(left).unwrap_or(0);
+            tokio::time::sleep(Duration::from_micros(left)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// When a principal's token ends, in milliseconds since 1970.
+pub(super) fn expires_ms(principal: &Principal) -> Option<u64> {
+    principal
+        .expires_at_us
+        .and_then(|us| u64::try_from(us / 1000).ok())
+}
