@@ -37,6 +37,7 @@ pub(crate) struct DefinitionSet {
 /// What a definition is, in the order in which a device makes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
+    Type,
     Sequence,
     Table,
     View,
@@ -48,6 +49,7 @@ pub(crate) enum Kind {
 impl Kind {
     const fn word(self) -> &'static str {
         match self {
+            Kind::Type => "type",
             Kind::Sequence => "sequence",
             Kind::Table => "table",
             Kind::View => "view",
@@ -282,8 +284,15 @@ fn seen(catalog: &Catalog, identity: &Identity, mut definition: Definition) -> O
             }
             (Kind::Trigger, trigger.name.clone(), true)
         }
-        // Who may look into it is decided where it is looked into.
-        Definition::Schema(_) => return None,
+        Definition::Type(user_type) => {
+            let is_own = owns(&user_type.access);
+            if !is_own {
+                user_type.access = Access::default();
+            }
+            (Kind::Type, user_type.name.clone(), is_own)
+        }
+        // Who may look into a schema is decided where it is looked into; comments do nothing.
+        Definition::Schema(_) | Definition::Comment(_) => return None,
     };
     if name.schema == QualifiedName::SPRINGHEAD {
         return None;

@@ -41,6 +41,7 @@ fn real_text(value: f64) -> String {
 pub(crate) fn from_storage(pg_type: &PgType, value: ValueRef<'_>) -> SyncValue {
     match (pg_type, value) {
         (_, ValueRef::Null) => SyncValue::Null,
+        (PgType::Domain(domain), value) => from_storage(domain.base(), value),
         (PgType::Bool, ValueRef::Integer(value)) => SyncValue::Bool(value != 0),
         (PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid, ValueRef::Integer(value)) => {
             SyncValue::Integer(value)
