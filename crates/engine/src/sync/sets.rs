@@ -103,21 +103,21 @@ mod tests {
         };
         let made = changed(&PgType::Jsonb, value, elements, adds);
         assert_eq!(
-            made.map(|made| made.to_string())
-                .unwrap_or("error".to_owned()),
+            made.map_or("error".to_owned(), |made| made.to_string()),
             expected
         );
     }
 
     #[test]
     fn an_element_is_there_once_or_not() {
-        let (a, one) = (SyncValue::from("a"), SyncValue::from(1));
-        check("", &[a.clone(), a.clone()], true, r#"["a"]"#);
-        check(r#"["b"]"#, &[a.clone()], true, r#"["b","a"]"#);
-        check(r#"["a","b"]"#, &[a.clone()], true, r#"["a","b"]"#);
-        check("[1.0, 2]", &[one.clone()], true, "[1.0,2]");
-        check(r#"["a","b","a"]"#, &[a.clone()], false, r#"["b"]"#);
-        check("", &[one], false, "[]");
-        check(r#"{"a":1}"#, &[a], true, "error");
+        let (a, one) = ([SyncValue::from("a")], [SyncValue::from(1)]);
+        let twice = [a[0].clone(), a[0].clone()];
+        check("", &twice, true, r#"["a"]"#);
+        check(r#"["b"]"#, &a, true, r#"["b","a"]"#);
+        check(r#"["a","b"]"#, &a, true, r#"["a","b"]"#);
+        check("[1.0, 2]", &one, true, "[1.0,2]");
+        check(r#"["a","b","a"]"#, &a, false, r#"["b"]"#);
+        check("", &one, false, "[]");
+        check(r#"{"a":1}"#, &a, true, "error");
     }
 }
