@@ -395,7 +395,8 @@ export class Device {
       }
       const end = await this.#connectOnce(this.#target, () => backoff.reset())
       if (this.#end.signal.aborted) return
-      if (this.#target === undefined) continue
+      const isOurs = end.error === undefined && !end.mayReconnect
+      if (isOurs) continue
       this.#set(end.mayReconnect ? 'offline' : 'refused', end.error)
       const waitMs = end.mayReconnect ? backoff.nextMs(end.afterMs) : 2 ** 30
       await this.#untilWorthTrying(waitMs)
