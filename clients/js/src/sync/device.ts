@@ -449,7 +449,11 @@ export class Device {
     }
     const session = new Session(this.replica, events, options, socket, address.href)
     this.#session = session
+    const platform = globalThis as unknown as Partial<EventTarget>
+    const lose = (): void => session.lose()
+    platform.addEventListener?.('offline', lose)
     const end = await session.ended()
+    platform.removeEventListener?.('offline', lose)
     this.#session = undefined
     this.presence.clear()
     return end

@@ -106,7 +106,7 @@ export class Session {
     socket.onmessage = ({ data }) => this.#receive(data)
     socket.onerror = () => undefined
     socket.onclose = () => this.#close(this.#end ?? new SessionEnd(undefined, true, 0))
-    this.#openingTimer = setTimeout(() => this.#close(new SessionEnd(undefined, true, 0)), OPENING_MS)
+    this.#openingTimer = setTimeout(() => this.lose(), OPENING_MS)
   }
 
   /** Resolves when the session is over and nothing of it is being taken in any more. */
@@ -122,6 +122,11 @@ export class Session {
 
   close(): void {
     this.#close(new SessionEnd(undefined, false, 0))
+  }
+
+  /** The network is gone, whatever the socket thinks. */
+  lose(): void {
+    this.#close(new SessionEnd(undefined, true, 0))
   }
 
   #close(end: SessionEnd): void {
