@@ -19,6 +19,7 @@ use crate::access::{Principal, RoleChanges, Roles};
 use crate::cdc::{Cdc, CdcLimits};
 use crate::horizon::Horizon;
 use crate::role::{NodeRole, RoleSwitch};
+use crate::dead_letters::figures::Known;
 use crate::session::ParamValue;
 use crate::tenant::Shared;
 use crate::workers::Workers;
@@ -54,6 +55,8 @@ struct Inner {
     audit: AuditBook,
     /// When the next dead letter is due in tenants that are closed, in microseconds since 1970.
     closed_due: Mutex<FxHashMap<TenantId, i64>>,
+    /// What was last read of tenants' dead letters.
+    dead_letters: Mutex<FxHashMap<TenantId, Known>>,
     /// The change feeds that statements read too.
     cdc: Mutex<Weak<Cdc>>,
 }
@@ -197,6 +200,7 @@ impl Engine {
                 changing_roles: tokio::sync::Mutex::default(),
                 audit,
                 closed_due: Mutex::default(),
+                dead_letters: Mutex::default(),
                 cdc: Mutex::default(),
             }),
         })
@@ -279,6 +283,10 @@ impl Engine {
     /// When the next dead letter is due in a tenant that is closed; `None` if nobody has looked.
     pub(crate) fn closed_due(&self, id: TenantId) -> Option<i64> {
         self.inner.closed_due.lock().get(&id).copied()
+    }
+
+    pub(crate) fn known_dead_letters(&self) -> &Mutex<FxHashMap<TenantId, Known>> {
+        &self.inner.dead_letters
     }
 
     pub(crate) fn audit_book(&self) -> &AuditBook {
@@ -536,6 +544,8 @@ impl Engine {
             registry.slots.remove(&id);
             registry.names.remove(name);
         }
+        self.forget_dead_letters(id);
+        self.inner.closed_due.lock().remove(&id);
         let tenant = open.take();
         let dir = state::tenant_dir(self.config(), id);
         self.inner

@@ -23,7 +23,7 @@ use crate::horizon::Horizon;
 use crate::notify::Channels;
 use crate::plans::PlanCache;
 use crate::published::Published;
-use crate::readers::{Readers, Snapshot};
+use crate::readers::{Failure, Readers, Snapshot};
 use crate::replay::replay;
 use crate::role::RoleSwitch;
 use crate::rows::Rows;
@@ -87,6 +87,8 @@ pub struct Tenant {
     last_used_ms: AtomicU64,
     /// Sessions that are connected.
     pub(crate) sessions: AtomicU64,
+    /// Collections whose dead letters are being redriven.
+    pub(crate) redrives: Mutex<rustc_hash::FxHashSet<String>>,
     /// Snapshots that transactions keep between statements.
     held: Mutex<Vec<Weak<HeldSnapshot>>>,
 }
@@ -213,6 +215,7 @@ impl Tenant {
             copies: Mutex::default(),
             last_used_ms: AtomicU64::new(shared.clock.monotonic_ms()),
             sessions: AtomicU64::new(0),
+            redrives: Mutex::default(),
             held: Mutex::default(),
         }))
     }
@@ -364,10 +367,13 @@ impl Tenant {
     /// Runs `act` on a fresh snapshot, for what is no query of a user's.
     pub(crate) async fn on_snapshot<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+        act: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, SqlError> {
         self.read(Arc::default(), Arc::default(), move |snapshot, _, _| {
-            act(snapshot.connection()).map_err(|error| crate::readers::translate_plain(&error))
+            act(snapshot.connection()).map_err(|failure| match failure {
+                Failure::Sql(error) => error,
+                Failure::Sqlite(error) => crate::readers::translate_plain(&error),
+            })
         })
         .await
     }

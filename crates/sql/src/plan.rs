@@ -77,6 +77,42 @@ pub enum PlanKind {
     Changes(Box<ShowChanges>),
     /// pg_advisory_lock() and its kin.
     Advisory(AdvisoryLock),
+    /// CALL of one of Springhead's own procedures.
+    OwnCall(OwnCall),
+}
+
+/// CALL of one of Springhead's own procedures.
+#[derive(Debug, Clone)]
+pub struct OwnCall {
+    pub procedure: OwnProcedure,
+    /// Its one row are the arguments, in the order of the parameters, NULL for one that is left out.
+    pub arguments: Arc<Query>,
+}
+
+impl OwnProcedure {
+    /// The columns of its one row, all text; none for one that returns nothing.
+    #[must_use]
+    pub const fn columns(self) -> &'static [&'static str] {
+        match self {
+            OwnProcedure::RetryDeadLetter => &["outcome", "lsn"],
+            OwnProcedure::RedriveDeadLetters => &["found", "applied", "rejected"],
+            OwnProcedure::ResolveDeadLetter | OwnProcedure::SetDeadLetterPolicy => &[],
+        }
+    }
+}
+
+/// See [`OwnCall`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnProcedure {
+    /// `retry_dead_letter(id bigint, operations jsonb)`.
+    RetryDeadLetter,
+    /// `resolve_dead_letter(id bigint, note text)`.
+    ResolveDeadLetter,
+    /// `redrive_dead_letters(collection text, rate_per_s bigint)`.
+    RedriveDeadLetters,
+    /// `set_dead_letter_policy(collection text, ttl_s bigint, action text, max_entries bigint,
+    /// on_full text, violation text)`.
+    SetDeadLetterPolicy,
 }
 
 /// A message to whoever listens. Its lengths have been checked.

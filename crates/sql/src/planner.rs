@@ -330,6 +330,13 @@ fn dispatch(
         Statement::Update(update) => dml::update::plan(&mut analyzer, update)?,
         Statement::Delete(delete) => dml::delete::plan(&mut analyzer, delete)?,
         Statement::Call(function) => {
+            let own = analyzer.in_scope(Scope::default(), |analyzer| {
+                analyzer.own_procedure(function)
+            })?;
+            if let Some(call) = own {
+                let parameters = analyzer.finish_parameters()?;
+                return Ok((PlanKind::OwnCall(call), parameters));
+            }
             let sql = analyzer.in_scope(Scope::default(), |analyzer| {
                 analyzer.procedure_call(function)
             })?;

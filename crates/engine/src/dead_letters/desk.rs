@@ -29,7 +29,7 @@ pub struct Desk<'a> {
 
 impl Desk<'_> {
     /// The queue that a mutation of the collection called so belongs to.
-    pub(super) fn queue<'n>(&self, collection: &'n str) -> &'n str {
+    pub(crate) fn queue<'n>(&self, collection: &'n str) -> &'n str {
         match find_collection(self.catalog, collection) {
             Ok(_) => collection,
             Err(_) => UNKNOWN_COLLECTION,
@@ -37,12 +37,12 @@ impl Desk<'_> {
     }
 
     /// The number of the next entry.
-    pub(super) fn next_id(&self) -> rusqlite::Result<i64> {
+    pub(crate) fn next_id(&self) -> rusqlite::Result<i64> {
         Ok(Counts::of_tenant(self.conn)?.enqueued + 1)
     }
 
     /// The oldest unresolved entry of a queue.
-    pub(super) fn oldest(&self, queue: &str) -> Result<Option<Entry>, Failure> {
+    pub(crate) fn oldest(&self, queue: &str) -> Result<Option<Entry>, Failure> {
         let id = self
             .conn
             .prepare_cached("SELECT c1 FROM t8 WHERE c5 = ?1 AND c15 = 0 ORDER BY c1 LIMIT 1")?
@@ -56,7 +56,7 @@ impl Desk<'_> {
 
     /// Takes an unresolved entry out of its queue: it becomes an event of `springhead.escalations`,
     /// whole, and whoever listens is told.
-    pub(super) fn escalate(
+    pub(crate) fn escalate(
         &self,
         entry: &Entry,
         reason: &str,
@@ -101,7 +101,7 @@ impl Desk<'_> {
     }
 
     /// Its time is over and nothing of it is kept.
-    pub(super) fn drop_expired(&self, entry: &Entry) -> Result<(), Failure> {
+    pub(crate) fn drop_expired(&self, entry: &Entry) -> Result<(), Failure> {
         entry.delete(self.conn)?;
         totals::ended(
             self.conn,
@@ -113,7 +113,7 @@ impl Desk<'_> {
     }
 
     /// Marks an unresolved entry as done with; it is kept until its retention ends.
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         &self,
         entry: &mut Entry,
         by: &str,

@@ -106,7 +106,7 @@ impl Attempt {
 
 impl Entry {
     /// The entry of this number, found by the table's key.
-    pub(super) fn find(conn: &Connection, id: i64) -> Result<Option<Entry>, Failure> {
+    pub(crate) fn find(conn: &Connection, id: i64) -> Result<Option<Entry>, Failure> {
         let sql = format!("SELECT {COLUMNS} FROM t8 WHERE c1 = ?1");
         let found = conn
             .prepare_cached(&sql)?
@@ -149,7 +149,7 @@ impl Entry {
         })
     }
 
-    pub(super) fn insert(&self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn insert(&self, conn: &Connection) -> rusqlite::Result<()> {
         conn.prepare_cached(
             "INSERT INTO t8 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
              ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
@@ -182,7 +182,7 @@ impl Entry {
     }
 
     /// Writes back what may change of an entry that is there.
-    pub(super) fn update(&self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn update(&self, conn: &Connection) -> rusqlite::Result<()> {
         conn.prepare_cached(
             "UPDATE t8 SET c14 = ?2, c15 = ?3, c16 = ?4, c17 = ?5, c21 = ?6, c22 = ?7 WHERE c1 = ?1",
         )?
@@ -198,14 +198,14 @@ impl Entry {
         Ok(())
     }
 
-    pub(super) fn delete(&self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn delete(&self, conn: &Connection) -> rusqlite::Result<()> {
         conn.prepare_cached("DELETE FROM t8 WHERE c1 = ?1")?
             .execute([self.id])?;
         Ok(())
     }
 
     /// Adds to the history; the oldest but the push give way.
-    pub(super) fn note(&mut self, attempt: Attempt) {
+    pub(crate) fn note(&mut self, attempt: Attempt) {
         if self.attempts.len() > KEPT_ATTEMPTS {
             self.attempts.remove(1);
         }
@@ -270,7 +270,7 @@ impl Entry {
 }
 
 /// A time as PostgreSQL's JSON has it.
-pub(super) fn time(us: i64) -> String {
+pub(crate) fn time(us: i64) -> String {
     let mut text = Vec::new();
     output_text(&PgType::Timestamptz, ValueRef::Integer(us), &mut text);
     String::from_utf8(text)

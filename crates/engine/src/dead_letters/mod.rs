@@ -14,8 +14,12 @@
 
 pub mod desk;
 mod entry;
+pub(crate) mod figures;
 mod policy;
 pub mod record;
+pub mod retry;
+mod rights;
+mod service;
 mod sweep;
 pub mod task;
 mod totals;
@@ -24,8 +28,12 @@ use serde::{Deserialize, Serialize};
 
 pub use desk::Desk;
 pub use entry::{Attempt, Entry};
-pub use policy::{Action, OnFull, Policy, PolicyChange};
-pub use record::{Recorded, Rejected, record};
+pub use figures::Figures;
+pub use policy::{ANY_VIOLATION, Action, OnFull, Policy, PolicyChange, VIOLATIONS};
+pub use record::{DeviceFacts, Recorded, Rejected, record};
+pub use retry::{Outcome, Retried};
+pub use rights::Rights;
+pub use service::{PolicyInForce, Redriven};
 pub use task::{Refused, Swept, Task, TaskAnswer};
 pub use totals::{Counts, Ended};
 

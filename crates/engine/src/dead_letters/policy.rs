@@ -158,7 +158,7 @@ impl Policy {
     }
 
     /// What is in force for `violation` (its word) of `collection`.
-    pub(super) fn of(
+    pub(crate) fn of(
         conn: &Connection,
         config: &EngineConfig,
         collection: &str,
@@ -186,7 +186,7 @@ impl Policy {
 }
 
 /// `us` and `later`, without going past the end of time.
-pub(super) fn after(us: i64, later: Duration) -> i64 {
+pub(crate) fn after(us: i64, later: Duration) -> i64 {
     us.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX))
 }
 
@@ -223,7 +223,7 @@ fn stored(
 
 /// Puts the policy of a collection in force; entries that are there get the time to live that it
 /// gives them, counted from their first rejection.
-pub(super) fn put(
+pub(crate) fn put(
     conn: &Connection,
     config: &EngineConfig,
     (collection, violation): (&str, &str),

@@ -12,7 +12,9 @@ use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
 
 use super::policy::after;
 use super::record::Recorded;
+use super::retry::{Due, Member};
 use super::task::{Refused, Swept, Task, TaskAnswer};
+use super::{Author, Entry};
 use crate::engine::Engine;
 use crate::functions::now_us;
 use crate::writer::{Work, WorkAnswer};
@@ -26,9 +28,9 @@ const OPENED_PER_SWEEP: usize = 16;
 const NEVER: i64 = i64::MAX;
 
 /// What there is to do in a tenant.
-struct Due {
-    /// Entries whose time is over, the first due first.
-    ids: Vec<i64>,
+struct Waiting {
+    /// Entries whose time is over, the first due first, with whom they act for.
+    entries: Vec<(i64, Author)>,
     /// Whether there are escalations that have been kept for long enough.
     escalations: bool,
 }
@@ -65,43 +67,93 @@ impl Engine {
 
     async fn sweep_tenant(&self, id: TenantId) -> Result<Swept, SqlError> {
         let tenant = self.tenant(id).await?;
+        self.note_dead_letters(&tenant).await?;
         let mut swept = Swept::default();
         loop {
-            let due = tenant.due_dead_letters().await?;
-            if due.ids.is_empty() && !due.escalations {
+            let waiting = tenant.waiting_dead_letters().await?;
+            if waiting.entries.is_empty() && !waiting.escalations {
                 return Ok(swept);
             }
-            swept.add(tenant.expire_dead_letters(due.ids).await?);
+            let due = |(entry, author)| Due {
+                member: Member {
+                    id: entry,
+                    rights: self.author_rights(id, &author),
+                },
+                failed: None,
+            };
+            let due: Vec<Due> = waiting.entries.into_iter().map(due).collect();
+            match tenant.expire_dead_letters(due.clone()).await {
+                Ok(done) => swept.add(done),
+                Err(error) if is_passing(&error) => return Err(error),
+                // One of them is to blame, and must not hold up the others for ever.
+                Err(_) => swept.add(tenant.expire_alone(due).await?),
+            }
         }
     }
 }
 
+/// Whether it says nothing about what was to be done.
+fn is_passing(error: &SqlError) -> bool {
+    matches!(
+        error.code,
+        ErrorCode::ReadOnlyTransaction
+            | ErrorCode::AdminShutdown
+            | ErrorCode::TenantDropped
+            | ErrorCode::OutcomeUnknown
+            | ErrorCode::DiskFull
+            | ErrorCode::Corrupted
+    )
+}
+
 impl Tenant {
-    async fn due_dead_letters(self: &Arc<Self>) -> Result<Due, SqlError> {
+    async fn waiting_dead_letters(self: &Arc<Self>) -> Result<Waiting, SqlError> {
         let now_us = now_us(&*self.shared.clock);
         let kept_since = now_us.saturating_sub(after(0, self.shared.config.dead_letter_retention));
         self.on_snapshot(move |conn| {
             let mut due =
                 conn.prepare_cached("SELECT c1 FROM t8 WHERE c22 <= ?1 ORDER BY c22, c1 LIMIT ?2")?;
-            let ids = due.query_map((now_us, BATCH), |row| row.get(0))?;
+            let ids = due
+                .query_map((now_us, BATCH), |row| row.get::<_, i64>(0))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let mut entries = Vec::with_capacity(ids.len());
+            for id in ids {
+                let author = Entry::find(conn, id)?.map(|entry| entry.author());
+                entries.extend(author.map(|author| (id, author)));
+            }
             let oldest: Option<i64> = conn
                 .prepare_cached("SELECT c9 FROM t10 ORDER BY c1 LIMIT 1")?
                 .query_row([], |row| row.get(0))
                 .optional()?;
-            Ok(Due {
-                ids: ids.collect::<rusqlite::Result<_>>()?,
+            Ok(Waiting {
+                entries,
                 escalations: oldest.is_some_and(|at| at < kept_since),
             })
         })
         .await
     }
 
-    async fn expire_dead_letters(&self, ids: Vec<i64>) -> Result<Swept, SqlError> {
-        let done = self.work(Work::DeadLetters(Task::Expire { ids })).await?;
+    async fn expire_dead_letters(&self, due: Vec<Due>) -> Result<Swept, SqlError> {
+        let done = self.work(Work::DeadLetters(Task::Expire(due))).await?;
         match done.answer {
             WorkAnswer::DeadLetters(TaskAnswer::Swept(swept)) => Ok(swept),
             WorkAnswer::DeadLetters(_) => unreachable!("a sweep is answered as one"),
         }
+    }
+
+    /// One by one; what cannot even be tried is escalated.
+    async fn expire_alone(&self, due: Vec<Due>) -> Result<Swept, SqlError> {
+        let mut swept = Swept::default();
+        for mut due in due {
+            match self.expire_dead_letters(vec![due.clone()]).await {
+                Ok(done) => swept.add(done),
+                Err(error) if is_passing(&error) => return Err(error),
+                Err(error) => {
+                    due.failed = Some(error.message.clone());
+                    swept.add(self.expire_dead_letters(vec![due]).await?);
+                }
+            }
+        }
+        Ok(swept)
     }
 
     /// Writes down a mutation that was refused before it got to the writer.

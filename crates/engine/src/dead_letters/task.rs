@@ -3,14 +3,15 @@
 use springhead_proto::{ErrorCode, SqlError};
 
 use super::entry::{Attempt, Entry};
-use super::policy::{self, Action, Policy, PolicyChange};
+use super::policy::{self, PolicyChange};
 use super::record::{DeviceFacts, Recorded, Rejected, record};
+use super::retry::{Due, Retried, Retry};
 use super::totals::Ended;
 use super::{Author, Desk};
 use crate::readers::Failure;
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Task {
     /// A mutation that was refused before it got to the writer.
     Record(Box<Refused>),
@@ -27,8 +28,10 @@ pub enum Task {
         change: PolicyChange,
         by: String,
     },
+    /// Somebody, or a redrive, wants it tried again.
+    Retry(Box<Retry>),
     /// The time of these entries may be over; those whose it is not stay as they are.
-    Expire { ids: Vec<i64> },
+    Expire(Vec<Due>),
 }
 
 /// [`Rejected`], owned.
@@ -59,6 +62,7 @@ pub enum TaskAnswer {
     /// The entry as it is now.
     Entry(Box<Entry>),
     Done,
+    Retried(Box<Retried>),
     Swept(Swept),
 }
 
@@ -77,8 +81,8 @@ impl Task {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Task::Record(refused) => refused.delta.len(),
-            Task::Expire { ids } => ids.len() * size_of::<i64>(),
-            Task::Resolve { .. } | Task::PutPolicy { .. } => 0,
+            Task::Expire(due) => due.len() * size_of::<Due>(),
+            Task::Retry(_) | Task::Resolve { .. } | Task::PutPolicy { .. } => 0,
         }
     }
 }
@@ -108,7 +112,7 @@ impl Refused {
     }
 }
 
-/// Does it.
+/// Does what the queue's tables are enough for; [`crate::writer`] does the rest.
 ///
 /// # Errors
 /// SH006 for an entry that is not there, 55000 for one that is resolved, or what SQLite says. The
@@ -133,13 +137,8 @@ pub(crate) fn run(desk: &Desk<'_>, task: &Task) -> Result<TaskAnswer, Failure> {
             )?;
             Ok(TaskAnswer::Done)
         }
-        Task::Expire { ids } => {
-            let mut swept = Swept::default();
-            for &id in ids {
-                expire(desk, id, &mut swept)?;
-            }
-            forget_escalations(desk)?;
-            Ok(TaskAnswer::Swept(swept))
+        Task::Retry(_) | Task::Expire(_) => {
+            Err(SqlError::new(ErrorCode::Internal, "this takes the writer itself").into())
         }
     }
 }
@@ -156,42 +155,8 @@ fn resolve(
     Ok(TaskAnswer::Entry(Box::new(entry)))
 }
 
-/// Exactly once: an entry that is gone, resolved, or given more time meanwhile is left alone, and
-/// what is done to it is in the same commit as its leaving.
-fn expire(desk: &Desk<'_>, id: i64, swept: &mut Swept) -> Result<(), Failure> {
-    let Some(entry) = Entry::find(desk.conn, id)? else {
-        return Ok(());
-    };
-    if entry.expires_at_us > desk.now_us {
-        return Ok(());
-    }
-    if entry.resolved {
-        entry.delete(desk.conn)?;
-        swept.forgotten += 1;
-        return Ok(());
-    }
-    let policy = Policy::of(
-        desk.conn,
-        desk.config,
-        &entry.collection,
-        &entry.violation_type,
-    )?;
-    match policy.action {
-        Action::Drop => {
-            desk.drop_expired(&entry)?;
-            swept.dropped += 1;
-        }
-        Action::Escalate | Action::ForceApplyLww => {
-            desk.escalate(&entry, "ttl", None)?;
-            swept.escalated += 1;
-        }
-    }
-    springhead_log::failpoint::hit("dead_letters.expire");
-    Ok(())
-}
-
 /// Escalations are numbered as they come, so that the oldest are those of the lowest numbers.
-fn forget_escalations(desk: &Desk<'_>) -> Result<(), Failure> {
+pub(crate) fn forget_escalations(desk: &Desk<'_>) -> Result<(), Failure> {
     const AT_ONCE: i64 = 100;
     let before = desk
         .now_us
@@ -207,13 +172,16 @@ fn forget_escalations(desk: &Desk<'_>) -> Result<(), Failure> {
 fn unresolved(desk: &Desk<'_>, id: i64) -> Result<Entry, Failure> {
     let entry = Entry::find(desk.conn, id)?.ok_or_else(|| unknown(id))?;
     if entry.resolved {
-        return Err(SqlError::new(
-            ErrorCode::ObjectNotInState,
-            format!("dead letter {id} is resolved already"),
-        )
-        .into());
+        return Err(resolved_already(id).into());
     }
     Ok(entry)
+}
+
+pub(crate) fn resolved_already(id: i64) -> SqlError {
+    SqlError::new(
+        ErrorCode::ObjectNotInState,
+        format!("dead letter {id} is resolved already"),
+    )
 }
 
 /// What whoever names an entry that is not there, or not for them to see, is told.

@@ -40,8 +40,17 @@ impl Counts {
         self.enqueued == self.resolved + self.expired + self.escalated + self.unresolved
     }
 
+    /// Adds another's.
+    pub fn add(&mut self, other: Counts) {
+        self.enqueued += other.enqueued;
+        self.resolved += other.resolved;
+        self.expired += other.expired;
+        self.escalated += other.escalated;
+        self.unresolved += other.unresolved;
+    }
+
     /// The counts of one row; zeroes where there is none yet.
-    pub(super) fn of(
+    pub(crate) fn of(
         conn: &Connection,
         collection: &str,
         violation: &str,
@@ -61,17 +70,17 @@ impl Counts {
         Ok(counts.unwrap_or_default())
     }
 
-    pub(super) fn of_tenant(conn: &Connection) -> rusqlite::Result<Counts> {
+    pub(crate) fn of_tenant(conn: &Connection) -> rusqlite::Result<Counts> {
         Counts::of(conn, ALL_COLLECTIONS, ANY_VIOLATION)
     }
 
-    pub(super) fn of_collection(conn: &Connection, collection: &str) -> rusqlite::Result<Counts> {
+    pub(crate) fn of_collection(conn: &Connection, collection: &str) -> rusqlite::Result<Counts> {
         Counts::of(conn, collection, ANY_VIOLATION)
     }
 }
 
 /// One more entry has come in.
-pub(super) fn came(conn: &Connection, collection: &str, violation: &str) -> rusqlite::Result<()> {
+pub(crate) fn came(conn: &Connection, collection: &str, violation: &str) -> rusqlite::Result<()> {
     add(
         conn,
         collection,
@@ -85,7 +94,7 @@ pub(super) fn came(conn: &Connection, collection: &str, violation: &str) -> rusq
 }
 
 /// An unresolved entry has ended.
-pub(super) fn ended(
+pub(crate) fn ended(
     conn: &Connection,
     collection: &str,
     violation: &str,

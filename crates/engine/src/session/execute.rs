@@ -127,6 +127,7 @@ impl Session {
                 let done = Box::pin(self.run_role(statement)).await;
                 done.map(Answer::Outcome)
             }
+            PlanKind::OwnCall(call) => self.own_call(plan, call, params).await,
             PlanKind::ExplainLive(lines) => {
                 let lines = lines.iter().map(|line| vec![line.clone()]);
                 text_rows("EXPLAIN", &["QUERY PLAN"], lines).map(Answer::Outcome)

@@ -10,6 +10,7 @@ mod block;
 mod changes;
 mod confirm;
 mod copying;
+mod dead_letters;
 mod execute;
 mod listen;
 mod roles;
@@ -41,6 +42,9 @@ use block::Block;
 pub use block::TransactionStatus;
 pub use changes::changes_columns;
 pub use copying::COPIES_COLUMNS;
+pub use dead_letters::{
+    DeadLetterFilter, DeadLetterPage, REDRIVE_RATE, read_operations, rejected_again,
+};
 pub(crate) use statement::convert_one;
 pub use statement::{ParamValue, Statement};
 

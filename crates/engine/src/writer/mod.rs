@@ -16,8 +16,10 @@ mod command;
 mod commit;
 mod ddl;
 mod follow;
+mod dead_letters;
 pub mod mailbox;
 pub(crate) mod mutate;
+mod reapply;
 pub mod run;
 mod work;
 

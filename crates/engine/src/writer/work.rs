@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::Writer;
 use super::run::NotDone;
 use crate::checksum;
-use crate::dead_letters::{self, Desk};
+use crate::dead_letters::{self, Desk, Task, TaskAnswer};
 use crate::functions::{CancelFlag, SessionContext};
 use crate::readers::Failure;
 
@@ -94,11 +94,19 @@ impl Writer {
             .and_then(|mut savepoint| savepoint.execute([]))
             .map_err(|error| self.not_done(Failure::Sqlite(error)))?;
         match work {
-            Work::DeadLetters(task) => {
-                let done = dead_letters::task::run(&self.desk(), task);
-                done.map(WorkAnswer::DeadLetters)
-                    .map_err(|failure| self.not_done(failure))
+            Work::DeadLetters(task) => self.dead_letters(task).map(WorkAnswer::DeadLetters),
+        }
+    }
+
+    fn dead_letters(&mut self, task: &Task) -> Result<TaskAnswer, NotDone> {
+        match task {
+            Task::Retry(retry) => {
+                let retried = self.retry_dead_letter(retry)?;
+                Ok(TaskAnswer::Retried(Box::new(retried)))
             }
+            Task::Expire(due) => self.expire_dead_letters(due).map(TaskAnswer::Swept),
+            other => dead_letters::task::run(&self.desk(), other)
+                .map_err(|failure| self.not_done(failure)),
         }
     }
 

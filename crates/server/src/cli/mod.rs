@@ -1,6 +1,7 @@
 //! The command line. Each command has a file; [`run`] picks one and turns what came of it into an
 //! exit code. Output is for people by default and JSON with `--json`; errors go to standard error.
 
+mod dlq;
 mod http_client;
 mod live;
 mod log;
@@ -85,6 +86,9 @@ enum Command {
     /// Lists, creates and revokes API tokens of a running server
     #[command(subcommand)]
     Token(user::TokenCommand),
+    /// Looks after rejected mutations of devices: lists, shows, retries, resolves
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Shows what a running server is doing
     Status(status::StatusArgs),
     /// Makes a running standby the primary
@@ -188,6 +192,7 @@ pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
         Command::Tenant(command) => client(tenant::run(command)),
         Command::User(command) => client(user::run_user(command)),
         Command::Token(command) => client(user::run_token(command)),
+        Command::Dlq(command) => client(dlq::run(command)),
         Command::Status(args) => client(status::run(args)),
         Command::Promote(args) => client(standby::promote(args)),
         Command::Standby(command) => client(standby::run(command)),

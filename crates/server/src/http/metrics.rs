@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use springhead_engine::dead_letters::{Counts, Figures, VIOLATIONS};
+
 use super::App;
 
 /// A number that goes up and down.
@@ -87,7 +89,7 @@ impl Metrics {
 /// Everything, in the text format of Prometheus
 /// (<https://prometheus.io/docs/instrumenting/exposition_formats/>). No label holds a name that a
 /// user chose.
-pub fn text(app: &App) -> String {
+pub fn text(app: &App, dead_letters: &Figures) -> String {
     let status = app.node.engine.status();
     let own = &app.metrics;
     let mut page = Page(String::with_capacity(8 << 10));
@@ -272,6 +274,7 @@ pub fn text(app: &App) -> String {
             count.load(Relaxed),
         );
     }
+    page.dead_letters(dead_letters);
     page.gauge(
         "springhead_uptime_seconds",
         "Seconds since the node began to serve.",
@@ -319,6 +322,51 @@ impl Page {
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.head(name, "gauge", help);
         self.line(format_args!("{name} {value}"));
+    }
+
+    /// By violation: a closed list of words.
+    fn dead_letters(&mut self, figures: &Figures) {
+        type Row = (&'static str, &'static str, &'static str, fn(&Counts) -> i64);
+        const ROWS: [Row; 5] = [
+            (
+                "springhead_dead_letters_enqueued_total",
+                "counter",
+                "Mutations rejected and kept, by violation.",
+                |counts| counts.enqueued,
+            ),
+            (
+                "springhead_dead_letters_resolved_total",
+                "counter",
+                "Dead letters retried with success or resolved, by violation.",
+                |counts| counts.resolved,
+            ),
+            (
+                "springhead_dead_letters_expired_total",
+                "counter",
+                "Dead letters dropped or force-applied when their time was over, by violation.",
+                |counts| counts.expired,
+            ),
+            (
+                "springhead_dead_letters_escalated_total",
+                "counter",
+                "Dead letters that went to springhead.escalations, by violation.",
+                |counts| counts.escalated,
+            ),
+            (
+                "springhead_dead_letters_unresolved",
+                "gauge",
+                "Dead letters that wait for somebody, by violation.",
+                |counts| counts.unresolved,
+            ),
+        ];
+        for (name, kind, help, count) in ROWS {
+            self.head(name, kind, help);
+            for violation in VIOLATIONS {
+                let counts = figures.get(violation).copied().unwrap_or_default();
+                let count = u64::try_from(count(&counts)).unwrap_or(0);
+                self.labelled(name, "violation", violation, count);
+            }
+        }
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {

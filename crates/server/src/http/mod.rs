@@ -13,6 +13,7 @@ mod body;
 mod collections;
 mod config;
 mod consumers;
+mod dead_letters;
 mod error;
 mod events;
 mod guard;

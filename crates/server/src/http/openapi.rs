@@ -1,6 +1,8 @@
 //! `/openapi.json`: every path, parameter and error, as OpenAPI 3.1
 //! (<https://spec.openapis.org/oas/v3.1.0>). Kept by hand beside the routes; a test holds it to them.
 
+mod dead_letters;
+
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value, json};
@@ -23,9 +25,21 @@ pub fn document() -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "http://127.0.0.1:6480" }],
-        "paths": paths(),
-        "components": { "schemas": schemas(), "responses": responses(), "parameters": parameters() },
+        "paths": merged(paths(), dead_letters::paths()),
+        "components": {
+            "schemas": merged(schemas(), dead_letters::schemas()),
+            "responses": responses(),
+            "parameters": merged(parameters(), dead_letters::parameters()),
+        },
     })
+}
+
+/// One object with the fields of both.
+fn merged(mut all: Value, more: Value) -> Value {
+    if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+        all.extend(more);
+    }
+    all
 }
 
 fn paths() -> Value {
@@ -599,6 +613,10 @@ mod tests {
             ("/v1/consumers/n", 2),
             ("/v1/sql", 1),
             ("/v1/consumers/n/commit", 1),
+            ("/v1/dead-letters", 1),
+            ("/v1/dead-letters/i", 1),
+            ("/v1/dead-letters/i/retry", 1),
+            ("/v1/dead-letter-policies/c", 2),
         ] {
             let (route, _) = find(path).unwrap();
             let described = all.iter().filter(|(known, _, _)| {

@@ -121,15 +121,19 @@ impl Request {
     /// 22023 if it is no JSON object.
     pub async fn json_object(&mut self) -> Result<Map<String, Value>, HttpError> {
         let bytes = self.body_bytes().await?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| HttpError::new(ErrorCode::InvalidByteSequence, "the body is not UTF-8"))?;
-        match serde_json::from_str(text) {
-            Ok(Value::Object(object)) => Ok(object),
-            Ok(_) => Err(HttpError::parameter("the body is no JSON object")),
-            Err(error) => Err(HttpError::parameter(format!(
-                "the body is no JSON: {error}"
-            ))),
+        read_object(&bytes)
+    }
+
+    /// As [`Request::json_object`]; no body at all is an object without fields.
+    ///
+    /// # Errors
+    /// As [`Request::json_object`].
+    pub async fn json_object_or_nothing(&mut self) -> Result<Map<String, Value>, HttpError> {
+        let bytes = self.body_bytes().await?;
+        if bytes.is_empty() {
+            return Ok(Map::new());
         }
+        read_object(&bytes)
     }
 
     /// As [`Request::json_object`]; no body is an object without fields.
@@ -184,6 +188,18 @@ impl Request {
                     "the body did not come in time",
                 ))
             })
+    }
+}
+
+fn read_object(bytes: &[u8]) -> Result<Map<String, Value>, HttpError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| HttpError::new(ErrorCode::InvalidByteSequence, "the body is not UTF-8"))?;
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(HttpError::parameter("the body is no JSON object")),
+        Err(error) => Err(HttpError::parameter(format!(
+            "the body is no JSON: {error}"
+        ))),
     }
 }
 

@@ -12,8 +12,8 @@ use super::error::HttpError;
 use super::params::{Params, decode, shown};
 use super::request::{Came, Request, RequestBody};
 use super::{
-    App, collections, consumers, events, guard, live, openapi, poll, session, sql, standby, status,
-    sync, ws,
+    App, collections, consumers, dead_letters, events, guard, live, openapi, poll, session, sql,
+    standby, status, sync, ws,
 };
 use crate::auth::web::Shown;
 use crate::standby::dial::{PATH, PROTOCOL};
@@ -68,6 +68,12 @@ pub enum Route {
     Consumers,
     Consumer,
     ConsumerCommit,
+    DeadLetters,
+    DeadLetter,
+    DeadLetterRetry,
+    DeadLetterResolve,
+    DeadLetterRedrive,
+    DeadLetterPolicy,
     Session,
     Tickets,
     Health,
@@ -90,8 +96,12 @@ impl Route {
             | Route::ConsumerCommit
             | Route::Tickets
             | Route::Promote
-            | Route::Switchover => &["POST"],
+            | Route::Switchover
+            | Route::DeadLetterRetry
+            | Route::DeadLetterResolve
+            | Route::DeadLetterRedrive => &["POST"],
             Route::Standby => &["DELETE"],
+            Route::DeadLetterPolicy => &["GET", "PUT"],
             Route::Session => &["GET", "POST", "DELETE"],
             Route::Document => &["GET", "PUT", "PATCH", "DELETE"],
             Route::Consumers => &["GET", "POST"],
@@ -102,6 +112,8 @@ impl Route {
             | Route::Sync
             | Route::Poll
             | Route::Documents
+            | Route::DeadLetters
+            | Route::DeadLetter
             | Route::Health
             | Route::Ready
             | Route::Metrics
@@ -160,6 +172,18 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
         ["v1", "consumers", name] if !name.is_empty() => (Route::Consumer, vec![*name]),
         ["v1", "consumers", name, "commit"] if !name.is_empty() => {
             (Route::ConsumerCommit, vec![*name])
+        }
+        ["v1", "dead-letters"] => (Route::DeadLetters, vec![]),
+        ["v1", "dead-letters", "redrive"] => (Route::DeadLetterRedrive, vec![]),
+        ["v1", "dead-letters", id] if !id.is_empty() => (Route::DeadLetter, vec![*id]),
+        ["v1", "dead-letters", id, "retry"] if !id.is_empty() => {
+            (Route::DeadLetterRetry, vec![*id])
+        }
+        ["v1", "dead-letters", id, "resolve"] if !id.is_empty() => {
+            (Route::DeadLetterResolve, vec![*id])
+        }
+        ["v1", "dead-letter-policies", collection] if !collection.is_empty() => {
+            (Route::DeadLetterPolicy, vec![*collection])
         }
         ["v1", "session"] => (Route::Session, vec![]),
         ["v1", "tickets"] => (Route::Tickets, vec![]),
@@ -370,6 +394,12 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
         Route::Consumers => Box::pin(consumers::all(request)).await,
         Route::Consumer => Box::pin(consumers::one(request)).await,
         Route::ConsumerCommit => Box::pin(consumers::commit(request)).await,
+        Route::DeadLetters => Box::pin(dead_letters::list(request)).await,
+        Route::DeadLetter => Box::pin(dead_letters::one(request)).await,
+        Route::DeadLetterRetry => Box::pin(dead_letters::retry(request)).await,
+        Route::DeadLetterResolve => Box::pin(dead_letters::resolve(request)).await,
+        Route::DeadLetterRedrive => Box::pin(dead_letters::redrive(request)).await,
+        Route::DeadLetterPolicy => Box::pin(dead_letters::policy(request)).await,
         Route::Session => Box::pin(session::session(request)).await,
         Route::Tickets => Box::pin(session::ticket(request)).await,
         Route::Status => Box::pin(status::status(request)).await,
@@ -380,7 +410,7 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
         Route::Standby => Box::pin(standby::forget(request)).await,
         Route::Health => status::health(request),
         Route::Ready => status::ready(request),
-        Route::Metrics => status::metrics(request),
+        Route::Metrics => Box::pin(status::metrics(request)).await,
         Route::OpenApi => {
             request.params.finish(&[])?;
             Ok(response(

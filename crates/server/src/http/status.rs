@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use springhead_engine::dead_letters::{Counts, Figures};
 use springhead_proto::ErrorCode;
 
 use super::body::{Response, json_response, response};
@@ -42,9 +43,10 @@ pub fn ready(request: Request) -> Result<Response, HttpError> {
 ///
 /// # Errors
 /// 22023 for an unknown parameter.
-pub fn metrics(request: Request) -> Result<Response, HttpError> {
+pub async fn metrics(request: Request) -> Result<Response, HttpError> {
     request.params.finish(&[])?;
-    let text = metrics::text(&request.app);
+    let dead_letters = request.app.node.engine.dead_letter_figures().await?;
+    let text = metrics::text(&request.app, &dead_letters);
     Ok(response(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
@@ -82,6 +84,7 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
     if !identity.superuser {
         consumers.retain(|consumer| app.cdc.may_use(consumer, &reader).unwrap_or(false));
     }
+    let dead_letters = dead_letters(&tenant.dead_letter_figures().await?);
     let consumers: Vec<Value> = consumers
         .iter()
         .map(|consumer| {
@@ -135,6 +138,29 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
                 "segments": status.log.segments,
             },
             "consumers": consumers,
+            "dead_letters": dead_letters,
         }),
     ))
+}
+
+/// A tenant's counts, all together and by violation.
+fn dead_letters(figures: &Figures) -> Value {
+    let object = |counts: Counts| {
+        json!({
+            "enqueued": counts.enqueued,
+            "resolved": counts.resolved,
+            "expired": counts.expired,
+            "escalated": counts.escalated,
+            "unresolved": counts.unresolved,
+        })
+    };
+    let mut all = Counts::default();
+    let mut by_violation = serde_json::Map::new();
+    for (violation, counts) in figures {
+        all.add(*counts);
+        by_violation.insert(violation.clone(), object(*counts));
+    }
+    let mut value = object(all);
+    value["by_violation"] = by_violation.into();
+    value
 }

@@ -472,6 +472,10 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
         }
         PlanKind::Changes(_) => Some(changes_columns()),
         PlanKind::Advisory(lock) => Some(Arc::clone(&lock.columns)),
+        PlanKind::OwnCall(call) if !call.procedure.columns().is_empty() => {
+            let columns = call.procedure.columns().iter();
+            Some(columns.map(|name| text(name)).collect())
+        }
         PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "tenants" => {
             Some([text("id"), text("name")].into())
         }

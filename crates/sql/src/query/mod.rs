@@ -20,6 +20,7 @@ pub(crate) mod from;
 pub(crate) mod grouping_sets;
 pub(crate) mod names;
 pub(crate) mod operators;
+mod own_procedure;
 pub(crate) mod params;
 pub(crate) mod policy;
 pub(crate) mod reference;

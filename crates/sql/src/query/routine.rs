@@ -29,7 +29,7 @@ struct Bound {
 }
 
 /// An argument as it is written: its name, if it has one, and its value.
-type Given = (Option<String>, Typed);
+pub(super) type Given = (Option<String>, Typed);
 
 impl Analyzer<'_> {
     /// Whether the catalog has a function of this name that can be meant.
@@ -166,7 +166,7 @@ impl Analyzer<'_> {
         Ok(format!("SELECT {}", self.sh_call(&bound)))
     }
 
-    fn given(&mut self, args: Vec<FunctionArg>) -> Result<Vec<Given>, SqlError> {
+    pub(super) fn given(&mut self, args: Vec<FunctionArg>) -> Result<Vec<Given>, SqlError> {
         args.iter()
             .map(|arg| {
                 let (name, value) = match arg {
@@ -506,7 +506,7 @@ fn sole_expression(query: &ast::Query) -> Option<&Expr> {
     }
 }
 
-fn arguments(function: &Function) -> Result<Vec<FunctionArg>, SqlError> {
+pub(super) fn arguments(function: &Function) -> Result<Vec<FunctionArg>, SqlError> {
     let plain = function.over.is_none()
         && function.filter.is_none()
         && function.within_group.is_empty()
@@ -525,7 +525,11 @@ fn arguments(function: &Function) -> Result<Vec<FunctionArg>, SqlError> {
     }
 }
 
-fn given_for<'g>(given: &'g [Given], index: usize, name: Option<&str>) -> Option<&'g Typed> {
+pub(super) fn given_for<'g>(
+    given: &'g [Given],
+    index: usize,
+    name: Option<&str>,
+) -> Option<&'g Typed> {
     match given.get(index) {
         Some((None, value)) => Some(value),
         _ => given

@@ -1,0 +1,682 @@
+//! What people do about dead letters: look at them, have them tried again, say that they are dealt
+//! with, set policies. The same for SQL (`CALL springhead.…`) and HTTP.
+//!
+//! Who may is decided where it is for every table: what is shown is a SELECT of the session's, and
+//! whoever acts must be able to lock the entry (SELECT … FOR UPDATE: both privileges, both policies).
+//! What is then done to users' rows is done with the author's rights ([`crate::dead_letters::Rights`]).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use springhead_proto::sync::{Operation, Push, body};
+use springhead_proto::{CollectionId, ErrorCode, Lsn, SqlError, Value, ValueRef};
+use springhead_sql::access::{Object, Use, decide};
+use springhead_sql::catalog::Privilege;
+use springhead_sql::plan::{OwnCall, OwnProcedure, Query};
+use springhead_sql::types::output_json;
+use springhead_sql::{Plan, PlanKind};
+use tokio::time::Instant;
+
+use super::execute::{Answer, text_rows};
+use super::{Outcome, ParamValue, Session};
+use crate::access::AuditEvent;
+use crate::cdc::find_collection;
+use crate::dead_letters::retry::{How, Retry};
+use crate::dead_letters::task::unknown;
+use crate::dead_letters::{
+    self, ANY_VIOLATION, Action, Entry, OnFull, PolicyChange, PolicyInForce, Redriven, Retried,
+    Task, TaskAnswer, UNKNOWN_COLLECTION,
+};
+use crate::writer::{Work, WorkAnswer};
+
+/// Which dead letters are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    pub collection: Option<String>,
+    pub resolved: Option<bool>,
+    pub limit: u64,
+    /// Those with higher numbers.
+    pub after: Option<i64>,
+}
+
+/// Some of them, by number.
+#[derive(Debug)]
+pub struct DeadLetterPage {
+    /// Each as a JSON object.
+    pub entries: Vec<String>,
+    /// The last one's number, if there are more.
+    pub next: Option<i64>,
+    pub lsn: Lsn,
+}
+
+/// What an entry is shown as: the table's columns, and the violation's display text.
+const SHOWN: &str = "SELECT id, tenant_id, session_id, username, collection, document_id, \
+     mutation_id, peer_id, delta, violation_type, attempts -> 0 ->> 'outcome' AS violation, \
+     compensation, created_at, device_metadata, retry_count, resolved, resolved_by, resolved_at, \
+     base_lsn, schema_version, policy_or_constraint, attempts, expires_at \
+     FROM springhead.dead_letters";
+/// A page ends with the entry that reaches this.
+const PAGE_BYTES: usize = 8 << 20;
+/// Retries per second of a redrive that says nothing else, and the most.
+pub const REDRIVE_RATE: i64 = 50;
+pub const MAX_REDRIVE_RATE: i64 = 10_000;
+/// What somebody has to say about an entry, in bytes.
+const MAX_NOTE_BYTES: usize = 4096;
+/// Operations that may be given for a retry.
+const MAX_OPERATIONS: usize = 10_000;
+
+impl Session {
+    /// Those that the session may see, by number.
+    ///
+    /// # Errors
+    /// 42501, or what SQL says.
+    pub async fn dead_letters(
+        &mut self,
+        filter: &DeadLetterFilter,
+    ) -> Result<DeadLetterPage, SqlError> {
+        let mut conditions: Vec<String> = Vec::new();
+        let mut params = Vec::new();
+        let after = filter.after.map(|after| after.to_string());
+        if let Some(collection) = &filter.collection {
+            params.push(ParamValue::Text(collection));
+            conditions.push(format!("collection = ${}", params.len()));
+        }
+        if let Some(resolved) = filter.resolved {
+            let not = if resolved { "" } else { "NOT " };
+            conditions.push(format!("{not}resolved"));
+        }
+        if let Some(after) = &after {
+            params.push(ParamValue::Text(after));
+            conditions.push(format!("id > ${}", params.len()));
+        }
+        let condition = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!(" WHERE {}", conditions.join(" AND "))
+        };
+        let sql = format!("{SHOWN}{condition} ORDER BY id LIMIT {}", filter.limit + 1);
+        let statement = self.prepare(&sql, &[])?;
+        let outcome = self.execute(&statement, &params).await?;
+        page(outcome, filter.limit)
+    }
+
+    /// One that the session may see, as a JSON object.
+    ///
+    /// # Errors
+    /// SH006 if there is none, or it is not for the session to see.
+    pub async fn dead_letter(&mut self, id: i64) -> Result<(String, Lsn), SqlError> {
+        let number = id.to_string();
+        let statement = self.prepare(&format!("{SHOWN} WHERE id = $1"), &[])?;
+        let outcome = self
+            .execute(&statement, &[ParamValue::Text(&number)])
+            .await?;
+        let mut page = page(outcome, 1)?;
+        page.entries
+            .pop()
+            .map(|entry| (entry, page.lsn))
+            .ok_or_else(|| unknown(id))
+    }
+
+    /// Tries one again, together with those of its chain, with its author's rights; with
+    /// `operations` in place of its own.
+    ///
+    /// # Errors
+    /// 42501, SH006, 55000 for one that is resolved. A mutation that is rejected again is no error:
+    /// see [`dead_letters::Outcome`].
+    pub async fn retry_dead_letter(
+        &mut self,
+        id: i64,
+        operations: Option<Vec<Operation>>,
+    ) -> Result<(Retried, Lsn), SqlError> {
+        if operations
+            .as_ref()
+            .is_some_and(|given| given.is_empty() || given.len() > MAX_OPERATIONS)
+        {
+            return Err(invalid(format!(
+                "a mutation has 1 to {MAX_OPERATIONS} operations"
+            )));
+        }
+        self.lock_dead_letter(id).await?;
+        let done = self.retry_as(id, How::Retry, operations).await;
+        let outcome = match &done {
+            Ok((retried, _)) => match &retried.outcome {
+                dead_letters::Outcome::Applied => "ok",
+                dead_letters::Outcome::Rejected { error, .. } => error.code.sqlstate().0,
+            },
+            Err(error) => error.code.sqlstate().0,
+        };
+        self.audit_dead_letters("retry dead letter", id.to_string(), outcome, None)
+            .await;
+        done
+    }
+
+    /// Says that one has been dealt with.
+    ///
+    /// # Errors
+    /// 42501, SH006, 55000 for one that is resolved.
+    pub async fn resolve_dead_letter(
+        &mut self,
+        id: i64,
+        note: Option<String>,
+    ) -> Result<(Entry, Lsn), SqlError> {
+        if note
+            .as_ref()
+            .is_some_and(|note| note.len() > MAX_NOTE_BYTES)
+        {
+            return Err(invalid(format!(
+                "a note has at most {MAX_NOTE_BYTES} bytes"
+            )));
+        }
+        self.lock_dead_letter(id).await?;
+        let by = self.principal.user.to_string();
+        let task = Task::Resolve { id, by, note };
+        let (answer, lsn) = self.dead_letter_work(task).await?;
+        self.audit_dead_letters("resolve dead letter", id.to_string(), "ok", None)
+            .await;
+        match answer {
+            TaskAnswer::Entry(entry) => Ok((*entry, lsn)),
+            _ => unreachable!("resolving is answered with the entry"),
+        }
+    }
+
+    /// Tries all unresolved ones of a collection again, oldest first, at most so many per second.
+    /// Those that come in meanwhile are not tried.
+    ///
+    /// # Errors
+    /// 42501, 55006 while another redrive of the collection runs, 57014 if it is cancelled: what has
+    /// been tried by then stays so.
+    pub async fn redrive_dead_letters(
+        &mut self,
+        collection: &str,
+        rate_per_s: i64,
+    ) -> Result<Redriven, SqlError> {
+        if !(1..=MAX_REDRIVE_RATE).contains(&rate_per_s) {
+            return Err(invalid(format!(
+                "rate_per_s is {rate_per_s}, and must be from 1 to {MAX_REDRIVE_RATE}"
+            )));
+        }
+        self.expect_writable("CALL")?;
+        let ids = self.lock_dead_letters_of(collection).await?;
+        let tenant = Arc::clone(&self.tenant);
+        if !tenant.redrives.lock().insert(collection.to_owned()) {
+            return Err(SqlError::new(
+                ErrorCode::ObjectInUse,
+                format!("the dead letters of \"{collection}\" are being redriven"),
+            ));
+        }
+        let _guard = Redriving(tenant, collection.to_owned());
+        let mut redriven = Redriven {
+            found: ids.len() as u64,
+            ..Redriven::default()
+        };
+        let done = self.redrive(ids, rate_per_s, &mut redriven).await;
+        let outcome = match &done {
+            Ok(()) => "ok",
+            Err(error) => error.code.sqlstate().0,
+        };
+        let detail = format!(
+            "{} found, {} applied, {} rejected",
+            redriven.found, redriven.applied, redriven.rejected
+        );
+        self.audit_dead_letters(
+            "redrive dead letters",
+            collection.to_owned(),
+            outcome,
+            Some(detail),
+        )
+        .await;
+        done.map(|()| redriven)
+    }
+
+    /// Sets what happens to dead letters of a collection (and, but for `*`, of one violation alone).
+    /// What is in force from now on.
+    ///
+    /// # Errors
+    /// 42501, 42P01, 22023.
+    pub async fn put_dead_letter_policy(
+        &mut self,
+        collection: &str,
+        violation: &str,
+        change: PolicyChange,
+    ) -> Result<(PolicyInForce, Lsn), SqlError> {
+        self.expect_writable("CALL")?;
+        self.refresh_identity()?;
+        self.expect_on_policies(&[Privilege::Insert, Privilege::Update])?;
+        change.check(violation)?;
+        if collection != UNKNOWN_COLLECTION {
+            find_collection(&self.tenant.catalog(), collection)?;
+        }
+        let task = Task::PutPolicy {
+            collection: collection.to_owned(),
+            violation: violation.to_owned(),
+            change,
+            by: self.principal.user.to_string(),
+        };
+        let (_, lsn) = self.dead_letter_work(task).await?;
+        let object = format!("{collection}, {violation}");
+        self.audit_dead_letters("set dead letter policy", object, "ok", None)
+            .await;
+        let tenant = Arc::clone(&self.tenant);
+        tenant.wait_visible(lsn).await?;
+        let in_force = tenant.dead_letter_policy(collection, violation).await?;
+        Ok((in_force, lsn))
+    }
+
+    /// What is in force for a collection.
+    ///
+    /// # Errors
+    /// 42501.
+    pub async fn dead_letter_policy(
+        &mut self,
+        collection: &str,
+        violation: &str,
+    ) -> Result<PolicyInForce, SqlError> {
+        self.refresh_identity()?;
+        self.expect_on_policies(&[Privilege::Select])?;
+        PolicyChange::default().check(violation)?;
+        let tenant = Arc::clone(&self.tenant);
+        tenant.dead_letter_policy(collection, violation).await
+    }
+
+    /// CALL of one of Springhead's own procedures.
+    pub(super) fn own_call<'s>(
+        &'s mut self,
+        plan: &Plan,
+        call: &OwnCall,
+        params: Vec<Value>,
+    ) -> Pin<Box<dyn Future<Output = Result<Answer, SqlError>> + Send + 's>> {
+        let procedure = call.procedure;
+        let query = &call.arguments;
+        let arguments = Arc::new(Plan {
+            catalog_version: plan.catalog_version,
+            parameters: plan.parameters.clone(),
+            system: false,
+            kind: PlanKind::Query(Query {
+                sql: query.sql.clone(),
+                columns: Arc::clone(&query.columns),
+                reads: query.reads.clone(),
+                locks: false,
+            }),
+            library: plan.library.clone(),
+        });
+        Box::pin(async move {
+            self.expect_writable("CALL")?;
+            if self.block.is_some() {
+                // It commits by itself, and what came of it stays whatever else is rolled back.
+                return Err(SqlError::new(
+                    ErrorCode::ActiveTransaction,
+                    "this procedure cannot be called inside a transaction block",
+                ));
+            }
+            let arguments = match self.run_data(&arguments, params, None).await? {
+                Answer::Outcome(outcome) => Arguments::of(outcome)?,
+                Answer::Stale => return Ok(Answer::Stale),
+            };
+            self.run_procedure(procedure, arguments)
+                .await
+                .map(Answer::Outcome)
+        })
+    }
+
+    async fn run_procedure(
+        &mut self,
+        procedure: OwnProcedure,
+        arguments: Arguments,
+    ) -> Result<Outcome, SqlError> {
+        match procedure {
+            OwnProcedure::RetryDeadLetter => {
+                let id = arguments.number(0, "id")?;
+                let operations = arguments
+                    .text(1)
+                    .map(|text| read_operations(&text))
+                    .transpose()?;
+                let (retried, lsn) = self.retry_dead_letter(id, operations).await?;
+                match retried.outcome {
+                    dead_letters::Outcome::Applied => {
+                        row(procedure, vec!["applied".to_owned(), lsn.to_string()], lsn)
+                    }
+                    dead_letters::Outcome::Rejected { violation, error } => {
+                        Err(rejected_again(id, &violation.to_string(), error))
+                    }
+                }
+            }
+            OwnProcedure::ResolveDeadLetter => {
+                let id = arguments.number(0, "id")?;
+                let (_, lsn) = self.resolve_dead_letter(id, arguments.text(1)).await?;
+                let mut outcome = Outcome::command("CALL");
+                outcome.lsn = lsn;
+                Ok(outcome)
+            }
+            OwnProcedure::RedriveDeadLetters => {
+                let collection = arguments.required_text(0, "collection")?;
+                let rate = arguments.optional_number(1).unwrap_or(REDRIVE_RATE);
+                let redriven = self.redrive_dead_letters(&collection, rate).await?;
+                let counts = [redriven.found, redriven.applied, redriven.rejected];
+                let lsn = self.tenant.visible();
+                row(procedure, counts.iter().map(u64::to_string).collect(), lsn)
+            }
+            OwnProcedure::SetDeadLetterPolicy => {
+                let collection = arguments.required_text(0, "collection")?;
+                let violation = arguments.text(5);
+                let violation = violation.as_deref().unwrap_or(ANY_VIOLATION);
+                let change = PolicyChange {
+                    ttl_s: arguments.optional_number(1),
+                    action: arguments
+                        .text(2)
+                        .map(|word| word.parse::<Action>())
+                        .transpose()?,
+                    max_entries: arguments.optional_number(3),
+                    on_full: arguments
+                        .text(4)
+                        .map(|word| word.parse::<OnFull>())
+                        .transpose()?,
+                };
+                let (_, lsn) = self
+                    .put_dead_letter_policy(&collection, violation, change)
+                    .await?;
+                let mut outcome = Outcome::command("CALL");
+                outcome.lsn = lsn;
+                Ok(outcome)
+            }
+        }
+    }
+
+    async fn redrive(
+        &mut self,
+        ids: Vec<i64>,
+        rate_per_s: i64,
+        redriven: &mut Redriven,
+    ) -> Result<(), SqlError> {
+        let every = Duration::from_secs(1) / u32::try_from(rate_per_s).unwrap_or(1);
+        let ends = self.statement_timeout().map(|most| Instant::now() + most);
+        let mut next = Instant::now();
+        for id in ids {
+            self.wait_to_redrive(next, ends).await?;
+            next = Instant::now().max(next) + every;
+            // Whoever may no longer does no more.
+            self.refresh_identity()?;
+            match self.retry_as(id, How::Redrive, None).await {
+                Ok((retried, _)) => match retried.outcome {
+                    dead_letters::Outcome::Applied => redriven.applied += 1,
+                    dead_letters::Outcome::Rejected { .. } => redriven.rejected += 1,
+                },
+                // Somebody else was faster, or it went with its chain.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_to_redrive(&self, next: Instant, ends: Option<Instant>) -> Result<(), SqlError> {
+        let interrupt = self.interruptible();
+        let timeout = async {
+            match ends {
+                Some(ends) => tokio::time::sleep_until(ends).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            error = interrupt.asked() => Err(error),
+            () = timeout => Err(SqlError::new(
+                ErrorCode::QueryCanceled,
+                "canceling statement due to statement timeout",
+            )),
+            () = tokio::time::sleep_until(next) => Ok(()),
+        }
+    }
+
+    async fn retry_as(
+        &mut self,
+        id: i64,
+        how: How,
+        operations: Option<Vec<Operation>>,
+    ) -> Result<(Retried, Lsn), SqlError> {
+        let engine = self
+            .engine
+            .clone()
+            .ok_or_else(|| SqlError::unsupported("a retry here"))?;
+        let members = engine
+            .dead_letter_chain(&self.tenant, id, operations.is_some())
+            .await?;
+        let retry = Retry {
+            members,
+            by: self.principal.user.to_string(),
+            how,
+            operations,
+        };
+        match self.dead_letter_work(Task::Retry(Box::new(retry))).await? {
+            (TaskAnswer::Retried(retried), lsn) => Ok((*retried, lsn)),
+            _ => unreachable!("a retry is answered as one"),
+        }
+    }
+
+    /// Makes sure that the session may change the entry.
+    async fn lock_dead_letter(&mut self, id: i64) -> Result<(), SqlError> {
+        self.expect_writable("CALL")?;
+        let sql = "SELECT id FROM springhead.dead_letters WHERE id = $1 FOR UPDATE";
+        let number = id.to_string();
+        let statement = self.prepare(sql, &[])?;
+        let outcome = self
+            .execute(&statement, &[ParamValue::Text(&number)])
+            .await?;
+        if numbers(outcome)?.is_empty() {
+            return Err(unknown(id));
+        }
+        Ok(())
+    }
+
+    async fn lock_dead_letters_of(&mut self, collection: &str) -> Result<Vec<i64>, SqlError> {
+        let sql = "SELECT id FROM springhead.dead_letters \
+                   WHERE collection = $1 AND NOT resolved ORDER BY id FOR UPDATE";
+        let statement = self.prepare(sql, &[])?;
+        let outcome = self
+            .execute(&statement, &[ParamValue::Text(collection)])
+            .await?;
+        numbers(outcome)
+    }
+
+    fn expect_on_policies(&self, privileges: &[Privilege]) -> Result<(), SqlError> {
+        let catalog = self.tenant.catalog();
+        let table = catalog
+            .table(CollectionId::DEAD_LETTER_POLICIES)
+            .expect("Springhead's own tables are always there");
+        privileges.iter().try_for_each(|&privilege| {
+            let used = Use {
+                privilege,
+                columns: &[],
+            };
+            decide(&self.plan_context.identity, Object::Table(table), used).map(drop)
+        })
+    }
+
+    async fn dead_letter_work(&mut self, task: Task) -> Result<(TaskAnswer, Lsn), SqlError> {
+        self.catch_up();
+        let done = self.tenant.work(Work::DeadLetters(task)).await?;
+        let WorkAnswer::DeadLetters(answer) = done.answer;
+        Ok((answer, done.lsn))
+    }
+
+    async fn audit_dead_letters(
+        &self,
+        action: &'static str,
+        object: String,
+        outcome: &'static str,
+        detail: Option<String>,
+    ) {
+        let Some(engine) = &self.engine else { return };
+        let event = AuditEvent {
+            actor: self.principal.user.to_string(),
+            action,
+            object: Some(object),
+            tenant: Some(self.tenant.name()),
+            address: self.principal.address.as_ref().map(ToString::to_string),
+            outcome,
+            detail,
+        };
+        // The deed is done and durable, and the entry itself says who did it.
+        if let Err(error) = Box::pin(engine.audit(vec![event])).await {
+            tracing::error!(%error, action, "a deed is not in the audit");
+        }
+    }
+}
+
+/// A redrive that runs; one per collection.
+struct Redriving(Arc<crate::Tenant>, String);
+
+impl Drop for Redriving {
+    fn drop(&mut self) {
+        self.0.redrives.lock().remove(&self.1);
+    }
+}
+
+/// The arguments of a call.
+struct Arguments(Vec<Value>);
+
+impl Arguments {
+    fn of(outcome: Outcome) -> Result<Arguments, SqlError> {
+        let mut rows = outcome.rows.unwrap_or_default();
+        let chunk = rows.next_chunk()?;
+        let row = chunk.as_ref().and_then(|chunk| chunk.rows().next());
+        let values = row.map(|row| row.values().map(ValueRef::to_owned).collect());
+        Ok(Arguments(values.unwrap_or_default()))
+    }
+
+    fn optional_number(&self, place: usize) -> Option<i64> {
+        match self.0.get(place) {
+            Some(Value::Integer(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn number(&self, place: usize, name: &str) -> Result<i64, SqlError> {
+        self.optional_number(place).ok_or_else(|| is_null(name))
+    }
+
+    fn text(&self, place: usize) -> Option<String> {
+        match self.0.get(place) {
+            Some(Value::Text(text)) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
+    fn required_text(&self, place: usize, name: &str) -> Result<String, SqlError> {
+        self.text(place).ok_or_else(|| is_null(name))
+    }
+}
+
+fn is_null(name: &str) -> SqlError {
+    SqlError::new(
+        ErrorCode::NullNotAllowed,
+        format!("\"{name}\" must not be NULL"),
+    )
+}
+
+fn invalid(message: impl Into<String>) -> SqlError {
+    SqlError::new(ErrorCode::InvalidParameterValue, message)
+}
+
+fn is_gone(error: &SqlError) -> bool {
+    matches!(
+        error.code,
+        ErrorCode::NotFound | ErrorCode::ObjectNotInState
+    )
+}
+
+/// Operations as the sync protocol has them, in JSON.
+///
+/// # Errors
+/// 22023 saying what is wrong.
+pub fn read_operations(json: &str) -> Result<Vec<Operation>, SqlError> {
+    serde_json::from_str(json).map_err(|error| {
+        invalid(format!("the operations cannot be read: {error}")).with_hint(
+            "a list such as [{\"in\":\"todos\",\"id\":[7],\"set\":{\"title\":\"milk\"}}]",
+        )
+    })
+}
+
+/// What somebody is told whose retry was rejected: the error that the mutation came to.
+#[must_use]
+pub fn rejected_again(id: i64, violation: &str, error: SqlError) -> SqlError {
+    let mut told = SqlError::new(
+        error.code,
+        format!(
+            "dead letter {id} was rejected again ({violation}): {}",
+            error.message
+        ),
+    );
+    if let Some(detail) = &error.detail {
+        told = told.with_detail(detail.clone());
+    }
+    told.with_hint("its attempts say so too; edit and retry it, or resolve it with a note")
+}
+
+fn row(procedure: OwnProcedure, values: Vec<String>, lsn: Lsn) -> Result<Outcome, SqlError> {
+    let mut outcome = text_rows("CALL", procedure.columns(), std::iter::once(values))?;
+    outcome.lsn = lsn;
+    Ok(outcome)
+}
+
+fn numbers(outcome: Outcome) -> Result<Vec<i64>, SqlError> {
+    let mut numbers = Vec::new();
+    let mut rows = outcome.rows.unwrap_or_default();
+    while let Some(chunk) = rows.next_chunk()? {
+        for row in chunk.rows() {
+            if let Some(ValueRef::Integer(number)) = row.get(0) {
+                numbers.push(number);
+            }
+        }
+    }
+    Ok(numbers)
+}
+
+/// At most `limit` of the rows as JSON objects; one more says that there are more.
+fn page(outcome: Outcome, limit: u64) -> Result<DeadLetterPage, SqlError> {
+    let mut page = DeadLetterPage {
+        entries: Vec::new(),
+        next: None,
+        lsn: outcome.lsn,
+    };
+    let (mut last, mut bytes) = (None, 0);
+    let mut rows = outcome.rows.unwrap_or_default();
+    while let Some(chunk) = rows.next_chunk()? {
+        for row in chunk.rows() {
+            if page.entries.len() as u64 >= limit || bytes >= PAGE_BYTES {
+                page.next = last;
+                return Ok(page);
+            }
+            let mut object = vec![b'{'];
+            for (column, value) in outcome.columns.iter().zip(row.values()) {
+                let name = serde_json::Value::from(column.name.as_str());
+                object.extend_from_slice(name.to_string().as_bytes());
+                object.push(b':');
+                output_json(&column.pg_type, value, &mut object);
+                object.push(b',');
+                if let (ValueRef::Blob(delta), "delta") = (value, column.name.as_str()) {
+                    let operations = operations_of(delta);
+                    object.extend_from_slice(format!("\"operations\":{operations},").as_bytes());
+                }
+            }
+            object.pop();
+            object.push(b'}');
+            bytes += object.len();
+            page.entries
+                .push(String::from_utf8(object).expect("JSON is UTF-8"));
+            last = match row.get(0) {
+                Some(ValueRef::Integer(id)) => Some(id),
+                _ => None,
+            };
+        }
+    }
+    Ok(page)
+}
+
+/// What a mutation does, for people and for editing; null for a delta that is none.
+fn operations_of(delta: &[u8]) -> serde_json::Value {
+    body::from_bytes::<Push>(delta)
+        .ok()
+        .and_then(|push| serde_json::to_value(&push.mutations.first()?.operations).ok())
+        .unwrap_or(serde_json::Value::Null)
+}
