@@ -53,8 +53,6 @@ struct Inner {
     /// Changes of roles, one at a time.
     changing_roles: tokio::sync::Mutex<()>,
     audit: AuditBook,
-    /// When the next dead letter is due in tenants that are closed, in microseconds since 1970.
-    closed_due: Mutex<FxHashMap<TenantId, i64>>,
     /// What was last read of tenants' dead letters.
     dead_letters: Mutex<FxHashMap<TenantId, Known>>,
     /// The change feeds that statements read too.
@@ -199,7 +197,6 @@ impl Engine {
                 roles: ArcSwap::from_pointee(roles),
                 changing_roles: tokio::sync::Mutex::default(),
                 audit,
-                closed_due: Mutex::default(),
                 dead_letters: Mutex::default(),
                 cdc: Mutex::default(),
             }),
@@ -278,11 +275,6 @@ impl Engine {
 
     pub(crate) fn role_changes(&self) -> &tokio::sync::Mutex<()> {
         &self.inner.changing_roles
-    }
-
-    /// When the next dead letter is due in a tenant that is closed; `None` if nobody has looked.
-    pub(crate) fn closed_due(&self, id: TenantId) -> Option<i64> {
-        self.inner.closed_due.lock().get(&id).copied()
     }
 
     pub(crate) fn known_dead_letters(&self) -> &Mutex<FxHashMap<TenantId, Known>> {
@@ -544,8 +536,7 @@ impl Engine {
             registry.slots.remove(&id);
             registry.names.remove(name);
         }
-        self.forget_dead_letters(id);
-        self.inner.closed_due.lock().remove(&id);
+        self.inner.dead_letters.lock().remove(&id);
         let tenant = open.take();
         let dir = state::tenant_dir(self.config(), id);
         self.inner
@@ -572,7 +563,13 @@ impl Engine {
         }
     }
 
-    fn open_tenants(&self) -> Vec<Arc<Tenant>> {
+    /// The tenant, if it is open; not a use of it.
+    pub(crate) fn tenant_if_open(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        let slot = self.inner.registry.lock().slots.get(&id).cloned()?;
+        slot.tenant.try_lock().ok()?.clone()
+    }
+
+    pub(crate) fn open_tenants(&self) -> Vec<Arc<Tenant>> {
         let slots: Vec<_> = self.inner.registry.lock().slots.values().cloned().collect();
         slots
             .iter()
@@ -624,11 +621,7 @@ impl Engine {
                 .as_ref()
                 .is_some_and(|tenant| Arc::strong_count(tenant) == 1 && tenant.idle_ms().is_some());
             if is_ours && let Some(tenant) = held.take() {
-                // What is not known is looked up when it opens again.
-                match tenant.next_due() {
-                    Ok(due) => self.inner.closed_due.lock().insert(slot.id, due),
-                    Err(_) => self.inner.closed_due.lock().remove(&slot.id),
-                };
+                self.remember_dead_letters(&tenant);
                 tenant.close(false);
             }
         }

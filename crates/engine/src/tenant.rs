@@ -364,18 +364,21 @@ impl Tenant {
         .await
     }
 
-    /// Runs `act` on a fresh snapshot, for what is no query of a user's.
+    /// Runs `act` on a fresh snapshot, for what is no query of a user's and takes a moment. Not a use
+    /// of the tenant.
     pub(crate) async fn on_snapshot<T: Send + 'static>(
         &self,
         act: impl FnOnce(&rusqlite::Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, SqlError> {
-        self.read(Arc::default(), Arc::default(), move |snapshot, _, _| {
+        let snapshots = Arc::clone(&self.snapshots);
+        let work = move || {
+            let snapshot = snapshots.snapshot()?;
             act(snapshot.connection()).map_err(|failure| match failure {
                 Failure::Sql(error) => error,
                 Failure::Sqlite(error) => crate::readers::translate_plain(&error),
             })
-        })
-        .await
+        };
+        self.shared.readers.call(work).await?
     }
 
     /// Has the writer do work of the engine's own.

@@ -439,11 +439,18 @@ async fn maintain(state: Arc<NodeState>) {
 async fn sweep(state: Arc<NodeState>) {
     let mut ticks = tokio::time::interval(state.config.dead_letter_sweep_interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The same is not said each second.
+    let mut said = None;
     loop {
         ticks.tick().await;
-        if let Err(error) = state.engine.sweep_dead_letters().await {
+        let failed = state.engine.sweep_dead_letters().await.err();
+        if let Some(error) = failed
+            .as_ref()
+            .filter(|error| said.as_ref() != Some(*error))
+        {
             tracing::error!(%error, "dead letters that are due wait for the next sweep");
         }
+        said = failed;
     }
 }
 

@@ -189,15 +189,24 @@ fn g9_what_is_due_is_done_once_across_kills() {
             }
         }
         fixture.start();
-        while one(&fixture, "SELECT count(*) FROM springhead.dead_letters WHERE NOT resolved") > 0 {
+        while one(
+            &fixture,
+            "SELECT count(*) FROM springhead.dead_letters WHERE NOT resolved",
+        ) > 0
+        {
             std::thread::sleep(Duration::from_millis(20));
         }
         check_totals(&fixture);
         let expected = i64::try_from(rounds * EACH).expect("few");
-        assert_eq!(one(&fixture, "SELECT n FROM forced"), expected, "each applied once");
+        assert_eq!(
+            one(&fixture, "SELECT n FROM forced"),
+            expected,
+            "each applied once"
+        );
         assert_eq!(one(&fixture, "SELECT n FROM dropped"), 0);
         assert_eq!(one(&fixture, "SELECT n FROM escalated"), 0);
-        let escalated = "SELECT count(*) FROM springhead.escalations WHERE collection = 'escalated'";
+        let escalated =
+            "SELECT count(*) FROM springhead.escalations WHERE collection = 'escalated'";
         assert_eq!(one(&fixture, escalated), expected, "each escalated once");
         fixture.stop();
     }
@@ -225,7 +234,11 @@ fn g9_a_retry_is_applied_if_and_only_if_its_entry_says_so() {
         }
         fixture.start();
         let resolved = "SELECT count(*) FROM springhead.dead_letters WHERE resolved";
-        assert_eq!(one(&fixture, "SELECT n FROM retried"), one(&fixture, resolved), "{place}");
+        assert_eq!(
+            one(&fixture, "SELECT n FROM retried"),
+            one(&fixture, resolved),
+            "{place}"
+        );
         check_totals(&fixture);
         fixture.stop();
     }
@@ -275,57 +288,116 @@ fn g9_the_http_face_of_dead_letters() {
     assert_eq!(list["next"], 2);
     let first = &list["entries"][0];
     for name in [
-        "id", "tenant_id", "session_id", "username", "collection", "document_id", "mutation_id",
-        "peer_id", "delta", "violation_type", "compensation", "created_at", "device_metadata",
-        "retry_count", "resolved", "resolved_by", "resolved_at", "base_lsn", "schema_version",
-        "policy_or_constraint", "attempts", "expires_at",
+        "id",
+        "tenant_id",
+        "session_id",
+        "username",
+        "collection",
+        "document_id",
+        "mutation_id",
+        "peer_id",
+        "delta",
+        "violation_type",
+        "compensation",
+        "created_at",
+        "device_metadata",
+        "retry_count",
+        "resolved",
+        "resolved_by",
+        "resolved_at",
+        "base_lsn",
+        "schema_version",
+        "policy_or_constraint",
+        "attempts",
+        "expires_at",
     ] {
         assert!(first.get(name).is_some(), "{name}: {first}");
     }
     assert_eq!(first["violation_type"], "unique");
     assert_eq!(first["violation"], "unique:id=1");
-    assert_eq!(first["operations"], json!([{"in": "retried", "id": [1], "insert": {"n": 5}}]));
+    assert_eq!(
+        first["operations"],
+        json!([{"in": "retried", "id": [1], "insert": {"n": 5}}])
+    );
     assert_eq!(first["device_metadata"]["remote_addr"], "127.0.0.1");
     let rest = fixture.get("/v1/dead-letters?limit=2&after=2").json();
-    assert_eq!((rest["entries"][0]["id"].clone(), rest["next"].clone()), (json!(3), Value::Null));
-    let forced = fixture.get("/v1/dead-letters?collection=forced&resolved=false").json();
+    assert_eq!(
+        (rest["entries"][0]["id"].clone(), rest["next"].clone()),
+        (json!(3), Value::Null)
+    );
+    let forced = fixture
+        .get("/v1/dead-letters?collection=forced&resolved=false")
+        .json();
     assert_eq!(forced["entries"].as_array().map(Vec::len), Some(1));
 
     let again = fixture.post("/v1/dead-letters/1/retry", &json!({}));
-    assert_eq!((again.status, again.error_code().as_str()), (409, "unique_violation"));
+    assert_eq!(
+        (again.status, again.error_code().as_str()),
+        (409, "unique_violation")
+    );
     assert_eq!(fixture.get("/v1/dead-letters/1").json()["retry_count"], 1);
     let edited = json!({"operations": [{"in": "retried", "id": [2], "insert": {"n": 6}}]});
     let applied = fixture.post("/v1/dead-letters/1/retry", &edited).json();
-    assert_eq!((applied["outcome"].clone(), applied["resolved"].clone()), (json!("applied"), json!(true)));
-    let seen = fixture.get(&format!("/v1/collections/retried/2?min_lsn={}", applied["lsn"]));
+    assert_eq!(
+        (applied["outcome"].clone(), applied["resolved"].clone()),
+        (json!("applied"), json!(true))
+    );
+    let seen = fixture.get(&format!(
+        "/v1/collections/retried/2?min_lsn={}",
+        applied["lsn"]
+    ));
     assert_eq!(seen.json()["document"]["n"], 6);
     let resolved = fixture.post("/v1/dead-letters/2/resolve", &json!({"note": "by phone"}));
     assert_eq!(resolved.status, 200);
     let entry = fixture.get("/v1/dead-letters/2").json();
     assert_eq!(entry["attempts"][1]["note"], "by phone");
-    assert_eq!(fixture.post("/v1/dead-letters/2/resolve", &json!({})).status, 409);
-    let redriven = fixture.post("/v1/dead-letters/redrive", &json!({"collection": "forced", "rate_per_s": 100}));
+    assert_eq!(
+        fixture
+            .post("/v1/dead-letters/2/resolve", &json!({}))
+            .status,
+        409
+    );
+    let redriven = fixture.post(
+        "/v1/dead-letters/redrive",
+        &json!({"collection": "forced", "rate_per_s": 100}),
+    );
     assert_eq!(redriven.json()["applied"], 1, "{}", redriven.text());
 
     let policy = json!({"ttl_s": 60, "action": "drop", "max_entries": 7, "on_full": "reject_push"});
     let answer = put(&fixture, "/v1/dead-letter-policies/forced", &policy);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let mut in_force = fixture.get("/v1/dead-letter-policies/forced").json();
-    in_force.as_object_mut().expect("an object").remove("collection");
-    in_force.as_object_mut().expect("an object").remove("violation");
+    in_force
+        .as_object_mut()
+        .expect("an object")
+        .remove("collection");
+    in_force
+        .as_object_mut()
+        .expect("an object")
+        .remove("violation");
     assert_eq!(in_force, policy);
 
     let status = fixture.get("/v1/status").json();
     assert_eq!(status["dead_letters"]["enqueued"], 3);
     assert_eq!(status["dead_letters"]["resolved"], 3);
-    assert_eq!(status["dead_letters"]["by_violation"]["unique"]["resolved"], 1);
+    assert_eq!(
+        status["dead_letters"]["by_violation"]["unique"]["resolved"],
+        1
+    );
     let metrics = fixture.get("/metrics").text();
     assert!(
         metrics.contains("springhead_dead_letters_enqueued_total{violation=\"schema_stale\"} 2"),
         "{metrics}"
     );
-    let feed = fixture.get("/cdc/springhead.dead_letters/poll?since_lsn=1").json();
-    assert!(feed["changes"].as_array().is_some_and(|changes| changes.len() >= 3), "{feed}");
+    let feed = fixture
+        .get("/cdc/springhead.dead_letters/poll?since_lsn=1")
+        .json();
+    assert!(
+        feed["changes"]
+            .as_array()
+            .is_some_and(|changes| changes.len() >= 3),
+        "{feed}"
+    );
     fixture.stop();
 }
 
@@ -354,7 +426,11 @@ fn g12_hostile_requests_about_dead_letters_get_typed_errors() {
         let answer = fixture.get(target);
         assert_eq!(answer.status, status, "{target}: {}", answer.text());
         if status >= 400 {
-            assert!(!answer.error_code().is_empty(), "{target}: {}", answer.text());
+            assert!(
+                !answer.error_code().is_empty(),
+                "{target}: {}",
+                answer.text()
+            );
         }
     }
     let deep = "[".repeat(5000) + &"]".repeat(5000);
@@ -362,32 +438,61 @@ fn g12_hostile_requests_about_dead_letters_get_typed_errors() {
         ("1/retry", "{\"operations\":[]}", 400),
         ("1/retry", "{\"operations\":{}}", 400),
         ("1/retry", "{\"operations\":[{\"in\":\"retried\"}]}", 400),
-        ("1/retry", "{\"operations\":[{\"in\":\"retried\",\"id\":[],\"delete\":true}]}", 400),
-        ("1/retry", "{\"operations\":[{\"in\":\"retried\",\"id\":[1],\"delete\":true,\"set\":{}}]}", 400),
+        (
+            "1/retry",
+            "{\"operations\":[{\"in\":\"retried\",\"id\":[],\"delete\":true}]}",
+            400,
+        ),
+        (
+            "1/retry",
+            "{\"operations\":[{\"in\":\"retried\",\"id\":[1],\"delete\":true,\"set\":{}}]}",
+            400,
+        ),
         ("1/retry", "{\"sql\":\"DROP TABLE retried\"}", 400),
         ("1/retry", "[1]", 400),
         ("1/retry", &format!("{{\"operations\":{deep}}}"), 400),
         ("1/retry", "\u{0}", 400),
         ("1/resolve", "{\"note\":7}", 400),
-        ("1/resolve", &format!("{{\"note\":\"{}\"}}", "n".repeat(5000)), 400),
+        (
+            "1/resolve",
+            &format!("{{\"note\":\"{}\"}}", "n".repeat(5000)),
+            400,
+        ),
         ("77/resolve", "{}", 404),
         ("redrive", "{}", 400),
-        ("redrive", "{\"collection\":\"retried\",\"rate_per_s\":0}", 400),
-        ("redrive", "{\"collection\":\"retried\",\"rate_per_s\":1000000}", 400),
+        (
+            "redrive",
+            "{\"collection\":\"retried\",\"rate_per_s\":0}",
+            400,
+        ),
+        (
+            "redrive",
+            "{\"collection\":\"retried\",\"rate_per_s\":1000000}",
+            400,
+        ),
         ("redrive", "{\"collection\":\"no_such\"}", 200),
     ] {
         let headers = [("content-type", "application/json")];
         let path = format!("/v1/dead-letters/{target}");
         let answer = http::request(fixture.setup.http, "POST", &path, &headers, body.as_bytes());
         let answer = answer.expect("an answer");
-        assert_eq!(answer.status, status, "{target} {body:.60}: {}", answer.text());
+        assert_eq!(
+            answer.status,
+            status,
+            "{target} {body:.60}: {}",
+            answer.text()
+        );
     }
     // Another collection, Springhead's own, and one that is not there: with the author's rights or not
     // at all, and an answer each time.
     for collection in ["springhead.roles", "springhead.dead_letters", "no_such"] {
         let body = json!({"operations": [{"in": collection, "id": [1], "set": {"n": 1}}]});
         let answer = fixture.post("/v1/dead-letters/1/retry", &body);
-        assert!((400..500).contains(&answer.status), "{collection}: {}", answer.text());
+        assert!(
+            (400..500).contains(&answer.status),
+            "{collection}: {}",
+            answer.text()
+        );
     }
     for (body, status) in [
         (json!({"ttl_s": 0}), 400),
@@ -402,7 +507,11 @@ fn g12_hostile_requests_about_dead_letters_get_typed_errors() {
         let answer = put(&fixture, "/v1/dead-letter-policies/retried", &body);
         assert_eq!(answer.status, status, "{body}: {}", answer.text());
     }
-    let unknown = put(&fixture, "/v1/dead-letter-policies/no_such", &json!({"ttl_s": 5}));
+    let unknown = put(
+        &fixture,
+        "/v1/dead-letter-policies/no_such",
+        &json!({"ttl_s": 5}),
+    );
     assert_eq!(unknown.status, 404);
     assert_eq!(fixture.get("/v1/dead-letters/1").json()["resolved"], false);
     check_totals(&fixture);
@@ -426,7 +535,10 @@ fn g9_the_command_line_of_dead_letters() {
     assert_eq!((code, text.lines().count()), (Some(0), 3), "{text}{errors}");
     let (code, text, _) = dlq(&["show", "1", "--json"]);
     let entry: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!((code, entry["violation_type"].clone()), (Some(0), json!("unique")));
+    assert_eq!(
+        (code, entry["violation_type"].clone()),
+        (Some(0), json!("unique"))
+    );
     let (code, _, errors) = dlq(&["retry", "1"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("rejected again"), "{errors}");
@@ -437,7 +549,10 @@ fn g9_the_command_line_of_dead_letters() {
     let (code, text, errors) = dlq(&["redrive", "forced", "--rate", "100", "--json"]);
     assert_eq!(code, Some(0), "{errors}");
     assert!(text.contains("\"applied\""), "{text}");
-    assert_eq!(dlq(&["policy", "forced", "--ttl", "60", "--action", "drop"]).0, Some(0));
+    assert_eq!(
+        dlq(&["policy", "forced", "--ttl", "60", "--action", "drop"]).0,
+        Some(0)
+    );
     let (_, text, _) = dlq(&["policy", "--json"]);
     assert!(text.contains("\"drop\""), "{text}");
     assert_eq!(dlq(&["list", "--json"]).1, "");

@@ -15,17 +15,15 @@ use super::record::Recorded;
 use super::retry::{Due, Member};
 use super::task::{Refused, Swept, Task, TaskAnswer};
 use super::{Author, Entry};
+use crate::Tenant;
 use crate::engine::Engine;
 use crate::functions::now_us;
 use crate::writer::{Work, WorkAnswer};
-use crate::{Tenant, readers};
 
 /// Entries that one commit deals with at most.
 const BATCH: i64 = 100;
 /// Closed tenants, of which it is not known when something is due in them, that one sweep opens.
 const OPENED_PER_SWEEP: usize = 16;
-/// When something is due in a tenant that has nothing.
-const NEVER: i64 = i64::MAX;
 
 /// What there is to do in a tenant.
 struct Waiting {
@@ -45,15 +43,7 @@ impl Engine {
         let mut failed = None;
         let mut may_open = OPENED_PER_SWEEP;
         for info in self.tenants() {
-            if !info.open {
-                match self.closed_due(info.id) {
-                    Some(due) if due > now_us(&**self.clock()) => continue,
-                    Some(_) => {}
-                    None if may_open == 0 => continue,
-                    None => may_open -= 1,
-                }
-            }
-            match self.sweep_tenant(info.id).await {
+            match self.sweep_if_due(info.id, &mut may_open).await {
                 Ok(swept) => all.add(swept),
                 // Dropped meanwhile.
                 Err(error) if error.code == ErrorCode::UnknownDatabase => {}
@@ -65,9 +55,30 @@ impl Engine {
         failed.map_or(Ok(all), Err)
     }
 
+    /// Looking at a tenant is no use of it: one that is idle is closed all the same.
+    async fn sweep_if_due(&self, id: TenantId, may_open: &mut usize) -> Result<Swept, SqlError> {
+        let known = match self.tenant_if_open(id) {
+            Some(tenant) => self.know_dead_letters(&tenant).await?,
+            None => {
+                let known = self.known_dead_letters().lock().get(&id).cloned();
+                match known {
+                    Some(known) => known,
+                    None if *may_open == 0 => return Ok(Swept::default()),
+                    None => {
+                        *may_open -= 1;
+                        self.know_dead_letters(&self.tenant(id).await?).await?
+                    }
+                }
+            }
+        };
+        if known.due_us > now_us(&**self.clock()) {
+            return Ok(Swept::default());
+        }
+        self.sweep_tenant(id).await
+    }
+
     async fn sweep_tenant(&self, id: TenantId) -> Result<Swept, SqlError> {
         let tenant = self.tenant(id).await?;
-        self.note_dead_letters(&tenant).await?;
         let mut swept = Swept::default();
         loop {
             let waiting = tenant.waiting_dead_letters().await?;
@@ -167,17 +178,6 @@ impl Tenant {
             WorkAnswer::DeadLetters(TaskAnswer::Recorded(recorded)) => Ok((recorded, done.lsn)),
             WorkAnswer::DeadLetters(_) => unreachable!("a record is answered as one"),
         }
-    }
-
-    /// When the next entry is due, in microseconds since 1970; the far future for none. Blocks.
-    pub(crate) fn next_due(&self) -> Result<i64, SqlError> {
-        let snapshot = self.snapshots().snapshot()?;
-        let due: Option<Option<i64>> = snapshot
-            .connection()
-            .query_row("SELECT min(c22) FROM t8", [], |row| row.get(0))
-            .optional()
-            .map_err(|error| readers::translate_plain(&error))?;
-        Ok(due.flatten().unwrap_or(NEVER))
     }
 }
 

@@ -384,11 +384,12 @@ async fn g6_authors_see_their_own_and_operators_what_they_are_granted() {
     let mine = "SELECT id FROM springhead.dead_letters";
     assert_eq!(ann.lines(mine).await, ["1"]);
     assert_eq!(bob.lines(mine).await, ["2"]);
-    let page = ann.session.dead_letters(&DeadLetterFilter {
+    let ten = DeadLetterFilter {
         limit: 10,
         ..DeadLetterFilter::default()
-    });
-    assert_eq!(page.await.unwrap().entries.len(), 1);
+    };
+    let page = ann.session.dead_letters(&ten).await.unwrap();
+    assert_eq!(page.entries.len(), 1);
     assert_eq!(
         ann.session
             .dead_letter(2)
