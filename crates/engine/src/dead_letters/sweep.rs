@@ -34,12 +34,15 @@ struct Waiting {
 }
 
 impl Engine {
-    /// Deals with what is due in every tenant.
+    /// Deals with what is due in every tenant; nothing on a standby.
     ///
     /// # Errors
     /// Why a tenant could not be swept; the others have been, and the next sweep tries it again.
     pub async fn sweep_dead_letters(&self) -> Result<Swept, SqlError> {
         let mut all = Swept::default();
+        if !self.shared().role.is_writable() {
+            return Ok(all);
+        }
         let mut failed = None;
         let mut may_open = OPENED_PER_SWEEP;
         for info in self.tenants() {

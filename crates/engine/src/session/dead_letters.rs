@@ -496,6 +496,7 @@ impl Session {
         self.catch_up();
         let done = self.tenant.work(Work::DeadLetters(task)).await?;
         let WorkAnswer::DeadLetters(answer) = done.answer;
+        self.confirm(done.lsn).await?;
         Ok((answer, done.lsn))
     }
 

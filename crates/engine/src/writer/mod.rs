@@ -15,8 +15,8 @@
 mod command;
 mod commit;
 mod ddl;
-mod follow;
 mod dead_letters;
+mod follow;
 pub mod mailbox;
 pub(crate) mod mutate;
 mod reapply;
