@@ -246,6 +246,18 @@ fn killed_at(failpoint: &str) {
         sql(ports.http, letters),
         [[json!(rejected), json!(rejected)]]
     );
+    let totals = "SELECT enqueued, resolved, expired, escalated, unresolved \
+                  FROM springhead.dead_letter_totals WHERE collection = ''";
+    assert_eq!(
+        sql(ports.http, totals),
+        [[
+            json!(rejected),
+            json!(0),
+            json!(0),
+            json!(0),
+            json!(rejected)
+        ]]
+    );
     println!(
         "{failpoint}: {kills} kills, {} verdicts",
         decided.load(Ordering::Relaxed)
@@ -266,6 +278,11 @@ fn g9_killed_after_a_mutation_is_applied() {
 #[test]
 fn g9_killed_after_the_verdict() {
     killed_at("sync.after_verdict");
+}
+
+#[test]
+fn g9_killed_when_a_rejection_has_been_written() {
+    killed_at("dead_letters.record");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use springhead_proto::SqlError;
 use springhead_proto::sync::{Operation, Violation};
 
-use super::{Entry, Rights};
+use super::Entry;
+use crate::sync::Author;
 
 /// Dead letters to be tried again as a unit, in this order: one, then those that depend on it.
 #[derive(Clone)]
@@ -23,8 +24,8 @@ pub struct Retry {
 #[derive(Clone)]
 pub struct Member {
     pub id: i64,
-    /// Its author's, as they are now; or why it has none.
-    pub rights: Result<Arc<Rights>, SqlError>,
+    /// Whom it acts for, with the rights that it has now; or why it has none. Never whoever asked.
+    pub author: Result<Arc<Author>, SqlError>,
 }
 
 /// Why it is tried.

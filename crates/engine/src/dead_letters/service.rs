@@ -8,8 +8,8 @@ use super::policy::Policy;
 use super::retry::Member;
 use super::task::{resolved_already, unknown};
 use super::{Author, Entry};
-use crate::Tenant;
 use crate::engine::Engine;
+use crate::{Tenant, sync};
 
 /// What came of a redrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,7 +83,7 @@ impl Engine {
         let chain = found.await?;
         let member = |(id, author, _): (i64, Author, Vec<i64>)| Member {
             id,
-            rights: self.author_rights(tenant.id(), &author),
+            author: sync::Author::of_letter(self, tenant.id(), &author).map(Arc::new),
         };
         Ok(chain.into_iter().map(member).collect())
     }

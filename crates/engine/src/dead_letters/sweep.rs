@@ -15,10 +15,10 @@ use super::record::Recorded;
 use super::retry::{Due, Member};
 use super::task::{Refused, Swept, Task, TaskAnswer};
 use super::{Author, Entry};
-use crate::Tenant;
 use crate::engine::Engine;
 use crate::functions::now_us;
 use crate::writer::{Work, WorkAnswer};
+use crate::{Tenant, sync};
 
 /// Entries that one commit deals with at most.
 const BATCH: i64 = 100;
@@ -91,7 +91,7 @@ impl Engine {
             let due = |(entry, author)| Due {
                 member: Member {
                     id: entry,
-                    rights: self.author_rights(id, &author),
+                    author: sync::Author::of_letter(self, id, &author).map(Arc::new),
                 },
                 failed: None,
             };

@@ -3,61 +3,33 @@
 //!
 //! Who may is decided where it is for every table: what is shown is a SELECT of the session's, and
 //! whoever acts must be able to lock the entry (SELECT … FOR UPDATE: both privileges, both policies).
-//! What is then done to users' rows is done with the author's rights ([`crate::dead_letters::Rights`]).
+//! What is then done to users' rows is done with the author's rights ([`crate::sync::Author`]).
 
-use std::pin::Pin;
+mod calls;
+mod shown;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use springhead_proto::sync::{Operation, Push, body};
-use springhead_proto::{CollectionId, ErrorCode, Lsn, SqlError, Value, ValueRef};
+use springhead_proto::sync::Operation;
+use springhead_proto::{CollectionId, ErrorCode, Lsn, SqlError, ValueRef};
 use springhead_sql::access::{Object, Use, decide};
 use springhead_sql::catalog::Privilege;
-use springhead_sql::plan::{OwnCall, OwnProcedure, Query};
-use springhead_sql::types::output_json;
-use springhead_sql::{Plan, PlanKind};
 use tokio::time::Instant;
 
-use super::execute::{Answer, text_rows};
 use super::{Outcome, ParamValue, Session};
 use crate::access::AuditEvent;
 use crate::cdc::find_collection;
 use crate::dead_letters::retry::{How, Retry};
 use crate::dead_letters::task::unknown;
 use crate::dead_letters::{
-    self, ANY_VIOLATION, Action, Entry, OnFull, PolicyChange, PolicyInForce, Redriven, Retried,
-    Task, TaskAnswer, UNKNOWN_COLLECTION,
+    self, Entry, PolicyChange, PolicyInForce, Redriven, Retried, Task, TaskAnswer,
+    UNKNOWN_COLLECTION,
 };
 use crate::writer::{Work, WorkAnswer};
 
-/// Which dead letters are wanted.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetterFilter {
-    pub collection: Option<String>,
-    pub resolved: Option<bool>,
-    pub limit: u64,
-    /// Those with higher numbers.
-    pub after: Option<i64>,
-}
+pub use shown::{DeadLetterFilter, DeadLetterPage};
 
-/// Some of them, by number.
-#[derive(Debug)]
-pub struct DeadLetterPage {
-    /// Each as a JSON object.
-    pub entries: Vec<String>,
-    /// The last one's number, if there are more.
-    pub next: Option<i64>,
-    pub lsn: Lsn,
-}
-
-/// What an entry is shown as: the table's columns, and the violation's display text.
-const SHOWN: &str = "SELECT id, tenant_id, session_id, username, collection, document_id, \
-     mutation_id, peer_id, delta, violation_type, attempts -> 0 ->> 'outcome' AS violation, \
-     compensation, created_at, device_metadata, retry_count, resolved, resolved_by, resolved_at, \
-     base_lsn, schema_version, policy_or_constraint, attempts, expires_at \
-     FROM springhead.dead_letters";
-/// A page ends with the entry that reaches this.
-const PAGE_BYTES: usize = 8 << 20;
 /// Retries per second of a redrive that says nothing else, and the most.
 pub const REDRIVE_RATE: i64 = 50;
 pub const MAX_REDRIVE_RATE: i64 = 10_000;
@@ -67,57 +39,6 @@ const MAX_NOTE_BYTES: usize = 4096;
 const MAX_OPERATIONS: usize = 10_000;
 
 impl Session {
-    /// Those that the session may see, by number.
-    ///
-    /// # Errors
-    /// 42501, or what SQL says.
-    pub async fn dead_letters(
-        &mut self,
-        filter: &DeadLetterFilter,
-    ) -> Result<DeadLetterPage, SqlError> {
-        let mut conditions: Vec<String> = Vec::new();
-        let mut params = Vec::new();
-        let after = filter.after.map(|after| after.to_string());
-        if let Some(collection) = &filter.collection {
-            params.push(ParamValue::Text(collection));
-            conditions.push(format!("collection = ${}", params.len()));
-        }
-        if let Some(resolved) = filter.resolved {
-            let not = if resolved { "" } else { "NOT " };
-            conditions.push(format!("{not}resolved"));
-        }
-        if let Some(after) = &after {
-            params.push(ParamValue::Text(after));
-            conditions.push(format!("id > ${}", params.len()));
-        }
-        let condition = if conditions.is_empty() {
-            String::new()
-        } else {
-            format!(" WHERE {}", conditions.join(" AND "))
-        };
-        let sql = format!("{SHOWN}{condition} ORDER BY id LIMIT {}", filter.limit + 1);
-        let statement = self.prepare(&sql, &[])?;
-        let outcome = self.execute(&statement, &params).await?;
-        page(outcome, filter.limit)
-    }
-
-    /// One that the session may see, as a JSON object.
-    ///
-    /// # Errors
-    /// SH006 if there is none, or it is not for the session to see.
-    pub async fn dead_letter(&mut self, id: i64) -> Result<(String, Lsn), SqlError> {
-        let number = id.to_string();
-        let statement = self.prepare(&format!("{SHOWN} WHERE id = $1"), &[])?;
-        let outcome = self
-            .execute(&statement, &[ParamValue::Text(&number)])
-            .await?;
-        let mut page = page(outcome, 1)?;
-        page.entries
-            .pop()
-            .map(|entry| (entry, page.lsn))
-            .ok_or_else(|| unknown(id))
-    }
-
     /// Tries one again, together with those of its chain, with its author's rights; with
     /// `operations` in place of its own.
     ///
@@ -279,109 +200,6 @@ impl Session {
         tenant.dead_letter_policy(collection, violation).await
     }
 
-    /// CALL of one of Springhead's own procedures.
-    pub(super) fn own_call<'s>(
-        &'s mut self,
-        plan: &Plan,
-        call: &OwnCall,
-        params: Vec<Value>,
-    ) -> Pin<Box<dyn Future<Output = Result<Answer, SqlError>> + Send + 's>> {
-        let procedure = call.procedure;
-        let query = &call.arguments;
-        let arguments = Arc::new(Plan {
-            catalog_version: plan.catalog_version,
-            parameters: plan.parameters.clone(),
-            system: false,
-            kind: PlanKind::Query(Query {
-                sql: query.sql.clone(),
-                columns: Arc::clone(&query.columns),
-                reads: query.reads.clone(),
-                locks: false,
-            }),
-            library: plan.library.clone(),
-        });
-        Box::pin(async move {
-            self.expect_writable("CALL")?;
-            if self.block.is_some() {
-                // It commits by itself, and what came of it stays whatever else is rolled back.
-                return Err(SqlError::new(
-                    ErrorCode::ActiveTransaction,
-                    "this procedure cannot be called inside a transaction block",
-                ));
-            }
-            let arguments = match self.run_data(&arguments, params, None).await? {
-                Answer::Outcome(outcome) => Arguments::of(outcome)?,
-                Answer::Stale => return Ok(Answer::Stale),
-            };
-            self.run_procedure(procedure, arguments)
-                .await
-                .map(Answer::Outcome)
-        })
-    }
-
-    async fn run_procedure(
-        &mut self,
-        procedure: OwnProcedure,
-        arguments: Arguments,
-    ) -> Result<Outcome, SqlError> {
-        match procedure {
-            OwnProcedure::RetryDeadLetter => {
-                let id = arguments.number(0, "id")?;
-                let operations = arguments
-                    .text(1)
-                    .map(|text| read_operations(&text))
-                    .transpose()?;
-                let (retried, lsn) = self.retry_dead_letter(id, operations).await?;
-                match retried.outcome {
-                    dead_letters::Outcome::Applied => {
-                        row(procedure, vec!["applied".to_owned(), lsn.to_string()], lsn)
-                    }
-                    dead_letters::Outcome::Rejected { violation, error } => {
-                        Err(rejected_again(id, &violation.to_string(), error))
-                    }
-                }
-            }
-            OwnProcedure::ResolveDeadLetter => {
-                let id = arguments.number(0, "id")?;
-                let (_, lsn) = self.resolve_dead_letter(id, arguments.text(1)).await?;
-                let mut outcome = Outcome::command("CALL");
-                outcome.lsn = lsn;
-                Ok(outcome)
-            }
-            OwnProcedure::RedriveDeadLetters => {
-                let collection = arguments.required_text(0, "collection")?;
-                let rate = arguments.optional_number(1).unwrap_or(REDRIVE_RATE);
-                let redriven = self.redrive_dead_letters(&collection, rate).await?;
-                let counts = [redriven.found, redriven.applied, redriven.rejected];
-                let lsn = self.tenant.visible();
-                row(procedure, counts.iter().map(u64::to_string).collect(), lsn)
-            }
-            OwnProcedure::SetDeadLetterPolicy => {
-                let collection = arguments.required_text(0, "collection")?;
-                let violation = arguments.text(5);
-                let violation = violation.as_deref().unwrap_or(ANY_VIOLATION);
-                let change = PolicyChange {
-                    ttl_s: arguments.optional_number(1),
-                    action: arguments
-                        .text(2)
-                        .map(|word| word.parse::<Action>())
-                        .transpose()?,
-                    max_entries: arguments.optional_number(3),
-                    on_full: arguments
-                        .text(4)
-                        .map(|word| word.parse::<OnFull>())
-                        .transpose()?,
-                };
-                let (_, lsn) = self
-                    .put_dead_letter_policy(&collection, violation, change)
-                    .await?;
-                let mut outcome = Outcome::command("CALL");
-                outcome.lsn = lsn;
-                Ok(outcome)
-            }
-        }
-    }
-
     async fn redrive(
         &mut self,
         ids: Vec<i64>,
@@ -533,48 +351,6 @@ impl Drop for Redriving {
     }
 }
 
-/// The arguments of a call.
-struct Arguments(Vec<Value>);
-
-impl Arguments {
-    fn of(outcome: Outcome) -> Result<Arguments, SqlError> {
-        let mut rows = outcome.rows.unwrap_or_default();
-        let chunk = rows.next_chunk()?;
-        let row = chunk.as_ref().and_then(|chunk| chunk.rows().next());
-        let values = row.map(|row| row.values().map(ValueRef::to_owned).collect());
-        Ok(Arguments(values.unwrap_or_default()))
-    }
-
-    fn optional_number(&self, place: usize) -> Option<i64> {
-        match self.0.get(place) {
-            Some(Value::Integer(number)) => Some(*number),
-            _ => None,
-        }
-    }
-
-    fn number(&self, place: usize, name: &str) -> Result<i64, SqlError> {
-        self.optional_number(place).ok_or_else(|| is_null(name))
-    }
-
-    fn text(&self, place: usize) -> Option<String> {
-        match self.0.get(place) {
-            Some(Value::Text(text)) => Some(text.to_string()),
-            _ => None,
-        }
-    }
-
-    fn required_text(&self, place: usize, name: &str) -> Result<String, SqlError> {
-        self.text(place).ok_or_else(|| is_null(name))
-    }
-}
-
-fn is_null(name: &str) -> SqlError {
-    SqlError::new(
-        ErrorCode::NullNotAllowed,
-        format!("\"{name}\" must not be NULL"),
-    )
-}
-
 fn invalid(message: impl Into<String>) -> SqlError {
     SqlError::new(ErrorCode::InvalidParameterValue, message)
 }
@@ -614,12 +390,6 @@ pub fn rejected_again(id: i64, violation: &str, error: SqlError) -> SqlError {
     told.with_hint("its attempts say so too; edit and retry it, or resolve it with a note")
 }
 
-fn row(procedure: OwnProcedure, values: Vec<String>, lsn: Lsn) -> Result<Outcome, SqlError> {
-    let mut outcome = text_rows("CALL", procedure.columns(), std::iter::once(values))?;
-    outcome.lsn = lsn;
-    Ok(outcome)
-}
-
 fn numbers(outcome: Outcome) -> Result<Vec<i64>, SqlError> {
     let mut numbers = Vec::new();
     let mut rows = outcome.rows.unwrap_or_default();
@@ -631,53 +401,4 @@ fn numbers(outcome: Outcome) -> Result<Vec<i64>, SqlError> {
         }
     }
     Ok(numbers)
-}
-
-/// At most `limit` of the rows as JSON objects; one more says that there are more.
-fn page(outcome: Outcome, limit: u64) -> Result<DeadLetterPage, SqlError> {
-    let mut page = DeadLetterPage {
-        entries: Vec::new(),
-        next: None,
-        lsn: outcome.lsn,
-    };
-    let (mut last, mut bytes) = (None, 0);
-    let mut rows = outcome.rows.unwrap_or_default();
-    while let Some(chunk) = rows.next_chunk()? {
-        for row in chunk.rows() {
-            if page.entries.len() as u64 >= limit || bytes >= PAGE_BYTES {
-                page.next = last;
-                return Ok(page);
-            }
-            let mut object = vec![b'{'];
-            for (column, value) in outcome.columns.iter().zip(row.values()) {
-                let name = serde_json::Value::from(column.name.as_str());
-                object.extend_from_slice(name.to_string().as_bytes());
-                object.push(b':');
-                output_json(&column.pg_type, value, &mut object);
-                object.push(b',');
-                if let (ValueRef::Blob(delta), "delta") = (value, column.name.as_str()) {
-                    let operations = operations_of(delta);
-                    object.extend_from_slice(format!("\"operations\":{operations},").as_bytes());
-                }
-            }
-            object.pop();
-            object.push(b'}');
-            bytes += object.len();
-            page.entries
-                .push(String::from_utf8(object).expect("JSON is UTF-8"));
-            last = match row.get(0) {
-                Some(ValueRef::Integer(id)) => Some(id),
-                _ => None,
-            };
-        }
-    }
-    Ok(page)
-}
-
-/// What a mutation does, for people and for editing; null for a delta that is none.
-fn operations_of(delta: &[u8]) -> serde_json::Value {
-    body::from_bytes::<Push>(delta)
-        .ok()
-        .and_then(|push| serde_json::to_value(&push.mutations.first()?.operations).ok())
-        .unwrap_or(serde_json::Value::Null)
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use springhead_proto::SqlError;
+use springhead_proto::{SqlError, TenantId};
 use springhead_sql::access::Roles;
 use springhead_sql::planner::PlanContext;
 
@@ -67,20 +67,30 @@ impl Author {
         })
     }
 
-    /// Whom a dead letter's mutation acts for, with the rights that its role has now.
+    /// Whom a dead letter's mutation acts for, with the rights that its role has now. Without users,
+    /// whoever is no role may do everything; a role that there is keeps to its rights.
     ///
     /// # Errors
-    /// 28000 if it has none any more.
-    pub fn of_letter(engine: &Engine, letter: &dead_letters::Author) -> Result<Author, SqlError> {
-        let principal = if engine.roles().is_open {
-            Principal::unrestricted(&letter.username)
-        } else {
-            Arc::new(Principal {
-                uid: Some(letter.uid.as_str().into()),
-                claims: letter.claims.clone().map(Arc::new),
-                ..Principal::of(&letter.username, Credential::Password)
-            })
+    /// 28000 if it has none any more, 42501 if it may not use the tenant.
+    pub fn of_letter(
+        engine: &Engine,
+        tenant: TenantId,
+        letter: &dead_letters::Author,
+    ) -> Result<Author, SqlError> {
+        let roles = engine.roles();
+        let is_anyone = roles.is_open && roles.get(&letter.username).is_none();
+        let credential = match &letter.claims {
+            _ if is_anyone => Credential::Open(Arc::default()),
+            Some(_) => Credential::Jwt,
+            None => Credential::Password,
         };
+        let principal = Arc::new(Principal {
+            uid: Some(letter.uid.as_str().into()),
+            claims: letter.claims.clone().map(Arc::new),
+            unrestricted: is_anyone,
+            ..Principal::of(&letter.username, credential)
+        });
+        engine.check_tenant(&principal, tenant)?;
         Author::new(engine, &principal)
     }
 

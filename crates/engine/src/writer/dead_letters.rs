@@ -4,11 +4,12 @@ use springhead_proto::sync::{CatalogVersion, Mutation, Operation, Push, Violatio
 use springhead_proto::{ErrorCode, SqlError};
 
 use super::Writer;
-use super::reapply::Unapplied;
+use super::mutate::Unapplied;
 use super::run::NotDone;
 use crate::dead_letters::retry::{Due, How, Member, Outcome, Retried, Retry};
 use crate::dead_letters::{Action, Attempt, Ended, Entry, Policy, Swept, task};
 use crate::readers::Failure;
+use crate::sync::violation::Objection;
 
 impl Writer {
     /// Tries a dead letter again, with those that depend on it: all of them, or none. Either way the
@@ -77,28 +78,19 @@ impl Writer {
         let mut objection = None;
         for (place, (member, entry)) in entries.iter().enumerate() {
             let edited = retry.operations.as_deref().filter(|_| place == 0);
-            let applied = match (&member.rights, self.mutation(entry, edited, retry.how)) {
-                (Err(error), _) => Err(Unapplied::Objected(
-                    Violation::PermissionDenied,
-                    error.clone(),
-                )),
-                (_, Err(error)) => Err(Unapplied::Objected(Violation::Malformed, error)),
-                (Ok(rights), Ok(mutation)) => self.reapply(&mutation, rights),
+            let applied = match (&member.author, self.mutation(entry, edited, retry.how)) {
+                (Err(error), _) => Err(objection_to(Violation::PermissionDenied, error.clone())),
+                (_, Err(error)) => Err(objection_to(Violation::Malformed, error)),
+                (Ok(author), Ok(mutation)) => self.apply_mutation(&mutation, author),
             };
             match applied {
                 Ok(()) => {}
-                Err(Unapplied::Objected(violation, error)) => {
-                    objection = Some((violation, error));
+                Err(Unapplied::Objected(found)) => {
+                    objection = Some((found.violation, found.error));
                     break;
                 }
                 Err(Unapplied::NotDone(not_done)) => return Err(not_done),
             }
-        }
-        if objection.is_none()
-            && let Err(error) = self.check_foreign_keys(true, None)
-        {
-            let column = error.constraint.clone().unwrap_or_default();
-            objection = Some((Violation::ForeignKey { column }, error));
         }
         if objection.is_some() {
             self.step("ROLLBACK TO chain")?;
@@ -216,6 +208,16 @@ impl Writer {
             .and_then(|mut statement| statement.execute([]));
         self.found(done.map(drop).map_err(Failure::from))
     }
+}
+
+/// To the mutation as a whole.
+fn objection_to(violation: Violation, error: SqlError) -> Unapplied {
+    Unapplied::Objected(Objection {
+        violation,
+        operation: 0,
+        by: None,
+        error,
+    })
 }
 
 impl How {

@@ -19,7 +19,6 @@ mod dead_letters;
 mod follow;
 pub mod mailbox;
 pub(crate) mod mutate;
-mod reapply;
 pub mod run;
 mod work;
 
