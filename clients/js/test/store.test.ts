@@ -22,21 +22,25 @@ test.each<[string, () => Promise<Store>]>([
   ['IndexedDB', () => IndexedDbStore.open(`store-${names++}`)],
   ['a file', () => FileStore.open(join(directory, `store-${names++}`))],
 ])('g9_a_store_in_%s_keeps_whole_batches_in_the_order_of_their_keys', async (_, open) => {
-  const key = fc.constantFrom('meta', 'doc/a/[1]', 'doc/a/[2]', 'mutation/01', 'mutation/02')
+  const key = fc.oneof(
+    fc.constantFrom('meta', 'mutation/01', 'mutation/02'),
+    fc.nat(60).map((n) => `doc/a/[${n}]`),
+  )
   const value = fc.oneof(fc.string(), fc.uint8Array(), fc.bigInt({ min: 0n, max: 1n << 60n }), fc.record({ a: fc.integer() }))
-  const batch = fc.record({ put: fc.array(fc.tuple(key, value)), remove: fc.uniqueArray(key) })
+  const batch = fc.record({ put: fc.array(fc.tuple(key, value), { maxLength: 60, size: 'max' }), remove: fc.uniqueArray(key) })
   await fc.assert(
     fc.asyncProperty(fc.array(batch, { maxLength: 8 }), async (batches) => {
       const store = await open()
       const model = new Map<string, unknown>()
       for (const { put, remove } of batches) {
-        const read = put.map(([name]) => name)
+        const kept = put.filter(([name]) => !remove.includes(name))
+        const read = kept.map(([name]) => name).filter((name) => !name.startsWith('doc/'))
         const expected = read.map((name) => model.get(name))
         await store.change(read, (found) => {
           expect(found).toEqual(expected)
-          return { put: [...put], remove: [...remove] }
+          return { put: [...kept], remove: [...remove] }
         })
-        for (const [name, entry] of put) model.set(name, entry)
+        for (const [name, entry] of kept) model.set(name, entry)
         for (const name of remove) model.delete(name)
       }
       expect(await store.load()).toEqual([...model].sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -55,6 +59,23 @@ test('g9_a_batch_that_cannot_be_built_changes_nothing', async () => {
     await expect(failing).rejects.toThrow('no')
     expect(await store.load()).toEqual([['a', 1]])
   }
+})
+
+test('g9_documents_in_indexed_db_that_are_out_of_date_go_when_all_is_loaded', async () => {
+  const factory = new IDBFactory()
+  const store = await IndexedDbStore.open('stale', factory)
+  const documents = Array.from({ length: 100 }, (_, n): [string, unknown] => [`doc/a/[${n}]`, n])
+  for (let round = 0; round < 15; round++) await store.change([], () => ({ put: documents.map(([key]) => [key, round]), remove: [] }))
+  await store.change([], () => ({ put: [['doc/a/[0]', 'new']], remove: ['doc/a/[1]'] }))
+  const expected = documents.slice(2).map(([key]) => [key, 14])
+  for (let time = 0; time < 2; time++) {
+    const loaded = new Map(await store.load())
+    expect(loaded.get('doc/a/[0]')).toBe('new')
+    expect([...loaded].filter(([key]) => expected.some(([other]) => other === key)).length).toBe(98)
+    expect(loaded.size).toBe(99)
+  }
+  await store.change([], () => ({ put: documents, remove: [] }))
+  expect(new Map(await store.load())).toEqual(new Map(documents))
 })
 
 describe('files', () => {

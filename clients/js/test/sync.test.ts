@@ -1,6 +1,9 @@
 /** Devices and the real server: what is written without a network comes together, and nothing is lost. */
 
-import { randomUUID } from 'node:crypto'
+import { createHmac, randomBytes, randomUUID } from 'node:crypto'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import { WebSocket } from 'ws'
@@ -279,7 +282,7 @@ describe.skipIf(BINARY === undefined)('devices and the server', () => {
         await Promise.all(devices.map((one) => one.close()))
         await client.sql(`DROP TABLE ${name}`)
       }),
-      { numRuns: Number(process.env['SPRINGHEAD_SEEDS'] ?? 25) },
+      { numRuns: Number(process.env['SPRINGHEAD_SEEDS'] ?? 6) },
     )
   }, 600_000)
 })
@@ -300,4 +303,43 @@ describe.skipIf(BINARY === undefined)('devices and a server with limits and toke
     await one.close()
     await server.remove()
   })
+
+  test('g9_a_session_outlives_its_tokens_while_there_are_new_ones', async () => {
+    const secret = randomBytes(32).toString('hex')
+    const directory = await mkdtemp(join(tmpdir(), 'springhead-jwt-'))
+    await writeFile(join(directory, 'secret'), secret)
+    const server = await Server.start('--jwt-secret-file', join(directory, 'secret'), '--jwt-leeway', '0s')
+    const client = new Client({ url: server.url })
+    await client.sql('CREATE TABLE counters (id TEXT PRIMARY KEY, n INTEGER)')
+    await client.sql("INSERT INTO counters VALUES ('a', 0)")
+    await client.sql('CREATE ROLE app')
+    await client.sql('GRANT SELECT, UPDATE ON counters TO app')
+    let made = 0
+    let mayLogIn = true
+    const token = (): string => {
+      made += 1
+      const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString('base64url')
+      const body = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ role: 'app', sub: 'ann', exp: Math.floor(Date.now() / 1000) + 3 })}`
+      const signature = createHmac('sha256', mayLogIn ? secret : 'another').update(body).digest('base64url')
+      return `${body}.${signature}`
+    }
+    const one = await Device.open({ name: 'tokens', store: new MemoryStore(), webSocket, url: server.url, token })
+    const states = new Set<string>()
+    await one.subscribe('counters')
+    await one.when(({ live }) => live)
+    one.onStatus(({ state }) => states.add(state))
+    await expect.poll(() => made, { timeout: 15_000, interval: 50 }).toBeGreaterThan(5)
+    await one.collection('counters').inc('a', { n: 1 })
+    await one.when(({ pending, live }) => live && pending === 0)
+    expect([...states]).toEqual(['online'])
+    expect((await client.sql('SELECT n FROM counters')).rows).toEqual([[1]])
+    mayLogIn = false
+    const { error } = await one.when(({ state }) => state === 'refused')
+    expect(['token_expired', 'unauthenticated']).toContain(error?.code)
+    await one.collection('counters').inc('a', { n: 1 })
+    expect(one.status.pending).toBe(1)
+    await one.close()
+    await server.remove()
+    await rm(directory, { recursive: true })
+  }, 40_000)
 })

@@ -3,6 +3,7 @@
  * comes. All that a connection needs to know is in the replica; a broken one loses nothing.
  */
 
+import { pause } from '../backoff.js'
 import type { Socket, SocketConstructor } from '../live.js'
 import { SpringheadError } from '../errors.js'
 import { nowMs } from './clock.js'
@@ -51,6 +52,9 @@ const FINAL = new Set([
   'unauthenticated', 'token_expired', 'forbidden', 'unknown_tenant', 'taken_over', 'bad_shape',
 ])
 
+/** Tokens are refreshed no more often. */
+const LEAST_REFRESH_MS = 1000
+
 /** How long a connection may take from the first packet to the answered handshake. */
 const OPENING_MS = 30_000
 /** After so many verdicts the server is told that they are durable here. */
@@ -73,6 +77,7 @@ export class Session {
   /** Shapes that the server has been told of. */
   readonly #told = new Set<number>()
   #verdicts = 0
+  #refreshedMs = 0
   #ackTimer: ReturnType<typeof setTimeout> | undefined
   #openingTimer: ReturnType<typeof setTimeout>
   /** The catalog version at which definitions were asked for again: once is enough. */
@@ -427,8 +432,12 @@ export class Session {
     }
   }
 
-  /** Sends a fresh token, before the present one's time is over. */
+  /** Sends a fresh token, before the present one's time is over. Short ones are asked for without a pause. */
   async refreshToken(): Promise<void> {
+    const waitMs = this.#refreshedMs + LEAST_REFRESH_MS - nowMs()
+    this.#refreshedMs = nowMs() + Math.max(0, waitMs)
+    if (waitMs > 0) await pause(waitMs)
+    if (this.#end !== undefined) return
     const token = await this.options.token().catch(() => undefined)
     if (token !== undefined) this.#send('tokenRefresh', { token })
   }

@@ -17,7 +17,8 @@ export interface Store {
   load(): Promise<[Key, unknown][]>
   /**
    * Changes entries at once. `build` is given what `read` names as it is now, in the same transaction
-   * (other tabs write too), and says what to change. It must not wait for anything.
+   * (other tabs write too; documents are not read so), and says what to change. It must not wait for
+   * anything. A key is put or removed, not both.
    */
   change(read: Key[], build: (found: unknown[]) => Batch): Promise<Batch>
   /** Whether the platform has promised to keep the data under storage pressure. */
