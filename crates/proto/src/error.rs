@@ -114,6 +114,7 @@ error_codes! {
     DuplicateStatement = "42P05", "duplicate_statement", 400;
     UndefinedStatement = "26000", "unknown_statement", 400;
     UndefinedCursor = "34000", "unknown_portal", 400;
+    DuplicateCursor = "42P03", "duplicate_cursor", 409;
     /// A value for a column that makes its own.
     GeneratedAlways = "428C9", "generated_always", 400;
     /// RAISE without a code of its own.

@@ -64,10 +64,6 @@ pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> 
                 name: (!is_all).then(|| names::fold(name)),
             })
         }
-        // There are no cursors but the protocol's portals, which are closed by it.
-        Statement::Close {
-            cursor: sqlparser::ast::CloseCursor::All,
-        } => PlanKind::NoEffect("CLOSE CURSOR ALL"),
         Statement::Discard { object_type } => match object_type {
             DiscardObject::ALL => PlanKind::Setting(Setting::Discard),
             DiscardObject::PLANS => PlanKind::NoEffect("DISCARD PLANS"),

@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod catalog;
 mod control;
 mod copy;
+mod cursor;
 pub mod ddl;
 pub mod dml;
 pub mod errors;

@@ -79,6 +79,8 @@ pub enum PlanKind {
     Advisory(AdvisoryLock),
     /// CALL of one of Springhead's own procedures.
     OwnCall(OwnCall),
+    /// DECLARE, FETCH, MOVE and CLOSE.
+    Cursor(CursorStatement),
 }
 
 /// CALL of one of Springhead's own procedures.
@@ -113,6 +115,44 @@ pub enum OwnProcedure {
     /// `set_dead_letter_policy(collection text, ttl_s bigint, action text, max_entries bigint,
     /// on_full text, violation text)`.
     SetDeadLetterPolicy,
+}
+
+/// A statement about a cursor of the session.
+#[derive(Debug, Clone)]
+pub enum CursorStatement {
+    Declare(DeclareCursor),
+    /// FETCH, or with `moves` MOVE, which returns no rows.
+    Fetch {
+        name: String,
+        direction: FetchDirection,
+        moves: bool,
+    },
+    /// `None` for all.
+    Close {
+        name: Option<String>,
+    },
+}
+
+/// See [`CursorStatement`].
+#[derive(Debug, Clone)]
+pub struct DeclareCursor {
+    pub name: String,
+    /// SCROLL or NO SCROLL, if it says either.
+    pub scroll: Option<bool>,
+    /// It outlives a transaction that commits.
+    pub hold: bool,
+    pub query: Arc<Plan>,
+}
+
+/// Which rows FETCH wants; `None` for all that there are that way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchDirection {
+    Forward(Option<u64>),
+    Backward(Option<u64>),
+    /// From the first row, which is 1, or from the last, which is -1.
+    Absolute(i64),
+    /// From the present row.
+    Relative(i64),
 }
 
 /// A message to whoever listens. Its lengths have been checked.

@@ -109,6 +109,9 @@ pub fn plan(
     if let Some(plan) = crate::advisory::plan(catalog, sql, param_types, context)? {
         return Ok(plan);
     }
+    if let Some(plan) = crate::cursor::plan(catalog, sql, param_types, context)? {
+        return Ok(plan);
+    }
     let (statement, marks) = parse_marked(sql, context)?;
     let mut analyzer = Analyzer::new(catalog, sql, context, param_types, usize::MAX);
     analyzer.marks = marks;

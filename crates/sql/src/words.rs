@@ -164,6 +164,11 @@ impl<'s> Words<'s> {
         )
     }
 
+    /// Whether a number without sign or point comes.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.peek(), Some((Token::Integer, _)))
+    }
+
     /// A string's value.
     pub(crate) fn string(&mut self) -> Result<String, SqlError> {
         let value = match self.peek() {

@@ -13,8 +13,9 @@ use crate::advisory::{Key, MAX_PER_SESSION, Taken, Waiting, Wanted};
 use crate::rows::RowsWriter;
 
 impl Session {
-    /// Gives back what a session has beside its settings: its channels and its advisory locks.
+    /// Gives back what a session has beside its settings: its channels, its cursors and its advisory locks.
     pub(super) fn let_go(&mut self) {
+        self.cursors.close_all();
         self.stop_listening();
         self.tenant.advisory.unlock_all(self.process_id, false);
     }

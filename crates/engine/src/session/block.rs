@@ -107,6 +107,7 @@ impl Session {
         if let Some(writer) = self.block.take().and_then(|block| block.writer) {
             self.tenant.mailbox.submit(Command::Rollback(writer, None));
         }
+        self.cursors.transaction_ended(false);
         self.tenant.advisory.unlock_all(self.process_id, true);
     }
 
@@ -283,6 +284,7 @@ impl Session {
         };
         self.tenant.advisory.unlock_all(self.process_id, true);
         let wrote = block.writer.is_some();
+        self.cursors.transaction_ended(committed.is_ok());
         self.restore_settings(committed.is_ok().then_some(block.kept_settings));
         if committed.is_ok() {
             self.change_channels(block.channels, start);
@@ -305,6 +307,7 @@ impl Session {
                 .await;
         }
         self.tenant.advisory.unlock_all(self.process_id, true);
+        self.cursors.transaction_ended(false);
         self.restore_settings(None);
     }
 
@@ -360,6 +363,7 @@ impl Session {
             }
             SavepointAction::RollbackTo(_) => {
                 block.failed = false;
+                self.cursors.rolled_back_to(kept);
                 if let Some(Savepoint {
                     settings: (local, kept),
                     channels,
@@ -372,7 +376,7 @@ impl Session {
                     put_back(&mut self.context.settings.lock(), self.local.drain(local..));
                 }
             }
-            SavepointAction::Release(_) => {}
+            SavepointAction::Release(_) => self.cursors.released_to(kept),
         }
         Ok(Outcome::command(tag))
     }

@@ -134,6 +134,7 @@ impl Session {
             }
             PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
             PlanKind::Advisory(lock) => self.advisory(lock, params).await,
+            PlanKind::Cursor(statement) => self.cursor(statement, params).await,
             PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
             PlanKind::Copy(copy) => self.copy(sql, plan, copy).await,
             PlanKind::Changes(changes) => {

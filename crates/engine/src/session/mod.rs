@@ -10,6 +10,7 @@ mod block;
 mod changes;
 mod confirm;
 mod copying;
+mod cursors;
 mod dead_letters;
 mod execute;
 mod listen;
@@ -30,6 +31,7 @@ use springhead_sql::planner::PlanContext;
 use springhead_sql::{PgType, split};
 use tokio::sync::Notify;
 
+use self::cursors::Cursors;
 use crate::access::Principal;
 use crate::copy::{CopyIn, CopyOutcome};
 use crate::engine::Engine;
@@ -77,6 +79,7 @@ pub struct Session {
     streams: bool,
     /// What its settings say the node is.
     is_on_standby: bool,
+    cursors: Cursors,
 }
 
 /// The statement that runs now, as others may end it.
@@ -213,6 +216,7 @@ impl Session {
             listener: None,
             streams: false,
             is_on_standby: false,
+            cursors: Cursors::default(),
         };
         session.put_configured();
         session.follow_role();

@@ -13,7 +13,7 @@ use springhead_engine::session::{COPIES_COLUMNS, changes_columns};
 use springhead_engine::settings;
 use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
-use springhead_sql::plan::{OutputColumn, RoleStatement, Setting};
+use springhead_sql::plan::{CursorStatement, OutputColumn, RoleStatement, Setting};
 use springhead_sql::{PgType, PlanKind};
 
 use super::backend::{self, Format, Formats};
@@ -142,7 +142,7 @@ impl Extended {
             FrontendMessage::Bind(bind) => self
                 .bind(session, &bind)
                 .map(|()| backend::bind_complete(&mut wire.out)),
-            FrontendMessage::Describe(target) => self.describe(wire, target),
+            FrontendMessage::Describe(target) => self.describe(wire, session, target),
             FrontendMessage::Execute { portal, max_rows } => {
                 // Alone, it is a transaction of its own, and may join others' flush.
                 let ends_with_it = sync_follows(source.input.bytes());
@@ -237,7 +237,7 @@ impl Extended {
             .enumerate()
             .map(|(index, value)| Parameter::read(*value, bind.parameter_formats.of(index)))
             .collect::<Result<Vec<_>, _>>()?;
-        let columns = columns_of(&statement.plan.kind).map_or(0, |columns| columns.len());
+        let columns = columns_of(&statement.plan.kind, session).map_or(0, |columns| columns.len());
         if let Formats::Each(formats) = &bind.result_formats
             && formats.len() != columns
         {
@@ -259,7 +259,12 @@ impl Extended {
         Ok(())
     }
 
-    fn describe(&self, wire: &mut Wire, target: Target<'_>) -> Result<(), SqlError> {
+    fn describe(
+        &self,
+        wire: &mut Wire,
+        session: &Session,
+        target: Target<'_>,
+    ) -> Result<(), SqlError> {
         let (statement, formats) = match target {
             Target::Statement(name) => {
                 let statement = self.statement(name)?;
@@ -272,11 +277,18 @@ impl Extended {
                 (statement, &Formats::AllText)
             }
             Target::Portal(name) => {
-                let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+                let Some(portal) = self.portals.get(name) else {
+                    // A cursor that DECLARE has made is a portal too.
+                    let columns = session
+                        .cursor_columns(name)
+                        .ok_or_else(|| no_portal(name))?;
+                    backend::row_description(&mut wire.out, &columns, &Formats::AllText);
+                    return Ok(());
+                };
                 (Arc::clone(&portal.statement), &portal.result_formats)
             }
         };
-        match columns_of(&statement.plan.kind) {
+        match columns_of(&statement.plan.kind, session) {
             Some(columns) => backend::row_description(&mut wire.out, &columns, formats),
             None => backend::no_data(&mut wire.out),
         }
@@ -457,7 +469,7 @@ fn ends_transaction(kind: &PlanKind) -> bool {
 }
 
 /// The columns of a statement's result, known before it runs; `None` if it returns no rows.
-fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
+fn columns_of(kind: &PlanKind, session: &Session) -> Option<Arc<[OutputColumn]>> {
     let text = |name: &str| OutputColumn {
         name: name.to_owned(),
         pg_type: PgType::Text,
@@ -476,6 +488,9 @@ fn columns_of(kind: &PlanKind) -> Option<Arc<[OutputColumn]>> {
             let columns = call.procedure.columns().iter();
             Some(columns.map(|name| text(name)).collect())
         }
+        PlanKind::Cursor(CursorStatement::Fetch {
+            name, moves: false, ..
+        }) => session.cursor_columns(name),
         PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "tenants" => {
             Some([text("id"), text("name")].into())
         }
