@@ -12,6 +12,9 @@ use crate::role::NodeRole;
 pub struct EngineConfig {
     /// Holds `tenants/` and `tmp/`; created if absent.
     pub data_dir: PathBuf,
+    /// Whether a tenant without a state file is one that the log has made since the files were copied,
+    /// and not one whose file is lost. Only while a node is restored.
+    pub states_may_be_missing: bool,
     /// Threads that run writers and readers; each has at most this many at work.
     pub worker_threads: usize,
     /// Snapshot readers (SQLite connections) kept open per tenant.
@@ -93,6 +96,7 @@ impl EngineConfig {
         const MIB: usize = 1 << 20;
         EngineConfig {
             data_dir: data_dir.into(),
+            states_may_be_missing: false,
             worker_threads: 8,
             readers_per_tenant: 4,
             open_tenants: 256,

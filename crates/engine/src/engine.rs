@@ -668,6 +668,35 @@ impl Engine {
         Ok(tenant.clone())
     }
 
+    /// A tenant to be copied, the system's own included; `None` if it has been dropped. Blocks.
+    pub(crate) fn tenant_for_copy(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, EngineError> {
+        if id == SYSTEM_TENANT {
+            return Ok(Some(Arc::clone(&self.inner.system)));
+        }
+        self.blocking_tenant(id)
+    }
+
+    /// Opens a tenant, which replays what it is behind, and closes it unless it is in use. Blocks.
+    pub(crate) fn open_and_close(&self, id: TenantId) -> Result<(), EngineError> {
+        let Some(tenant) = self.blocking_tenant(id)? else {
+            return Ok(());
+        };
+        tenant.checkpoint()?;
+        drop(tenant);
+        let slot = self.inner.registry.lock().slots.get(&id).cloned();
+        if id != TenantId::DEFAULT
+            && let Some(slot) = slot
+            && let Ok(mut held) = slot.tenant.try_lock()
+            && held
+                .as_ref()
+                .is_some_and(|open| Arc::strong_count(open) == 1)
+            && let Some(tenant) = held.take()
+        {
+            tenant.close(false);
+        }
+        Ok(())
+    }
+
     /// Finishes what runs, takes no more, checkpoints and closes. Blocks.
     pub fn shutdown(&self) {
         self.inner.registry.lock().closed = true;

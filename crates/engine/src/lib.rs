@@ -9,6 +9,7 @@
 pub mod access;
 mod advisory;
 pub mod apply;
+pub mod backup;
 pub mod capture;
 pub mod cdc;
 pub mod checksum;

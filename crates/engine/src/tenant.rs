@@ -146,7 +146,8 @@ impl Tenant {
             Arc::clone(&shared.entropy),
             Some(SequenceBook::default()),
         );
-        if !fresh && shared.log.earliest() > Lsn::FIRST && !state::has_state(config, id) {
+        let must_be_there = !fresh && !config.states_may_be_missing;
+        if must_be_there && shared.log.earliest() > Lsn::FIRST && !state::has_state(config, id) {
             return Err(EngineError::Corrupt {
                 tenant: id.0,
                 what: "its state file is gone, and the log no longer goes back to the beginning"

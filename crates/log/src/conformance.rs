@@ -1,6 +1,8 @@
 //! What every [`Log`] must pass. A backend's tests call [`crate::conformance_tests!`] with a
 //! function that makes an empty log; each case below then becomes a test of that backend.
 
+mod epochs;
+
 use std::any::Any;
 use std::sync::Arc;
 
@@ -12,8 +14,12 @@ use springhead_proto::{
 
 use crate::clock::ManualClock;
 use crate::contract::{
-    AppendError, CommitSlice, CommitSource, Log, LogError, LogReader, PendingCommit, Pin,
-    ReadFilter, RefusedReason,
+    CommitSlice, CommitSource, Log, LogError, LogReader, PendingCommit, Pin, ReadFilter,
+};
+
+pub use epochs::{
+    g1_an_epoch_begins_between_two_appends, g5_an_epoch_begins_at_the_durable_end,
+    g12_a_closed_log_refuses,
 };
 
 /// What a case asks of the log made for it.
@@ -594,24 +600,6 @@ pub fn tenants_are_known(made: &Made, _: &Setup) {
     assert_eq!(up_to(9999), [TenantId(3), TenantId(5), TenantId(9)]);
 }
 
-pub fn g12_a_closed_log_refuses(made: &Made, _: &Setup) {
-    let log = made.log.as_ref();
-    log.append(vec![commit_of(1, 100, 1, "a", 0)])
-        .expect("appended");
-    log.close();
-    log.close();
-    let refused = log.append(vec![commit_of(1, 100, 1, "b", 0)]);
-    assert!(matches!(
-        refused,
-        Err(AppendError::Refused(RefusedReason::Closed))
-    ));
-    assert_eq!(
-        read_all(log, 1, ReadFilter::default()).len(),
-        1,
-        "reading goes on"
-    );
-}
-
 pub fn g2_many_appenders_and_readers_agree(made: &Made, _: &Setup) {
     const APPENDERS: u32 = 8;
     const CALLS: u32 = 60;
@@ -683,72 +671,6 @@ pub fn g2_many_appenders_and_readers_agree(made: &Made, _: &Setup) {
         seen
     });
     assert_eq!(seen.len(), 3);
-}
-
-pub fn g5_an_epoch_begins_at_the_durable_end(made: &Made, _: &Setup) {
-    let log = made.log.as_ref();
-    let append = |label: &str| {
-        log.append(vec![commit_of(1, 100, 3, label, 100)])
-            .expect("appended")
-    };
-    append("old");
-    let first = log.epochs()[0];
-    for number in 2..=4u32 {
-        let begun = log.begin_epoch().expect("begun");
-        let epochs = log.epochs();
-        assert_eq!(epochs.last(), Some(&begun));
-        assert_eq!(epochs.len(), number as usize);
-        assert_eq!(begun.number, number);
-        assert_eq!(begun.fork_lsn, log.tail().durable);
-        assert_eq!(log.tail().epoch, begun.epoch);
-        assert!(
-            epochs[..epochs.len() - 1]
-                .iter()
-                .all(|old| old.epoch != begun.epoch && old.history_id != begun.history_id),
-            "no history is like another"
-        );
-        // The third history has nothing of its own.
-        if number != 3 {
-            let appended = append("new");
-            assert_eq!(appended.epoch, begun.epoch);
-            assert_eq!(appended.first_lsn, begun.fork_lsn.next());
-        }
-    }
-    let slices = read_all(log, 1, ReadFilter::default());
-    assert_whole_and_ordered(&slices);
-    let epochs = log.epochs();
-    let seen: Vec<_> = slices.iter().map(|slice| slice.epoch).collect();
-    assert_eq!(seen, [first.epoch, epochs[1].epoch, epochs[3].epoch]);
-    assert_eq!(read_all(log, 4, of_tenant(1)).len(), 2);
-}
-
-pub fn g1_an_epoch_begins_between_two_appends(made: &Made, _: &Setup) {
-    const APPENDERS: u32 = 4;
-    let log = &made.log;
-    let epochs = std::thread::scope(|scope| {
-        for appender in 0..APPENDERS {
-            scope.spawn(move || {
-                for _ in 0..40 {
-                    log.append(vec![commit_of(appender, 100, 2, "x", 20)])
-                        .expect("appended");
-                }
-            });
-        }
-        let begin = scope.spawn(|| (0..5).map(|_| log.begin_epoch().expect("begun")).collect());
-        let begun: Vec<_> = begin.join().expect("no panic");
-        begun
-    });
-    let slices = read_all(log.as_ref(), 1, ReadFilter::default());
-    assert_whole_and_ordered(&slices);
-    assert_eq!(slices.len(), 160);
-    for slice in &slices {
-        let after = epochs
-            .iter()
-            .rev()
-            .find(|epoch| slice.commit_lsn > epoch.fork_lsn);
-        let expected = after.map_or(log.epochs()[0].epoch, |epoch| epoch.epoch);
-        assert_eq!(slice.epoch, expected, "at {}", slice.commit_lsn);
-    }
 }
 
 /// Makes each case of the suite a test; `$make` is a `fn(&Setup) -> Made`.

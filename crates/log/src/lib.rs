@@ -14,6 +14,7 @@ pub mod disk;
 pub mod failpoint;
 pub mod memory;
 pub mod segment;
+pub mod vote;
 
 pub use clock::{Clock, ManualClock, NoProgress, Progress, SystemClock};
 pub use contract::{
@@ -21,6 +22,6 @@ pub use contract::{
     LogStats, PendingCommit, Pin, ReadFilter, RefusedReason, TailPosition,
 };
 pub use raw::{
-    FollowError, RawIdentity, RawItem, RawLimit, RawLog, RawPosition, RawReader, RawWatcher,
-    common_history,
+    FollowError, RawIdentity, RawItem, RawLimit, RawLog, RawPosition, RawReader, RawSegment,
+    RawWatcher, common_history,
 };

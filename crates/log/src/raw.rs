@@ -120,6 +120,20 @@ pub struct RawIdentity {
     pub durable: Lsn,
 }
 
+/// A segment as far as readers may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawSegment {
+    /// The name that its file has in a log's directory, uncompressed.
+    pub file_name: String,
+    pub epoch: EpochRecord,
+    /// Before its header.
+    pub start: RawPosition,
+    /// Behind its last frame.
+    pub end: RawPosition,
+    /// Whether it gets no more frames.
+    pub sealed: bool,
+}
+
 /// Called after anything was written or became durable, from the thread that did it: it MUST be
 /// quick and MUST NOT call the log.
 pub type RawWatcher = Arc<dyn Fn() + Send + Sync>;
@@ -162,6 +176,22 @@ pub trait RawLog: Send + Sync {
     /// # Errors
     /// [`LogError::Trimmed`] and [`LogError::Future`].
     fn segment_start(&self, lsn: Lsn) -> Result<RawPosition, LogError>;
+
+    /// The segments, oldest first.
+    fn segments(&self) -> Vec<RawSegment>;
+
+    /// Begins a new segment, if the active one has a frame, so that what there is can be archived.
+    ///
+    /// # Errors
+    /// As an append.
+    fn seal(&self) -> Result<(), AppendError>;
+
+    /// [`Log::begin_epoch`](crate::Log::begin_epoch) with the number that was voted for, unless it is
+    /// lower than the next.
+    ///
+    /// # Errors
+    /// As [`Log::begin_epoch`](crate::Log::begin_epoch).
+    fn begin_epoch_numbered(&self, number: u32) -> Result<EpochRecord, AppendError>;
 
     /// Whether this log has a frame that ends exactly there with that checksum, or begins a segment
     /// there: whether a log that ends there is a beginning of this one. Looks at what is written,

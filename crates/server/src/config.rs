@@ -420,6 +420,23 @@ settings! {
         /// A node that was not heard for so long is gone.
         standby_timeout: Duration = Duration::from_secs(10);
     }
+    section "Backup" {
+        /// A directory that sealed segments of the log are copied into, for restoring to any point.
+        archive_dir: String = String::new();
+        /// A command that archives one file, in place of a directory: `%p` is where the file is, `%f`
+        /// the name to keep it under. It must end with 0 once the file is safe.
+        archive_command: String = String::new();
+        /// How long the command may take for one file; then it is ended, and tried again.
+        archive_command_timeout: Duration = Duration::from_secs(300);
+        /// A segment that is not full is archived after this long, if anything is in it.
+        archive_timeout: Option<Duration> = None;
+        /// Log that waits for the archive, at most; past it, it is trimmed, and the archive has a gap.
+        archive_pin_cap_bytes: Size = Size(10 << 30);
+        /// Log that one running backup may hold back from retention.
+        backup_pin_cap_bytes: Size = Size(10 << 30);
+        /// Backups at a time; more are refused with 53300.
+        max_backups: usize = 2;
+    }
     section "Consumers" {
         /// Named consumers per tenant.
         max_consumers: usize = engine().max_consumers;
@@ -434,6 +451,7 @@ impl Config {
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
             data_dir: self.data_dir.clone(),
+            states_may_be_missing: false,
             worker_threads: self.worker_threads,
             readers_per_tenant: self.readers_per_tenant,
             open_tenants: self.open_tenants,

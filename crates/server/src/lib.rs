@@ -6,6 +6,7 @@
 //! change is rendered: that is the engine's.
 
 pub mod auth;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod http;

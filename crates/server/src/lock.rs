@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! data_dir/LOCK      locked (flock) by the process that serves; its process id, for people
+//! data_dir/RESTORING there while it is made of a backup; nobody serves it then
 //! data_dir/VERSION   "springhead <format version>\n", written at the first start
 //! data_dir/log/      the log
 //! data_dir/tenants/  the state, one SQLite file per tenant
-//! data_dir/tmp/      large results; emptied at start
+//! data_dir/tmp/      copies on their way into a backup or an archive; emptied at start
 //! ```
 //!
 //! Called before anything else touches the directory. The lock lasts as long as [`DataDir`] lives;
@@ -24,6 +25,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const LOCK_FILE: &str = "LOCK";
 const VERSION_FILE: &str = "VERSION";
 const VERSION_TEMPORARY: &str = "VERSION.tmp";
+const RESTORING_FILE: &str = "RESTORING";
 
 /// A locked data directory.
 #[derive(Debug)]
@@ -43,6 +45,10 @@ pub enum DataDirError {
     Foreign { path: PathBuf },
     #[error("{} does not say which format version it has: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("{} is being restored, or its restore was interrupted; run `springhead restore` again, or remove it", path.display())]
+    Restoring { path: PathBuf },
+    #[error("{} is a data directory already; restore into an empty or a new one", path.display())]
+    Exists { path: PathBuf },
     #[error("{} is no data directory of springhead; `springhead serve` makes one", path.display())]
     Missing { path: PathBuf },
     #[error("{operation} {}: {error}", path.display())]
@@ -79,10 +85,12 @@ impl DataDir {
                 .unwrap_or(Path::new("."));
             sync_dir(parent)?;
         }
+        refuse_restoring(path)?;
         if !path.join(VERSION_FILE).exists() {
             refuse_foreign(path)?;
         }
         let lock = lock(path)?;
+        refuse_restoring(path)?;
         // Looked at under the lock: another process may just have made it.
         if !path.join(VERSION_FILE).exists() {
             write_version(path)?;
@@ -95,12 +103,46 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`].
     pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
+        refuse_restoring(path)?;
         if !path.join(VERSION_FILE).exists() {
             return Err(DataDirError::Missing {
                 path: path.to_owned(),
             });
         }
         DataDir::locked(path, lock(path)?)
+    }
+
+    /// Locks `path` to be made of a backup: it is made, or is empty, or an earlier restore was
+    /// interrupted there, whose files are removed. Nobody else takes it until [`Restoring::whole`].
+    ///
+    /// # Errors
+    /// [`DataDirError`].
+    pub fn open_to_restore(path: &Path) -> Result<(DataDir, Restoring), DataDirError> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| io_error("create", path, error))?;
+        let lock = lock(path)?;
+        let marker = path.join(RESTORING_FILE);
+        if marker.exists() {
+            clear_restored(path)?;
+        } else if path.join(VERSION_FILE).exists() {
+            return Err(DataDirError::Exists {
+                path: path.to_owned(),
+            });
+        } else {
+            refuse_foreign(path)?;
+        }
+        File::create(&marker)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| io_error("write", &marker, error))?;
+        sync_dir(path)?;
+        write_version(path)?;
+        let restoring = Restoring {
+            path: path.to_owned(),
+        };
+        Ok((DataDir::locked(path, lock)?, restoring))
     }
 
     fn locked(path: &Path, lock: File) -> Result<DataDir, DataDirError> {
@@ -117,11 +159,68 @@ impl DataDir {
         &self.path
     }
 
+    /// Removes what an earlier run left in `tmp/`: it means nothing to this one.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn clear_temporary(&self) -> Result<(), DataDirError> {
+        let dir = self.path.join("tmp");
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &dir, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where the log is.
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
         self.path.join("log")
     }
+}
+
+/// A data directory that is being made of a backup.
+#[derive(Debug)]
+#[must_use = "without `whole` nobody can serve the directory"]
+pub struct Restoring {
+    path: PathBuf,
+}
+
+impl Restoring {
+    /// Everything is there, durably: from now on the directory can be served.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn whole(self) -> Result<(), DataDirError> {
+        sync_dir(&self.path)?;
+        let marker = self.path.join(RESTORING_FILE);
+        std::fs::remove_file(&marker).map_err(|error| io_error("remove", &marker, error))?;
+        sync_dir(&self.path)
+    }
+}
+
+fn refuse_restoring(path: &Path) -> Result<(), DataDirError> {
+    if path.join(RESTORING_FILE).exists() {
+        return Err(DataDirError::Restoring {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Removes what an interrupted restore has written.
+fn clear_restored(path: &Path) -> Result<(), DataDirError> {
+    for name in ["log", "tenants", "tmp"] {
+        let dir = path.join(name);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &dir, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Files of an aborted first start may be there, nothing else.

@@ -52,6 +52,8 @@ pub struct NodeState {
     pub auth: Auth,
     /// How it follows others and is followed; `None` over a log that cannot be.
     pub replication: Option<Arc<Replication>>,
+    /// How the log's archive goes.
+    pub archive: Arc<parking_lot::Mutex<crate::backup::archive::Status>>,
 }
 
 /// Told once, to everyone: the node is stopping.
@@ -140,6 +142,7 @@ pub async fn run(config: Config, open_log: Arc<OpenLog>) -> Result<(), NodeError
     let pg_address = resolve("pg", &config.pg)?;
     let http_address = resolve("http", &config.http)?;
     let data_dir = DataDir::open_or_create(&config.data_dir)?;
+    data_dir.clear_temporary()?;
     raise_file_limit();
     // Early, so that a port that is taken is told at once; but where anyone could come from, only
     // once it is known that there are users.
@@ -224,6 +227,7 @@ impl Life<'_> {
             pg: pgwire::Registry::default(),
             auth,
             replication: replication.clone(),
+            archive: Arc::default(),
         });
         let (switch, shutdown) = Shutdown::new();
         let mut servers = JoinSet::new();
@@ -237,6 +241,7 @@ impl Life<'_> {
         keepers.spawn(maintain(Arc::clone(&state)));
         keepers.spawn(sweep(Arc::clone(&state)));
         keepers.spawn(keep_auth(Arc::clone(&state)));
+        keepers.spawn(crate::backup::archive::run(Arc::clone(&state)));
         if let Some(replication) = &replication {
             keepers.spawn(life::keep(Arc::clone(replication)));
         }

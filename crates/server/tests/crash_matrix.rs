@@ -33,7 +33,11 @@ fn killed_at(failpoint: &str) {
 
 /// Beginnings of points that a primary under this load does not pass. The tests of what does pass
 /// them kill there.
-const ELSEWHERE: [&str; 6] = [
+const ELSEWHERE: [&str; 9] = [
+    // Backups, their restores, and the archive.
+    "backup.",
+    "restore.",
+    "archive.",
     // New histories, followers and forks.
     "log.epoch_",
     "log.follow_",

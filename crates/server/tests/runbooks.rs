@@ -7,29 +7,10 @@ mod nodes;
 use std::process::Command;
 
 use nodes::{node, url};
+use springhead_sim::book::commands;
 use springhead_sim::fixture::Fixture;
 
 const DOCUMENT: &str = include_str!("../../../docs/operations.md");
-
-/// The commands under a heading, one text per block.
-fn commands(heading: &str) -> Vec<String> {
-    let mut blocks = Vec::new();
-    let (mut within, mut block) = (false, None::<String>);
-    for line in DOCUMENT.lines() {
-        if line.starts_with('#') && block.is_none() {
-            within = line.trim_start_matches('#').trim() == heading;
-        } else if within && line == "```sh" {
-            block = Some(String::new());
-        } else if line == "```" {
-            blocks.extend(block.take());
-        } else if let Some(block) = &mut block {
-            block.push_str(line);
-            block.push('\n');
-        }
-    }
-    assert!(!blocks.is_empty(), "there are no commands under {heading}");
-    blocks
-}
 
 struct Books {
     primary: Fixture,
@@ -41,7 +22,7 @@ struct Books {
 impl Books {
     fn run(&mut self, heading: &str) -> String {
         let mut said = String::new();
-        for block in commands(heading) {
+        for block in commands(DOCUMENT, heading) {
             let serves = block.trim_end().ends_with('&');
             // Tells the id of what it leaves running.
             let script = if serves {

@@ -8,8 +8,10 @@
 //! that: what is checked is what a user could see. The simulated disk ([`disk`]) stands beside: the
 //! log's own tests run on it.
 
+pub mod book;
 pub mod checker;
 pub mod client;
+pub mod cluster;
 pub mod disk;
 pub mod fixture;
 pub mod followers;

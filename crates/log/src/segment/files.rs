@@ -17,6 +17,7 @@ use super::keeper::write_durably;
 use super::shared::{corrupt, io_error};
 use crate::contract::{EpochRecord, LogError};
 use crate::disk::{Disk, OpenFor, read_up_to};
+use crate::vote::Durable;
 
 pub const EPOCHS_NAME: &str = "epochs";
 const RUNNING_NAME: &str = "running";
@@ -132,6 +133,33 @@ pub fn store_running_ms(disk: &dyn Disk, dir: &Path, running_ms: u64) -> io::Res
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     replace(disk, dir, RUNNING_NAME, &out)
+}
+
+/// The name of the file with a voter's promise.
+pub const VOTE_NAME: &str = "vote";
+
+/// Reads what a voter has promised; `None` if it never has.
+///
+/// # Errors
+/// [`LogError::Corrupt`]: such a voter must not vote. Or what the disk says.
+pub fn load_vote(disk: &dyn Disk, dir: &Path) -> Result<Option<Durable>, LogError> {
+    let path = dir.join(VOTE_NAME);
+    match read_file(disk, &path) {
+        Ok(bytes) => Durable::decode(&bytes)
+            .map(Some)
+            .map_err(|what| corrupt(&path, 0, what)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", &path, error)),
+    }
+}
+
+/// Writes down what a voter promises, durably.
+///
+/// # Errors
+/// What the disk says; then the voter must stop, since nobody knows what it has promised.
+pub fn store_vote(disk: &dyn Disk, dir: &Path, durable: &Durable) -> Result<(), LogError> {
+    replace(disk, dir, VOTE_NAME, &durable.encode())
+        .map_err(|error| io_error("write", &dir.join(VOTE_NAME), error))
 }
 
 fn replace(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -287,7 +287,11 @@ impl Writer {
     }
 
     /// See [`crate::Log::begin_epoch`].
-    pub fn begin_epoch(&mut self, identity: &Identity) -> Result<EpochRecord, WriteFailure> {
+    pub fn begin_epoch(
+        &mut self,
+        identity: &Identity,
+        number: u32,
+    ) -> Result<EpochRecord, WriteFailure> {
         self.keeper
             .make_room_for(EPOCHS_ROOM_BYTES)
             .map_err(WriteFailure::Refused)?;
@@ -297,7 +301,7 @@ impl Writer {
         debug_assert_eq!(self.durable.1, self.end, "nothing is under way");
         let record = EpochRecord {
             epoch: identity.epoch,
-            number: self.current_record().number + 1,
+            number: number.max(self.current_record().number + 1),
             history_id: identity.history_id,
             fork_lsn: self.end.next_lsn.previous(),
         };

@@ -175,6 +175,7 @@ impl Verifier<'_> {
                 file: path,
                 offset,
                 what: what.to_owned(),
+                doubtful: false,
             });
         }
         Ok(())
@@ -230,6 +231,7 @@ impl Verifier<'_> {
                 file: path.to_owned(),
                 offset,
                 what: what.to_owned(),
+                doubtful: false,
             });
         }
         Ok(())

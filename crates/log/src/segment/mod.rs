@@ -6,6 +6,7 @@
 //! 00000000000000000001-0000000001.idx      what a sealed one holds and where
 //! spare-0000000000                         laid out to become a segment
 //! running                                  how long the log has been open
+//! vote                                     what this node has promised, where nodes vote
 //! truncated                                a cut that was decided and not completed
 //! diverged-…/                              what was cut off at a fork; a log in itself
 //! ```
@@ -38,6 +39,7 @@ mod recovery;
 mod retention;
 mod scan;
 mod shared;
+mod source;
 mod truncate;
 mod writer;
 
@@ -58,10 +60,14 @@ use crate::contract::{
 };
 use crate::disk::{Disk, RealDisk};
 use crate::pins::Pins;
-use crate::raw::{FollowError, RawIdentity, RawLimit, RawLog, RawPosition, RawReader, RawWatcher};
+use crate::raw::{
+    FollowError, RawIdentity, RawLimit, RawLog, RawPosition, RawReader, RawSegment, RawWatcher,
+};
 
+pub use files::{load_vote, store_vote};
 pub use inspect::{DumpItem, SegmentReport, VerifyReport, dump, verify};
 pub use recovery::CutTail;
+pub use source::{SegmentSource, SourceFrame, encode_epochs, read_epochs};
 pub use truncate::{Truncated, begin_copy, truncate};
 
 use append::Appender;
@@ -289,14 +295,18 @@ impl SegmentLog {
         self.appender.poisoned()
     }
 
-    /// [`Log::begin_epoch`] with an identity of one's own, of which the cluster's part is not used.
-    /// For tests and simulations.
+    /// [`Log::begin_epoch`] with an identity of one's own, of which the cluster's part is not used, and
+    /// a number of at least `number`. For tests and simulations.
     ///
     /// # Errors
     /// As [`Log::begin_epoch`].
-    pub fn begin_epoch_as(&self, identity: Identity) -> Result<EpochRecord, AppendError> {
+    pub fn begin_epoch_as(
+        &self,
+        identity: Identity,
+        number: u32,
+    ) -> Result<EpochRecord, AppendError> {
         self.appender
-            .exclusively(|writer| writer.begin_epoch(&identity))
+            .exclusively(|writer| writer.begin_epoch(&identity, number))
     }
 
     /// The same for every log of one cluster.
@@ -387,16 +397,7 @@ impl Log for SegmentLog {
     }
 
     fn begin_epoch(&self) -> Result<EpochRecord, AppendError> {
-        let known = self.epochs();
-        loop {
-            let identity = Identity::random().map_err(|error| {
-                AppendError::Poisoned(format!("draw a history's identity: {error}").into())
-            })?;
-            // A cursor names only the 32 bits.
-            if known.iter().all(|record| record.epoch != identity.epoch) {
-                return self.begin_epoch_as(identity);
-            }
-        }
+        self.begin_epoch_numbered(0)
     }
 
     fn raw(&self) -> Option<&dyn RawLog> {
@@ -473,6 +474,30 @@ impl RawLog for SegmentLog {
 
     fn segment_start(&self, lsn: Lsn) -> Result<RawPosition, LogError> {
         raw::segment_start(&self.shared, lsn)
+    }
+
+    fn segments(&self) -> Vec<RawSegment> {
+        raw::segments(&self.shared)
+    }
+
+    fn seal(&self) -> Result<(), AppendError> {
+        if self.shared.follows.load(Ordering::Acquire) {
+            return Err(AppendError::Refused(RefusedReason::Following));
+        }
+        self.appender.exclusively(Writer::seal)
+    }
+
+    fn begin_epoch_numbered(&self, number: u32) -> Result<EpochRecord, AppendError> {
+        let known = self.epochs();
+        loop {
+            let identity = Identity::random().map_err(|error| {
+                AppendError::Poisoned(format!("draw a history's identity: {error}").into())
+            })?;
+            // A cursor names only the 32 bits.
+            if known.iter().all(|record| record.epoch != identity.epoch) {
+                return self.begin_epoch_as(identity, number);
+            }
+        }
     }
 
     fn holds(&self, position: RawPosition) -> Result<bool, LogError> {

@@ -11,9 +11,9 @@ use super::format::HEADER_BYTES;
 use super::frames::FrameCursor;
 use super::index::{End, Run};
 use super::scan::LastBatch;
-use super::shared::{Published, Segment, Shared, Written, corrupt};
+use super::shared::{Published, Segment, Shared, Written, corrupt, segment_name};
 use crate::contract::{EpochRecord, LogError};
-use crate::raw::{RawIdentity, RawItem, RawLimit, RawPosition, RawReader};
+use crate::raw::{RawIdentity, RawItem, RawLimit, RawPosition, RawReader, RawSegment};
 
 /// See the module's text.
 pub struct SegmentRawReader {
@@ -284,6 +284,30 @@ pub fn segment_start(shared: &Shared, lsn: Lsn) -> Result<RawPosition, LogError>
         crc: 0,
         lsn: segment.header.first_lsn.previous(),
     })
+}
+
+/// See [`crate::RawLog::segments`].
+pub fn segments(shared: &Shared) -> Vec<RawSegment> {
+    let published = shared.published.lock();
+    let last = published.last_number();
+    let segments = published.segments.iter().map(|segment| {
+        let header = &segment.header;
+        let mut records = published.epochs.iter();
+        let epoch = records.find(|record| record.history_id == header.history_id);
+        RawSegment {
+            file_name: segment_name(header.first_lsn, header.segment_number),
+            epoch: *epoch.expect("every segment is of a known history"),
+            start: RawPosition {
+                segment: header.segment_number,
+                offset: 0,
+                crc: 0,
+                lsn: header.first_lsn.previous(),
+            },
+            end: raw_position(header.segment_number, &segment.end(&published)),
+            sealed: header.segment_number != last,
+        }
+    });
+    segments.collect()
 }
 
 /// See [`crate::RawLog::holds`].

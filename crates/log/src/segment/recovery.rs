@@ -48,6 +48,10 @@ pub struct CutTail {
     pub offset: u64,
     /// What was wrong there.
     pub what: String,
+    /// A follower's: whole frames followed. It writes many before it flushes, so that a power cut can
+    /// leave the later ones and tear the first; damage to what it had flushed, and acknowledged, looks the
+    /// same. It has to get them again, and must not lead before it has.
+    pub doubtful: bool,
 }
 
 /// Opens the log in `dir`, or begins one there.
@@ -364,7 +368,8 @@ impl Recovery<'_> {
             done_bytes += segment.length;
             self.progress.report(done_bytes, self.total_bytes);
         }
-        if let Some(unfinished) = self.drop_unfinished_run()? {
+        if let Some(mut unfinished) = self.drop_unfinished_run()? {
+            unfinished.doubtful = torn.is_some_and(|torn: CutTail| torn.doubtful);
             torn = Some(unfinished);
         }
         self.check_known_durable()?;
@@ -445,14 +450,22 @@ impl Recovery<'_> {
         let later = cursor
             .valid_frame_after(segment.length)
             .map_err(|fault| fault.at(&segment.path, offset))?;
+        let doubtful = later.is_some();
         if let Some(later) = later {
             let what = format!("{what}, and a whole frame follows at byte {later}");
-            return Err(corrupt(&segment.path, offset, what));
+            // What a state has was flushed here for certain.
+            let flushed = segment.end.next_lsn <= self.config.known_durable;
+            if !self.config.follows || flushed {
+                return Err(corrupt(&segment.path, offset, what));
+            }
+            erase_rest(self.disk, segment)?;
+            self.last_batch = LastBatch::Durable;
         }
         Ok(Some(CutTail {
             file: segment.path.clone(),
             offset,
             what: what.to_owned(),
+            doubtful,
         }))
     }
 
@@ -485,6 +498,7 @@ impl Recovery<'_> {
                         file: segment.path.clone(),
                         offset: before.offset,
                         what: "a large commit was not finished".to_owned(),
+                        doubtful: false,
                     }));
                 }
                 _ if only_one => {
@@ -526,7 +540,8 @@ impl Recovery<'_> {
             .open(&last_path, OpenFor::Writing)
             .map_err(|error| io_error("open", &last_path, error))?;
         let mut cut = cut;
-        if cut.is_some() && !erase_head(file.as_ref(), last)? {
+        let is_doubtful = cut.as_ref().is_some_and(|cut| cut.doubtful);
+        if cut.is_some() && !erase_head(file.as_ref(), last)? && !is_doubtful {
             // Not a torn write but the clean end of what was written.
             cut = None;
         }
@@ -584,6 +599,22 @@ fn erase_head(file: &dyn DiskFile, segment: &FoundSegment) -> Result<bool, LogEr
         .and_then(|()| file.sync_data())
         .map_err(|error| io_error("write", path, error))?;
     Ok(own)
+}
+
+/// Overwrites all that is behind the last frame with zeros.
+fn erase_rest(disk: &dyn Disk, segment: &FoundSegment) -> Result<(), LogError> {
+    let zeros = vec![0; 1 << 16];
+    let mut at = segment.end.offset;
+    let erased = disk.open(&segment.path, OpenFor::Writing).and_then(|file| {
+        while at < segment.length {
+            let left = usize::try_from(segment.length - at).unwrap_or(usize::MAX);
+            let step = left.min(zeros.len());
+            write_all_at(file.as_ref(), &zeros[..step], at)?;
+            at += step as u64;
+        }
+        file.sync_data()
+    });
+    erased.map_err(|error| io_error("write", &segment.path, error))
 }
 
 fn open_cursor(disk: &dyn Disk, segment: &FoundSegment) -> Result<FrameCursor, LogError> {

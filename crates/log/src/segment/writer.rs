@@ -352,6 +352,16 @@ impl Writer {
         Ok(())
     }
 
+    /// See [`crate::RawLog::seal`]. Between two batches.
+    pub fn seal(&mut self) -> Result<(), WriteFailure> {
+        if self.end.offset > HEADER_BYTES {
+            self.rotate(Run::None)?;
+            self.durable = (self.segment.header.segment_number, self.end);
+            self.publish();
+        }
+        Ok(())
+    }
+
     /// Ends the active segment and begins the next.
     fn rotate(&mut self, run: Run) -> Result<(), WriteFailure> {
         self.flush()?;

@@ -219,6 +219,34 @@ impl Response {
         text(self.buffer)
     }
 
+    /// Some of the body, at least one byte and at most `most`.
+    ///
+    /// # Errors
+    /// The socket's, a broken body, or its end.
+    pub async fn some_of(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.is_empty() {
+            if !self.more().await? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let rest = self.buffer.split_off(self.buffer.len().min(most));
+        Ok(std::mem::replace(&mut self.buffer, rest))
+    }
+
+    /// Fills `out` from the body.
+    ///
+    /// # Errors
+    /// As [`Response::some_of`].
+    pub async fn exactly(&mut self, out: &mut [u8]) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < out.len() {
+            let some = self.some_of(out.len() - filled).await?;
+            out[filled..filled + some.len()].copy_from_slice(&some);
+            filled += some.len();
+        }
+        Ok(())
+    }
+
     /// Reads some more of the body into the buffer; false at its end.
     async fn more(&mut self) -> io::Result<bool> {
         match self.framing {

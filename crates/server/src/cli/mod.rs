@@ -1,6 +1,7 @@
 //! The command line. Each command has a file; [`run`] picks one and turns what came of it into an
 //! exit code. Output is for people by default and JSON with `--json`; errors go to standard error.
 
+mod backup;
 mod dlq;
 mod http_client;
 mod live;
@@ -89,6 +90,10 @@ enum Command {
     /// Looks after rejected mutations of devices: lists, shows, retries, resolves
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Backs up a running server, or a data directory; verifies backups
+    Backup(backup::BackupArgs),
+    /// Makes a data directory of a backup, as it was at an LSN or a time
+    Restore(backup::RestoreArgs),
     /// Shows what a running server is doing
     Status(status::StatusArgs),
     /// Makes a running standby the primary
@@ -193,6 +198,8 @@ pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
         Command::User(command) => client(user::run_user(command)),
         Command::Token(command) => client(user::run_token(command)),
         Command::Dlq(command) => client(dlq::run(command)),
+        Command::Backup(args) => backup::run(args),
+        Command::Restore(args) => backup::run_restore(args),
         Command::Status(args) => client(status::run(args)),
         Command::Promote(args) => client(standby::promote(args)),
         Command::Standby(command) => client(standby::run(command)),
@@ -210,7 +217,7 @@ pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
 }
 
 /// Runs a command that talks to a server.
-fn client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+fn client<T>(command: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -9,6 +9,7 @@
 //! Handlers answer with a [`body::Body`] that is produced only as fast as the socket takes it. They
 //! hold no SQLite snapshot, and a writer never waits for them.
 
+mod backup;
 mod body;
 mod collections;
 mod config;

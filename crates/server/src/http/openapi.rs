@@ -87,6 +87,13 @@ fn paths() -> Value {
         "/v1/standbys/switchover": { "post": operation("switchOver", "Hand over to a standby, the one named by `to` if there are several.", &[], Some("Fields"), "Fields", 200) },
         "/v1/standbys/{name}": { "delete": operation("forgetStandby", "Forget a standby that is not connected, and the log kept for it.", &["name"], None, "Fields", 200) },
         "/v1/replication": { "get": operation("replication", "For other nodes: an upgrade to their own protocol (docs/replication.md).", &[], None, "Fields", 101) },
+        "/v1/backup": { "get": {
+            "operationId": "backup",
+            "summary": "A backup of the whole node as a tar archive, for superusers; whole only with its manifest.json.",
+            "responses": with_errors(json!({ "200": {
+                "description": "The archive.", "content": { "application/x-tar": {} },
+            } })),
+        } },
         "/healthz": { "get": operation("health", "The process answers.", &[], None, "Health", 200) },
         "/readyz": { "get": operation("ready", "The node takes requests.", &[], None, "Health", 200) },
         "/metrics": { "get": {

@@ -12,8 +12,8 @@ use super::error::HttpError;
 use super::params::{Params, decode, shown};
 use super::request::{Came, Request, RequestBody};
 use super::{
-    App, collections, consumers, dead_letters, events, guard, live, openapi, poll, session, sql,
-    standby, status, sync, ws,
+    App, backup, collections, consumers, dead_letters, events, guard, live, openapi, poll, session,
+    sql, standby, status, sync, ws,
 };
 use crate::auth::web::Shown;
 use crate::standby::dial::{PATH, PROTOCOL};
@@ -86,6 +86,7 @@ pub enum Route {
     Standbys,
     Switchover,
     Standby,
+    Backup,
 }
 
 impl Route {
@@ -120,6 +121,7 @@ impl Route {
             | Route::OpenApi
             | Route::Status
             | Route::Replication
+            | Route::Backup
             | Route::Standbys => &["GET"],
         }
     }
@@ -187,6 +189,7 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
         }
         ["v1", "session"] => (Route::Session, vec![]),
         ["v1", "tickets"] => (Route::Tickets, vec![]),
+        ["v1", "backup"] => (Route::Backup, vec![]),
         ["v1", "status"] => (Route::Status, vec![]),
         ["v1", "replication"] => (Route::Replication, vec![]),
         ["v1", "promote"] => (Route::Promote, vec![]),
@@ -252,7 +255,12 @@ async fn serve(app: Arc<App>, mut head: Parts, body: RequestBody) -> Result<Resp
     let is_head = head.method == Method::HEAD
         && !matches!(
             route,
-            Route::Events | Route::Live | Route::Poll | Route::WebSocket | Route::Sync
+            Route::Events
+                | Route::Live
+                | Route::Poll
+                | Route::WebSocket
+                | Route::Sync
+                | Route::Backup
         );
     let method = if is_head { Method::GET } else { head.method };
     if !route.methods().contains(&method.as_str()) {
@@ -408,6 +416,7 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
         Route::Standbys => Box::pin(standby::list(request)).await,
         Route::Switchover => Box::pin(standby::switch_over(request)).await,
         Route::Standby => Box::pin(standby::forget(request)).await,
+        Route::Backup => backup::send(request).await,
         Route::Health => status::health(request),
         Route::Ready => status::ready(request),
         Route::Metrics => Box::pin(status::metrics(request)).await,

@@ -117,6 +117,7 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
             "earliest_lsn": status.earliest.0,
             "timestamp_ms": status.tail.timestamp_ms.0,
             "uptime_ms": u64::try_from(app.node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "archive": archive(&app.node),
             "tenant": { "id": tenant.id().0, "name": tenant.name() },
             "tenants": status.tenants,
             "open_tenants": status.open_tenants,
@@ -163,4 +164,20 @@ fn dead_letters(figures: &Figures) -> Value {
     let mut value = object(all);
     value["by_violation"] = by_violation.into();
     value
+}
+
+/// How the log's archive goes; null without one.
+fn archive(node: &crate::NodeState) -> Value {
+    let config = &node.config;
+    if config.archive_dir.is_empty() && config.archive_command.is_empty() {
+        return Value::Null;
+    }
+    let status = node.archive.lock().clone();
+    json!({
+        "lsn": status.lsn.0,
+        "segments": status.segments,
+        "failures": status.failures,
+        "gaps": status.gaps,
+        "error": status.error,
+    })
 }

@@ -75,6 +75,7 @@ impl Node {
             pg: pgwire::Registry::default(),
             auth,
             replication: None,
+            archive: Arc::default(),
         });
         let (switch, shutdown) = Shutdown::new();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();

@@ -1,0 +1,411 @@
+//! One voter: what it does with what it hears. The rules are the module's above.
+
+use springhead_proto::Lsn;
+
+use super::{
+    Ballot, Durable, MAX_DATA_NODES, Members, Message, NodeId, Output, Position, Primary, Role,
+};
+
+/// Rules that a test leaves out to see that the check finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Omitted {
+    /// Rule 2.
+    pub compare_positions: bool,
+    /// Rule 3.
+    pub fence_acknowledgements: bool,
+    /// The second half of rule 4.
+    pub check_in_sync: bool,
+}
+
+/// One voter; see the module's text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Voter {
+    id: NodeId,
+    data_nodes: u8,
+    durable: Durable,
+    role: Role,
+    omitted: Omitted,
+}
+
+impl Voter {
+    /// A voter that has just been started with what it had durable. `data_nodes` there are; the voter
+    /// behind them is the witness.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_DATA_NODES`].
+    #[must_use]
+    pub fn new(id: NodeId, data_nodes: u8, durable: Durable) -> Voter {
+        assert!(
+            usize::from(data_nodes) <= MAX_DATA_NODES,
+            "the protocol is for two"
+        );
+        Voter {
+            id,
+            data_nodes,
+            durable,
+            role: Role::Follower,
+            omitted: Omitted::default(),
+        }
+    }
+
+    /// The same, without some of the rules. For tests of the check.
+    #[must_use]
+    pub fn without(mut self, omitted: Omitted) -> Voter {
+        self.omitted = omitted;
+        self
+    }
+
+    /// What it has durable.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    fn is_witness(&self) -> bool {
+        self.id.0 >= self.data_nodes
+    }
+
+    fn witness(&self) -> NodeId {
+        NodeId(self.data_nodes)
+    }
+
+    fn others(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let own = self.id;
+        (0..=self.data_nodes)
+            .map(NodeId)
+            .filter(move |id| *id != own)
+    }
+
+    /// A data node has not heard of a primary for too long, or is told to take over. `position` is its
+    /// log's flushed end.
+    pub fn campaign(&mut self, position: Position) -> Vec<Output> {
+        let may_lead = self.durable.may_lead && !self.is_witness();
+        if !may_lead || matches!(self.role, Role::Primary(_)) {
+            return Vec::new();
+        }
+        let ballot = self.durable.promised.next();
+        self.durable.promised = ballot;
+        self.durable.voted_for = Some(self.id);
+        self.role = Role::Candidate {
+            votes: Members::of([self.id]),
+        };
+        let request = Message::RequestVote { ballot, position };
+        let mut outputs = vec![Output::Persist(self.durable)];
+        outputs.extend(self.others().map(|to| Output::Send {
+            to,
+            message: request,
+        }));
+        outputs
+    }
+
+    /// A message has come. `position` is the own log's flushed end; the witness has none.
+    pub fn receive(&mut self, from: NodeId, message: Message, position: Position) -> Vec<Output> {
+        match message {
+            Message::RequestVote {
+                ballot,
+                position: theirs,
+            } => self.vote(from, ballot, theirs, position),
+            Message::Vote {
+                ballot,
+                granted,
+                promised,
+            } => self.count_vote(from, ballot, granted, promised, position),
+            Message::Acknowledged { ballot, lsn } => self.note_acknowledged(from, ballot, lsn),
+            Message::SetInSync {
+                ballot,
+                change,
+                members,
+            } => self.set_in_sync(from, ballot, change, members),
+            Message::InSyncSet { ballot, change } => self.in_sync_set(ballot, change),
+        }
+    }
+
+    fn vote(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        theirs: Position,
+        own: Position,
+    ) -> Vec<Output> {
+        let again = ballot == self.durable.promised && self.durable.voted_for == Some(from);
+        let newer = ballot > self.durable.promised;
+        let may_lead = if self.is_witness() {
+            self.omitted.check_in_sync || self.durable.in_sync.contains(from)
+        } else {
+            self.omitted.compare_positions || theirs >= own
+        };
+        let granted = again || (newer && may_lead);
+        let mut outputs = Vec::new();
+        if granted && newer {
+            outputs = self.promise(ballot, Some(from));
+        } else {
+            self.saw(ballot);
+        }
+        outputs.push(Output::Send {
+            to: from,
+            message: Message::Vote {
+                ballot,
+                granted,
+                promised: self.durable.promised,
+            },
+        });
+        outputs
+    }
+
+    /// A primary hears that somebody has promised `ballot`.
+    pub fn saw(&mut self, ballot: Ballot) {
+        if let Role::Primary(primary) = &mut self.role {
+            primary.seen = primary.seen.max(ballot);
+        }
+    }
+
+    /// To be called now and then: a primary that somebody cannot follow, having promised a higher
+    /// ballot, campaigns for one higher still. Nothing if there is no need. `position` is its log's
+    /// flushed end.
+    pub fn renew(&mut self, position: Position) -> Vec<Output> {
+        let Role::Primary(Primary { seen, .. }) = self.role else {
+            return Vec::new();
+        };
+        if seen <= self.durable.promised {
+            return Vec::new();
+        }
+        let mut outputs = self.promise(seen, None);
+        outputs.extend(self.campaign(position));
+        outputs
+    }
+
+    /// Promises a ballot higher than any before; whoever was something for a lower one is it no more.
+    fn promise(&mut self, ballot: Ballot, voted_for: Option<NodeId>) -> Vec<Output> {
+        let was = std::mem::replace(&mut self.role, Role::Follower);
+        self.durable.promised = ballot;
+        self.durable.voted_for = voted_for;
+        let mut outputs = vec![Output::Persist(self.durable)];
+        if matches!(was, Role::Primary(_)) {
+            outputs.push(Output::StepDown { promised: ballot });
+        }
+        outputs
+    }
+
+    fn count_vote(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        granted: bool,
+        promised: Ballot,
+        position: Position,
+    ) -> Vec<Output> {
+        if promised > self.durable.promised {
+            // Somebody is ahead: the next campaign must be, too.
+            return self.promise(promised, None);
+        }
+        let Role::Candidate { votes } = self.role else {
+            return Vec::new();
+        };
+        if !granted || ballot != self.durable.promised {
+            return Vec::new();
+        }
+        let votes = votes.with(from);
+        self.role = Role::Candidate { votes };
+        if votes.0.count_ones() * 2 <= u32::from(self.data_nodes) + 1 {
+            return Vec::new();
+        }
+        let mut flushed = [Lsn::ZERO; MAX_DATA_NODES];
+        flushed[usize::from(self.id.0)] = position.lsn;
+        self.role = Role::Primary(Primary {
+            // Whoever may be in sync by any record is waited for.
+            required: Members::of((0..self.data_nodes).map(NodeId)),
+            pending: None,
+            confirmed: None,
+            seen: ballot,
+            changes: 0,
+            flushed,
+            acknowledged: Lsn::ZERO,
+        });
+        vec![Output::BecomePrimary { ballot }]
+    }
+
+    /// Whether a follower may take frames of `ballot` and acknowledge them. What it says must be
+    /// performed first; `None`: it may not.
+    pub fn follow(&mut self, ballot: Ballot) -> Option<Vec<Output>> {
+        if ballot == self.durable.promised {
+            if matches!(self.role, Role::Primary(_)) {
+                return None;
+            }
+            // Of two candidates for one ballot the other has won it.
+            self.role = Role::Follower;
+            return Some(Vec::new());
+        }
+        if ballot > self.durable.promised {
+            return Some(self.promise(ballot, None));
+        }
+        (self.omitted.fence_acknowledgements && matches!(self.role, Role::Follower)).then(Vec::new)
+    }
+
+    /// A follower's log is about to be made anew from its primary's: it may have less than what it once
+    /// acknowledged, and must not lead. To be performed before anything of the log is removed.
+    pub fn forget_log(&mut self) -> Vec<Output> {
+        self.durable.may_lead = false;
+        vec![Output::Persist(self.durable)]
+    }
+
+    /// A follower has flushed everything that its primary has announced to be durable.
+    pub fn caught_up(&mut self) -> Vec<Output> {
+        if self.durable.may_lead {
+            return Vec::new();
+        }
+        self.durable.may_lead = true;
+        vec![Output::Persist(self.durable)]
+    }
+
+    /// The primary's own log is flushed up to `lsn`.
+    pub fn flushed(&mut self, lsn: Lsn) -> Vec<Output> {
+        let own = usize::from(self.id.0);
+        let Role::Primary(primary) = &mut self.role else {
+            return Vec::new();
+        };
+        primary.flushed[own] = primary.flushed[own].max(lsn);
+        self.acknowledge()
+    }
+
+    fn note_acknowledged(&mut self, from: NodeId, ballot: Ballot, lsn: Lsn) -> Vec<Output> {
+        let current = self.durable.promised;
+        let Role::Primary(primary) = &mut self.role else {
+            return Vec::new();
+        };
+        if ballot != current {
+            return Vec::new();
+        }
+        let Some(flushed) = primary.flushed.get_mut(usize::from(from.0)) else {
+            return Vec::new();
+        };
+        *flushed = (*flushed).max(lsn);
+        self.acknowledge()
+    }
+
+    /// Tells what has become acknowledged.
+    fn acknowledge(&mut self) -> Vec<Output> {
+        let Role::Primary(primary) = &mut self.role else {
+            return Vec::new();
+        };
+        let everywhere = (0..self.data_nodes)
+            .filter(|node| primary.required.contains(NodeId(*node)))
+            .map(|node| primary.flushed[usize::from(node)])
+            .min()
+            .unwrap_or(Lsn::ZERO);
+        if everywhere <= primary.acknowledged {
+            return Vec::new();
+        }
+        primary.acknowledged = everywhere;
+        vec![Output::Acknowledge { lsn: everywhere }]
+    }
+
+    /// The primary wants to go on without the other data node, which is lost. Nothing is acknowledged
+    /// without it before the witness has it in writing.
+    pub fn go_on_alone(&mut self) -> Vec<Output> {
+        let own = Members::of([self.id]);
+        self.change_in_sync(own)
+    }
+
+    /// The other data node follows again: it is waited for from now on, and once it has everything
+    /// that was acknowledged the witness is told that it is in sync ([`Voter::remind`]).
+    pub fn rejoin(&mut self, node: NodeId) -> Vec<Output> {
+        let Role::Primary(primary) = &mut self.role else {
+            return Vec::new();
+        };
+        // A wish to go on without it must not be confirmed any more.
+        primary.pending = None;
+        primary.required = primary.required.with(node);
+        self.remind()
+    }
+
+    /// To be called now and then: a primary says again what the witness has not confirmed, and that
+    /// those who are waited for are in sync, once they have everything.
+    pub fn remind(&mut self) -> Vec<Output> {
+        let (ballot, to) = (self.durable.promised, self.witness());
+        let Role::Primary(primary) = &self.role else {
+            return Vec::new();
+        };
+        if let Some((change, members)) = primary.pending {
+            let message = Message::SetInSync {
+                ballot,
+                change,
+                members,
+            };
+            return vec![Output::Send { to, message }];
+        }
+        let required = primary.required;
+        let have_all = (0..self.data_nodes)
+            .filter(|node| required.contains(NodeId(*node)))
+            .all(|node| primary.flushed[usize::from(node)] >= primary.acknowledged);
+        if primary.confirmed == Some(required) || !have_all {
+            return Vec::new();
+        }
+        self.change_in_sync(required)
+    }
+
+    fn change_in_sync(&mut self, members: Members) -> Vec<Output> {
+        let (ballot, to) = (self.durable.promised, self.witness());
+        let Role::Primary(primary) = &mut self.role else {
+            return Vec::new();
+        };
+        primary.changes += 1;
+        primary.pending = Some((primary.changes, members));
+        vec![Output::Send {
+            to,
+            message: Message::SetInSync {
+                ballot,
+                change: primary.changes,
+                members,
+            },
+        }]
+    }
+
+    fn set_in_sync(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        change: u32,
+        members: Members,
+    ) -> Vec<Output> {
+        let late = (ballot, change) < (self.durable.in_sync_ballot, self.durable.in_sync_change);
+        if !self.is_witness() || ballot < self.durable.promised || late {
+            return Vec::new();
+        }
+        if ballot > self.durable.promised {
+            self.durable.promised = ballot;
+            self.durable.voted_for = Some(from);
+        }
+        self.durable.in_sync = members;
+        (self.durable.in_sync_ballot, self.durable.in_sync_change) = (ballot, change);
+        vec![
+            Output::Persist(self.durable),
+            Output::Send {
+                to: from,
+                message: Message::InSyncSet { ballot, change },
+            },
+        ]
+    }
+
+    fn in_sync_set(&mut self, ballot: Ballot, change: u32) -> Vec<Output> {
+        let current = self.durable.promised;
+        let Role::Primary(primary) = &mut self.role else {
+            return Vec::new();
+        };
+        let Some((pending, members)) = primary.pending else {
+            return Vec::new();
+        };
+        if ballot != current || change != pending {
+            return Vec::new();
+        }
+        primary.pending = None;
+        primary.confirmed = Some(members);
+        primary.required = members;
+        self.acknowledge()
+    }
+}
