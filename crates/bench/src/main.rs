@@ -82,6 +82,7 @@ fn measure_one(
         Measurement::Recovery => measure::recovery::measure(systems, options, report),
         Measurement::Notify => measure::notify::measure(systems, options, report),
         Measurement::Standby => measure::standby::measure(systems, options, report),
+        Measurement::Sync => measure::sync::measure(systems, options, report),
         Measurement::Amplification => measure::amplification::measure(systems, options, report),
     }
 }

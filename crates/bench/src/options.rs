@@ -17,6 +17,7 @@ measurements (all, or any of them):
   recovery        time to be ready again after a crash, per GiB of log
   amplification   bytes written to disk per byte of user data
   notify          NOTIFY commits per second, with listeners and without
+  sync            devices: pushes, latency from one to another, first sync, memory of idle ones
   standby         one streaming standby: commits per second at each synchronous_commit, lag, catch-up,
                   promotion, base backup
 
@@ -47,10 +48,11 @@ pub enum Measurement {
     Amplification,
     Notify,
     Standby,
+    Sync,
 }
 
 impl Measurement {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Log,
         Self::Commits,
         Self::Latency,
@@ -61,6 +63,7 @@ impl Measurement {
         Self::Amplification,
         Self::Notify,
         Self::Standby,
+        Self::Sync,
     ];
 
     #[must_use]
@@ -75,6 +78,7 @@ impl Measurement {
             Self::Recovery => "recovery",
             Self::Amplification => "amplification",
             Self::Notify => "notify",
+            Self::Sync => "sync",
             Self::Standby => "standby",
         }
     }

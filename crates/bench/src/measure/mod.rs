@@ -11,6 +11,7 @@ pub mod recovery;
 pub mod replay;
 pub mod stalled;
 pub mod standby;
+pub mod sync;
 
 use crate::error::Result;
 use crate::systems::Server;

@@ -229,101 +229,76 @@ struct Seen {
 
 /// `None` if it is not shown at all.
 fn seen(catalog: &Catalog, identity: &Identity, mut definition: Definition) -> Option<Seen> {
-    let owns = |access: &Access| identity.is_member_of(access.owner());
-    let (kind, name, is_own) = match &mut definition {
-        Definition::Table(table) => {
-            if !may_read(identity, Object::Table(table)) {
-                return None;
-            }
-            let is_own = owns(&table.access);
-            if !is_own {
-                table.access = Access::default();
-            }
-            (Kind::Table, table.name.clone(), is_own)
-        }
-        Definition::View(view) => {
-            if !may_read(identity, Object::View(view)) {
-                return None;
-            }
-            let is_own = owns(&view.access);
-            if !is_own {
-                view.access = Access::default();
-            }
-            (Kind::View, view.name.clone(), is_own)
-        }
-        Definition::Sequence(sequence) => {
-            let of_shown = (sequence.owned_by)
-                .and_then(|(table, _)| catalog.table(CollectionId(table)))
-                .is_some_and(|table| may_read(identity, Object::Table(table)));
-            if !of_shown && !may_read(identity, Object::Sequence(sequence)) {
-                return None;
-            }
-            let is_own = owns(&sequence.access);
-            if !is_own {
-                sequence.access = Access::default();
-            }
-            (Kind::Sequence, sequence.name.clone(), is_own)
-        }
-        Definition::Routine(routine) => {
-            let kind = if routine.procedure {
-                Kind::Procedure
-            } else {
-                Kind::Function
-            };
-            (kind, routine.name.clone(), true)
-        }
-        Definition::Trigger(trigger) => {
-            let id = CollectionId(trigger.relation);
-            let is_shown = match (catalog.table(id), catalog.view(trigger.relation)) {
-                (Some(table), _) => may_read(identity, Object::Table(table)),
-                (_, Some(view)) => may_read(identity, Object::View(view)),
-                _ => false,
-            };
-            if !is_shown {
-                return None;
-            }
-            (Kind::Trigger, trigger.name.clone(), true)
-        }
-        Definition::Type(user_type) => {
-            let is_own = owns(&user_type.access);
-            if !is_own {
-                user_type.access = Access::default();
-            }
-            (Kind::Type, user_type.name.clone(), is_own)
-        }
-        // Who may look into a schema is decided where it is looked into; comments do nothing.
-        Definition::Schema(_) | Definition::Comment(_) => return None,
-    };
-    if name.schema == QualifiedName::SPRINGHEAD {
+    let kind = kind_of(&definition)?;
+    let is_springheads = definition.name().schema == QualifiedName::SPRINGHEAD;
+    if is_springheads || !is_shown(catalog, identity, &definition) {
         return None;
     }
-    let name = match &definition {
-        // Two tables' triggers may have one name, two functions differ by their arguments.
-        Definition::Trigger(trigger) => {
-            format!(
-                "{}#{}",
-                crate::cdc::collection_name(&name),
-                trigger.relation
-            )
+    let is_own = definition.access_mut().is_none_or(|access| {
+        let owns = identity.is_member_of(access.owner());
+        if !owns {
+            // Who else may do what, and by which policies, is for owners to know.
+            *access = Access::default();
         }
+        owns
+    });
+    Some(Seen {
+        kind,
+        name: shown_name(&definition),
+        definition,
+        is_own,
+    })
+}
+
+fn kind_of(definition: &Definition) -> Option<Kind> {
+    Some(match definition {
+        Definition::Type(_) => Kind::Type,
+        Definition::Sequence(_) => Kind::Sequence,
+        Definition::Table(_) => Kind::Table,
+        Definition::View(_) => Kind::View,
+        Definition::Routine(routine) if routine.procedure => Kind::Procedure,
+        Definition::Routine(_) => Kind::Function,
+        Definition::Trigger(_) => Kind::Trigger,
+        // Who may look into a schema is decided where it is looked into; comments do nothing.
+        Definition::Schema(_) | Definition::Comment(_) => return None,
+    })
+}
+
+fn is_shown(catalog: &Catalog, identity: &Identity, definition: &Definition) -> bool {
+    let table = |id: u32| {
+        (catalog.table(CollectionId(id)))
+            .is_some_and(|table| may_read(identity, Object::Table(table)))
+    };
+    match definition {
+        Definition::Table(table) => may_read(identity, Object::Table(table)),
+        Definition::View(view) => may_read(identity, Object::View(view)),
+        Definition::Sequence(sequence) => {
+            sequence.owned_by.is_some_and(|(owner, _)| table(owner))
+                || may_read(identity, Object::Sequence(sequence))
+        }
+        Definition::Trigger(trigger) => {
+            let view = catalog.view(trigger.relation);
+            table(trigger.relation)
+                || view.is_some_and(|view| may_read(identity, Object::View(view)))
+        }
+        _ => true,
+    }
+}
+
+/// With what tells it apart: two tables' triggers may have one name, two functions differ by their
+/// arguments.
+fn shown_name(definition: &Definition) -> String {
+    let name = crate::cdc::collection_name(definition.name());
+    match definition {
+        Definition::Trigger(trigger) => format!("{name}#{}", trigger.relation),
         Definition::Routine(routine) => {
             let types: Vec<_> = (routine.arguments.iter())
                 .map(|argument| argument.pg_type.sql_name())
                 .collect();
-            format!(
-                "{}({})",
-                crate::cdc::collection_name(&name),
-                types.join(",")
-            )
+            format!("{name}({})", types.join(","))
         }
-        _ => crate::cdc::collection_name(&name),
-    };
-    Some(Seen {
-        kind,
-        name,
-        definition,
-        is_own,
-    })
+        _ => name,
+    }
 }
 
 fn may_read(identity: &Identity, object: Object<'_>) -> bool {

@@ -63,6 +63,12 @@ pub(crate) fn candidates(
                 fixes: Vec::new(),
             }
         }
+        Violation::SchemaStale => Candidates {
+            kind: HintKind::SchemaStale {
+                catalog_version: catalog.version,
+            },
+            fixes: vec![Fix::ResyncDefinitions],
+        },
         Violation::TooLarge => Candidates {
             kind: HintKind::TooLarge {
                 limit_bytes: max_row_bytes as u64,

@@ -27,6 +27,7 @@ mod session;
 pub(crate) mod sets;
 mod shape;
 pub(crate) mod statement;
+mod tell;
 pub(crate) mod value;
 pub(crate) mod violation;
 

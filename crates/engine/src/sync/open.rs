@@ -8,10 +8,12 @@ use springhead_proto::sync::{
 };
 use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError, TenantId, Value};
 use springhead_sql::PlanKind;
+use springhead_sql::access::Identity;
 
 use super::session::{Closing, Door, Parts, Peer, SyncSession, expires_ms};
 use super::shape::{OpenShape, Resume, Sending, ShapeQuery, params as shape_params, texts};
 use super::{Author, Producer, Sync};
+use crate::Tenant;
 use crate::access::Principal;
 use crate::cdc::CdcError;
 use crate::live::{LiveError, LiveRequest};
@@ -51,27 +53,8 @@ impl SyncSession {
         peer: Peer,
         door: &dyn Door,
     ) -> Result<Opened, Closing> {
-        if hello.protocol < PROTOCOL_VERSION {
-            return Err(Closing::new(
-                SyncErrorCode::UnsupportedVersion,
-                format!("this server speaks version {PROTOCOL_VERSION}"),
-            ));
-        }
-        let engine = &sync.engine;
-        let principal = match &hello.token {
-            Some(token) => door.principal(token)?,
-            None => principal
-                .ok_or_else(|| Closing::new(SyncErrorCode::Unauthenticated, "a token is needed"))?,
-        };
-        let identity = engine.identify(&principal)?;
-        let tenant_id = match &hello.tenant {
-            Some(name) => engine.tenant_id(name)?,
-            None => tenant
-                .or_else(|| engine.tenant_of(&principal))
-                .unwrap_or(TenantId::DEFAULT),
-        };
-        engine.check_tenant(&principal, tenant_id)?;
-        let tenant = engine.tenant(tenant_id).await?;
+        let (principal, identity, tenant) = admit(sync, &hello, principal, tenant, door).await?;
+        let (engine, tenant_id) = (&sync.engine, tenant.id());
         let limits = &sync.limits.device;
         if hello.shapes.len() > limits.max_shapes as usize {
             return Err(Closing::new(
@@ -79,8 +62,6 @@ impl SyncSession {
                 format!("a session has at most {} shapes", limits.max_shapes),
             ));
         }
-        // What anyone was told of is known to whoever comes now.
-        tenant.wait_visible(tenant.acknowledged()).await?;
         let next_seq = next_seq(&tenant, &principal, hello.producer, hello.generation).await?;
         let Some(seat) = sync.sit(tenant_id, hello.producer) else {
             return Err(Closing::new(
@@ -361,6 +342,43 @@ impl SyncSession {
     }
 }
 
+/// Who a device is for, what it may do, and where.
+type Admitted = (Arc<Principal>, Arc<Identity>, Arc<Tenant>);
+
+/// Takes a handshake's word for it, and the credentials'.
+async fn admit(
+    sync: &Sync,
+    hello: &Handshake,
+    principal: Option<Arc<Principal>>,
+    tenant: Option<TenantId>,
+    door: &dyn Door,
+) -> Result<Admitted, Closing> {
+    if hello.protocol < PROTOCOL_VERSION {
+        return Err(Closing::new(
+            SyncErrorCode::UnsupportedVersion,
+            format!("this server speaks version {PROTOCOL_VERSION}"),
+        ));
+    }
+    let engine = &sync.engine;
+    let principal = match &hello.token {
+        Some(token) => door.principal(token)?,
+        None => principal
+            .ok_or_else(|| Closing::new(SyncErrorCode::Unauthenticated, "a token is needed"))?,
+    };
+    let identity = engine.identify(&principal)?;
+    let tenant_id = match &hello.tenant {
+        Some(name) => engine.tenant_id(name)?,
+        None => tenant
+            .or_else(|| engine.tenant_of(&principal))
+            .unwrap_or(TenantId::DEFAULT),
+    };
+    engine.check_tenant(&principal, tenant_id)?;
+    let tenant = engine.tenant(tenant_id).await?;
+    // What anyone was told of is known to whoever comes now.
+    tenant.wait_visible(tenant.acknowledged()).await?;
+    Ok((principal, identity, tenant))
+}
+
 /// A snapshot whose definitions change under it is read again so often.
 const REPLANS: usize = 8;
 
@@ -369,7 +387,7 @@ const AGAIN_MS: u64 = 1_000;
 
 /// The seq that is expected of a producer.
 async fn next_seq(
-    tenant: &crate::Tenant,
+    tenant: &Tenant,
     principal: &Principal,
     producer: ProducerId,
     generation: Generation,

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use springhead_log::Clock;
 use springhead_proto::sync::{
-    Ack, Generation, ProducerId, Push, RetryReason, Seq, ServerToDevice, SyncErrorCode, Throttle,
-    Verdict, Violation,
+    Ack, Generation, Mutation, MutationId, ProducerId, Push, RetryReason, Seq, ServerToDevice,
+    SyncErrorCode, Throttle, Verdict, Violation,
 };
 use springhead_proto::{ErrorCode, Lsn, SqlError};
 use tokio::sync::oneshot;
 
 use super::session::{Closing, SyncSession};
+use super::value::size_of_operation;
 use super::{Author, Decided, MutationRequest, Sync};
 use crate::writer::Command;
 
@@ -79,6 +80,48 @@ pub(super) struct Pushes {
     waiting: VecDeque<Pushed>,
 }
 
+/// What a device is to hear of once everything before it has been handed out.
+#[derive(Default)]
+pub(super) struct Owed {
+    /// Commits that are its own mutations; those that its shapes show are told with their changes.
+    commits: VecDeque<(Lsn, MutationId)>,
+    /// Those that were told before their verdicts.
+    early: Vec<MutationId>,
+    /// That it has everything up to here.
+    pub up_to: Lsn,
+}
+
+impl Owed {
+    /// Whether the device waits for anything after `at`.
+    pub(super) fn waits(&self, at: Lsn) -> bool {
+        !self.commits.is_empty() || self.up_to > at
+    }
+
+    fn add(&mut self, lsn: Lsn, id: MutationId) {
+        match self.early.iter().position(|early| *early == id) {
+            Some(place) => {
+                self.early.swap_remove(place);
+            }
+            None => self.commits.push_back((lsn, id)),
+        }
+    }
+
+    /// A commit has been told of as this mutation.
+    pub(super) fn told(&mut self, id: MutationId) {
+        match self.commits.iter().position(|(_, known)| *known == id) {
+            Some(place) => {
+                self.commits.remove(place);
+            }
+            None => self.early.push(id),
+        }
+    }
+
+    /// The next commit up to `position` that has not been told of.
+    pub(super) fn next(&mut self, position: Lsn) -> Option<(Lsn, MutationId)> {
+        self.commits.pop_front_if(|(lsn, _)| *lsn <= position)
+    }
+}
+
 /// After how long a device comes back that met a full queue, a full disk, a server that stops.
 const OVERLOAD_MS: u64 = 100;
 const DISK_FULL_MS: u64 = 5_000;
@@ -112,12 +155,12 @@ impl Pushes {
         self.waiting.len()
     }
 
-    /// The frames for all verdicts at the front of the queue. `owed` moves to what the device is to
-    /// hear of.
+    /// The frames for all verdicts at the front of the queue. `owed` gets what the device is to hear
+    /// of besides.
     pub(super) fn take_decided(
         &mut self,
         sync: &Sync,
-        owed: &mut Lsn,
+        owed: &mut Owed,
     ) -> Result<Vec<ServerToDevice>, Closing> {
         let mut frames = Vec::new();
         let mut run: Vec<(Seq, Verdict)> = Vec::new();
@@ -136,10 +179,19 @@ impl Pushes {
             };
             let verdict = known?;
             count(sync, &verdict);
-            if let Verdict::Applied { lsn } | Verdict::Duplicate { lsn } = &verdict {
-                *owed = (*owed).max(*lsn);
-            }
             let from = (pushed.producer, pushed.generation);
+            match &verdict {
+                Verdict::Applied { lsn } => owed.add(
+                    *lsn,
+                    MutationId {
+                        producer: pushed.producer,
+                        generation: pushed.generation,
+                        seq: pushed.seq,
+                    },
+                ),
+                Verdict::Duplicate { lsn } => owed.up_to = owed.up_to.max(*lsn),
+                _ => {}
+            }
             if of.is_some_and(|of| of != from) {
                 let (producer, generation) = of.unwrap_or(from);
                 frames.extend(Ack::frames(producer, generation, std::mem::take(&mut run)));
@@ -220,7 +272,7 @@ impl SyncSession {
         for (place, mutation) in push.mutations.into_iter().enumerate() {
             let seq = mutation.seq;
             let verdict = if place < allowed {
-                let bytes = springhead_proto::sync::body::to_bytes(&mutation.operations).len();
+                let bytes = size_of(&mutation, max_bytes);
                 let (reply, answer) = oneshot::channel();
                 commands.push(Command::Mutate(MutationRequest {
                     precluded: (bytes > max_bytes).then_some(Violation::TooLarge),
@@ -267,6 +319,16 @@ impl SyncSession {
         author.remote_address = self.peer.address.clone();
         author.user_agent = self.peer.user_agent.clone();
         Ok(author)
+    }
+}
+
+/// A mutation's size: exactly where it may be over `max_bytes`, roughly where it is not.
+fn size_of(mutation: &Mutation, max_bytes: usize) -> usize {
+    let roughly = (mutation.operations.iter()).map(size_of_operation).sum();
+    if roughly > max_bytes / 2 {
+        springhead_proto::sync::body::to_bytes(&mutation.operations).len()
+    } else {
+        roughly
     }
 }
 

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use springhead_proto::TenantId;
-use springhead_proto::sync::{ProducerId, SyncErrorCode};
+use springhead_proto::sync::{CatalogHash, ProducerId, SyncErrorCode};
+use springhead_proto::{SqlError, TenantId};
 use tokio::sync::watch;
 
 use super::SyncLimits;
 use super::definitions::DefinitionSets;
 use super::presence::Presence;
-use crate::Engine;
+use crate::access::{Credential, Principal};
 use crate::live::Live;
+use crate::{Engine, Tenant};
 
 /// See the module's text.
 pub struct Sync {
@@ -92,6 +93,24 @@ impl Sync {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.lock().by_producer.len()
+    }
+
+    /// The hash of the definitions that a user is shown now.
+    ///
+    /// # Errors
+    /// 28000 for a user that there is none of, or what reading them says.
+    pub async fn definitions_hash(
+        &self,
+        tenant: &Tenant,
+        user: &str,
+    ) -> Result<CatalogHash, SqlError> {
+        let principal = if self.engine.roles().is_open {
+            Principal::unrestricted(user)
+        } else {
+            Arc::new(Principal::of(user, Credential::Password))
+        };
+        let identity = self.engine.identify(&principal)?;
+        Ok(self.definitions.of(tenant, &identity).await?.hash)
     }
 
     /// A seat for a producer; whoever had it is told to leave. `None` if the tenant has none left.

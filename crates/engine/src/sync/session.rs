@@ -14,13 +14,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use springhead_proto::sync::{
-    Acknowledge, ClockAnswer, Delta as DeltaFrame, DeviceId, DeviceToServer, ErrorFrame,
-    Generation, MutationId, Ping, ProducerId, ResyncOrder, ResyncReason, Seq, ServerToDevice,
-    ShapeEnded, ShapeId, Subscription, SyncErrorCode, TokenWanted,
+    Acknowledge, ClockAnswer, DeviceId, DeviceToServer, ErrorFrame, Generation, Ping, ProducerId,
+    ResyncOrder, ResyncReason, Seq, ServerToDevice, ShapeId, Subscription, SyncErrorCode,
+    TokenWanted,
 };
 use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 use springhead_sql::access::Identity;
@@ -28,12 +27,13 @@ use tokio::sync::watch;
 
 use super::definitions::DefinitionSet;
 use super::presence::Attendance;
-use super::push::{Bucket, Pushes};
+use super::push::{Bucket, Owed, Pushes};
 use super::service::{Seat, Sync};
 use super::shape::{OpenShape, Sending};
+use super::tell::LOOK;
 use crate::Tenant;
 use crate::access::{Principal, RoleChanges};
-use crate::live::{Delta, LiveEnd, LiveEvent, LiveId, Subscriber};
+use crate::live::{Delta, LiveEvent, LiveId, Subscriber};
 
 /// Where a device is, as the server sees it.
 #[derive(Debug, Clone, Default)]
@@ -107,22 +107,21 @@ pub struct SyncSession {
     pub(super) bucket: Bucket,
     pub(super) pushes: Pushes,
     pub(super) out: VecDeque<ServerToDevice>,
-    subscriber: Subscriber,
+    pub(super) subscriber: Subscriber,
     pub(super) shapes: Vec<OpenShape>,
     /// Shapes that are to be opened, and whether the device has rows of them to lose.
-    wanted: VecDeque<Subscription>,
-    sending: Option<(ShapeId, Sending)>,
-    event: Option<LiveEvent>,
+    pub(super) wanted: VecDeque<Subscription>,
+    pub(super) sending: Option<(ShapeId, Sending)>,
+    pub(super) event: Option<LiveEvent>,
     /// Changes of the commit whose tick has not come yet.
-    commit: Vec<(LiveId, Arc<Delta>)>,
+    pub(super) commit: Vec<(LiveId, Arc<Delta>)>,
     /// The device's cursor, once it has what it was sent.
     pub(super) at: Lsn,
-    /// The device is waiting to hear that it has everything up to here.
-    pub(super) owed: Lsn,
-    definitions: Arc<DefinitionSet>,
+    pub(super) owed: Owed,
+    pub(super) definitions: Arc<DefinitionSet>,
     catalog_changes: watch::Receiver<Lsn>,
     /// Definitions have changed with the commit of this LSN, and the device has not been told.
-    definitions_due: Option<Lsn>,
+    pub(super) definitions_due: Option<Lsn>,
     role_changes: RoleChanges,
     /// The device has been asked for a new token.
     asked_token: bool,
@@ -143,9 +142,6 @@ pub(super) struct Parts {
     pub definitions: Arc<DefinitionSet>,
     pub catalog_changes: watch::Receiver<Lsn>,
 }
-
-/// How often a position is looked at that nobody tells of.
-const LOOK: Duration = Duration::from_millis(2);
 
 impl SyncSession {
     pub(super) fn new(parts: Parts) -> SyncSession {
@@ -174,7 +170,7 @@ impl SyncSession {
             event: None,
             commit: Vec::new(),
             at: parts.at,
-            owed: Lsn::ZERO,
+            owed: Owed::default(),
             definitions: parts.definitions,
             catalog_changes: parts.catalog_changes,
             definitions_due: None,
@@ -311,7 +307,7 @@ impl SyncSession {
     }
 
     /// Everything of a shape goes.
-    fn forget(&mut self, id: ShapeId) {
+    pub(super) fn forget(&mut self, id: ShapeId) {
         self.wanted.retain(|wanted| wanted.shape.id != id);
         if self.sending.as_ref().is_some_and(|(sent, _)| *sent == id) {
             self.sending = None;
@@ -323,7 +319,7 @@ impl SyncSession {
     }
 
     /// Some shapes (all, if none is named) begin with a new snapshot.
-    fn start_over(&mut self, reason: ResyncReason, shapes: &[ShapeId], message: &str) {
+    pub(super) fn start_over(&mut self, reason: ResyncReason, shapes: &[ShapeId], message: &str) {
         let due: Vec<_> = (self.shapes.iter())
             .filter(|open| shapes.is_empty() || shapes.contains(&open.shape.id))
             .map(|open| open.shape.clone())
@@ -399,7 +395,7 @@ impl SyncSession {
         }
         let engine = self.sync.engine.clone();
         let principal = Arc::clone(&self.principal);
-        let looks = self.definitions_due.is_some() || self.owed > self.at;
+        let looks = self.definitions_due.is_some() || self.owed.waits(self.at);
         tokio::select! {
             biased;
             ended = self.seat.end.changed() => {
@@ -453,7 +449,7 @@ impl SyncSession {
         Ok(())
     }
 
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.out.is_empty()
             || self.event.is_some()
             || self.sending.is_some()
@@ -490,313 +486,6 @@ impl SyncSession {
         self.look_around().await?;
         Ok(self.out.pop_front())
     }
-
-    async fn on_event(&mut self, event: LiveEvent) -> Result<(), Closing> {
-        match event {
-            LiveEvent::Change { id, delta } => self.commit.push((id, delta)),
-            LiveEvent::Tick(lsn) => self.end_commit(lsn),
-            LiveEvent::Ended { id, end } => {
-                let Some(place) = self.shapes.iter().position(|open| open.live == id) else {
-                    return Ok(());
-                };
-                let open = self.shapes.remove(place);
-                if self
-                    .sending
-                    .as_ref()
-                    .is_some_and(|(sent, _)| *sent == open.shape.id)
-                {
-                    self.sending = None;
-                }
-                let message = match &end {
-                    LiveEnd::MustRefetch { message } => message.clone(),
-                    LiveEnd::Failed(error) if is_ours(error) => {
-                        self.end_shape(open.shape.id, error);
-                        return Ok(());
-                    }
-                    LiveEnd::Failed(error) => error.message.clone(),
-                };
-                self.open_again(open, message);
-            }
-        }
-        Ok(())
-    }
-
-    /// A shape whose query cannot go on begins again, if it still can.
-    fn open_again(&mut self, open: OpenShape, message: String) {
-        let moved = self.tenant.catalog().version != self.definitions.version.0;
-        if moved {
-            self.definitions_due = Some(self.at);
-        }
-        self.out.push_back(ServerToDevice::Resync(ResyncOrder {
-            reason: if moved {
-                ResyncReason::RightsChanged
-            } else {
-                ResyncReason::Other
-            },
-            shapes: vec![open.shape.id],
-            message,
-        }));
-        self.wanted.push_back(Subscription {
-            shape: open.shape,
-            complete: false,
-            resume: None,
-        });
-    }
-
-    fn end_shape(&mut self, id: ShapeId, error: &SqlError) {
-        let code = match error.code {
-            ErrorCode::InsufficientPrivilege | ErrorCode::InvalidAuthorization => {
-                SyncErrorCode::Forbidden
-            }
-            _ if is_ours(error) => SyncErrorCode::Internal,
-            _ => SyncErrorCode::BadShape,
-        };
-        self.out.push_back(ServerToDevice::ShapeEnded(ShapeEnded {
-            shape: id,
-            code,
-            message: error.message.clone(),
-        }));
-    }
-
-    /// Everything of a commit has come: it goes out as one.
-    fn end_commit(&mut self, lsn: Lsn) {
-        let mut changes = Vec::new();
-        for (id, delta) in std::mem::take(&mut self.commit) {
-            if let Some(open) = self.shapes.iter().find(|open| open.live == id) {
-                changes.extend(
-                    delta
-                        .entries
-                        .iter()
-                        .filter_map(|entry| open.change(delta.lsn, entry)),
-                );
-            }
-        }
-        let own = self.own(lsn);
-        if changes.is_empty() && own.is_none() || lsn <= self.at && changes.is_empty() {
-            return;
-        }
-        self.at = self.at.max(lsn);
-        self.sync.counts().deltas.fetch_add(1, Relaxed);
-        let cursor = self.cursor(self.at);
-        self.put_delta(cursor, own, changes);
-    }
-
-    /// The device's own mutation that a commit is.
-    fn own(&self, lsn: Lsn) -> Option<MutationId> {
-        let id = self.tenant.published().mutation_at(lsn)?;
-        (id.producer == self.producer).then_some(id)
-    }
-
-    /// A delta as frames of the size that a device takes.
-    fn put_delta(
-        &mut self,
-        cursor: Cursor,
-        own: Option<MutationId>,
-        changes: Vec<springhead_proto::sync::DeltaChange>,
-    ) {
-        let max_bytes = self.sync.limits.chunk_bytes;
-        let mut part = Vec::new();
-        let mut bytes = 0;
-        for change in changes {
-            bytes += springhead_proto::sync::body::to_bytes(&change).len();
-            part.push(change);
-            if bytes >= max_bytes {
-                let changes = std::mem::take(&mut part);
-                bytes = 0;
-                self.out.push_back(ServerToDevice::Delta(DeltaFrame {
-                    cursor,
-                    timestamp_ms: None,
-                    own,
-                    changes,
-                    more: true,
-                }));
-            }
-        }
-        self.out.push_back(ServerToDevice::Delta(DeltaFrame {
-            cursor,
-            timestamp_ms: None,
-            own,
-            changes: part,
-            more: false,
-        }));
-    }
-
-    fn send_chunk(&mut self, id: ShapeId, mut sending: Sending) -> Result<(), Closing> {
-        let Some(open) = self.shapes.iter().find(|open| open.shape.id == id) else {
-            return Ok(());
-        };
-        let cursor = self.cursor(sending.lsn);
-        let (chunk, is_last) = open.chunk(&mut sending, cursor, self.sync.limits.chunk_bytes)?;
-        self.sync
-            .counts()
-            .snapshot_rows
-            .fetch_add(chunk.rows.len() as u64, Relaxed);
-        if is_last {
-            self.at = self.at.max(sending.lsn);
-        } else {
-            self.sending = Some((id, sending));
-        }
-        self.out.push_back(ServerToDevice::Snapshot(chunk));
-        Ok(())
-    }
-
-    /// Opens the shapes that are due: those that the device has all at once, since its cursor is one;
-    /// any other alone, once everything before its snapshot has been handed out.
-    async fn open_wanted(&mut self) -> Result<(), Closing> {
-        if self.wanted.front().is_some_and(|wanted| wanted.complete) {
-            return self.open_complete().await;
-        }
-        let Some(wanted) = self.wanted.pop_front() else {
-            return Ok(());
-        };
-        let id = wanted.shape.id;
-        match self.open_shape(wanted).await {
-            Ok(sending) => {
-                self.drain(sending.lsn).await?;
-                self.sending = Some((id, sending));
-                Ok(())
-            }
-            Err(error) => {
-                self.forget(id);
-                self.end_shape(id, &error);
-                Ok(())
-            }
-        }
-    }
-
-    /// Hands out every delta up to `lsn`; the first later event waits.
-    async fn drain(&mut self, lsn: Lsn) -> Result<(), Closing> {
-        loop {
-            while let Some(event) = self.subscriber.try_next().await {
-                let is_later = match &event {
-                    LiveEvent::Change { delta, .. } => delta.lsn > lsn,
-                    LiveEvent::Tick(tick) => *tick > lsn && self.commit.is_empty(),
-                    LiveEvent::Ended { .. } => false,
-                };
-                if is_later && self.commit.is_empty() {
-                    self.event = Some(event);
-                    return Ok(());
-                }
-                Box::pin(self.on_event(event)).await?;
-            }
-            if self
-                .subscriber
-                .progress()
-                .is_none_or(|position| position >= lsn)
-            {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    pub(super) fn subscriber(&mut self) -> &mut Subscriber {
-        &mut self.subscriber
-    }
-
-    pub(super) fn take_complete(&mut self) -> Vec<Subscription> {
-        let (complete, others): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.wanted)
-            .into_iter()
-            .partition(|wanted| wanted.complete);
-        self.wanted = others;
-        complete.into()
-    }
-
-    /// After the device's own shapes have been gone on with: one delta that brings all of them to
-    /// `lsn`.
-    pub(super) fn catch_up(&mut self, lsn: Lsn, changes: Vec<springhead_proto::sync::DeltaChange>) {
-        let lsn = lsn.max(self.at);
-        if lsn > self.at || !changes.is_empty() {
-            self.at = lsn;
-            let cursor = self.cursor(lsn);
-            self.put_delta(cursor, None, changes);
-        }
-    }
-
-    pub(super) fn resync(&mut self, reason: ResyncReason, shapes: Vec<ShapeId>, message: String) {
-        self.out.push_back(ServerToDevice::Resync(ResyncOrder {
-            reason,
-            shapes,
-            message,
-        }));
-    }
-
-    pub(super) fn shape_failed(&mut self, id: ShapeId, error: &SqlError) {
-        self.forget(id);
-        self.end_shape(id, error);
-    }
-
-    /// What waits for a position to be reached.
-    async fn look_around(&mut self) -> Result<(), Closing> {
-        let busy = !self.out.is_empty()
-            || self.event.is_some()
-            || !self.commit.is_empty()
-            || self.sending.is_some();
-        if busy || self.definitions_due.is_none() && self.owed <= self.at {
-            return Ok(());
-        }
-        let position = self.position();
-        if let Some(due) = self.definitions_due
-            && position >= due
-        {
-            self.definitions_due = None;
-            let set = self
-                .sync
-                .definitions
-                .of(&self.tenant, &self.identity)
-                .await?;
-            let cursor = self.cursor(position);
-            let frames = set.since(&self.definitions, cursor);
-            self.definitions = set;
-            self.tell_definitions(frames);
-        }
-        if self.owed > self.at && position >= self.owed {
-            self.tell_progress(position);
-        }
-        Ok(())
-    }
-
-    /// Everything up to it has been handed out.
-    fn position(&mut self) -> Lsn {
-        if self.shapes.is_empty() {
-            self.tenant.visible()
-        } else {
-            self.subscriber.progress().unwrap_or(Lsn::ZERO)
-        }
-    }
-
-    /// Moves the device's cursor over what does not concern it, if there is anything; for idle times.
-    pub fn progress(&mut self) {
-        let quiet = !self.has_work() && self.commit.is_empty();
-        let position = self.position();
-        if quiet && position > self.at {
-            self.tell_progress(position);
-        }
-    }
-
-    fn tell_progress(&mut self, position: Lsn) {
-        self.at = position;
-        let cursor = self.cursor(position);
-        self.put_delta(cursor, None, Vec::new());
-    }
-
-    pub(super) fn tell_definitions(&mut self, frames: Vec<springhead_proto::sync::Definition>) {
-        self.out
-            .extend(frames.into_iter().map(ServerToDevice::Definition));
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        let us = crate::functions::now_us(&**self.sync.engine.clock());
-        u64::try_from(us / 1000).unwrap_or(0)
-    }
-}
-
-/// Whether it says nothing about the shape.
-fn is_ours(error: &SqlError) -> bool {
-    matches!(
-        error.code,
-        ErrorCode::Internal | ErrorCode::OutOfMemory | ErrorCode::DiskFull | ErrorCode::Corrupted
-    )
 }
 
 /// Completes when something waits in a channel of the session's. Cancel-safe.

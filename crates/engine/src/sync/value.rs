@@ -1,6 +1,6 @@
 //! Values on the sync wire as values in storage, and back ([`SyncValue`] has the table).
 
-use springhead_proto::sync::SyncValue;
+use springhead_proto::sync::{ColumnValues, DeltaChange, DeltaVerb, Operation, SyncValue, Verb};
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::PgType;
 use springhead_sql::types::{input, output_json, output_text};
@@ -73,6 +73,50 @@ fn output_json_text(pg_type: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
         Ok(serde_json::Value::String(text)) => out.extend_from_slice(text.as_bytes()),
         _ => output_text(pg_type, value, out),
     }
+}
+
+/// Roughly what a change takes in a frame.
+pub(crate) fn size_of_change(change: &DeltaChange) -> usize {
+    let id: usize = change.id.iter().map(SyncValue::len_bytes).sum();
+    let columns = match &change.verb {
+        DeltaVerb::Put(columns) | DeltaVerb::Set(columns) => size_of_columns(columns),
+        DeltaVerb::Delete | DeltaVerb::Leave | DeltaVerb::Clear => 0,
+    };
+    FRAMING + id + columns
+}
+
+/// Roughly what an operation takes in a frame.
+pub(crate) fn size_of_operation(operation: &Operation) -> usize {
+    let id: usize = operation.id.iter().map(SyncValue::len_bytes).sum();
+    let elements = |columns: &[(String, Vec<SyncValue>)]| {
+        (columns.iter())
+            .map(|(name, values)| {
+                name.len() + values.iter().map(SyncValue::len_bytes).sum::<usize>()
+            })
+            .sum()
+    };
+    let columns = match &operation.verb {
+        Verb::Insert(columns)
+        | Verb::Set(columns)
+        | Verb::Inc(columns)
+        | Verb::Min(columns)
+        | Verb::Max(columns) => size_of_columns(columns),
+        Verb::SetAdd(columns) | Verb::SetRemove(columns) => elements(columns),
+        Verb::Crdt(updates) => (updates.iter())
+            .map(|(name, update)| name.len() + update.len())
+            .sum(),
+        Verb::Delete => 0,
+    };
+    FRAMING + operation.collection.len() + id + columns
+}
+
+/// What MessagePack and the names of fields add, roughly.
+const FRAMING: usize = 24;
+
+fn size_of_columns(columns: &ColumnValues) -> usize {
+    (columns.0.iter())
+        .map(|(name, value)| name.len() + 2 + value.len_bytes())
+        .sum()
 }
 
 /// A value as JSON, as an element of a set.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rusqlite::params;
 use springhead_log::failpoint;
 use springhead_proto::sync::{
-    ColumnValues, Fix, Hlc, Mutation, Operation, Rejection, Seq, Verb, Violation,
+    ColumnValues, Fix, Hint, Hlc, Mutation, Operation, Rejection, Seq, Verb, Violation,
 };
 use springhead_proto::{CollectionId, ErrorCode, SqlError, Value};
 use springhead_sql::catalog::{Conflict, Table};
@@ -365,7 +365,8 @@ impl Writer {
         );
         let mut helped: Vec<Fix> = Vec::new();
         for fix in &suggested.fixes {
-            if self.helps(mutation, fix, author)? {
+            // What the device has to do first cannot be tried here.
+            if *fix == Fix::ResyncDefinitions || self.helps(mutation, fix, author)? {
                 helped.push(fix.clone());
                 // One value in place of one that is taken is enough.
                 if matches!(objection.violation, Violation::Unique { .. }) {
@@ -374,8 +375,36 @@ impl Writer {
             }
         }
         let hint = hint::hint(suggested, helped);
+        let recorded = self.record_letter(request, objection, &hint, chain);
+        let recorded = recorded.map_err(|failure| match failure {
+            Failure::Sqlite(error) => not_done(&error),
+            Failure::Sql(error) => NotDone::TransactionLost(error),
+        })?;
+        self.capture.take_messages();
+        Ok(match recorded {
+            Recorded::Kept { id } => Ok(Rejection {
+                dead_letter_id: id.unsigned_abs(),
+                violation: objection.violation.clone(),
+                hint,
+                chain,
+            }),
+            Recorded::Full { after_ms } => Err(Decided::Retry {
+                after_ms,
+                reason: springhead_proto::sync::RetryReason::DeadLettersFull,
+            }),
+        })
+    }
+
+    fn record_letter(
+        &self,
+        request: &MutationRequest,
+        objection: &Objection,
+        hint: &Hint,
+        chain: Option<u64>,
+    ) -> Result<Recorded, Failure> {
+        let (mutation, author) = (&*request.mutation, &request.author);
         let violation = objection.violation.to_string();
-        let compensation = serde_json::to_string(&hint).expect("a hint is plain JSON");
+        let compensation = serde_json::to_string(hint).expect("a hint is plain JSON");
         let operation = mutation.operations.get(objection.operation);
         let table = operation.and_then(|operation| {
             crate::cdc::find_collection(&self.catalog, &operation.collection).ok()
@@ -394,7 +423,7 @@ impl Writer {
             catalog: &self.catalog,
             now_us: self.now_us(),
         };
-        let recorded = dead_letters::record(
+        dead_letters::record(
             &desk,
             &Rejected {
                 session_id: author.session_id.as_deref(),
@@ -412,24 +441,7 @@ impl Writer {
                 schema_version: mutation.schema_version.0,
                 chain: chain.map(u64::cast_signed),
             },
-        );
-        let recorded = recorded.map_err(|failure| match failure {
-            Failure::Sqlite(error) => not_done(&error),
-            Failure::Sql(error) => NotDone::TransactionLost(error),
-        })?;
-        self.capture.take_messages();
-        Ok(match recorded {
-            Recorded::Kept { id } => Ok(Rejection {
-                dead_letter_id: id.unsigned_abs(),
-                violation: objection.violation.clone(),
-                hint,
-                chain,
-            }),
-            Recorded::Full { after_ms } => Err(Decided::Retry {
-                after_ms,
-                reason: springhead_proto::sync::RetryReason::DeadLettersFull,
-            }),
-        })
+        )
     }
 
     /// Whether a mutation commits with a fix, as things stand. Leaves nothing.

@@ -1,7 +1,10 @@
 //! Device sync, as a device sees it: sessions without sockets over a whole engine.
 
 mod decide;
+mod definitions;
 mod device;
+mod idle;
 mod random;
 mod rights;
 mod shapes;
+mod talk;

@@ -58,12 +58,13 @@ async fn g9_own_mutations_come_back_by_their_names() {
     let title = |device: &Device| device.image[&1]["[1]"]["title"].clone();
     assert_eq!(title(&writer), SyncValue::from("new"));
     assert_eq!(title(&reader), SyncValue::from("new"));
-    // One that no shape of it shows moves its cursor all the same.
+    // One that no shape of it shows comes back all the same.
     rig.sql("CREATE TABLE other (id integer PRIMARY KEY)").await;
     let lsn = writer
         .applied(vec![op("other", 1, Verb::Insert(columns([])))])
         .await;
     writer.reach(lsn).await;
+    assert_eq!(writer.own, [writer.id_of(1), writer.id_of(2)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
