@@ -37,6 +37,9 @@ const POISON_GRACE: Duration = Duration::from_millis(500);
 /// How long clients get when the node closes its engine to change its role.
 const RESTART_GRACE: Duration = Duration::from_millis(200);
 
+/// How long a primary that stops waits for its standbys to have the last of it.
+const STANDBYS_GRACE: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether certificates have changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -259,6 +262,10 @@ impl Life<'_> {
         drain(&mut servers, signals, grace).await;
         keepers.shutdown().await;
         if let Some(replication) = &replication {
+            if let Ok(None) = ended {
+                replication.let_standbys_finish(STANDBYS_GRACE).await;
+            }
+            replication.end_serving();
             replication.stop_following().await;
         }
         stop(state, ended.is_ok()).await;

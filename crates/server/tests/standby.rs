@@ -25,6 +25,8 @@ fn g11_a_standby_has_shows_and_refuses() {
     let mut listener = standby.pg();
     listener.query("LISTEN news").unwrap();
     let mut feed = standby.stream("/cdc/orders", None);
+    let sql = "SELECT%20id%20FROM%20orders%20WHERE%20status%20%3D%20'after'";
+    let mut live = standby.stream(&format!("/live?sql={sql}"), None);
     primary.sql("INSERT INTO orders VALUES (1000, 'after')");
     primary.sql("ALTER TABLE orders ADD COLUMN note text DEFAULT 'none'");
     primary.sql("CREATE TABLE numbered (id serial PRIMARY KEY, v text)");
@@ -44,6 +46,14 @@ fn g11_a_standby_has_shows_and_refuses() {
     assert_eq!(notified.payload, "hello");
     let event = feed.next_event().unwrap().unwrap();
     assert_eq!(event.json()["document_id"], "1000");
+    let added = loop {
+        let event = live.next_event().unwrap().unwrap();
+        let added = event.json()["added"].clone();
+        if added.as_array().is_some_and(|added| !added.is_empty()) {
+            break added;
+        }
+    };
+    assert_eq!(added[0]["row"][0], 1000, "{added}");
     drop(shop);
     eventually("nobody is connected to it", || {
         try_sql(&primary, "DROP DATABASE shop").ok().map(drop)

@@ -67,6 +67,17 @@ fn g11_a_commit_waits_while_the_standby_is_cut_off_and_is_never_called_a_success
 }
 
 #[test]
+fn g11_a_primary_that_is_stopped_leaves_nothing_behind() {
+    let (mut primary, standby, _proxy) = pair(&[]);
+    for n in 0..200 {
+        primary.sql(&format!("INSERT INTO t VALUES ({n}, 'x')"));
+    }
+    primary.stop();
+    nodes::promote(&standby);
+    assert_eq!(one(&standby, "SELECT count(*) FROM t"), "200");
+}
+
+#[test]
 fn g11_each_level_waits_for_what_it_says() {
     let (primary, standby, _proxy) = pair(&["--synchronous-standbys", "ANY 1 (b)"]);
     let mut client = primary.pg();

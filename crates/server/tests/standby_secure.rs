@@ -58,11 +58,10 @@ fn g6_nodes_prove_themselves_over_tls_and_rights_follow_the_log() {
     let tls = ["--tls-certificate", &certificate, "--tls-key", &key];
     let mut primary = node("a", &tls);
     primary.start();
-    primary.sql("CREATE ROLE ann LOGIN PASSWORD 'annpass'");
     // The last thing that anyone does without a password.
-    let mut last = primary.pg();
-    last.query("CREATE ROLE root SUPERUSER LOGIN PASSWORD 'rootpass'")
-        .unwrap();
+    primary.sql("CREATE ROLE root SUPERUSER LOGIN PASSWORD 'rootpass'");
+    let made = ask(&primary, ROOT, "CREATE ROLE ann LOGIN PASSWORD 'annpass'");
+    assert_eq!(made.status, 200, "{}", made.text());
     assert_eq!(
         ask(&primary, ROOT, "CREATE TABLE t (id integer PRIMARY KEY)").status,
         200

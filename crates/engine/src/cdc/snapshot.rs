@@ -94,6 +94,8 @@ impl Snapshot {
         }
         let session = plan.session().cloned().unwrap_or_default();
         let (results, lsn) = tenant.read_snapshots(session, queries).await?;
+        // Rows that standbys have not confirmed yet are shown by no feed.
+        tenant.wait_visible(lsn).await?;
         let mut read = VecDeque::with_capacity(tables.len());
         for (table, rows) in tables.iter().zip(results) {
             read.push_back((

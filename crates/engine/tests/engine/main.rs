@@ -11,6 +11,7 @@ mod damage;
 mod dead_letters;
 mod exits;
 mod faults;
+mod follow;
 mod isolation;
 mod keys;
 mod live;

@@ -12,13 +12,13 @@ use springhead_sql::catalog::Catalog;
 use crate::support::{Client, Node, dump};
 
 /// What one step does: a form, and two small numbers that fill it in.
-type Step = (u8, u8, u8);
+pub type Step = (u8, u8, u8);
 
-const FORMS: u8 = 44;
+pub const FORMS: u8 = 44;
 
 /// Tables with what is hard to replay: a cascading and a deferred key, a generated column, a key of
 /// two columns, a table without a key, numbers of every kind.
-const TABLES: &str = "
+pub const TABLES: &str = "
     CREATE TABLE parent (id int PRIMARY KEY, name text UNIQUE, total numeric(12, 2) DEFAULT 1.5);
     CREATE TABLE child (
         id serial PRIMARY KEY,
@@ -33,7 +33,7 @@ const TABLES: &str = "
     CREATE SEQUENCE numbers INCREMENT 3 MAXVALUE 60 CYCLE;
 ";
 
-fn statement((form, x, y): Step) -> String {
+pub fn statement((form, x, y): Step) -> String {
     let (x, y) = (i32::from(x % 12), i32::from(y % 100));
     match form % FORMS {
         0..=2 => format!("INSERT INTO parent (id, name) VALUES ({x}, 'n{y}')"),
@@ -117,7 +117,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 /// Runs what may fail, but only as statements fail.
-async fn try_run(client: &mut Client, sql: &str) -> Result<(), TestCaseError> {
+pub async fn try_run(client: &mut Client, sql: &str) -> Result<(), TestCaseError> {
     if let Err(error) = client.run(sql).await {
         let is_wrong = matches!(
             error.code,
@@ -285,7 +285,7 @@ async fn schemas_of(node: &Node) -> Vec<String> {
 }
 
 /// Few, for every run; `PROPTEST_CASES` asks for more.
-fn cases() -> u32 {
+pub fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())

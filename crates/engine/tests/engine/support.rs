@@ -304,6 +304,23 @@ impl Node {
         setup.open(Arc::clone(&other.log.inner))
     }
 
+    /// A standby's engine over this one's log in memory: it has nothing yet but what the log says.
+    pub fn standby(&self) -> Node {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let mut config = self.setup.config.clone();
+        config.data_dir = dir.path().to_owned();
+        config.role = springhead_engine::role::NodeRole::Standby {
+            primary: Some("http://primary:6480".into()),
+        };
+        let setup = Setup {
+            config,
+            segments: None,
+            clock: Arc::clone(&self.clock),
+            dir,
+        };
+        setup.open(Arc::clone(&self.log.inner)).unwrap()
+    }
+
     /// Another engine over a copy of this one's log in memory, from nothing but the log.
     pub fn replayed_elsewhere(&self) -> Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());

@@ -39,14 +39,14 @@ pub fn upgrade(mut request: Request) -> Result<Response, HttpError> {
             format!("this path is for other nodes: it upgrades to {PROTOCOL} over HTTP/1.1"),
         ));
     };
-    let mut shutdown = request.app.shutdown.clone();
     tokio::spawn(async move {
         let Ok(upgraded) = on_upgrade.await else {
             return;
         };
+        let serving = sender::serve(Arc::clone(&replication), TokioIo::new(upgraded));
         tokio::select! {
-            () = Box::pin(sender::serve(replication, TokioIo::new(upgraded))) => {}
-            () = shutdown.requested() => {}
+            () = Box::pin(serving) => {}
+            () = replication.serving_ended() => {}
         }
     });
     let mut answer = Response::new(Body::Empty);

@@ -150,6 +150,8 @@ pub struct Replication {
     /// Counts writes and flushes of the log, for whoever sends it.
     log_moved: Arc<watch::Sender<u64>>,
     restart: watch::Sender<Option<Restart>>,
+    /// Nobody is served any more.
+    ended: watch::Sender<bool>,
     role_file: Mutex<RoleFile>,
     /// Role changes, one at a time.
     changing: tokio::sync::Mutex<()>,
@@ -193,6 +195,7 @@ impl Replication {
             }),
             log_moved,
             restart: watch::Sender::new(None),
+            ended: watch::Sender::new(false),
             role_file: Mutex::new(role_file),
             changing: tokio::sync::Mutex::default(),
             following: Mutex::default(),
@@ -294,6 +297,32 @@ impl Replication {
         }
     }
 
+    /// Waits until every standby that streams has what is durable here, at most for `limit`: a primary
+    /// that is stopped in order leaves nothing behind that only it has.
+    pub async fn let_standbys_finish(&self, limit: Duration) {
+        let deadline = tokio::time::Instant::now() + limit;
+        let end = self.engine.log().tail().durable;
+        let is_behind = || {
+            let streaming = self.slots.streaming(self.options.timeout);
+            streaming.iter().any(|(_, progress)| progress.flushed < end)
+        };
+        while self.is_primary() && is_behind() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Ends every connection of a standby.
+    pub fn end_serving(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Completes with [`Replication::end_serving`].
+    pub async fn serving_ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // An error is an end, too.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
     /// Ends following, for good: the engine is about to close.
     pub async fn stop_following(&self) {
         let running = self.following.lock().take();
@@ -310,6 +339,10 @@ impl Replication {
 
     /// Counts what the standbys have anew.
     pub fn count_acknowledgements(&self) {
+        if !self.is_primary() {
+            // Those of a standby's own standbys decide nothing here.
+            return;
+        }
         let names = self.synchrony.names();
         let standbys: Vec<(usize, Progress)> = self
             .slots

@@ -1,0 +1,147 @@
+//! A standby's engine: it ends up with exactly what its primary has, whatever was run there; it takes
+//! no write until it leads; and what a node applied of a history that is none any more can be undone.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use springhead_engine::undo::{Undone, undo_past};
+use springhead_log::Log;
+use springhead_proto::{ErrorCode, Lsn, TenantId};
+
+use crate::replay::{FORMS, Step, TABLES, cases, statement, try_run};
+use crate::support::{Counting, Node, drain, dump};
+
+/// Forms of statements that change rows alone: what can be undone.
+const ROW_FORMS: [u8; 21] = [
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 40,
+];
+
+/// A state file without what a fork does not take back: how far it is, and numbers reserved.
+fn rows(node: &Node) -> Vec<String> {
+    dump(&node.state_file(TenantId::DEFAULT))
+        .into_iter()
+        .filter(|line| !line.starts_with("s_meta:") && !line.starts_with("s_sequences:"))
+        .collect()
+}
+
+async fn followed(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let primary = Node::with(|config| config.capture_memory_bytes = 2000);
+    let mut client = primary.client().await;
+    let standby = primary.standby();
+    let mut follower = standby.engine.follower().unwrap();
+    let mut tail = standby.tenant().await.tail(Lsn::ZERO, Vec::new());
+    client.ok(TABLES).await;
+    for (n, step) in steps.into_iter().enumerate() {
+        try_run(&mut client, &statement(step)).await?;
+        if n % 7 == 0 {
+            follower.step().unwrap();
+        }
+    }
+    client.session.reset().await;
+    let applied = follower.step().unwrap();
+    prop_assert_eq!(applied, primary.log.tail().durable);
+    prop_assert_eq!(standby.tenant().await.visible(), applied);
+    prop_assert_eq!(
+        dump(&standby.state_file(TenantId::DEFAULT)),
+        dump(&primary.state_file(TenantId::DEFAULT))
+    );
+    // Its tails have shown all of it, in order.
+    let seen = drain(&mut tail).await.unwrap();
+    prop_assert!(seen.windows(2).all(|pair| pair[0].lsn < pair[1].lsn));
+    // And it goes on from there once it leads.
+    let mut client = standby.client().await;
+    let refused = client
+        .run("INSERT INTO child (n) VALUES (1)")
+        .await
+        .unwrap_err();
+    prop_assert_eq!(refused.code, ErrorCode::ReadOnlyTransaction);
+    let leading = standby.engine.clone();
+    std::thread::spawn(move || leading.lead().unwrap())
+        .join()
+        .unwrap();
+    try_run(&mut client, "INSERT INTO child (n) VALUES (1)").await?;
+    try_run(&mut client, "CREATE TABLE fresh (id serial PRIMARY KEY)").await?;
+    client.ok("INSERT INTO fresh DEFAULT VALUES").await;
+    prop_assert_eq!(client.one("SELECT count(*) FROM fresh").await, "1");
+    Ok(())
+}
+
+async fn undone(before: Vec<Step>, after: Vec<Step>) -> Result<(), TestCaseError> {
+    let node = Node::with(|config| config.capture_memory_bytes = 2000);
+    let mut client = node.client().await;
+    client.ok(TABLES).await;
+    for step in before {
+        try_run(&mut client, &statement(step)).await?;
+    }
+    client.ok("SELECT 1").await;
+    let fork = node.log.tail().durable;
+    let expected = rows(&node);
+    for (form, x, y) in after {
+        let form = ROW_FORMS[usize::from(form) % ROW_FORMS.len()];
+        try_run(&mut client, &statement((form, x, y))).await?;
+    }
+    drop(client);
+    let full = rows(&node);
+    let (log, clock) = (Arc::clone(&node.log), Arc::clone(&node.clock));
+    let mut found = None;
+    let node = node
+        .try_reopen(|config| {
+            let done = undo_past(config, &*log, clock, Arc::new(Counting::default()), fork);
+            let state = springhead_engine::state::state_file(config, TenantId::DEFAULT);
+            found = Some((done.unwrap(), dump(&state)));
+        })
+        .unwrap();
+    let (done, lines) = found.expect("it was looked at");
+    prop_assert!(matches!(done, Undone::Done { .. }), "{:?}", done);
+    let lines: Vec<String> = lines
+        .into_iter()
+        .filter(|line| !line.starts_with("s_meta:") && !line.starts_with("s_sequences:"))
+        .collect();
+    prop_assert_eq!(lines, expected, "taken back to LSN {}", fork);
+    // Forth again, by the same log.
+    prop_assert_eq!(rows(&node), full);
+    Ok(())
+}
+
+#[tokio::test]
+async fn g5_a_definition_past_the_fork_takes_a_base_backup() {
+    for sql in ["ALTER TABLE comp ADD COLUMN more int", "TRUNCATE comp"] {
+        let node = Node::start();
+        let mut client = node.client().await;
+        client.ok(TABLES).await;
+        let fork = node.log.tail().durable;
+        client.ok(sql).await;
+        drop(client);
+        let (log, clock) = (Arc::clone(&node.log), Arc::clone(&node.clock));
+        let mut done = None;
+        node.try_reopen(|config| {
+            let entropy = Arc::new(Counting::default());
+            done = Some(undo_past(config, &*log, clock, entropy, fork).unwrap());
+        })
+        .unwrap();
+        assert!(
+            matches!(done, Some(Undone::NeedsBaseBackup(_))),
+            "{sql}: {done:?}"
+        );
+    }
+}
+
+fn steps(forms: u8) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec((0..forms, 0u8..12, 0u8..100), 5..50)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases() / 2, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn g11_a_standby_has_what_its_primary_has(steps in steps(FORMS)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        runtime.block_on(followed(steps))?;
+    }
+
+    #[test]
+    fn g5_a_state_is_taken_back_to_the_fork_exactly(before in steps(FORMS), after in steps(40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(undone(before, after))?;
+    }
+}
