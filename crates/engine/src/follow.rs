@@ -19,9 +19,10 @@ use springhead_proto::{Changes, CollectionId, Lsn, SYSTEM_TENANT, TenantId};
 
 use crate::EngineError;
 use crate::access::Roles;
-use crate::engine::{Engine, Slot, block_on, list_tenants, read_access, remove_tenant};
+use crate::engine::{Engine, Slot, block_on};
 use crate::role::NodeRole;
 use crate::tenant::Tenant;
+use crate::tenants::{list_tenants, read_access, remove_tenant};
 use crate::writer::MoreSlices;
 
 /// Log that one step takes in before it shows anything.

@@ -44,6 +44,7 @@ pub mod sync;
 pub mod system;
 pub mod tail;
 pub mod tenant;
+mod tenants;
 pub mod undo;
 pub mod workers;
 pub mod writer;

@@ -5,6 +5,7 @@
 //! opens nothing but the configuration file.
 
 mod reference;
+mod standbys;
 mod value;
 
 use std::fmt::Write;
@@ -17,7 +18,6 @@ use springhead_engine::dead_letters::{Action, OnFull};
 use springhead_log::segment::SegmentConfig;
 
 use crate::http::HttpConfig;
-use crate::standby::names::SynchronousStandbys;
 
 pub use reference::markdown;
 pub use value::{SettingValue, Size};
@@ -647,47 +647,6 @@ impl Config {
                     what: "must not be 0".to_owned(),
                 });
             }
-        }
-        Ok(())
-    }
-}
-
-impl Config {
-    /// Whom commits wait for.
-    #[must_use]
-    pub fn synchronous(&self) -> SynchronousStandbys {
-        self.synchronous_standbys.parse().unwrap_or_default()
-    }
-
-    fn check_standbys(&self) -> Result<(), ConfigError> {
-        let bad = |name, what: String| Err(ConfigError::Impossible { name, what });
-        if SyncLevel::parse(&self.synchronous_commit).is_none() {
-            return bad(
-                "synchronous_commit",
-                format!(
-                    "is off, local, remote_write, on or remote_apply, and not \"{}\"",
-                    self.synchronous_commit
-                ),
-            );
-        }
-        if let Err(error) = self.synchronous_standbys.parse::<SynchronousStandbys>() {
-            return bad("synchronous_standbys", format!("is no list: {error}"));
-        }
-        for (name, address) in [
-            ("standby_of", &self.standby_of),
-            ("advertise", &self.advertise),
-        ] {
-            if !address.is_empty()
-                && let Err(what) = address.parse::<crate::standby::dial::Address>()
-            {
-                return bad(name, what);
-            }
-        }
-        if self.standby_heartbeat.is_zero() || self.standby_timeout <= self.standby_heartbeat {
-            return bad(
-                "standby_timeout",
-                "must be longer than standby_heartbeat, which must not be 0".to_owned(),
-            );
         }
         Ok(())
     }

@@ -1,12 +1,39 @@
 //! The wait between the writer's answer and the client's: a commit is here, and its client asked for
 //! standbys to have it too.
 
-use springhead_proto::{ErrorCode, Lsn, SqlError};
+use std::sync::Arc;
+
+use springhead_proto::{ErrorCode, Lsn, SqlError, Value};
+use springhead_sql::Plan;
 
 use super::Session;
+use super::execute::Answer;
 use crate::confirm::SyncLevel;
 
 impl Session {
+    /// Runs a planned statement; its client hears if the node has changed its role.
+    pub(super) async fn run_plan(
+        &mut self,
+        sql: &str,
+        plan: &Arc<Plan>,
+        params: Vec<Value>,
+    ) -> Result<Answer, SqlError> {
+        self.catch_up();
+        if self.follow_role() {
+            let answer = Box::pin(self.run_planned(sql, plan, params)).await?;
+            return Ok(match answer {
+                Answer::Outcome(mut outcome) => {
+                    let standby = self.setting("in_hot_standby").unwrap_or_default();
+                    let status = ("in_hot_standby".to_owned(), standby);
+                    outcome.parameter_status.push(status);
+                    Answer::Outcome(outcome)
+                }
+                Answer::Stale => Answer::Stale,
+            });
+        }
+        self.run_planned(sql, plan, params).await
+    }
+
     /// Makes the settings that tell of the node's role say what it is now. Whether they did not.
     pub(super) fn follow_role(&mut self) -> bool {
         let is_on_standby = !self.tenant.shared.role.is_writable();
@@ -59,7 +86,7 @@ impl Session {
         // Others may need the state file meanwhile.
         self.catch_up();
         let statement_timeout = self.duration("statement_timeout");
-        let running = std::sync::Arc::clone(&self.running);
+        let running = Arc::clone(&self.running);
         let asked = running.asked.notified();
         tokio::pin!(asked);
         asked.as_mut().enable();

@@ -82,29 +82,7 @@ impl Session {
         .await
     }
 
-    pub(super) async fn run_plan(
-        &mut self,
-        sql: &str,
-        plan: &Arc<Plan>,
-        params: Vec<Value>,
-    ) -> Result<Answer, SqlError> {
-        self.catch_up();
-        if self.follow_role() {
-            let answer = Box::pin(self.run_planned(sql, plan, params)).await?;
-            return Ok(match answer {
-                Answer::Outcome(mut outcome) => {
-                    let standby = self.setting("in_hot_standby").unwrap_or_default();
-                    let status = ("in_hot_standby".to_owned(), standby);
-                    outcome.parameter_status.push(status);
-                    Answer::Outcome(outcome)
-                }
-                Answer::Stale => Answer::Stale,
-            });
-        }
-        self.run_planned(sql, plan, params).await
-    }
-
-    async fn run_planned(
+    pub(super) async fn run_planned(
         &mut self,
         sql: &str,
         plan: &Arc<Plan>,

@@ -21,6 +21,7 @@ pub mod auth;
 pub mod base;
 pub mod channel;
 pub mod dial;
+pub mod fields;
 pub mod files;
 pub mod handshake;
 pub mod install;
