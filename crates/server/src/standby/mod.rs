@@ -340,10 +340,6 @@ impl Replication {
 
     /// Counts what the standbys have anew.
     pub fn count_acknowledgements(&self) {
-        if !self.is_primary() {
-            // Those of a standby's own standbys decide nothing here.
-            return;
-        }
         let names = self.synchrony.names();
         let standbys: Vec<(usize, Progress)> = self
             .slots

@@ -30,6 +30,9 @@ pub struct Synchrony {
 }
 
 struct State {
+    /// The node has been the primary, and commits may wait; what a standby's own standbys say decides
+    /// nothing.
+    begun: bool,
     /// Since when somebody waits for something that no standby acknowledges.
     waiting_since: Option<Instant>,
 }
@@ -70,6 +73,7 @@ impl Synchrony {
             level,
             horizon,
             state: Mutex::new(State {
+                begun: false,
                 waiting_since: None,
             }),
             confirmed: watch::Sender::new(Confirmed::default()),
@@ -83,6 +87,7 @@ impl Synchrony {
 
     /// The primary begins: everything up to `end` is the past, which nobody waits for.
     pub fn begin(&self, end: Lsn) {
+        self.state.lock().begun = true;
         self.confirmed.send_modify(|confirmed| {
             *confirmed = Confirmed {
                 written: end,
@@ -96,6 +101,9 @@ impl Synchrony {
 
     /// What the standbys that stream have, with their priorities.
     pub fn acknowledged(&self, standbys: &[(usize, Progress)]) {
+        if !self.state.lock().begun {
+            return;
+        }
         let of = |position: fn(&Progress) -> Lsn| {
             let positions: Vec<(usize, Lsn)> = standbys
                 .iter()
