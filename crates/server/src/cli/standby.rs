@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::http_client::{Target, request};
+use super::status::print_line;
 use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES};
 
@@ -74,8 +75,7 @@ pub async fn promote(args: PromoteArgs) -> Result<(), CliError> {
             answer["epoch_number"],
             answer["fork_lsn"]
         )
-    });
-    Ok(())
+    })
 }
 
 /// Runs one of the commands.
@@ -86,7 +86,7 @@ pub async fn run(command: StandbyCommand) -> Result<(), CliError> {
     match command {
         StandbyCommand::List { node } => {
             let answer = ask(&node, "GET", "/v1/standbys", None).await?;
-            tell(node.json, &answer, table);
+            tell(node.json, &answer, table)
         }
         StandbyCommand::Switchover { to, node } => {
             let body = match to {
@@ -100,15 +100,14 @@ pub async fn run(command: StandbyCommand) -> Result<(), CliError> {
                     "handed over: the primary is at {}",
                     text(&answer["primary"])
                 )
-            });
+            })
         }
         StandbyCommand::Drop { name, node } => {
             let path = format!("/v1/standbys/{}", super::http_client::encode(&name));
             let answer = ask(&node, "DELETE", &path, None).await?;
-            tell(node.json, &answer, |_| format!("forgot standby {name}"));
+            tell(node.json, &answer, |_| format!("forgot standby {name}"))
         }
     }
-    Ok(())
 }
 
 async fn ask(
@@ -137,12 +136,15 @@ async fn ask(
     Ok(value)
 }
 
-fn tell(json: bool, answer: &Value, for_people: impl FnOnce(&Value) -> String) {
+fn tell(
+    json: bool,
+    answer: &Value,
+    for_people: impl FnOnce(&Value) -> String,
+) -> Result<(), CliError> {
     if json {
-        println!("{answer}");
-    } else {
-        println!("{}", for_people(answer));
+        return print_line(&answer.to_string());
     }
+    print_line(&for_people(answer))
 }
 
 fn text(value: &Value) -> String {

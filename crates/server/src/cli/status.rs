@@ -33,8 +33,7 @@ pub async fn run(args: StatusArgs) -> Result<(), CliError> {
         )));
     }
     if args.json {
-        println!("{}", body.trim_end());
-        return Ok(());
+        return print_line(body.trim_end());
     }
     let value: serde_json::Value = serde_json::from_str(&body)
         .map_err(|error| CliError::Failed(format!("the answer is no JSON: {error}")))?;
@@ -42,9 +41,15 @@ pub async fn run(args: StatusArgs) -> Result<(), CliError> {
     flatten("", &value, &mut lines);
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in lines {
-        println!("{name:width$}  {value}");
+        print_line(&format!("{name:width$}  {value}"))?;
     }
     Ok(())
+}
+
+/// Prints a line; whoever reads it may have read enough.
+pub(super) fn print_line(line: &str) -> Result<(), CliError> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout().lock(), "{line}").map_err(CliError::Output)
 }
 
 /// Nested names joined with dots.
