@@ -92,6 +92,8 @@ impl Options {
         } else {
             config.advertise.clone()
         };
+        let mut peers = config.standby_peers.clone();
+        peers.extend(Some(config.standby_of.clone()).filter(|address| !address.is_empty()));
         Ok(Options {
             name: if config.node_name.is_empty() {
                 http.to_string()
@@ -103,7 +105,7 @@ impl Options {
             heartbeat: config.standby_heartbeat,
             timeout: config.standby_timeout,
             slot_cap_bytes: config.standby_slot_bytes.0,
-            peers: config.standby_peers.clone(),
+            peers,
             trust: Trust::open(authorities.map(std::path::Path::new))?,
             data_dir: config.data_dir.clone(),
         })
@@ -151,6 +153,8 @@ pub struct Replication {
     /// Counts writes and flushes of the log, for whoever sends it.
     log_moved: Arc<watch::Sender<u64>>,
     restart: watch::Sender<Option<Restart>>,
+    /// Where a standby is to follow instead of where it follows.
+    redirect: watch::Sender<String>,
     /// Nobody is served any more.
     ended: watch::Sender<bool>,
     role_file: Mutex<RoleFile>,
@@ -196,6 +200,7 @@ impl Replication {
             }),
             log_moved,
             restart: watch::Sender::new(None),
+            redirect: watch::Sender::new(String::new()),
             ended: watch::Sender::new(false),
             role_file: Mutex::new(role_file),
             changing: tokio::sync::Mutex::default(),
@@ -255,6 +260,13 @@ impl Replication {
     pub fn promised(&self) -> u32 {
         let of_log = self.raw().identity().epochs.last().map_or(0, |e| e.number);
         self.role_file.lock().promised.max(of_log)
+    }
+
+    /// Whether this node has promised an epoch past both `number` and what its log has: then it
+    /// acknowledges nothing to whoever is in that one.
+    pub fn has_promised_beyond(&self, number: u32) -> bool {
+        let of_log = self.raw().identity().epochs.last().map_or(0, |e| e.number);
+        self.role_file.lock().promised > number.max(of_log)
     }
 
     /// Writes down what the node is from now on.
@@ -365,10 +377,11 @@ impl Replication {
             epoch = by.epoch_number(),
             "another node is the primary of a newer epoch; following it"
         );
-        self.synchrony.retire();
-        let primary = Some(Arc::from(by.address.as_str()));
-        if self.is_primary() {
+        let was_primary = self.is_primary();
+        if was_primary {
+            self.synchrony.retire();
             let engine = self.engine.clone();
+            let primary = Some(Arc::from(by.address.as_str()));
             tokio::task::block_in_place(move || engine.retire(primary));
         }
         let stored = self.store_role(
@@ -380,8 +393,13 @@ impl Replication {
             // It has stopped all the same; a restart learns of the other again.
             tracing::error!(%error, "could not write down that this node is a standby now");
         }
-        self.restart(Restart::Follow {
-            primary: by.address.clone(),
-        });
+        if was_primary || self.following.lock().is_none() {
+            self.restart(Restart::Follow {
+                primary: by.address.clone(),
+            });
+        } else if self.upstream.borrow().primary != by.address {
+            // What it has that the new one does not, the new one will say.
+            self.redirect.send_replace(by.address.clone());
+        }
     }
 }

@@ -77,8 +77,11 @@ pub async fn look_around(replication: &Arc<Replication>) {
 
 /// The address of a primary among the peers, for a standby whose upstream is away: of the highest
 /// epoch, and of none below what this node has promised.
-pub async fn find_primary(replication: &Replication) -> Option<String> {
-    if replication.options.peers.is_empty() {
+pub async fn find_primary(replication: &Replication, upstream: &str) -> Option<String> {
+    let mut peers = replication.options.peers.clone();
+    // It is tried anyway, and may call itself by another address than it is reached by.
+    peers.retain(|peer| peer != upstream);
+    if peers.is_empty() {
         return None;
     }
     let own = Arc::new(Own {
@@ -86,7 +89,6 @@ pub async fn find_primary(replication: &Replication) -> Option<String> {
         token: replication.options.token.clone(),
         timeout: LIMIT,
     });
-    let peers = replication.options.peers.clone();
     let found = probe_all(peers, &replication.options.trust, &own).await;
     let cluster_id = own.identity.cluster_id;
     found

@@ -107,9 +107,14 @@ struct Follow {
 impl Follow {
     async fn run(self, mut upstream: String, mut stop: watch::Receiver<bool>) {
         let mut last_problem = String::new();
+        let mut redirected = self.replication.redirect.subscribe();
         loop {
             let ended = tokio::select! {
                 ended = self.follow_once(&mut upstream) => ended,
+                _ = redirected.changed() => {
+                    upstream.clone_from(&redirected.borrow_and_update());
+                    continue;
+                }
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             let Err(end) = ended else { continue };
@@ -124,7 +129,7 @@ impl Follow {
             });
             let look = async {
                 tokio::time::sleep(RETRY).await;
-                super::peers::find_primary(&self.replication).await
+                super::peers::find_primary(&self.replication, &upstream).await
             };
             tokio::select! {
                 found = look => {
@@ -231,7 +236,7 @@ impl Follow {
         });
         let ended = tokio::select! {
             ended = self.read(incoming, queue) => ended,
-            ended = self.answer(out) => ended,
+            ended = self.answer(out, identity.epoch_number()) => ended,
         };
         // The queue's other end is gone: it ends after what it has.
         match writing.await {
@@ -269,12 +274,18 @@ impl Follow {
         }
     }
 
-    async fn answer(&self, mut out: Outgoing<ToPrimary>) -> Result<(), FollowEnd> {
+    async fn answer(&self, mut out: Outgoing<ToPrimary>, number: u32) -> Result<(), FollowEnd> {
         let heartbeat = self.replication.options.heartbeat;
         let mut progress = self.progress.subscribe();
         loop {
             let now = *progress.borrow_and_update();
             let epoch: Epoch = self.replication.engine.log().tail().epoch;
+            // The fence: from the moment that a newer epoch was promised.
+            if self.replication.has_promised_beyond(number) {
+                return Err(FollowEnd::Refused(
+                    "a newer epoch has been promised to another".to_owned(),
+                ));
+            }
             out.send(&ToPrimary::Ack {
                 epoch,
                 progress: now,
