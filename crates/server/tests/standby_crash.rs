@@ -297,6 +297,31 @@ fn g11_a_primary_that_wakes_up_late_acknowledges_nothing() {
 }
 
 #[test]
+fn g11_a_primary_that_lives_hears_of_its_successor() {
+    let mut primary = node("a", &[]);
+    primary.start();
+    let standby = standby_of(&primary, "b", &[]);
+    streams(&primary, "b");
+    primary.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)");
+    let load = Load::start([&primary, &standby], 0, 2, false);
+    eventually("some commits", || (load.count() > 50).then_some(()));
+    promote(&standby);
+    load.primary.store(1, Ordering::Release);
+    eventually("the old primary follows", || {
+        let status = status(&primary);
+        (status["role"] == "standby" && status["replication"]["upstream"]["connected"] == true)
+            .then_some(())
+    });
+    let before = load.count();
+    eventually("commits go on", || {
+        (load.count() > before + 50).then_some(())
+    });
+    load.stop();
+    caught_up(&standby, &primary);
+    assert_eq!(rows_of(&primary, "t"), rows_of(&standby, "t"));
+}
+
+#[test]
 fn g5_a_primary_made_anew_at_the_same_address_is_not_followed() {
     let mut primary = node("a", &[]);
     primary.start();
