@@ -64,11 +64,21 @@ impl Books {
     }
 }
 
+impl Books {
+    fn end_started(&mut self) {
+        for pid in self.started.drain(..) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            // It is nobody's child any more: gone when it cannot be signalled.
+            while rustix::process::test_kill_process(pid).is_ok() {
+                nodes::pause(2);
+            }
+        }
+    }
+}
+
 impl Drop for Books {
     fn drop(&mut self) {
-        for pid in &self.started {
-            let _ = rustix::process::kill_process(*pid, rustix::process::Signal::KILL);
-        }
+        self.end_started();
     }
 }
 
@@ -85,6 +95,17 @@ fn the_run_books_for_standbys_work_as_written() {
     };
     let said = books.run("Add a standby");
     assert!(said.contains("streaming"), "{said}");
+    // A standby whose log is damaged does not start again, until it is replaced.
+    books.end_started();
+    let log = books.standby.setup.data_dir.join("log");
+    let segment = std::fs::read_dir(&log).unwrap().flatten().find(|entry| {
+        entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "seg")
+    });
+    std::fs::write(segment.unwrap().path(), b"damage").unwrap();
+    books.run("Replace a damaged standby");
     let said = books.run("Switch over");
     assert!(said.contains("handed over"), "{said}");
     // And back, so that the next book finds the roles it names.

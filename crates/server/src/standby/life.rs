@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use springhead_engine::EngineError;
 use springhead_engine::role::NodeRole;
 use springhead_engine::undo::{Undone, undo_past};
 use springhead_log::disk::RealDisk;
@@ -171,9 +172,15 @@ fn cut(
     );
     log.close();
     drop(log);
-    let undone = undone?;
+    let undone = match undone {
+        Err(EngineError::Log(error)) => needs_copy(error)?,
+        undone => undone?,
+    };
     failpoint::hit("standby.undone");
-    let cut = springhead_log::segment::truncate(&RealDisk, log_dir, after)?;
+    let cut = match springhead_log::segment::truncate(&RealDisk, log_dir, after) {
+        Ok(cut) => cut,
+        Err(error) => return Ok(needs_copy(error)?),
+    };
     if let Some(cut) = cut {
         tracing::warn!(
             after = cut.after.0,
@@ -189,6 +196,16 @@ fn cut(
         Undone::NeedsBaseBackup(why) => tracing::warn!(%why, "the state cannot be taken back"),
     }
     Ok(undone)
+}
+
+/// A log that does not go back to the fork, or cannot be cut there, is made anew.
+fn needs_copy(error: LogError) -> Result<Undone, LogError> {
+    match error {
+        LogError::Trimmed { .. } | LogError::Future { .. } | LogError::WithinCommit { .. } => {
+            Ok(Undone::NeedsBaseBackup(error.to_string()))
+        }
+        other => Err(other),
+    }
 }
 
 /// Begins what goes on while the node serves: following, or being asked about. Returns before the
