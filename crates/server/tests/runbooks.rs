@@ -68,10 +68,10 @@ impl Books {
     fn end_started(&mut self) {
         for pid in self.started.drain(..) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            // It is nobody's child any more: gone when it cannot be signalled.
-            while rustix::process::test_kill_process(pid).is_ok() {
-                nodes::pause(2);
-            }
+        }
+        // It is nobody's child here: gone when nobody answers.
+        while std::net::TcpStream::connect(self.standby.setup.http).is_ok() {
+            nodes::pause(2);
         }
     }
 }
