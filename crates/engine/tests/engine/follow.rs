@@ -72,13 +72,16 @@ async fn undone(before: Vec<Step>, after: Vec<Step>) -> Result<(), TestCaseError
     client.ok(TABLES).await;
     for step in before {
         try_run(&mut client, &statement(step)).await?;
+        client.session.reset().await;
     }
-    client.ok("SELECT 1").await;
+    // What failed in a block of its own is over.
+    client.session.reset().await;
     let fork = node.log.tail().durable;
     let expected = rows(&node);
     for (form, x, y) in after {
         let form = ROW_FORMS[usize::from(form) % ROW_FORMS.len()];
         try_run(&mut client, &statement((form, x, y))).await?;
+        client.session.reset().await;
     }
     drop(client);
     let full = rows(&node);
