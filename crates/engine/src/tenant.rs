@@ -127,6 +127,20 @@ fn unreadable(id: TenantId, error: rusqlite::Error) -> EngineError {
     EngineError::Sqlite { tenant, error }
 }
 
+/// # Errors
+/// That a tenant that is not new has lost what the log cannot give back.
+fn expect_state(shared: &Shared, id: TenantId, fresh: bool) -> Result<(), EngineError> {
+    let may_be_missing = fresh || shared.config.states_may_be_missing;
+    if may_be_missing || shared.log.earliest() <= Lsn::FIRST || state::has_state(&shared.config, id)
+    {
+        return Ok(());
+    }
+    Err(EngineError::Corrupt {
+        tenant: id.0,
+        what: "its state file is gone, and the log no longer goes back to the beginning".to_owned(),
+    })
+}
+
 impl Tenant {
     /// Opens a tenant's state and replays what it is behind. Blocks. `fresh`: it has just been made,
     /// so that no state file is expected.
@@ -146,14 +160,7 @@ impl Tenant {
             Arc::clone(&shared.entropy),
             Some(SequenceBook::default()),
         );
-        let must_be_there = !fresh && !config.states_may_be_missing;
-        if must_be_there && shared.log.earliest() > Lsn::FIRST && !state::has_state(config, id) {
-            return Err(EngineError::Corrupt {
-                tenant: id.0,
-                what: "its state file is gone, and the log no longer goes back to the beginning"
-                    .to_owned(),
-            });
-        }
+        expect_state(shared, id, fresh)?;
         let conn = state::open_writer(config, id, shared.log.tail().epoch, &context)?;
         let schemas = Arc::new(Schemas::default());
         let catalog = Arc::new(state::load_catalog(&conn, id, &schemas)?);

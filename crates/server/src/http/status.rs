@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use springhead_engine::dead_letters::{Counts, Figures};
 use springhead_proto::ErrorCode;
 
+use super::App;
 use super::body::{Response, json_response, response};
 use super::error::HttpError;
 use super::metrics;
@@ -98,18 +99,12 @@ pub async fn status(mut request: Request) -> Result<Response, HttpError> {
             })
         })
         .collect();
-    let replication = app
-        .node
-        .replication
-        .as_ref()
-        .filter(|_| is_superuser)
-        .map(|replication| crate::standby::status::status(replication));
     Ok(json_response(
         StatusCode::OK,
         &json!({
             "version": env!("CARGO_PKG_VERSION"),
             "role": app.node.engine.role().word(),
-            "replication": replication,
+            "replication": is_superuser.then(|| replication(app)),
             "epoch": status.tail.epoch.to_string(),
             "lsn": visible.0,
             "durable_lsn": status.tail.durable.0,
@@ -180,4 +175,10 @@ fn archive(node: &crate::NodeState) -> Value {
         "gaps": status.gaps,
         "error": status.error,
     })
+}
+
+/// What there is to know of other nodes.
+fn replication(app: &App) -> Value {
+    let replication = app.node.replication.as_ref();
+    replication.map_or(Value::Null, |known| crate::standby::status::status(known))
 }
