@@ -154,7 +154,8 @@ fn decided(conn: &Connection, mutation: &Mutation) -> rusqlite::Result<Decided> 
     })))
 }
 
-/// Whether a mutation that this one depends on was rejected: the chain's first dead letter.
+/// Whether a mutation that this one depends on was rejected, and has not been applied or dealt with
+/// since: the chain's first dead letter.
 ///
 /// # Errors
 /// What SQLite says.
@@ -164,7 +165,10 @@ pub(crate) fn rejected_before(
 ) -> rusqlite::Result<Option<u64>> {
     for id in &mutation.after {
         let letter: Option<Option<i64>> = conn
-            .prepare_cached("SELECT coalesce(c7, c4) FROM t21 WHERE c1 = ?1 AND c2 = ?2")?
+            .prepare_cached(
+                "SELECT coalesce(t21.c7, t21.c4) FROM t21 LEFT JOIN t8 ON t8.c1 = t21.c4 \
+                 WHERE t21.c1 = ?1 AND t21.c2 = ?2 AND coalesce(t8.c15, 0) = 0",
+            )?
             .query_row(
                 params![id.producer.to_string(), id.seq.0.cast_signed()],
                 |row| row.get(0),

@@ -298,6 +298,9 @@ async fn g9_calls_in_sql_retry_resolve_redrive_and_set_policies() {
             .fails(&format!("CALL springhead.{call}"), sqlstate)
             .await;
     }
+    let by_id = "EXPLAIN SELECT * FROM springhead.dead_letters WHERE id = 2";
+    let plan = client.lines(by_id).await.join("\n");
+    assert!(plan.contains("INTEGER PRIMARY KEY"), "{plan}");
     client.ok("BEGIN").await;
     client
         .fails("CALL springhead.resolve_dead_letter(3)", "25001")

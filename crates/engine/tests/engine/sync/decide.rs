@@ -161,6 +161,23 @@ async fn g9_a_rejection_takes_its_dependents_with_it_and_nobody_else() {
         rig.sql("SELECT id, note FROM todos ORDER BY id").await,
         ["1|~", "3|~"]
     );
+    // What was in the way goes; the last of the chain is retried, and with it all of the chain.
+    rig.sql("UPDATE todos SET title = 'oats' WHERE id = 1")
+        .await;
+    let last = rig.sql("SELECT max(id) FROM springhead.dead_letters").await;
+    rig.sql(&format!("CALL springhead.retry_dead_letter({})", last[0]))
+        .await;
+    assert_eq!(
+        rig.sql("SELECT id, note FROM todos ORDER BY id").await,
+        ["1|half", "2|x", "3|~", "7|~"]
+    );
+    let mut late = device.mutation(vec![insert(8, "late")]);
+    late.after = vec![device.id_of(3)];
+    let verdicts = device.push(vec![late]).await;
+    assert!(
+        matches!(verdicts[0], Verdict::Applied { .. }),
+        "what it depends on has been applied after all: {verdicts:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
