@@ -18,9 +18,8 @@ function row(letter) {
   const made = $('letter-row').content.firstElementChild.cloneNode(true)
   const put = (name, text) => (made.querySelector(`.${name}`).textContent = text)
   put('id', letter.id)
-  put('document', `${letter.collection} ${letter.document_id}`)
-  put('violation', letter.violation_type)
   put('change', changes(letter.operations))
+  put('violation', letter.violation)
   put('by', letter.username ?? '')
   put('since', new Date(letter.created_at).toLocaleString())
   for (const [name, act] of [['retry', retry], ['resolve', resolve]]) {
@@ -31,11 +30,16 @@ function row(letter) {
   return made
 }
 
-/** What the change does, in a line. */
+/** What the change does, in a line for each operation; ids mean little to people. */
 function changes(operations) {
-  return operations
-    .map(({ in: _, id: __, ...verb }) => Object.entries(verb).map(([name, columns]) => `${name} ${JSON.stringify(columns)}`))
-    .join('; ')
+  return operations.map(({ in: collection, id, ...verbs }) => `${collection}: ${verb(verbs, id)}`).join('\n')
+}
+
+function verb(verbs, id) {
+  const [[name, columns]] = Object.entries(verbs)
+  if (columns === true) return name
+  const shown = Object.entries(columns).filter(([, value]) => !id.includes(value))
+  return `${name} ${shown.map(([column, value]) => `${column} = ${JSON.stringify(value)}`).join(', ')}`
 }
 
 async function retry(id) {

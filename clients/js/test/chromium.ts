@@ -12,9 +12,11 @@ const EXAMPLE = new URL('../../../examples/todo/', import.meta.url)
 const SOURCE = fileURLToPath(new URL('../src/index.ts', import.meta.url))
 const TYPES: Record<string, string> = { html: 'text/html', js: 'text/javascript', css: 'text/css' }
 
+export const CHROMIUM = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
+
 export function launch(): Promise<Browser> {
   return chromium.launch({
-    executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
+    executablePath: CHROMIUM,
     args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
       '--disable-background-networking', '--disable-component-update', '--disable-sync'],
   })

@@ -282,7 +282,7 @@ describe.skipIf(BINARY === undefined)('devices and the server', () => {
         await Promise.all(devices.map((one) => one.close()))
         await client.sql(`DROP TABLE ${name}`)
       }),
-      { numRuns: Number(process.env['SPRINGHEAD_SEEDS'] ?? 6) },
+      { numRuns: Number(process.env['SPRINGHEAD_SEEDS'] ?? 25) },
     )
   }, 600_000)
 })

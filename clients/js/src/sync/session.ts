@@ -88,6 +88,7 @@ export class Session {
   #heardMs = nowMs()
   #queue: ServerFrame[] = []
   #draining: Promise<void> | undefined
+  #isDraining = false
   /** A commit's or a whole set's frames that have come so far. */
   #commit: Delta[] = []
   #set: Definition[] = []
@@ -263,26 +264,31 @@ export class Session {
       this.#fail(error)
       return
     }
-    this.#draining ??= this.#drain()
-      .catch((error: unknown) => this.#fail(error))
-      .finally(() => (this.#draining = undefined))
+    if (this.#isDraining) return
+    this.#isDraining = true
+    this.#draining = this.#drain().catch((error: unknown) => this.#fail(error))
   }
 
   /** Takes in what has come, all that is there at once. */
   async #drain(): Promise<void> {
-    while (this.#queue.length > 0) {
-      const frames = this.#queue.splice(0)
-      const toStore: ((intake: Intake) => void)[] = []
-      const afterwards: (() => void)[] = []
-      let rekey = false
-      for (const frame of frames) rekey = this.#sort(frame, toStore, afterwards) || rekey
-      if (toStore.length > 0) await this.#store(toStore)
-      for (const act of afterwards) act()
-      const { heldFrom } = this.replica.meta
-      if (rekey || (heldFrom !== undefined && this.replica.firstUndecided() >= heldFrom)) await this.#rekey()
-      this.push()
-      this.#acknowledge()
+    try {
+      while (this.#queue.length > 0) await this.#takeIn(this.#queue.splice(0))
+    } finally {
+      this.#isDraining = false
     }
+  }
+
+  async #takeIn(frames: ServerFrame[]): Promise<void> {
+    const toStore: ((intake: Intake) => void)[] = []
+    const afterwards: (() => void)[] = []
+    let rekey = false
+    for (const frame of frames) rekey = this.#sort(frame, toStore, afterwards) || rekey
+    if (toStore.length > 0) await this.#store(toStore)
+    for (const act of afterwards) act()
+    const { heldFrom } = this.replica.meta
+    if (rekey || (heldFrom !== undefined && this.replica.firstUndecided() >= heldFrom)) await this.#rekey()
+    this.push()
+    this.#acknowledge()
   }
 
   async #store(toStore: ((intake: Intake) => void)[]): Promise<void> {
@@ -393,7 +399,7 @@ export class Session {
   /** Goes on from `expected`; whether that is decided long since here, so that the numbers mean nothing any more. */
   #gap(expected: number): boolean {
     this.#sendAgainFrom(expected)
-    return expected < this.replica.firstUndecided() && !this.replica.pending.has(expected)
+    return expected < this.replica.firstUndecided()
   }
 
   #sendAgainFrom(seq: number): void {
@@ -488,6 +494,8 @@ export class Session {
    * numbered from 1, and the connection starts over.
    */
   async #rekey(): Promise<void> {
+    // Nothing more goes out in this session.
+    this.#pausedUntilMs = Number.POSITIVE_INFINITY
     await this.replica.change((meta) => {
       const undecided = [...this.replica.pending.values()]
         .filter((mutation) => mutation.appliedLsn === undefined)
