@@ -1,25 +1,21 @@
 //! Dead letters: none vanishes, each ends once, whatever comes first; and a retry has its author's
 //! rights, whoever asks for it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use springhead_engine::access::{Credential, Principal};
-use springhead_engine::dead_letters::{
-    Action, Author, OnFull, Outcome, PolicyChange, Recorded, Refused,
-};
+use springhead_engine::dead_letters::{Action, Author, OnFull, Recorded, Refused};
 use springhead_engine::session::DeadLetterFilter;
 use springhead_proto::sync::{
     CatalogVersion, ColumnValues, Generation, Mutation, Operation, ProducerId, Push, Seq,
     SyncValue, Verb, body,
 };
-use springhead_proto::{ChangeKind, Cursor, Lsn, SqlError, TenantId};
+use springhead_proto::{ChangeKind, Cursor, Lsn, TenantId};
 
 use crate::support::{Client, Node, dump, tail_from};
 
-fn insert(collection: &str, id: i64, columns: &[(&str, SyncValue)]) -> Operation {
+pub fn insert(collection: &str, id: i64, columns: &[(&str, SyncValue)]) -> Operation {
     Operation {
         collection: collection.to_owned(),
         id: vec![SyncValue::Integer(id)],
@@ -27,7 +23,7 @@ fn insert(collection: &str, id: i64, columns: &[(&str, SyncValue)]) -> Operation
     }
 }
 
-fn todo(id: i64, title: &str, n: i64) -> Operation {
+pub fn todo(id: i64, title: &str, n: i64) -> Operation {
     let columns = [
         ("title", SyncValue::from(title)),
         ("n", SyncValue::Integer(n)),
@@ -66,7 +62,7 @@ fn author(name: &str) -> Author {
 }
 
 /// A rejection as sync would record it.
-fn refused(by: &str, violation: &str, seq: u64, operation: Operation) -> Refused {
+pub fn refused(by: &str, violation: &str, seq: u64, operation: Operation) -> Refused {
     Refused {
         session_id: Some("s1".to_owned()),
         author: author(by),
@@ -84,7 +80,7 @@ fn refused(by: &str, violation: &str, seq: u64, operation: Operation) -> Refused
     }
 }
 
-async fn record(node: &Node, refused: Refused) -> i64 {
+pub async fn record(node: &Node, refused: Refused) -> i64 {
     let recorded = node.tenant().await.record_dead_letter(refused).await;
     match recorded.unwrap().0 {
         Recorded::Kept { id } => id,
@@ -93,7 +89,7 @@ async fn record(node: &Node, refused: Refused) -> i64 {
 }
 
 /// Every row of the totals adds up, and to the rows that they count.
-async fn check_totals(client: &mut Client) {
+pub async fn check_totals(client: &mut Client) {
     let wrong = "SELECT * FROM springhead.dead_letter_totals \
          WHERE enqueued <> resolved + expired + escalated + unresolved";
     assert_eq!(client.lines(wrong).await, Vec::<String>::new());
@@ -111,7 +107,7 @@ async fn check_totals(client: &mut Client) {
     assert_eq!(client.one(counted).await, client.one(totals).await);
 }
 
-async fn todos(node: &Node) -> Client {
+pub async fn todos(node: &Node) -> Client {
     let mut client = node.client().await;
     client
         .ok("CREATE TABLE todos (id int PRIMARY KEY, title text UNIQUE, n int CHECK (n < 10))")
@@ -119,7 +115,7 @@ async fn todos(node: &Node) -> Client {
     client
 }
 
-async fn check_replay(node: &Node) {
+pub async fn check_replay(node: &Node) {
     let other = node.replayed_elsewhere();
     other.tenant().await;
     let default = TenantId::DEFAULT;
@@ -279,25 +275,7 @@ async fn g9_calls_in_sql_retry_resolve_redrive_and_set_policies() {
         .await;
     let policies = "SELECT collection, violation, ttl_s, action, max_entries, on_full FROM springhead.dead_letter_policies";
     assert_eq!(client.lines(policies).await, ["todos|*|60|drop|5|~"]);
-    for (call, sqlstate) in [
-        ("set_dead_letter_policy('no_such', 60)", "42P01"),
-        ("set_dead_letter_policy('todos', 0)", "22023"),
-        ("set_dead_letter_policy('todos', action => 'burn')", "22023"),
-        (
-            "set_dead_letter_policy('todos', max_entries => 5, violation => 'unique')",
-            "22023",
-        ),
-        ("retry_dead_letter(99)", "SH006"),
-        ("retry_dead_letter(NULL)", "22004"),
-        ("retry_dead_letter('x')", "22P02"),
-        ("resolve_dead_letter(1, 'a', 'b')", "42883"),
-        ("explode()", "42883"),
-        ("redrive_dead_letters('todos', 0)", "22023"),
-    ] {
-        client
-            .fails(&format!("CALL springhead.{call}"), sqlstate)
-            .await;
-    }
+    check_refused_calls(&mut client).await;
     let by_id = "EXPLAIN SELECT * FROM springhead.dead_letters WHERE id = 2";
     let plan = client.lines(by_id).await.join("\n");
     assert!(plan.contains("INTEGER PRIMARY KEY"), "{plan}");
@@ -319,6 +297,28 @@ async fn g9_calls_in_sql_retry_resolve_redrive_and_set_policies() {
     );
     check_totals(&mut client).await;
     check_replay(&node).await;
+}
+
+async fn check_refused_calls(client: &mut Client) {
+    for (call, sqlstate) in [
+        ("set_dead_letter_policy('no_such', 60)", "42P01"),
+        ("set_dead_letter_policy('todos', 0)", "22023"),
+        ("set_dead_letter_policy('todos', action => 'burn')", "22023"),
+        (
+            "set_dead_letter_policy('todos', max_entries => 5, violation => 'unique')",
+            "22023",
+        ),
+        ("retry_dead_letter(99)", "SH006"),
+        ("retry_dead_letter(NULL)", "22004"),
+        ("retry_dead_letter('x')", "22P02"),
+        ("resolve_dead_letter(1, 'a', 'b')", "42883"),
+        ("explode()", "42883"),
+        ("redrive_dead_letters('todos', 0)", "22023"),
+    ] {
+        client
+            .fails(&format!("CALL springhead.{call}"), sqlstate)
+            .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -403,24 +403,7 @@ async fn g6_authors_see_their_own_and_operators_what_they_are_granted() {
             .0,
         "SH006"
     );
-    for own in [
-        "CALL springhead.retry_dead_letter(1)",
-        "CALL springhead.resolve_dead_letter(1)",
-    ] {
-        ann.fails(own, "42501").await;
-    }
-    ann.fails("SELECT * FROM springhead.escalations", "42501")
-        .await;
-    ann.fails(
-        "UPDATE springhead.dead_letters SET resolved = true",
-        "42501",
-    )
-    .await;
-    ann.fails(
-        "CALL springhead.set_dead_letter_policy('todos', 5)",
-        "42501",
-    )
-    .await;
+    check_authors_only_read(&mut ann).await;
 
     admin
         .ok("GRANT SELECT, UPDATE ON springhead.dead_letters TO support, team")
@@ -458,6 +441,27 @@ async fn g6_authors_see_their_own_and_operators_what_they_are_granted() {
     assert_eq!(admin.lines("SELECT id FROM todos").await, ["1"]);
     admin.ok("DROP POLICY p ON springhead.dead_letters").await;
     check_replay(&node).await;
+}
+
+async fn check_authors_only_read(ann: &mut Client) {
+    for own in [
+        "CALL springhead.retry_dead_letter(1)",
+        "CALL springhead.resolve_dead_letter(1)",
+    ] {
+        ann.fails(own, "42501").await;
+    }
+    ann.fails("SELECT * FROM springhead.escalations", "42501")
+        .await;
+    ann.fails(
+        "UPDATE springhead.dead_letters SET resolved = true",
+        "42501",
+    )
+    .await;
+    ann.fails(
+        "CALL springhead.set_dead_letter_policy('todos', 5)",
+        "42501",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -524,310 +528,4 @@ async fn g9_a_closed_tenant_is_swept_too_and_once_resolved_an_entry_never_acts()
     let swept = node.engine.sweep_dead_letters().await.unwrap();
     assert_eq!((swept.escalated, swept.forgotten), (0, 1));
     check_totals(&mut node.client_of("shop").await).await;
-}
-
-/// What a step does: its kind, and two small numbers that fill it in.
-type Step = (u8, u8, u8);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Now {
-    Unresolved,
-    Resolved,
-    Expired,
-    Escalated,
-}
-
-/// What has become of every entry there has been.
-struct Model {
-    entries: BTreeMap<i64, Now>,
-    expires_ms: BTreeMap<i64, u64>,
-    created_ms: BTreeMap<i64, u64>,
-    ttl_s: u64,
-    most: usize,
-    action: Action,
-    on_full: OnFull,
-}
-
-impl Model {
-    fn unresolved(&self) -> BTreeSet<i64> {
-        let is = |(id, now): (&i64, &Now)| (*now == Now::Unresolved).then_some(*id);
-        self.entries.iter().filter_map(is).collect()
-    }
-
-    fn count(&self, what: Now) -> usize {
-        self.entries.values().filter(|now| **now == what).count()
-    }
-
-    fn nth(&self, x: u8) -> Option<i64> {
-        let last = i64::try_from(self.entries.len()).unwrap();
-        (last > 0).then(|| i64::from(x) % last + 1)
-    }
-}
-
-async fn step(node: &Node, client: &mut Client, model: &mut Model, (kind, x, y): Step) {
-    let now_ms = springhead_log::Clock::now_ms(&*node.clock);
-    match kind % 12 {
-        0..=3 => {
-            let seq = model.entries.len() as u64 + 1;
-            let operation = todo(i64::from(x % 6), &format!("t{}", y % 4), i64::from(y % 13));
-            let violation = ["unique:title=t", "check:todos_n_check", "policy"][usize::from(x % 3)];
-            let recorded = node.tenant().await;
-            let recorded = recorded
-                .record_dead_letter(refused("ann", violation, seq, operation))
-                .await;
-            let mut unresolved = model.unresolved();
-            match recorded.unwrap().0 {
-                Recorded::Kept { id } => {
-                    while unresolved.len() >= model.most {
-                        assert_eq!(model.on_full, OnFull::Escalate);
-                        let oldest = unresolved.pop_first().unwrap();
-                        model.entries.insert(oldest, Now::Escalated);
-                    }
-                    assert_eq!(
-                        id,
-                        i64::try_from(model.entries.len()).unwrap() + 1,
-                        "numbers rise by one"
-                    );
-                    model.entries.insert(id, Now::Unresolved);
-                    model.created_ms.insert(id, now_ms);
-                    model.expires_ms.insert(id, now_ms + model.ttl_s * 1000);
-                }
-                Recorded::Full { .. } => {
-                    assert_eq!(model.on_full, OnFull::RejectPush);
-                    assert!(unresolved.len() >= model.most);
-                }
-            }
-        }
-        4 | 5 => {
-            let Some(id) = model.nth(x) else { return };
-            let operations = (kind % 12 == 5).then(|| vec![todo(1000 + id, &format!("e{id}"), 1)]);
-            let done = client.session.retry_dead_letter(id, operations).await;
-            expect_unresolved(model, id, &done);
-            if let Ok((retried, _)) = done
-                && matches!(retried.outcome, Outcome::Applied)
-            {
-                model.entries.insert(id, Now::Resolved);
-            }
-        }
-        6 => {
-            let Some(id) = model.nth(x) else { return };
-            let done = client.session.resolve_dead_letter(id, None).await;
-            expect_unresolved(model, id, &done);
-            if done.is_ok() {
-                model.entries.insert(id, Now::Resolved);
-            }
-        }
-        7 => {
-            client
-                .ok(&format!(
-                    "DELETE FROM todos WHERE id = {} OR title = 't{}'",
-                    x % 6,
-                    y % 4
-                ))
-                .await;
-        }
-        8 => {
-            model.action =
-                [Action::Drop, Action::Escalate, Action::ForceApplyLww][usize::from(x % 3)];
-            model.on_full = [OnFull::Escalate, OnFull::RejectPush][usize::from(y % 2)];
-            model.most = 2 + usize::from(y % 5);
-            model.ttl_s = 20 + u64::from(x);
-            let change = PolicyChange {
-                ttl_s: Some(i64::try_from(model.ttl_s).unwrap()),
-                action: Some(model.action),
-                max_entries: Some(i64::try_from(model.most).unwrap()),
-                on_full: Some(model.on_full),
-            };
-            client
-                .session
-                .put_dead_letter_policy("todos", "*", change)
-                .await
-                .unwrap();
-            for id in model.unresolved() {
-                model
-                    .expires_ms
-                    .insert(id, model.created_ms[&id] + model.ttl_s * 1000);
-            }
-        }
-        _ => {
-            node.clock.advance(u64::from(x) * 500);
-            let now_ms = springhead_log::Clock::now_ms(&*node.clock);
-            node.engine.sweep_dead_letters().await.unwrap();
-            for id in model.unresolved() {
-                if model.expires_ms[&id] <= now_ms {
-                    let ended = ended_as(client, model.action, id).await;
-                    model.entries.insert(id, ended);
-                }
-            }
-        }
-    }
-}
-
-fn expect_unresolved<T: std::fmt::Debug>(model: &Model, id: i64, done: &Result<T, SqlError>) {
-    match model.entries[&id] {
-        Now::Unresolved => assert!(done.is_ok(), "{id}: {done:?}"),
-        Now::Resolved => {
-            assert_eq!(
-                done.as_ref().unwrap_err().code.sqlstate().0,
-                "55000",
-                "{id}"
-            );
-        }
-        // Forgotten; or force-applied, which is resolved.
-        _ => assert!(done.is_err(), "{id}: {done:?}"),
-    }
-}
-
-/// What the sweep has made of an entry that was due.
-async fn ended_as(client: &mut Client, action: Action, id: i64) -> Now {
-    let rows = client
-        .lines(&format!(
-            "SELECT resolved FROM springhead.dead_letters WHERE id = {id}"
-        ))
-        .await;
-    let escalated = client
-        .lines(&format!(
-            "SELECT reason FROM springhead.escalations WHERE dead_letter_id = {id}"
-        ))
-        .await;
-    match (action, rows.as_slice(), escalated.as_slice()) {
-        (Action::Drop, [], []) => Now::Expired,
-        (Action::Escalate, [], [reason]) if reason == "ttl" => Now::Escalated,
-        (Action::ForceApplyLww, [], [reason]) if reason == "force_apply_failed" => Now::Escalated,
-        (Action::ForceApplyLww, [resolved], []) if resolved == "t" => Now::Expired,
-        other => panic!("{id} was due: {other:?}"),
-    }
-}
-
-async fn check_model(client: &mut Client, model: &Model) {
-    check_totals(client).await;
-    let totals = client
-        .lines("SELECT enqueued, resolved, expired, escalated, unresolved FROM springhead.dead_letter_totals WHERE collection = ''")
-        .await;
-    let expected = [
-        model.entries.len(),
-        model.count(Now::Resolved),
-        model.count(Now::Expired),
-        model.count(Now::Escalated),
-        model.count(Now::Unresolved),
-    ];
-    if model.entries.is_empty() {
-        assert!(totals.is_empty());
-    } else {
-        assert_eq!(totals, [expected.map(|n| n.to_string()).join("|")]);
-    }
-    let unresolved: Vec<String> = model.unresolved().iter().map(ToString::to_string).collect();
-    let there = client
-        .lines("SELECT id FROM springhead.dead_letters WHERE NOT resolved ORDER BY id")
-        .await;
-    assert_eq!(there, unresolved);
-    let violated = client.one("SELECT count(*) FROM todos WHERE n >= 10").await;
-    assert_eq!(violated, "0", "no retry violates a constraint");
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Random rejections, expiries, retries, resolutions, policies and overflow against a model that
-    /// counts: nothing vanishes, and the state is what the log adds up to.
-    #[test]
-    fn g9_nothing_vanishes(steps in prop::collection::vec(any::<Step>(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let node = Node::with(|config| {
-                config.dead_letter_ttl = Duration::from_secs(60);
-                config.dead_letter_max_entries = 5;
-            });
-            let mut client = todos(&node).await;
-            let mut model = Model {
-                entries: BTreeMap::new(),
-                expires_ms: BTreeMap::new(),
-                created_ms: BTreeMap::new(),
-                ttl_s: 60,
-                most: 5,
-                action: Action::Escalate,
-                on_full: OnFull::Escalate,
-            };
-            for each in steps {
-                step(&node, &mut client, &mut model, each).await;
-                check_model(&mut client, &model).await;
-            }
-            check_replay(&node).await;
-        });
-    }
-
-    /// Whatever is forced, no row violates a constraint, and none is another's than its author's.
-    #[test]
-    fn g9_force_apply_violates_nothing(wanted in prop::collection::vec((0..8_i64, 0..3_usize, 0..14_i64, 0..3_i64), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(forced(wanted));
-    }
-}
-
-async fn forced(wanted: Vec<(i64, usize, i64, i64)>) {
-    let node = Node::with(|config| {
-        config.dead_letter_action = Action::ForceApplyLww;
-        config.dead_letter_ttl = Duration::from_secs(1);
-    });
-    let mut client = node.client().await;
-    for sql in [
-        "CREATE TABLE kinds (id int PRIMARY KEY)",
-        "INSERT INTO kinds VALUES (1), (2)",
-        "CREATE TABLE notes (id int PRIMARY KEY, owner text NOT NULL, n int UNIQUE CHECK (n < 10), kind int REFERENCES kinds)",
-        "CREATE ROLE ann LOGIN",
-        "GRANT ALL ON notes, kinds TO ann",
-        "ALTER TABLE notes ENABLE ROW LEVEL SECURITY",
-        "CREATE POLICY own ON notes USING (owner = auth.uid())",
-        "INSERT INTO notes VALUES (0, 'bob', 9, 1)",
-    ] {
-        client.ok(sql).await;
-    }
-    let count = wanted.len();
-    for (place, (id, owner, n, kind)) in wanted.into_iter().enumerate() {
-        let columns = [
-            (
-                "owner",
-                [
-                    SyncValue::from("ann"),
-                    SyncValue::from("bob"),
-                    SyncValue::Null,
-                ][owner]
-                    .clone(),
-            ),
-            ("n", SyncValue::Integer(n)),
-            ("kind", SyncValue::Integer(kind)),
-        ];
-        let operation = if place % 3 == 2 {
-            Operation {
-                collection: "notes".to_owned(),
-                id: vec![SyncValue::Integer(id)],
-                verb: Verb::Set(columns.into_iter().collect()),
-            }
-        } else {
-            insert("notes", id, &columns)
-        };
-        record(
-            &node,
-            refused("ann", "schema_stale", place as u64 + 1, operation),
-        )
-        .await;
-    }
-    node.clock.advance(2_000);
-    let swept = node.engine.sweep_dead_letters().await.unwrap();
-    assert_eq!(
-        usize::try_from(swept.force_applied + swept.escalated).unwrap(),
-        count
-    );
-    let bad = client
-        .lines("SELECT * FROM notes WHERE n >= 10 OR owner IS NULL OR owner <> 'ann' AND id <> 0 OR kind NOT IN (1, 2)")
-        .await;
-    assert_eq!(bad, Vec::<String>::new());
-    assert_eq!(
-        client
-            .one("SELECT owner, n, kind FROM notes WHERE id = 0")
-            .await,
-        "bob|9|1"
-    );
-    check_totals(&mut client).await;
-    check_replay(&node).await;
 }

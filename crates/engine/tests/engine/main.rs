@@ -9,6 +9,7 @@ mod access;
 mod ahead;
 mod damage;
 mod dead_letters;
+mod dead_letters_model;
 mod exits;
 mod faults;
 mod follow;
