@@ -9,7 +9,8 @@ import { SpringheadError } from '../errors.js'
 import { nowMs } from './clock.js'
 import { decode, encode, PROTOCOL_VERSION, type Kind, type ServerFrame } from './frames.js'
 import { Intake } from './intake.js'
-import type { Definition, Delta, DeviceFrames, HandshakeAck, PresenceMember, Refused, ServerFrames, Subscription, WireMutation } from './messages.js'
+import type { Definition, Delta, DeviceFrames, HandshakeAck, PresenceMember, Refused, ServerFrames, Subscription } from './messages.js'
+import { Pushing } from './pushing.js'
 import { keys, type Pending, type Replica } from './replica.js'
 import { lsnOf, randomId, sameBytes } from './values.js'
 
@@ -57,8 +58,6 @@ const LEAST_REFRESH_MS = 1000
 
 /** How long a connection may take from the first packet to the answered handshake. */
 const OPENING_MS = 30_000
-/** After so many verdicts the server is told that they are durable here. */
-const VERDICTS_PER_ACK = 100
 /** A cursor that nothing else is told with is told this long after it was reached. */
 const CURSOR_ACK_MS = 1000
 
@@ -70,20 +69,14 @@ interface BinarySocket extends Socket {
 export class Session {
   readonly #socket: BinarySocket
   #ack: HandshakeAck | undefined
-  /** Mutations up to this seq are on their way or decided. */
-  #sentUpTo = 0
-  /** Those of them whose verdict has not come. */
-  readonly #unanswered = new Set<number>()
   /** Shapes that the server has been told of. */
   readonly #told = new Set<number>()
-  #verdicts = 0
+  readonly #pushing: Pushing
   #refreshedMs = 0
   #ackTimer: ReturnType<typeof setTimeout> | undefined
   #openingTimer: ReturnType<typeof setTimeout>
   /** The catalog version at which definitions were asked for again: once is enough. */
   #askedDefinitions = -1
-  #pausedUntilMs = 0
-  #pauseTimer: ReturnType<typeof setTimeout> | undefined
   #pingTimer: ReturnType<typeof setInterval> | undefined
   #heardMs = nowMs()
   #queue: ServerFrame[] = []
@@ -105,6 +98,7 @@ export class Session {
     url: string,
   ) {
     this.#finished = new Promise((resolve) => (this.#finish = resolve))
+    this.#pushing = new Pushing(replica, (push) => this.#send('push', push), (untilMs) => events.throttled(untilMs))
     const socket = new construct(url) as BinarySocket
     this.#socket = socket
     socket.binaryType = 'arraybuffer'
@@ -137,7 +131,7 @@ export class Session {
 
   #close(end: SessionEnd): void {
     this.#end ??= end
-    clearTimeout(this.#pauseTimer)
+    this.#pushing.end()
     clearInterval(this.#pingTimer)
     clearTimeout(this.#ackTimer)
     clearTimeout(this.#openingTimer)
@@ -212,47 +206,7 @@ export class Session {
 
   /** Pushes what is pending and has not been pushed, as far as the limits let. */
   push(): void {
-    const limits = this.#ack?.limits
-    if (limits === undefined || nowMs() < this.#pausedUntilMs) return
-    const { nextSeq, heldFrom = nextSeq } = this.replica.meta
-    let batch: Pending[] = []
-    let bytes = 0
-    let seq = this.#sentUpTo === 0 ? this.replica.firstUndecided() : this.#sentUpTo + 1
-    for (; seq < heldFrom && this.#unanswered.size < limits.max_in_flight; seq++) {
-      const mutation = this.replica.pending.get(seq)
-      this.#sentUpTo = seq
-      if (mutation === undefined || mutation.appliedLsn !== undefined) continue
-      const size = encode('push', this.#pushOf([mutation])).length
-      if (batch.length > 0 && (batch.length >= limits.max_push_mutations || bytes + size > limits.max_frame_bytes)) {
-        this.#send('push', this.#pushOf(batch))
-        batch = []
-        bytes = 0
-      }
-      batch.push(mutation)
-      bytes += size
-      this.#unanswered.add(seq)
-    }
-    if (batch.length > 0) this.#send('push', this.#pushOf(batch))
-  }
-
-  #pushOf(mutations: Pending[]): DeviceFrames['push'] {
-    const { producer, generation } = this.replica.meta
-    const base = mutations[0]?.base ?? '0'
-    const schema = mutations[0]?.schema ?? 0
-    const wire = (mutation: Pending): WireMutation => ({
-      seq: mutation.seq,
-      ...(mutation.base === base ? {} : { base: mutation.base }),
-      ...(mutation.schema === schema ? {} : { schema: mutation.schema }),
-      ...(mutation.after.length === 0 ? {} : { after: mutation.after }),
-      ...(this.#needsClock(mutation) ? { hlc: mutation.hlc } : {}),
-      ops: mutation.operations,
-    })
-    return { producer, generation, base, schema, mutations: mutations.map(wire) }
-  }
-
-  /** Only tables whose conflicts clocks decide need a reading; of a table that is not known, who can tell? */
-  #needsClock({ operations }: Pending): boolean {
-    return operations.some((operation) => this.replica.table(operation.in)?.byClock ?? true)
+    if (this.#ack) this.#pushing.push(this.#ack.limits)
   }
 
   #receive(data: unknown): void {
@@ -319,16 +273,16 @@ export class Session {
       case 'ack': {
         let rekey = false
         for (const verdict of frame.body.verdicts) {
-          this.#answer(verdict.seq)
-          if (verdict.retry) this.#pause(verdict.retry.after_ms, verdict.seq - 1)
-          else if (verdict.gap !== undefined) rekey = this.#gap(verdict.gap) || rekey
+          this.#pushing.answered(verdict.seq)
+          if (verdict.retry) this.#pushing.pause(verdict.retry.after_ms, verdict.seq)
+          else if (verdict.gap !== undefined) rekey = this.#pushing.gap(verdict.gap) || rekey
           else if (verdict.fenced) rekey = true
           else toStore.push((intake) => intake.verdict(verdict))
         }
         return rekey
       }
       case 'reject':
-        this.#answer(frame.body.seq)
+        this.#pushing.answered(frame.body.seq)
         toStore.push((intake) => intake.reject(frame.body))
         return false
       case 'snapshot':
@@ -360,7 +314,7 @@ export class Session {
         toStore.push((intake) => intake.resync(frame.body.shapes ?? []))
         return false
       case 'throttle':
-        this.#pause(frame.body.after_ms, this.#sentUpTo)
+        this.#pushing.pause(frame.body.after_ms)
         if (this.#ack && frame.body.max_in_flight) this.#ack.limits.max_in_flight = frame.body.max_in_flight
         return false
       case 'tokenRefresh':
@@ -389,22 +343,6 @@ export class Session {
       case 'handshake':
         return false
     }
-  }
-
-  #answer(seq: number): void {
-    this.#unanswered.delete(seq)
-    this.#verdicts += 1
-  }
-
-  /** Goes on from `expected`; whether that is decided long since here, so that the numbers mean nothing any more. */
-  #gap(expected: number): boolean {
-    this.#sendAgainFrom(expected)
-    return expected < this.replica.firstUndecided()
-  }
-
-  #sendAgainFrom(seq: number): void {
-    this.#sentUpTo = Math.min(this.#sentUpTo, seq - 1)
-    for (const sent of this.#unanswered) if (sent >= seq) this.#unanswered.delete(sent)
   }
 
   #answered(answer: ServerFrames['handshakeAck'], toStore: ((intake: Intake) => void)[]): boolean {
@@ -453,31 +391,16 @@ export class Session {
     this.events.clock(server_ms + (now - device_ms) / 2 - now)
   }
 
-  /** Pushes nothing for a while, then everything after `upTo` again. */
-  #pause(afterMs: number, upTo: number): void {
-    this.#sendAgainFrom(upTo + 1)
-    const untilMs = nowMs() + afterMs
-    if (untilMs <= this.#pausedUntilMs) return
-    this.#pausedUntilMs = untilMs
-    this.events.throttled(untilMs)
-    clearTimeout(this.#pauseTimer)
-    this.#pauseTimer = setTimeout(() => {
-      this.#pausedUntilMs = 0
-      this.push()
-    }, afterMs)
-  }
-
   /** Tells what is durable here, so that the server may forget it: soon, but not for each frame. */
   #acknowledge(): void {
-    const isDue = this.#verdicts >= VERDICTS_PER_ACK || (this.#verdicts > 0 && this.#unanswered.size === 0)
-    if (isDue) this.#sendAck()
+    if (this.#pushing.shouldAcknowledge) this.#sendAck()
     else this.#ackTimer ??= setTimeout(() => this.#sendAck(), CURSOR_ACK_MS)
   }
 
   #sendAck(): void {
     clearTimeout(this.#ackTimer)
     this.#ackTimer = undefined
-    this.#verdicts = 0
+    this.#pushing.acknowledged()
     const { producer, generation, cursor } = this.replica.meta
     const settled = this.replica.settled()
     const told = `${cursor} ${settled}`
@@ -495,7 +418,7 @@ export class Session {
    */
   async #rekey(): Promise<void> {
     // Nothing more goes out in this session.
-    this.#pausedUntilMs = Number.POSITIVE_INFINITY
+    this.#pushing.end()
     await this.replica.change((meta) => {
       const undecided = [...this.replica.pending.values()]
         .filter((mutation) => mutation.appliedLsn === undefined)
