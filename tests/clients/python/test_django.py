@@ -90,6 +90,8 @@ class Application(unittest.TestCase):
         self.assertEqual([c.name for c in columns], ["id", "name", "price", "data", "made"])
         self.assertTrue(any(c["unique"] and c["columns"] == ["name"] for c in constraints.values()))
         self.assertTrue(any(c["index"] and c["columns"] == ["made"] for c in constraints.values()))
+        names = [thing.name for thing in Thing.objects.order_by("id").iterator(chunk_size=1)]
+        self.assertEqual(names, ["a"])
         thing = Thing.objects.filter(data__k__contains=[2]).values("name", "price").get()
         self.assertEqual(thing, {"name": "a", "price": decimal.Decimal("1.50")})
         with connection.schema_editor() as editor:

@@ -54,6 +54,20 @@ class Psycopg2(unittest.TestCase):
         data, document = cursor.fetchone()
         self.assertEqual((bytes(data), document), (b"\x00\xff", {"a": [1]}))
 
+    def test_named_cursors_read_on_and_go_back(self):
+        connection = self.connect()
+        with connection.cursor("numbers", scrollable=True) as cursor:
+            cursor.itersize = 7
+            cursor.execute("SELECT g FROM generate_series(1, %s) g", [20])
+            self.assertEqual([n for (n,) in cursor], list(range(1, 21)))
+            cursor.scroll(-5)
+            self.assertEqual(cursor.fetchmany(2), [(17,), (18,)])
+        connection.commit()
+        with connection.cursor("kept", withhold=True) as cursor:
+            cursor.execute("SELECT 1")
+            connection.commit()
+            self.assertEqual(cursor.fetchall(), [(1,)])
+
     def test_transactions_and_error_codes(self):
         connection = self.connect()
         cursor = connection.cursor()

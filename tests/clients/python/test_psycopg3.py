@@ -55,6 +55,16 @@ class Psycopg3(unittest.TestCase):
                         cursor.execute(f"SELECT %s::{type_name}, NULL::{type_name}", [sent])
                         self.assertEqual(cursor.fetchone(), (value, None))
 
+    def test_named_cursors_in_text_and_binary(self):
+        with self.connect() as connection:
+            for binary in [False, True]:
+                with connection.cursor("numbers", binary=binary, scrollable=True) as cursor:
+                    cursor.itersize = 7
+                    cursor.execute("SELECT g, g::text FROM generate_series(1, %s) g", [20])
+                    self.assertEqual([n for n, _ in cursor], list(range(1, 21)))
+                    cursor.scroll(2, mode="absolute")
+                    self.assertEqual(cursor.fetchone(), (3, "3"))
+
     def test_transactions_prepared_statements_and_error_codes(self):
         with self.connect() as connection:
             connection.execute("CREATE TABLE t (id int PRIMARY KEY, n text UNIQUE)")
