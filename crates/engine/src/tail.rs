@@ -264,12 +264,11 @@ impl Hub {
         });
     }
 
-    /// The last LSN of the last commit that tails are woken for.
+    /// The last LSN of the last commit that tails may give. Never behind what is settled, as the signal
+    /// that wakes them may be for a moment: a session whose channels change then would hear what it
+    /// has unlistened to.
     pub fn shown(&self) -> Lsn {
-        match *self.moved.borrow() {
-            Signal::Published(lsn) => lsn,
-            Signal::Dropped | Signal::ShuttingDown => self.published(),
-        }
+        self.published().min(self.horizon.limit())
     }
 
     /// How much of the log that is kept lies after `lsn`, from 0 to 1.
