@@ -100,6 +100,24 @@ pub struct Capture {
     after: Vec<u8>,
     /// Rows that AFTER ROW triggers are to see; the writer's own.
     pub fired: Arc<FiredRows>,
+    /// On a device: what the open commit did to replicated rows, each change after a byte that says
+    /// whether a statement did it itself.
+    noted: Vec<u8>,
+    /// Whose changes are being noted.
+    noting: Noting,
+}
+
+/// Whether changes of replicated rows are noted ([`crate::device`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noting {
+    /// The tenant is no device.
+    Never,
+    /// Local statements: their changes become a mutation.
+    Local,
+    /// Mutations that exist already: only what rows were is of interest.
+    Replay,
+    /// The server's rows.
+    Nothing,
 }
 
 struct Spill {
@@ -119,6 +137,7 @@ pub struct Watched {
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     bytes: u64,
+    noted: usize,
     count: u64,
     messages: usize,
 }
@@ -171,6 +190,8 @@ impl Capture {
             before: Vec::new(),
             after: Vec::new(),
             fired: Arc::default(),
+            noted: Vec::new(),
+            noting: Noting::Never,
         });
         let argument: *mut Capture = &raw mut *capture;
         // SAFETY: the handle is open; the argument is the boxed capture, which the writer keeps
@@ -220,6 +241,7 @@ impl Capture {
     pub fn mark(&self) -> Mark {
         Mark {
             bytes: self.open_bytes(),
+            noted: self.noted.len(),
             count: self.count,
             messages: self.folded.len(),
         }
@@ -229,6 +251,7 @@ impl Capture {
     pub fn cut(&mut self, mark: Mark) {
         self.outbox.take();
         self.folded.truncate(mark.messages);
+        self.noted.truncate(mark.noted);
         let spilled = self.spill.as_ref().map_or(0, |spill| spill.bytes);
         if mark.bytes >= spilled {
             let kept =
@@ -274,6 +297,42 @@ impl Capture {
             None => Some(&self.buffer[self.start..]),
             Some(_) => None,
         }
+    }
+
+    /// The tenant is a device: changes of replicated rows are noted from now on.
+    pub fn note_always(&mut self) {
+        self.noting = Noting::Local;
+    }
+
+    /// Changes the way in which a device's changes are noted; on others nothing is.
+    pub fn note(&mut self, noting: Noting) {
+        if self.noting != Noting::Never {
+            self.noting = noting;
+        }
+    }
+
+    /// What has been noted since the last call.
+    pub fn take_noted(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.noted)
+    }
+
+    fn note_change(
+        &mut self,
+        is_direct: bool,
+        collection: CollectionId,
+        version: SchemaVersion,
+        images: (bool, bool),
+    ) {
+        let direct = self.noting == Noting::Local && is_direct;
+        let before = images.0.then_some(&self.before[..]);
+        let after = images.1.then_some(&self.after[..]);
+        let kind = match images {
+            (false, _) => ChangeKind::Insert,
+            (true, true) => ChangeKind::Update,
+            (true, false) => ChangeKind::Delete,
+        };
+        self.noted.push(u8::from(direct));
+        encode_change(&mut self.noted, kind, collection, version, before, after);
     }
 
     /// How many changes the open commit has.
@@ -406,6 +465,7 @@ impl Capture {
         self.spill = None;
         self.count = 0;
         self.collections.clear();
+        self.noted.clear();
         self.failed = None;
     }
 
@@ -523,6 +583,18 @@ impl Capture {
             }
         }
         let rekeyed = has_before && has_after && key_differs(&self.before, &self.after, &table.key);
+        if matches!(self.noting, Noting::Local | Noting::Replay)
+            && crate::device::is_replicated(collection)
+        {
+            // SAFETY: as this function's.
+            let is_direct = unsafe { sqlite3_preupdate_depth(db) } == 0 && !self.fired.in_trigger();
+            if rekeyed {
+                self.note_change(is_direct, collection, version, (true, false));
+                self.note_change(is_direct, collection, version, (false, true));
+            } else {
+                self.note_change(is_direct, collection, version, (has_before, has_after));
+            }
+        }
         let before = has_before.then_some(&self.before[..]);
         let after = has_after.then_some(&self.after[..]);
         if rekeyed {

@@ -73,6 +73,9 @@ pub struct EngineConfig {
     pub audit_rows: u64,
     /// Messages (NOTIFY) of one transaction, in bytes.
     pub notify_transaction_bytes: usize,
+    /// The default tenant holds part of a server's data, and this device's own writes until the
+    /// server has decided them ([`crate::device`]).
+    pub device: bool,
     /// Messages that wait for one listener in memory, in bytes; further ones it reads from the log.
     pub notify_queue_bytes: usize,
     /// How long a dead letter waits from its first rejection, where no policy says otherwise.
@@ -126,6 +129,7 @@ impl EngineConfig {
             statement_memory_bytes: 1024 * MIB,
             audit_rows: 100_000,
             notify_transaction_bytes: 64 * MIB,
+            device: false,
             notify_queue_bytes: 256 << 10,
             dead_letter_ttl: Duration::from_secs(72 * 3600),
             dead_letter_action: Action::Escalate,

@@ -20,6 +20,7 @@ pub mod copies;
 pub mod copy;
 pub mod dead_letters;
 pub mod definitions;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod follow;

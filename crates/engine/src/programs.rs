@@ -6,6 +6,7 @@
 //! changed the rows: the statement itself, a cascade or an upsert.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -31,9 +32,16 @@ pub struct Fired {
 #[derive(Debug, Default)]
 pub struct FiredRows {
     rows: Mutex<(Vec<Fired>, usize)>,
+    /// How many triggers are running, one within the other.
+    triggers: AtomicUsize,
 }
 
 impl FiredRows {
+    /// Whether what changes now is a trigger's doing.
+    pub fn in_trigger(&self) -> bool {
+        self.triggers.load(Ordering::Relaxed) > 0
+    }
+
     /// Adds a row; how many bytes all of them have.
     pub fn push(&self, row: Fired) -> usize {
         let mut rows = self.rows.lock();
@@ -235,7 +243,10 @@ impl Runner<'_> {
             }
         }
         frame.slots[places.operation] = Value::Text(event.word().to_owned());
-        self.nested(|| self.steps(&program.steps, &mut frame))?;
+        self.context.fired.triggers.fetch_add(1, Ordering::Relaxed);
+        let ran = self.nested(|| self.steps(&program.steps, &mut frame));
+        self.context.fired.triggers.fetch_sub(1, Ordering::Relaxed);
+        ran?;
         let row = frame.row.ok_or_else(|| {
             SqlError::new(
                 ErrorCode::NoReturn,

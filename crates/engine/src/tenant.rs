@@ -164,7 +164,12 @@ impl Tenant {
         let conn = state::open_writer(config, id, shared.log.tail().epoch, &context)?;
         let schemas = Arc::new(Schemas::default());
         let catalog = Arc::new(state::load_catalog(&conn, id, &schemas)?);
-        let catalog = replay(&conn, id, catalog, &schemas, &*shared.log, progress)?;
+        let mut catalog = replay(&conn, id, catalog, &schemas, &*shared.log, progress)?;
+        let is_device = config.device && id == TenantId::DEFAULT;
+        if is_device && catalog.next_id < crate::device::FIRST_LOCAL_ID {
+            // Lower ids are the server's.
+            Arc::make_mut(&mut catalog).next_id = crate::device::FIRST_LOCAL_ID;
+        }
         let applied = state::applied(&conn).map_err(|error| unreadable(id, error))?;
         let hub = Hub::new(
             Arc::clone(&shared.log),

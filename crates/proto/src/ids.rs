@@ -169,6 +169,20 @@ impl CollectionId {
     pub const SYNC_VERDICTS: CollectionId = CollectionId(21);
     /// `springhead.sync_clocks`: when each column of a row was written, where that decides.
     pub const SYNC_CLOCKS: CollectionId = CollectionId(22);
+    /// `springhead.device_state`: on a device, who it is and how far it has come.
+    pub const DEVICE_STATE: CollectionId = CollectionId(40);
+    /// `springhead.device_pending`: on a device, mutations that are not at their end.
+    pub const DEVICE_PENDING: CollectionId = CollectionId(41);
+    /// `springhead.device_rejections`: on a device, rejected mutations.
+    pub const DEVICE_REJECTIONS: CollectionId = CollectionId(42);
+    /// `springhead.device_image`: on a device, the server's rows under what is pending.
+    pub const DEVICE_IMAGE: CollectionId = CollectionId(43);
+    /// `springhead.device_members`: on a device, which shapes hold which document.
+    pub const DEVICE_MEMBERS: CollectionId = CollectionId(44);
+    /// `springhead.device_shapes`: on a device, what it is subscribed to.
+    pub const DEVICE_SHAPES: CollectionId = CollectionId(45);
+    /// `springhead.device_definitions`: on a device, the server's definitions.
+    pub const DEVICE_DEFINITIONS: CollectionId = CollectionId(46);
     /// The first id that a user's table gets.
     pub const FIRST_USER: CollectionId = CollectionId(100);
 

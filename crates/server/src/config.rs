@@ -450,6 +450,7 @@ impl Config {
     #[must_use]
     pub fn engine(&self) -> EngineConfig {
         EngineConfig {
+            device: false,
             data_dir: self.data_dir.clone(),
             states_may_be_missing: false,
             worker_threads: self.worker_threads,

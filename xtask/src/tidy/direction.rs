@@ -43,10 +43,12 @@ const NEVER: &[(&str, &[&str])] = &[
             "hyper",
         ],
     ),
+    ("springhead-device", &["springhead-server"]),
     (
         "springhead-engine",
         &[
             "springhead-server",
+            "springhead-device",
             "axum",
             "hyper",
             "tower",

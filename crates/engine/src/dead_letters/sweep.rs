@@ -150,7 +150,7 @@ impl Tenant {
         let done = self.work(Work::DeadLetters(Task::Expire(due))).await?;
         match done.answer {
             WorkAnswer::DeadLetters(TaskAnswer::Swept(swept)) => Ok(swept),
-            WorkAnswer::DeadLetters(_) => unreachable!("a sweep is answered as one"),
+            _ => unreachable!("a sweep is answered as one"),
         }
     }
 
@@ -179,7 +179,7 @@ impl Tenant {
         let done = self.work(Work::DeadLetters(task)).await?;
         match done.answer {
             WorkAnswer::DeadLetters(TaskAnswer::Recorded(recorded)) => Ok((recorded, done.lsn)),
-            WorkAnswer::DeadLetters(_) => unreachable!("a record is answered as one"),
+            _ => unreachable!("a record is answered as one"),
         }
     }
 }

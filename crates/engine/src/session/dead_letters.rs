@@ -313,7 +313,9 @@ impl Session {
     async fn dead_letter_work(&mut self, task: Task) -> Result<(TaskAnswer, Lsn), SqlError> {
         self.catch_up();
         let done = self.tenant.work(Work::DeadLetters(task)).await?;
-        let WorkAnswer::DeadLetters(answer) = done.answer;
+        let WorkAnswer::DeadLetters(answer) = done.answer else {
+            unreachable!("dead letters are answered as such")
+        };
         self.confirm(done.lsn).await?;
         Ok((answer, done.lsn))
     }

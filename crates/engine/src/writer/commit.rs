@@ -103,6 +103,15 @@ impl Writer {
                     break;
                 }
                 Command::Run(request) => self.run_one(Asked::Statement(request), &mut group),
+                Command::Work(request) if request.work.defines() => {
+                    // As a statement that defines.
+                    if !group.is_empty() {
+                        commands.push_front(Command::Work(request));
+                        break;
+                    }
+                    self.run_one(Asked::Work(request), &mut group);
+                    break;
+                }
                 Command::Work(request) => self.run_one(Asked::Work(request), &mut group),
                 Command::Mutate(request) => self.run_one(Asked::Mutation(request), &mut group),
                 Command::Begin(begin) => {
@@ -189,6 +198,7 @@ impl Writer {
             Asked::Statement(request) => {
                 let executed = self.execute(request)?;
                 self.note_statement_clocks()?;
+                self.record_local().map_err(|fault| self.undone(fault))?;
                 Ended::Statement(executed)
             }
             Asked::Work(request) => Ended::Work(self.execute_work(&request.work)?),
@@ -248,7 +258,11 @@ impl Writer {
         let ready = self
             .check_foreign_keys(true, None)
             .and_then(|()| self.capture.check())
-            .and_then(|()| self.note_statement_clocks().map_err(NotDone::into_error));
+            .and_then(|()| self.note_statement_clocks().map_err(NotDone::into_error))
+            .and_then(|()| {
+                self.record_local()
+                    .map_err(|fault| self.undone(fault).into_error())
+            });
         if let Err(error) = ready {
             self.end_owner_rollback();
             let _ = reply.send(Reply::Failed {

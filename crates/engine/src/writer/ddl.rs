@@ -15,7 +15,10 @@ use crate::functions;
 use crate::readers::Failure;
 
 impl Writer {
-    pub(super) fn execute_ddl(&mut self, ddl: &Ddl) -> Result<Executed, Failure> {
+    pub(crate) fn execute_ddl(&mut self, ddl: &Ddl) -> Result<Executed, Failure> {
+        if self.config.device {
+            super::device::define::expect_own(ddl)?;
+        }
         let context = Arc::clone(&self.context);
         context.as_engine(|| self.run_ddl(ddl))
     }

@@ -16,6 +16,7 @@ mod command;
 mod commit;
 mod ddl;
 mod dead_letters;
+pub(crate) mod device;
 mod follow;
 pub mod mailbox;
 pub(crate) mod mutate;
@@ -161,6 +162,9 @@ impl Writer {
             dead: None,
         };
         writer.capture.fired = Arc::clone(&writer.context.fired);
+        if writer.config.device && parts.tenant == TenantId::DEFAULT {
+            writer.capture.note_always();
+        }
         writer.adopt(&parts.catalog);
         writer.capture.enabled = true;
         writer

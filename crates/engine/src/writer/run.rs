@@ -377,6 +377,22 @@ impl Writer {
         tables: &[CollectionId],
         sequences: &[u32],
     ) -> Result<Executed, Failure> {
+        if self.config.device
+            && let Some(table) = tables
+                .iter()
+                .find(|table| crate::device::is_replicated(**table))
+        {
+            let name = self
+                .catalog
+                .table(*table)
+                .map_or("", |table| &table.name.name);
+            return Err(SqlError::new(
+                ErrorCode::FeatureNotSupported,
+                format!("TRUNCATE of \"{name}\", which the server holds"),
+            )
+            .with_hint("DELETE FROM it: each document is then deleted for all")
+            .into());
+        }
         // The planner has made sure that whoever refers to these tables is among them.
         self.conn
             .prepare_cached("SAVEPOINT statement")?

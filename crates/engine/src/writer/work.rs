@@ -10,12 +10,14 @@ use super::Writer;
 use super::run::NotDone;
 use crate::checksum;
 use crate::dead_letters::{self, Desk, Task, TaskAnswer};
+use crate::device::DeviceTask;
 use crate::functions::{CancelFlag, SessionContext};
 use crate::readers::Failure;
 
 /// What there is to do: a closed set.
 pub enum Work {
     DeadLetters(dead_letters::Task),
+    Device(DeviceTask),
 }
 
 /// What came of it, and the LSN of the commit's last change.
@@ -27,6 +29,7 @@ pub struct WorkDone {
 /// By the kind of [`Work`].
 pub enum WorkAnswer {
     DeadLetters(dead_letters::TaskAnswer),
+    Device,
 }
 
 /// Work to do, and who wants to know.
@@ -40,7 +43,13 @@ impl Work {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Work::DeadLetters(task) => task.bytes(),
+            Work::Device(task) => task.bytes(),
         }
+    }
+
+    /// Whether it changes definitions, so that it runs alone.
+    pub(super) fn defines(&self) -> bool {
+        matches!(self, Work::Device(task) if task.defines())
     }
 }
 
@@ -95,6 +104,7 @@ impl Writer {
             .map_err(|error| self.not_done(Failure::Sqlite(error)))?;
         match work {
             Work::DeadLetters(task) => self.dead_letters(task).map(WorkAnswer::DeadLetters),
+            Work::Device(task) => self.device(task).map(|()| WorkAnswer::Device),
         }
     }
 

@@ -2,6 +2,7 @@
 //! exit code. Output is for people by default and JSON with `--json`; errors go to standard error.
 
 mod backup;
+mod device;
 mod dlq;
 mod http_client;
 mod live;
@@ -87,6 +88,9 @@ enum Command {
     /// Lists, creates and revokes API tokens of a running server
     #[command(subcommand)]
     Token(user::TokenCommand),
+    /// A device in a directory: works with no server, exchanges its changes with one
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
     /// Looks after rejected mutations of devices: lists, shows, retries, resolves
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
@@ -197,6 +201,7 @@ pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
         Command::Tenant(command) => client(tenant::run(command)),
         Command::User(command) => client(user::run_user(command)),
         Command::Token(command) => client(user::run_token(command)),
+        Command::Device(command) => on_threads(device::run(command)),
         Command::Dlq(command) => client(dlq::run(command)),
         Command::Backup(args) => backup::run(args),
         Command::Restore(args) => backup::run_restore(args),
@@ -214,6 +219,16 @@ pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
             exit
         }
     }
+}
+
+/// Runs a command that has an engine in this process.
+fn on_threads(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("start the runtime: {error}")))?;
+    runtime.block_on(command)
 }
 
 /// Runs a command that talks to a server.

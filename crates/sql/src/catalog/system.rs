@@ -5,6 +5,8 @@ use springhead_proto::CollectionId;
 use super::{Access, Catalog, Column, Conflict, Definition, Index, QualifiedName, Table, Unique};
 use crate::types::PgType;
 
+mod device;
+
 /// The index of `springhead.tenants (name)`.
 const TENANT_NAME_INDEX: u32 = 50;
 /// The indexes of `springhead.dead_letters`: by collection, and by when something is due.
@@ -30,7 +32,10 @@ impl Catalog {
             sync_producers(),
             sync_verdicts(),
             sync_clocks(),
-        ] {
+        ]
+        .into_iter()
+        .chain(device::tables())
+        {
             catalog.insert(Definition::Table(table));
         }
         catalog.index_children();
@@ -82,8 +87,10 @@ impl Catalog {
             "CREATE TABLE t22 (c1 INTEGER NOT NULL, c2 TEXT NOT NULL, c3 INTEGER NOT NULL, \
              c4 INTEGER NOT NULL, c5 TEXT NOT NULL, PRIMARY KEY (c1, c2, c3)) STRICT",
         ]
+        .into_iter()
+        .chain(device::STATEMENTS)
         .map(str::to_owned)
-        .to_vec()
+        .collect()
     }
 }
 

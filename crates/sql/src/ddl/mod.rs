@@ -20,6 +20,7 @@
 //! | `storage` | a definition as SQLite statements |
 //! | `expression`, `names`, `types` | expressions, names and types within definitions |
 
+pub mod adopt;
 mod alter;
 mod change;
 mod comment;

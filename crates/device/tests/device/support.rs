@@ -1,0 +1,234 @@
+//! A server's engine, devices, and what carries their frames: the real conversation and the real
+//! session, with nothing but memory between them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use springhead_device::Device;
+use springhead_device::conversation::{Conversation, End};
+use springhead_engine::access::Principal;
+use springhead_engine::live::{Live, LiveLimits};
+use springhead_engine::session::ParamValue;
+use springhead_engine::sync::{Door, Peer, Sync, SyncLimits, SyncSession};
+use springhead_engine::{Engine, EngineConfig, Entropy};
+use springhead_log::memory::MemoryLog;
+use springhead_log::{Log, SystemClock};
+use springhead_proto::sync::{DeviceToServer, HandshakeAnswer, ServerToDevice};
+use springhead_proto::{Epoch, ErrorCode, SqlError, TenantId};
+use springhead_sql::types::text::output_text;
+use tempfile::TempDir;
+
+/// Bytes that anyone can predict.
+#[derive(Default)]
+struct Counting(AtomicU64);
+
+impl Entropy for Counting {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            let next = self.0.fetch_add(1, Ordering::Relaxed);
+            *byte = (next.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+        }
+    }
+}
+
+struct NoTokens;
+
+impl Door for NoTokens {
+    fn principal(&self, _: &str) -> Result<Arc<Principal>, SqlError> {
+        Err(SqlError::new(
+            ErrorCode::InvalidAuthorization,
+            "no such token",
+        ))
+    }
+}
+
+/// Where nothing waits for a disk.
+pub fn directory() -> TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
+
+/// A server without sockets.
+pub struct Server {
+    pub engine: Engine,
+    pub sync: Arc<Sync>,
+    _dir: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.engine.shutdown();
+    }
+}
+
+impl Server {
+    pub async fn start(sql: &str) -> Server {
+        let dir = directory();
+        let clock = Arc::new(SystemClock);
+        let log: Arc<dyn Log> = Arc::new(MemoryLog::new(Epoch(0x5eed_0001)));
+        let config = EngineConfig::new(dir.path());
+        let engine = Engine::open(config, log, clock, Arc::new(Counting::default())).unwrap();
+        let live = Live::new(engine.clone(), LiveLimits::default());
+        let sync = Sync::new(engine.clone(), &live, SyncLimits::default());
+        let server = Server {
+            engine,
+            sync,
+            _dir: dir,
+        };
+        server.sql(sql).await;
+        server
+    }
+
+    /// Runs statements; the last one's rows, values joined by `|`.
+    pub async fn sql(&self, sql: &str) -> Vec<String> {
+        let principal = Principal::unrestricted("tester");
+        let mut session = self
+            .engine
+            .session(TenantId::DEFAULT, &principal)
+            .await
+            .unwrap();
+        let mut lines = Vec::new();
+        for statement in springhead_sql::split::statements(sql) {
+            let statement = session.prepare(statement.unwrap(), &[]).unwrap();
+            let none: &[ParamValue<'_>] = &[];
+            let mut outcome = session.execute(&statement, none).await.unwrap();
+            lines.clear();
+            while let Some(chunk) = outcome
+                .rows
+                .as_mut()
+                .and_then(|rows| rows.next_chunk().unwrap())
+            {
+                for row in chunk.rows() {
+                    let values = row.values().zip(outcome.columns.iter());
+                    let texts: Vec<String> = values
+                        .map(|(value, column)| {
+                            let mut out = Vec::new();
+                            if !value.is_null() {
+                                output_text(&column.pg_type, value, &mut out);
+                            }
+                            String::from_utf8(out).unwrap()
+                        })
+                        .collect();
+                    lines.push(texts.join("|"));
+                }
+            }
+        }
+        lines
+    }
+}
+
+/// A device's rows, in the form of [`Server::sql`].
+pub async fn lines(device: &Device, sql: &str) -> Vec<String> {
+    let answer = device.sql(sql, &[]).await.unwrap();
+    let text = |value: &Json| match value {
+        Json::Null => String::new(),
+        Json::String(text) => text.clone(),
+        Json::Bool(true) => "t".to_owned(),
+        Json::Bool(false) => "f".to_owned(),
+        other => other.to_string(),
+    };
+    let line = |row: &Vec<Json>| row.iter().map(text).collect::<Vec<_>>().join("|");
+    answer.rows.iter().map(line).collect()
+}
+
+/// A device that is connected to a server.
+pub struct Wire {
+    pub conversation: Conversation,
+    session: Box<SyncSession>,
+}
+
+/// What comes within this is there.
+const QUIET: Duration = Duration::from_millis(40);
+
+impl Wire {
+    pub async fn connect(device: &Device, server: &Server) -> Wire {
+        let mut conversation = Conversation::new(device.clone());
+        let DeviceToServer::Handshake(hello) = conversation.hello(None).await.unwrap() else {
+            panic!("a conversation begins with a handshake");
+        };
+        let principal = Principal::unrestricted("tester");
+        let (session, ack) = SyncSession::open(
+            &server.sync,
+            hello,
+            Some(principal),
+            None,
+            Peer::default(),
+            &NoTokens,
+        )
+        .await
+        .unwrap_or_else(|refused| panic!("{refused:?}"));
+        let answer = ServerToDevice::HandshakeAck(HandshakeAnswer::Accepted(ack));
+        conversation.take(answer, 0).await.unwrap();
+        Wire {
+            conversation,
+            session,
+        }
+    }
+
+    pub async fn say(&mut self, frame: DeviceToServer) {
+        // Over the wire and back, so that nothing passes that the codec would not.
+        let bytes = frame.to_bytes();
+        let frame = DeviceToServer::from_bytes(&bytes, 1 << 20).unwrap();
+        self.session.receive(frame, &NoTokens).await.unwrap();
+    }
+
+    /// The server's next frame, if one comes before it is quiet.
+    pub async fn hear(&mut self) -> Option<ServerToDevice> {
+        loop {
+            match tokio::time::timeout(QUIET, self.session.ready()).await {
+                Err(_) => return None,
+                Ok(ready) => ready.unwrap_or_else(|closing| panic!("{closing:?}")),
+            }
+            if let Some(frame) = self.session.step().await.unwrap() {
+                let bytes = frame.to_bytes();
+                return Some(ServerToDevice::from_bytes(&bytes, 1 << 24).unwrap());
+            }
+        }
+    }
+
+    pub async fn push(&mut self) -> bool {
+        let mut pushed = false;
+        while let Some(push) = self.conversation.push(u64::MAX).await.unwrap() {
+            self.say(push).await;
+            pushed = true;
+        }
+        pushed
+    }
+
+    pub async fn take(&mut self, frame: ServerToDevice) -> Result<(), End> {
+        self.conversation.take(frame, 0).await
+    }
+
+    pub async fn settle(&mut self) -> Result<(), End> {
+        for reply in self.conversation.settle().await? {
+            self.say(reply).await;
+        }
+        Ok(())
+    }
+
+    /// Talks until neither side has anything to say.
+    pub async fn run(&mut self) {
+        loop {
+            let mut moved = self.push().await;
+            while let Some(frame) = self.hear().await {
+                self.take(frame).await.unwrap();
+                moved = true;
+            }
+            self.settle().await.unwrap();
+            if !moved {
+                return;
+            }
+        }
+    }
+}
+
+/// Connects, exchanges all there is, and goes offline.
+pub async fn exchange(device: &Device, server: &Server) {
+    Wire::connect(device, server).await.run().await;
+}
