@@ -199,7 +199,7 @@ fn killed_at(failpoint: &str) {
     sql(ports.http, "INSERT INTO rows VALUES (0, 'taken')");
     server.kill();
 
-    let decided = Arc::default();
+    let decided: Arc<AtomicU64> = Arc::default();
     let devices: Vec<_> = (1..=3)
         .map(|number| {
             let device = Device::new(number, &decided);
@@ -207,11 +207,19 @@ fn killed_at(failpoint: &str) {
             std::thread::spawn(move || device.run(http))
         })
         .collect();
-    let mut kills = 0;
+    let mut kills = 0_u32;
     for hit in [1, 9, 23] {
         let mut server = Server::spawn(&setup.clone().with_failpoint(failpoint, hit)).unwrap();
-        let ended = server.wait_end(Duration::from_secs(20));
-        kills += usize::from(ended.is_some());
+        let begun = Instant::now();
+        // Until it dies there, or there is nothing left to die of.
+        while begun.elapsed() < Duration::from_secs(20)
+            && decided.load(Ordering::Relaxed) < 3 * MUTATIONS
+        {
+            if server.wait_end(Duration::from_millis(50)).is_some() {
+                kills += 1;
+                break;
+            }
+        }
         server.kill();
     }
     let server = Server::start(&setup).unwrap();
