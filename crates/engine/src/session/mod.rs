@@ -412,6 +412,12 @@ impl Session {
         self.duration("statement_timeout")
     }
 
+    /// Whether an object id is that of a type that somebody has defined, or of an array of it.
+    #[must_use]
+    pub fn is_user_type(&self, oid: u32) -> bool {
+        springhead_sql::system::oids::is_user_type(&self.catalog(), oid)
+    }
+
     /// The catalog that the next statement sees.
     fn catalog(&self) -> Arc<Catalog> {
         match self.block.as_ref().and_then(|block| block.catalog.as_ref()) {

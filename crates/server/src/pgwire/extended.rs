@@ -194,7 +194,7 @@ impl Extended {
         self.check_room(self.statements.len(), "prepared statements")?;
         let types = oids
             .iter()
-            .map(|&oid| parameter_type(oid))
+            .map(|&oid| parameter_type(session, oid))
             .collect::<Result<Vec<_>, _>>()?;
         let statement = session.prepare(sql, &types)?;
         self.statements.insert(name.into(), statement);
@@ -449,10 +449,10 @@ impl Parameter {
 }
 
 /// A type that a driver declares; 0 and `unknown` leave it to the statement.
-fn parameter_type(oid: u32) -> Result<Option<PgType>, SqlError> {
+fn parameter_type(session: &Session, oid: u32) -> Result<Option<PgType>, SqlError> {
     const UNKNOWN: u32 = 705;
     // A type that a user has defined is the one that the statement's context says.
-    if oid == 0 || oid == UNKNOWN || oid >= springhead_sql::system::oids::FIRST_USER {
+    if oid == 0 || oid == UNKNOWN || session.is_user_type(oid) {
         return Ok(None);
     }
     PgType::from_oid(oid, -1).map(Some).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! Object ids. Those of PostgreSQL's own objects are PostgreSQL's; those of a tenant's objects
 //! follow from the ids in its catalog, so that they never change and are the same on every node.
 
-use crate::catalog::Table;
+use crate::catalog::{Catalog, Table};
 
 /// PostgreSQL's first object id that is not its own.
 pub const FIRST_USER: u32 = 16384;
@@ -52,6 +52,15 @@ pub const fn of(id: u32, part: Part) -> u32 {
 pub fn id_of(oid: u32) -> Option<(u32, u32)> {
     let offset = oid.checked_sub(FIRST_USER)?;
     Some((offset / STEP, offset % STEP))
+}
+
+/// Whether an object id is that of a type that somebody has defined, or of an array of it.
+#[must_use]
+pub fn is_user_type(catalog: &Catalog, oid: u32) -> bool {
+    id_of(oid).is_some_and(|(id, part)| {
+        (part == Part::RowType as u32 || part == Part::ArrayType as u32)
+            && catalog.types.contains_key(&id)
+    })
 }
 
 /// A table's own object id.
