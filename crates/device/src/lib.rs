@@ -22,10 +22,12 @@ mod error;
 mod identity;
 mod link;
 mod local;
+mod reading;
 mod status;
 
 pub use answer::Answer;
-pub use device::{Device, PendingMutation, RejectedMutation, ShapeState};
+pub use device::Device;
 pub use error::DeviceError;
 pub use link::TokenSource;
+pub use reading::{PendingMutation, RejectedMutation, ShapeState};
 pub use status::{Phase, Status};

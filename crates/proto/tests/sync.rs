@@ -1,3 +1,5 @@
+//! The sync codec: golden frames, round trips, and refusal of everything else.
+
 #[path = "sync/damage.rs"]
 mod damage;
 #[path = "sync/golden.rs"]
