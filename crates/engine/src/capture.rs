@@ -22,7 +22,7 @@ use springhead_sql::catalog::Table;
 use springhead_sql::types::PgType;
 
 use crate::notify::{Folded, Message, Outbox};
-use crate::programs::{Fired, FiredRows};
+use crate::programs::{Fired, FiredRows, WatchedRows};
 
 // Declared here because rusqlite has them only with generated bindings, and generating needs
 // libclang. Signatures: https://www.sqlite.org/c3ref/preupdate_blobwrite.html
@@ -82,8 +82,6 @@ pub struct Capture {
     /// The open commit's first bytes, once it has outgrown memory.
     spill: Option<Spill>,
     count: u64,
-    /// The statement that runs has row policies to satisfy.
-    watched: Option<Watched>,
     collections: Vec<CollectionId>,
     /// What statements send with pg_notify.
     outbox: Arc<Outbox>,
@@ -100,6 +98,8 @@ pub struct Capture {
     after: Vec<u8>,
     /// Rows that AFTER ROW triggers are to see; the writer's own.
     pub fired: Arc<FiredRows>,
+    /// Rows that row policies are to see; the writer's own.
+    pub watched: Arc<WatchedRows>,
     /// On a device: what the open commit did to replicated rows, each change after a byte that says
     /// whether a statement did it itself.
     noted: Vec<u8>,
@@ -123,14 +123,6 @@ pub enum Noting {
 struct Spill {
     file: std::fs::File,
     bytes: u64,
-}
-
-/// Rows that a statement itself, and no trigger or cascade, has written into one table.
-#[derive(Debug)]
-pub struct Watched {
-    table: CollectionId,
-    pub inserted: Vec<i64>,
-    pub updated: Vec<i64>,
 }
 
 /// A place in the open commit to cut back to.
@@ -178,7 +170,6 @@ impl Capture {
             start: 0,
             spill: None,
             count: 0,
-            watched: None,
             collections: Vec::new(),
             outbox,
             folded: Folded::default(),
@@ -192,6 +183,7 @@ impl Capture {
             fired: Arc::default(),
             noted: Vec::new(),
             noting: Noting::Never,
+            watched: Arc::default(),
         });
         let argument: *mut Capture = &raw mut *capture;
         // SAFETY: the handle is open; the argument is the boxed capture, which the writer keeps
@@ -221,20 +213,6 @@ impl Capture {
     /// `table` is gone.
     pub fn remove_table(&mut self, table: CollectionId) {
         self.tables.remove(&table.0);
-    }
-
-    /// Notes which rows of `table` the next statement writes, until [`Capture::unwatch`].
-    pub fn watch(&mut self, table: CollectionId) {
-        self.watched = Some(Watched {
-            table,
-            inserted: Vec::new(),
-            updated: Vec::new(),
-        });
-    }
-
-    /// What has been noted.
-    pub fn unwatch(&mut self) -> Option<Watched> {
-        self.watched.take()
     }
 
     /// The present end of the open commit.
@@ -739,16 +717,13 @@ unsafe extern "C" fn on_preupdate(
         unsafe {
             let name = CStr::from_ptr(table);
             capture.on_row(db, operation, name.to_bytes());
-            if let Some(watched) = &mut capture.watched
+            if capture.watched.any()
                 && operation != ffi::SQLITE_DELETE
-                && storage_id(name.to_bytes()) == Some(watched.table.0)
                 && sqlite3_preupdate_depth(db) == 0
+                && let Some(table) = storage_id(name.to_bytes())
             {
-                if operation == ffi::SQLITE_INSERT {
-                    watched.inserted.push(new_rowid);
-                } else {
-                    watched.updated.push(new_rowid);
-                }
+                let inserted = operation == ffi::SQLITE_INSERT;
+                capture.watched.note(table, new_rowid, inserted);
             }
         }
     }

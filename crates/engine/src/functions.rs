@@ -24,7 +24,7 @@ use crate::Entropy;
 use crate::access::Principal;
 use crate::clock::Clock;
 use crate::notify::{Message, Outbox};
-use crate::programs::{self, FiredRows, Runner};
+use crate::programs::{self, FiredRows, Runner, WatchedRows};
 use crate::sequences::SequenceBook;
 use crate::settings;
 use crate::system::{self, System};
@@ -157,6 +157,10 @@ pub struct Context {
     pub outbox: Arc<Outbox>,
     /// Rows that AFTER ROW triggers are still to see.
     pub fired: Arc<FiredRows>,
+    /// Rows that row policies are still to see.
+    pub watched: Arc<WatchedRows>,
+    /// The rows of a statement's parts that have run, by their numbers.
+    pub steps: Mutex<Vec<Option<String>>>,
     /// How deep programs call each other now.
     depth: AtomicUsize,
     /// Lets the authorizer pass what only the engine itself may do.
@@ -179,6 +183,8 @@ impl Context {
             sequences: sequences.map(Mutex::new),
             outbox: Arc::default(),
             fired: Arc::default(),
+            watched: Arc::default(),
+            steps: Mutex::default(),
             depth: AtomicUsize::new(0),
             privileged: AtomicBool::new(true),
             clock,
@@ -593,6 +599,15 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
     conn.create_scalar_function("sh_notification_queue_usage", 0, volatile, move |_| {
         let session = Arc::clone(&at.session.lock());
         Ok(session.queue_usage.as_ref().map_or(0.0, |usage| usage()))
+    })?;
+    let at = Arc::clone(context);
+    conn.create_scalar_function("sh_step", 1, volatile, move |arguments| {
+        let number: i64 = arguments.get(0)?;
+        let steps = at.steps.lock();
+        let rows = usize::try_from(number)
+            .ok()
+            .and_then(|n| steps.get(n)?.clone());
+        Ok(rows)
     })?;
     register_sequences(conn, context)?;
     programs::register(conn, context)

@@ -6,7 +6,7 @@
 //! changed the rows: the statement itself, a cascade or an upsert.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -85,6 +85,102 @@ impl Fired {
     }
 }
 
+/// Rows that statements themselves, and no cascade, have written into the tables whose policies they are
+/// to satisfy; one entry for each statement that runs now.
+#[derive(Debug, Default)]
+pub struct WatchedRows {
+    running: Mutex<Vec<Watched>>,
+    any: AtomicBool,
+}
+
+#[derive(Debug)]
+pub struct Watched {
+    table: CollectionId,
+    inserted: Vec<i64>,
+    updated: Vec<i64>,
+}
+
+impl WatchedRows {
+    /// From now on the rows that are written into `table` are noted.
+    pub fn start(&self, table: CollectionId) {
+        self.running.lock().push(Watched {
+            table,
+            inserted: Vec::new(),
+            updated: Vec::new(),
+        });
+        self.any.store(true, Ordering::Relaxed);
+    }
+
+    /// What has been noted since the last start.
+    pub fn end(&self) -> Option<Watched> {
+        let mut running = self.running.lock();
+        let last = running.pop();
+        self.any.store(!running.is_empty(), Ordering::Relaxed);
+        last
+    }
+
+    pub fn clear(&self) {
+        self.running.lock().clear();
+        self.any.store(false, Ordering::Relaxed);
+    }
+
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    pub fn note(&self, table: u32, rowid: i64, inserted: bool) {
+        for watched in self.running.lock().iter_mut() {
+            if watched.table.0 == table {
+                if inserted {
+                    watched.inserted.push(rowid);
+                } else {
+                    watched.updated.push(rowid);
+                }
+            }
+        }
+    }
+}
+
+/// Row policies on what a statement has written. They see the state after it: a policy cannot ask
+/// about its own table, and nothing else has changed but by triggers and cascades.
+///
+/// # Errors
+/// 42501.
+pub fn check_rows(
+    conn: &Connection,
+    write: &Write,
+    watched: Option<Watched>,
+) -> Result<(), Failure> {
+    let Some(watched) = watched else {
+        return Ok(());
+    };
+    for check in &write.checks {
+        let rows = if check.inserted {
+            &watched.inserted
+        } else {
+            &watched.updated
+        };
+        let mut statement = conn.prepare_cached(&check.sql)?;
+        for rowid in rows {
+            let mut found = statement.query([rowid])?;
+            let violated: Option<u16> = match found.next()? {
+                Some(row) => row.get(0)?,
+                // Written, and gone again by a trigger's doing.
+                None => None,
+            };
+            if let Some(violated) = violated {
+                let message = check
+                    .violations
+                    .get(usize::from(violated))
+                    .cloned()
+                    .unwrap_or_default();
+                return Err(SqlError::new(ErrorCode::InsufficientPrivilege, message).into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a write gave.
 pub struct Written {
     pub rows: Vec<Vec<Value>>,
@@ -112,6 +208,8 @@ struct Frame {
     /// What it has returned so far.
     rows: Vec<Vec<Value>>,
     row: Option<TriggerRow>,
+    /// Rows of the last statement.
+    affected: i64,
 }
 
 impl Runner<'_> {
@@ -172,6 +270,7 @@ impl Runner<'_> {
             slots: args.iter().map(|arg| (*arg).to_owned()).collect(),
             rows: Vec::new(),
             row: None,
+            affected: 0,
         };
         frame.slots.resize(program.slots.len(), Value::Null);
         let flow = self.nested(|| self.steps(&program.steps, &mut frame))?;
@@ -233,6 +332,7 @@ impl Runner<'_> {
             slots: vec![Value::Null; program.slots.len()],
             rows: Vec::new(),
             row: None,
+            affected: 0,
         };
         for (first, row) in [(places.old, old), (places.new, new)] {
             for (slot, value) in frame.slots[first..first + places.width]
@@ -275,11 +375,73 @@ impl Runner<'_> {
         result
     }
 
-    /// Runs a write with everything that it fires.
+    /// Runs a write with everything that it fires, and looks whether row policies let it.
+    ///
+    /// # Errors
+    /// What the statement, a trigger or a policy says.
+    pub fn write(&self, write: &Write, params: &[Value]) -> Result<Written, Failure> {
+        if write.checks.is_empty() {
+            return self.write_unchecked(write, params);
+        }
+        self.context.watched.start(write.table);
+        let result = self.write_unchecked(write, params);
+        let watched = self.context.watched.end();
+        let written = result?;
+        check_rows(self.conn, write, watched)?;
+        Ok(written)
+    }
+
+    /// As [`Runner::write`], where the caller asks the policies.
     ///
     /// # Errors
     /// What the statement or a trigger says.
-    pub fn write(&self, write: &Write, params: &[Value]) -> Result<Written, Failure> {
+    pub fn write_unchecked(&self, write: &Write, params: &[Value]) -> Result<Written, Failure> {
+        if write.before.is_empty() {
+            return self.write_last(write, params);
+        }
+        // A function that a part calls has parts of its own.
+        let outer = std::mem::take(&mut *self.context.steps.lock());
+        let result = self.parts_and_last(write, params);
+        *self.context.steps.lock() = outer;
+        result
+    }
+
+    fn parts_and_last(&self, write: &Write, params: &[Value]) -> Result<Written, Failure> {
+        let mut affected = 0;
+        for part in &write.before {
+            let rows = match &part.run {
+                Run::Query(query) => {
+                    let mut statement = self.conn.prepare_cached(&query.sql)?;
+                    readers::bind(&mut statement, params)?;
+                    collect(&mut statement)?
+                }
+                Run::Write(write) => {
+                    let written = self.write(write, params)?;
+                    affected += written.affected;
+                    written.rows
+                }
+            };
+            let mut array = RowArray::default();
+            for row in rows {
+                let values: Vec<ValueRef<'_>> = row.iter().map(Value::as_ref).collect();
+                array.push(&values)?;
+            }
+            let mut steps = self.context.steps.lock();
+            if steps.len() <= part.number {
+                steps.resize(part.number + 1, None);
+            }
+            steps[part.number] = Some(array.finish());
+        }
+        if write.verb == WriteVerb::Merge {
+            return Ok(Written {
+                rows: Vec::new(),
+                affected,
+            });
+        }
+        self.write_last(write, params)
+    }
+
+    fn write_last(&self, write: &Write, params: &[Value]) -> Result<Written, Failure> {
         let start = self.context.fired.len();
         let result = self.write_and_fire(write, params, start);
         self.context.fired.truncate(start);
@@ -324,7 +486,10 @@ impl Runner<'_> {
         readers::bind(&mut statement, params)?;
         let reads = !write.returning.is_empty()
             || write.instead
-            || matches!(write.verb, WriteVerb::Select | WriteVerb::Call);
+            || matches!(
+                write.verb,
+                WriteVerb::Select | WriteVerb::Call | WriteVerb::Lock
+            );
         if !reads {
             let affected = statement.raw_execute()? as u64;
             return Ok(Written {
@@ -355,7 +520,7 @@ impl Runner<'_> {
             WriteVerb::Insert => &[Event::Insert],
             WriteVerb::Update => &[Event::Update],
             WriteVerb::Delete => &[Event::Delete],
-            WriteVerb::Select | WriteVerb::Call => &[],
+            WriteVerb::Select | WriteVerb::Call | WriteVerb::Merge | WriteVerb::Lock => &[],
         };
         for &event in events {
             for trigger in catalog.triggers_of(write.table.0) {
@@ -479,6 +644,7 @@ impl Runner<'_> {
             } => {
                 let written = self.run(run, frame)?;
                 self.found(frame, *found, written.affected > 0);
+                frame.affected = i64::try_from(written.affected).unwrap_or(i64::MAX);
                 if into.is_empty() && convert.is_empty() {
                     return Ok(Flow::Next);
                 }
@@ -514,6 +680,10 @@ impl Runner<'_> {
                 let rows = self.run(run, frame)?.rows;
                 frame.rows.extend(rows);
                 Ok(if *last { Flow::Done } else { Flow::Next })
+            }
+            Step::RowCount { slot } => {
+                frame.slots[*slot] = Value::Integer(frame.affected);
+                Ok(Flow::Next)
             }
             Step::Raise { code, sql } => self.raise(*code, sql, frame),
         }

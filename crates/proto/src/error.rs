@@ -119,6 +119,8 @@ error_codes! {
     GeneratedAlways = "428C9", "generated_always", 400;
     /// RAISE without a code of its own.
     RaiseException = "P0001", "raised", 400;
+    AssertFailure = "P0004", "assertion_failed", 400;
+    CaseNotFound = "20000", "case_not_found", 400;
     NoDataFound = "P0002", "no_data_found", 400;
     TooManyRows = "P0003", "too_many_rows", 400;
     /// A notice's code.

@@ -23,6 +23,8 @@ pub(crate) struct Marks {
     /// Where a SYMMETRIC of BETWEEN SYMMETRIC ended, in bytes.
     pub(crate) symmetric: Vec<usize>,
     pub(crate) overriding: Option<Overriding>,
+    /// The condition of `ON CONFLICT (…) WHERE condition`, of the one that there is.
+    pub(crate) conflict: Option<String>,
 }
 
 /// `INSERT … OVERRIDING … VALUE`.
@@ -90,6 +92,10 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
         words = [words[1], word];
         at = end;
     }
+    take_conflict_condition(&mut prepared)?;
+    if let Some(ordered) = ordered_identities(&prepared.sql)? {
+        prepared.sql = Cow::Owned(ordered);
+    }
     // Errors after such a string may be placed too far to the left, which is all that is lost.
     if !gaps.is_empty() {
         close_gaps(&mut prepared, &gaps);
@@ -116,6 +122,139 @@ fn close_gaps(prepared: &mut Prepared<'_>, gaps: &[(usize, usize)]) {
     }
     closed.push_str(&prepared.sql[at..]);
     prepared.sql = Cow::Owned(closed);
+}
+
+/// Takes out the condition that picks a partial index for ON CONFLICT.
+fn take_conflict_condition(prepared: &mut Prepared<'_>) -> Result<(), SqlError> {
+    let sql = prepared.sql.clone();
+    let (mut at, mut words) = (0, ["", ""]);
+    loop {
+        let (token, start, end) = scan::next(&sql, at)?;
+        if token == Token::End {
+            return Ok(());
+        }
+        at = end;
+        let opens = token == Token::Symbol(b'(') && is(words[0], "on") && is(words[1], "conflict");
+        if opens {
+            at = closing(&sql, end)?;
+            let (token, start, end) = scan::next(&sql, at)?;
+            if token == Token::Word && is(&sql[start..end], "where") {
+                let stop = word_at(&sql, end, "do")?;
+                prepared.marks.conflict = Some(sql[end..stop].trim().to_owned());
+                blank(&mut prepared.sql, start, stop);
+                return Ok(());
+            }
+        }
+        let word = if token == Token::Word {
+            &sql[start..end]
+        } else {
+            ""
+        };
+        words = [words[1], word];
+    }
+}
+
+/// Where the parenthesis that is open at `at` has been closed.
+fn closing(sql: &str, mut at: usize) -> Result<usize, SqlError> {
+    let mut depth = 1_usize;
+    loop {
+        let (token, _, end) = scan::next(sql, at)?;
+        match token {
+            Token::Symbol(b'(') => depth += 1,
+            Token::Symbol(b')') => depth -= 1,
+            _ => {}
+        }
+        at = end;
+        if depth == 0 || token == Token::End {
+            return Ok(at);
+        }
+    }
+}
+
+/// Where a word stands next outside parentheses, or the end.
+fn word_at(sql: &str, mut at: usize, wanted: &str) -> Result<usize, SqlError> {
+    loop {
+        let (token, start, end) = scan::next(sql, at)?;
+        match token {
+            Token::End => return Ok(start),
+            Token::Word if is(&sql[start..end], wanted) => return Ok(start),
+            Token::Symbol(b'(') => at = closing(sql, end)?,
+            _ => at = end,
+        }
+    }
+}
+
+/// The options of identity columns in the one order that the parser takes; `None` if there is nothing to
+/// do. The text's length stays.
+fn ordered_identities(sql: &str) -> Result<Option<String>, SqlError> {
+    let mut ordered: Option<String> = None;
+    let (mut at, mut before) = (0, "");
+    loop {
+        let (token, start, end) = scan::next(sql, at)?;
+        if token == Token::End {
+            return Ok(ordered);
+        }
+        let opens = token == Token::Symbol(b'(') && is(before, "identity");
+        if opens && let Some(length) = sql[end..].find(')') {
+            let options = &sql[end..end + length];
+            if let Some(sorted) = sorted_options(options)? {
+                let text = ordered.get_or_insert_with(|| sql.to_owned());
+                text.replace_range(end..end + length, &sorted);
+            }
+        }
+        before = if token == Token::Word {
+            &sql[start..end]
+        } else {
+            ""
+        };
+        at = end;
+    }
+}
+
+/// A sequence's options by kind, padded to their length.
+fn sorted_options(options: &str) -> Result<Option<String>, SqlError> {
+    const KINDS: [&str; 6] = [
+        "increment",
+        "minvalue",
+        "maxvalue",
+        "start",
+        "cache",
+        "cycle",
+    ];
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    let (mut at, mut no) = (0, None);
+    loop {
+        let (token, start, end) = scan::next(options, at)?;
+        if token == Token::End {
+            break;
+        }
+        at = end;
+        let word = &options[start..end];
+        if token == Token::Word && is(word, "no") {
+            no = Some(start);
+            continue;
+        }
+        let kind = KINDS.iter().position(|kind| is(word, kind));
+        if token == Token::Word
+            && let Some(kind) = kind
+        {
+            found.push((kind, no.unwrap_or(start)));
+        }
+        no = None;
+    }
+    if found.is_sorted_by_key(|(kind, _)| *kind) {
+        return Ok(None);
+    }
+    let ends = found.iter().skip(1).map(|(_, start)| *start);
+    let mut parts: Vec<(usize, &str)> = found
+        .iter()
+        .zip(ends.chain([options.len()]))
+        .map(|(&(kind, start), end)| (kind, options[start..end].trim()))
+        .collect();
+    parts.sort_by_key(|(kind, _)| *kind);
+    let texts: Vec<&str> = parts.into_iter().map(|(_, text)| text).collect();
+    let text = texts.join(" ");
+    Ok((text.len() <= options.len()).then(|| format!("{text:<width$}", width = options.len())))
 }
 
 fn is(word: &str, wanted: &str) -> bool {
@@ -159,6 +298,12 @@ mod tests {
             "select 'abc' between           'de' and symmetric"
         );
         assert_eq!(prepared.marks.symmetric, [30]);
+        assert_eq!(
+            prepare("a int generated always as identity (start 5 no cycle increment by 2), b int")
+                .expect("it scans")
+                .sql,
+            "a int generated always as identity (increment by 2 start 5 no cycle), b int"
+        );
         assert_eq!(
             prepare("select 'symmetric', a").expect("it scans").sql,
             "select 'symmetric', a"

@@ -75,6 +75,8 @@ pub enum PlanKind {
     Copy(Box<Copy>),
     /// SHOW CHANGES.
     Changes(Box<ShowChanges>),
+    /// DO: the session runs the block.
+    Do(Arc<crate::program::script::Block>),
     /// pg_advisory_lock() and its kin.
     Advisory(AdvisoryLock),
     /// CALL of one of Springhead's own procedures.
@@ -309,6 +311,10 @@ pub enum WriteVerb {
     Select,
     /// CALL of a procedure.
     Call,
+    /// Its parts alone are the statement.
+    Merge,
+    /// LOCK TABLE: to have the writer is all that it is for.
+    Lock,
 }
 
 /// A statement that changes rows.
@@ -336,6 +342,15 @@ pub struct Write {
     pub checks: Vec<RowCheck>,
     /// Who must not learn of hidden rows from an error's detail ([`crate::access::conceal`]).
     pub viewer: Option<Arc<Identity>>,
+    /// What runs before it, in order.
+    pub before: Vec<Before>,
+}
+
+/// A part of a statement that runs before the last, and whose rows others read (`sh_step(number)`).
+#[derive(Debug)]
+pub struct Before {
+    pub number: usize,
+    pub run: crate::program::Run,
 }
 
 /// Row policies as a condition on each row that a statement has written into its table.

@@ -86,6 +86,7 @@ pub fn plan(
     }
     let as_text = match control::plan_text(sql)? {
         Some(kind) => Some(kind),
+        None if crate::program::script::is_do(sql) => crate::program::script::plan_text(sql)?,
         None => match roles::plan_text(sql)? {
             Some(kind) => Some(kind),
             None => match listen::plan_text(sql)? {
@@ -120,8 +121,8 @@ pub fn plan(
         catalog_version: catalog.version,
         parameters,
         system: asks_system(&kind),
+        library: library(catalog, context, &kind),
         kind,
-        library: Library::of(catalog, context),
     })
 }
 
@@ -130,8 +131,21 @@ pub fn plan(
 fn asks_system(kind: &PlanKind) -> bool {
     match kind {
         PlanKind::Query(query) => query.sql.contains("sh_sys"),
-        PlanKind::Write(write) => write.sql.contains("sh_sys"),
+        PlanKind::Write(write) => {
+            write.sql.contains("sh_sys")
+                || (write.before.iter()).any(|part| part.run.sql().contains("sh_sys"))
+        }
         _ => false,
+    }
+}
+
+/// The programs that a statement may call; parts of a statement are run as a program's statements are.
+fn library(catalog: &Arc<Catalog>, context: &PlanContext, kind: &PlanKind) -> Option<Arc<Library>> {
+    match kind {
+        PlanKind::Write(write) if !write.before.is_empty() => {
+            Some(Library::even_if_empty(catalog, context))
+        }
+        _ => Library::of(catalog, context),
     }
 }
 
@@ -167,8 +181,8 @@ pub fn plan_template(
         catalog_version: catalog.version,
         parameters,
         system: asks_system(&kind),
+        library: library(catalog, context, &kind),
         kind,
-        library: Library::of(catalog, context),
     })
 }
 
@@ -323,6 +337,11 @@ fn dispatch(
 ) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
     let context = analyzer.context;
     let mut kind = match statement {
+        Statement::Query(query) if dml::with::changes(query) => {
+            dml::with::plan(&mut analyzer, query)?
+        }
+        Statement::Merge(merge) => dml::merge::plan(&mut analyzer, merge)?,
+        Statement::Lock(lock) => dml::lock::plan(&analyzer, lock)?,
         Statement::Query(query) => match &*query.body {
             SetExpr::Insert(statement)
             | SetExpr::Update(statement)
@@ -353,6 +372,7 @@ fn dispatch(
                 updated: Vec::new(),
                 upserts: false,
                 instead: false,
+                before: Vec::new(),
                 checks: Vec::new(),
                 viewer: None,
             })

@@ -11,6 +11,7 @@ use springhead_sql::{PgType, Plan, PlanKind};
 use tokio::sync::oneshot;
 
 use super::advisory::wait;
+use super::block::Block;
 use super::statement::{ParamValue, Statement, convert, plan_simple};
 use super::{Outcome, Session};
 use crate::engine::{Engine, WeakEngine};
@@ -97,6 +98,15 @@ impl Session {
             return self.control(control).await.map(Answer::Outcome);
         }
         self.expect_not_failed(None)?;
+        if let PlanKind::Write(write) = &plan.kind
+            && write.verb == WriteVerb::Lock
+            && self.block.as_ref().is_none_or(Block::is_lone)
+        {
+            return Err(SqlError::new(
+                ErrorCode::NoActiveTransaction,
+                "LOCK TABLE can only be used in transaction blocks",
+            ));
+        }
         match &plan.kind {
             PlanKind::Setting(setting) => self.change_setting(setting).map(Answer::Outcome),
             PlanKind::NoEffect(tag) => Ok(Answer::Outcome(Outcome::command(*tag))),
@@ -114,6 +124,10 @@ impl Session {
             PlanKind::Advisory(lock) => self.advisory(lock, params).await,
             PlanKind::Cursor(statement) => self.cursor(statement, params).await,
             PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
+            PlanKind::Do(block) => {
+                let done = Box::pin(self.run_script(block)).await;
+                done.map(Answer::Outcome)
+            }
             PlanKind::Copy(copy) => self.copy(sql, plan, copy).await,
             PlanKind::Changes(changes) => {
                 self.note_use();
@@ -679,6 +693,8 @@ fn outcome(plan: &Plan, done: Done) -> Outcome {
                 WriteVerb::Delete => format!("DELETE {count}"),
                 WriteVerb::Select => format!("SELECT {count}"),
                 WriteVerb::Call => "CALL".to_owned(),
+                WriteVerb::Merge => format!("MERGE {count}"),
+                WriteVerb::Lock => "LOCK TABLE".to_owned(),
             };
             (tag, Arc::clone(&write.returning))
         }
@@ -735,6 +751,8 @@ fn verb(plan: &Plan) -> &'static str {
             WriteVerb::Delete => "DELETE",
             WriteVerb::Select => "SELECT",
             WriteVerb::Call => "CALL",
+            WriteVerb::Merge => "MERGE",
+            WriteVerb::Lock => "LOCK TABLE",
         },
         PlanKind::Truncate { .. } => "TRUNCATE TABLE",
         PlanKind::Ddl(ddl) => ddl.tag,

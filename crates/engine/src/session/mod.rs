@@ -15,6 +15,7 @@ mod dead_letters;
 mod execute;
 mod listen;
 mod roles;
+mod script;
 mod standstill;
 mod statement;
 

@@ -165,6 +165,7 @@ impl Writer {
         if writer.config.device && parts.tenant == TenantId::DEFAULT {
             writer.capture.note_always();
         }
+        writer.capture.watched = Arc::clone(&writer.context.watched);
         writer.adopt(&parts.catalog);
         writer.capture.enabled = true;
         writer

@@ -14,10 +14,9 @@ use springhead_sql::program::Library;
 
 use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
-use crate::capture::Watched;
 use crate::memory::Limited;
 use crate::notify::Message;
-use crate::programs::Runner;
+use crate::programs::{self, Runner};
 use crate::readers::{self, Failure};
 use crate::rows::{Rows, RowsWriter};
 use crate::{checksum, state};
@@ -79,6 +78,7 @@ impl Writer {
             .as_ref()
             .map_or(0, |book| book.lock().mark());
         context.fired.truncate(0);
+        context.watched.clear();
         request.session.notices.lock().clear();
         (*request.session.library.lock()).clone_from(&request.plan.library);
         context.enter(&request.session, &request.cancel);
@@ -164,12 +164,12 @@ impl Writer {
             .prepare_cached("SAVEPOINT statement")?
             .execute([])?;
         if !write.checks.is_empty() {
-            self.capture.watch(write.table);
+            self.context.watched.start(write.table);
         }
         let stepped = self.step_write(write, request);
-        let watched = self.capture.unwatch();
+        let watched = (!write.checks.is_empty()).then(|| self.context.watched.end());
         let result = stepped.and_then(|executed| {
-            self.check_rows(write, watched)?;
+            programs::check_rows(&self.conn, write, watched.flatten())?;
             self.check_foreign_keys(!self.in_transaction(), Some(write))?;
             self.capture.check()?;
             Ok(executed)
@@ -189,12 +189,12 @@ impl Writer {
             .prepare_cached("SAVEPOINT statement")?
             .execute([])?;
         if !write.checks.is_empty() {
-            self.capture.watch(write.table);
+            self.context.watched.start(write.table);
         }
         let stepped = self.copy_rows(write, &mut rows, request);
-        let watched = self.capture.unwatch();
+        let watched = (!write.checks.is_empty()).then(|| self.context.watched.end());
         let result = stepped.and_then(|executed| {
-            self.check_rows(write, watched)?;
+            programs::check_rows(&self.conn, write, watched.flatten())?;
             self.check_foreign_keys(!self.in_transaction(), Some(write))?;
             self.capture.check()?;
             Ok(executed)
@@ -268,39 +268,6 @@ impl Writer {
         })
     }
 
-    /// Row policies on what a statement has written. They see the state after it: a policy cannot ask
-    /// about its own table, and nothing else has changed but by triggers and cascades.
-    fn check_rows(&self, write: &Write, watched: Option<Watched>) -> Result<(), Failure> {
-        let Some(watched) = watched else {
-            return Ok(());
-        };
-        for check in &write.checks {
-            let rows = if check.inserted {
-                &watched.inserted
-            } else {
-                &watched.updated
-            };
-            let mut statement = self.conn.prepare_cached(&check.sql)?;
-            for rowid in rows {
-                let mut found = statement.query([rowid])?;
-                let violated: Option<u16> = match found.next()? {
-                    Some(row) => row.get(0)?,
-                    // Written, and gone again by a trigger's doing.
-                    None => None,
-                };
-                if let Some(violated) = violated {
-                    let message = check
-                        .violations
-                        .get(usize::from(violated))
-                        .cloned()
-                        .unwrap_or_default();
-                    return Err(SqlError::new(ErrorCode::InsufficientPrivilege, message).into());
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Releases the savepoint `statement`, or rolls back to it first.
     pub(super) fn end_savepoint<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
         if result.is_err() {
@@ -328,7 +295,7 @@ impl Writer {
             context: &self.context,
             library: Arc::clone(library),
         };
-        let written = runner.write(write, &request.params)?;
+        let written = runner.write_unchecked(write, &request.params)?;
         let mut executed = Executed {
             affected: written.affected,
             ..Executed::default()
@@ -347,10 +314,14 @@ impl Writer {
     }
 
     fn step_write(&self, write: &Write, request: &Request) -> Result<Executed, Failure> {
+        if write.verb == WriteVerb::Lock {
+            return Ok(Executed::default());
+        }
         if let Some(library) = &request.plan.library {
             return self.step_with_programs(write, request, library);
         }
-        if write.returning.is_empty() && write.verb != WriteVerb::Select {
+        if write.returning.is_empty() && !matches!(write.verb, WriteVerb::Select | WriteVerb::Lock)
+        {
             let mut statement = self.conn.prepare_cached(&write.sql)?;
             readers::bind(&mut statement, &request.params)?;
             let affected = statement.raw_execute()?;

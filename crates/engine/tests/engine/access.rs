@@ -914,6 +914,55 @@ async fn g6_a_policy_with_a_subquery_is_refused_on_a_feed_by_name() {
     assert!(error.message.contains("row policies"), "{error:?}");
 }
 
+/// Bodies of functions were planned with their caller's policies, and nobody asked these of the rows
+/// that a body wrote.
+#[tokio::test]
+async fn g6_what_functions_and_parts_of_statements_write_is_subject_to_policies() {
+    let node = Node::start();
+    let mut admin = node.client().await;
+    each(&mut admin, "CREATE TABLE t (id integer PRIMARY KEY, who text); CREATE TABLE s (id integer PRIMARY KEY, who text); CREATE ROLE ann LOGIN; GRANT ALL ON t, s TO ann; GRANT CREATE ON SCHEMA public TO ann; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (who = current_user)").await;
+    let principal = Arc::new(Principal::of("ann", Credential::Password));
+    let session = node.engine.session(TenantId::DEFAULT, &principal).await;
+    let mut ann = Client {
+        session: session.unwrap(),
+    };
+    let body = "LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (i, w); END $$";
+    admin
+        .ok(&format!(
+            "CREATE FUNCTION put(i integer, w text) RETURNS void {body}"
+        ))
+        .await;
+    ann.ok(&format!(
+        "CREATE FUNCTION own(i integer, w text) RETURNS void {body}"
+    ))
+    .await;
+    ann.ok("SELECT put(1, 'ann')").await;
+    ann.fails("SELECT put(2, 'bob')", "42501").await;
+    ann.fails("SELECT own(2, 'bob')", "42501").await;
+    ann.fails(
+        "WITH x AS (INSERT INTO t VALUES (3, 'bob') RETURNING id) INSERT INTO s SELECT id, 'x' FROM x",
+        "42501",
+    )
+    .await;
+    ann.ok("WITH x AS (INSERT INTO t VALUES (3, 'ann') RETURNING id) INSERT INTO s SELECT id, 'x' FROM x")
+        .await;
+    ann.fails(
+        "DO $$ BEGIN INSERT INTO t VALUES (4, 'bob'); END $$",
+        "42501",
+    )
+    .await;
+    ann.fails(
+        "MERGE INTO t USING (VALUES (5, 'bob')) v(id, who) ON t.id = v.id WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.who)",
+        "0A000",
+    )
+    .await;
+    assert_eq!(
+        admin.lines("SELECT id, who FROM t ORDER BY id").await,
+        ["1|ann", "3|ann"]
+    );
+    assert_eq!(admin.lines("SELECT id FROM s").await, ["3"]);
+}
+
 #[tokio::test]
 async fn g6_a_conflict_tells_nothing_of_a_hidden_row() {
     let node = Node::start();

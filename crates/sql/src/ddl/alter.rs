@@ -310,10 +310,37 @@ fn drop_column(
             user == table && column == id
         });
     }
+    for trigger in change.catalog.triggers_of(table.0) {
+        let names = trigger.update_of.contains(&id)
+            || (trigger.condition.as_deref()).is_some_and(|text| expression::mentions(text, name));
+        if names {
+            dependents.add(Dependent::Trigger(trigger.id), &what);
+        }
+    }
+    let policies: Vec<String> = super::policy::of_column(&draft.table, name)
+        .map(|policy| policy.name.clone())
+        .collect();
+    for policy in &policies {
+        let name = policy.clone();
+        dependents.add(Dependent::Policy { table, name }, &what);
+    }
+    for (on, policy) in
+        super::policy::elsewhere(&change.catalog, table.0, &draft.old.name.name, Some(name))
+    {
+        let dependent = Dependent::Policy {
+            table: on.collection(),
+            name: policy,
+        };
+        dependents.add(dependent, &what);
+    }
     // This table's own generated columns go in the draft: CASCADE must not write it by itself.
     let mine: Vec<Dependent> = generated
         .iter()
         .map(|&column| Dependent::GeneratedColumn { table, column })
+        .chain(policies.iter().map(|name| Dependent::Policy {
+            table,
+            name: name.clone(),
+        }))
         .collect();
     if cascade {
         dependents.without(&mine);
@@ -322,6 +349,8 @@ fn drop_column(
     for column in generated {
         forget_column(&mut draft.table, column)?;
     }
+    let own_policies = &mut draft.table.access.policies;
+    own_policies.retain(|policy| !policies.contains(&policy.name));
     forget_column(&mut draft.table, id)?;
     // References of the table to itself.
     let own = draft.table.id;
@@ -558,6 +587,16 @@ fn set_type(
         .with_detail(format!(
             "rule _RETURN on view {} depends on column \"{name}\"",
             view.name.name
+        )));
+    }
+    if let Some(policy) = super::policy::of_column(&draft.table, name).next() {
+        return Err(SqlError::new(
+            ErrorCode::FeatureNotSupported,
+            "cannot alter type of a column used in a policy definition",
+        )
+        .with_detail(format!(
+            "policy {} on table {} depends on column \"{name}\"",
+            policy.name, draft.table.name.name
         )));
     }
     for other in &draft.table.columns {

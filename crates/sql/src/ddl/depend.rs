@@ -36,6 +36,10 @@ pub(super) enum Dependent {
         column: u32,
     },
     Routine(u32),
+    Policy {
+        table: CollectionId,
+        name: String,
+    },
     /// A domain.
     Type(u32),
 }
@@ -201,6 +205,9 @@ impl Dependent {
                 column_name(*table, *column),
                 table_name(*table)
             ),
+            Dependent::Policy { table, name } => {
+                format!("policy {name} on table {}", table_name(*table))
+            }
             Dependent::Routine(id) => match change.catalog.routines.get(id) {
                 Some(routine) => format!("{} {}", routine.kind(), routine.signature()),
                 None => "function ?".to_owned(),
@@ -268,6 +275,15 @@ impl Dependent {
                     changed.identity = false;
                     changed.identity_always = false;
                 }
+                draft.write(change)
+            }
+            Dependent::Policy { table, name } => {
+                let Some(table) = change.table(table) else {
+                    return Ok(());
+                };
+                let mut draft = Draft::new(&table);
+                let policies = &mut draft.table.access.policies;
+                policies.retain(|policy| policy.name != name);
                 draft.write(change)
             }
             Dependent::Routine(id) => {

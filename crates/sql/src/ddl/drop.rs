@@ -131,6 +131,13 @@ fn tables(
         let on = format!("table {}", table.name.name);
         dependents.add_foreign_keys(change, table, &ids, &on, |_| true);
         dependents.add_views(change, table.id, &on, &|_| true);
+        let elsewhere = super::policy::elsewhere(&change.catalog, table.id, &table.name.name, None);
+        for (other, name) in elsewhere {
+            if !ids.contains(&other.collection()) {
+                let table = other.collection();
+                dependents.add(Dependent::Policy { table, name }, &on);
+            }
+        }
         for sequence in owned_sequences(change, table.id, None) {
             add_users(change, &mut dependents, sequence, |table, _| {
                 ids.contains(&table)

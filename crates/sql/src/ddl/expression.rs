@@ -288,6 +288,38 @@ pub(crate) fn rename_in_key(text: &str, from: &str, to: &str) -> Result<String, 
     Ok(key.to_string())
 }
 
+/// A condition over rows that go by one of these names (a policy's table, OLD and NEW), with a
+/// column's new name.
+pub(crate) fn rename_in_rows(
+    text: &str,
+    rows: &[&str],
+    from: &str,
+    to: &str,
+) -> Result<String, SqlError> {
+    let mut expr = parse(text)?;
+    let _: ControlFlow<()> = visit_expressions_mut(&mut expr, |expr| {
+        if let Expr::CompoundIdentifier(parts) = expr
+            && let [.., row, column] = parts.as_mut_slice()
+            && rows.contains(&fold(row).as_str())
+            && fold(column) == from
+        {
+            *column = Ident::with_quote('"', to);
+        }
+        ControlFlow::Continue(())
+    });
+    Ok(expr.to_string())
+}
+
+/// Whether an expression has a query in it.
+pub(crate) fn has_query(text: &str) -> Result<bool, SqlError> {
+    let expr = parse(text)?;
+    Ok(visit_expressions(&expr, |expr| match expr {
+        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .is_break())
+}
+
 fn rename(expr: &mut Expr, from: &str, to: &str) {
     let _: ControlFlow<()> = visit_expressions_mut(expr, |expr| {
         if let Expr::Identifier(ident) = expr

@@ -84,3 +84,51 @@ pub(super) fn add(
     draft.write(&mut change)?;
     Ok(change.finish())
 }
+
+/// The sequence of an identity column, by its name.
+///
+/// # Errors
+/// 42703 for an unknown column, 55000 for one that is no identity.
+pub(super) fn sequence_of(
+    catalog: &crate::catalog::Catalog,
+    table: &QualifiedName,
+    column: &str,
+) -> Result<QualifiedName, SqlError> {
+    let table = catalog.expect_table(table)?;
+    let (_, column) = table.expect_column(column)?;
+    column
+        .sequence
+        .filter(|_| column.identity)
+        .and_then(|id| catalog.sequence(id))
+        .map(|sequence| sequence.name.clone())
+        .ok_or_else(|| no_identity(&table.name.name, &column.name))
+}
+
+fn no_identity(table: &str, column: &str) -> SqlError {
+    SqlError::new(
+        ErrorCode::ObjectNotInState,
+        format!("column \"{column}\" of relation \"{table}\" is not an identity column"),
+    )
+}
+
+/// SET GENERATED ALWAYS or BY DEFAULT.
+///
+/// # Errors
+/// As [`sequence_of`].
+pub(super) fn set_always(
+    mut change: Change<'_>,
+    table: &QualifiedName,
+    column: &str,
+    always: bool,
+) -> Result<PlanKind, SqlError> {
+    sequence_of(&change.catalog, table, column)?;
+    let old = std::sync::Arc::clone(change.catalog.expect_table(table)?);
+    let mut draft = Draft::new(&old);
+    for changed in &mut draft.table.columns {
+        if changed.name == column {
+            changed.identity_always = always;
+        }
+    }
+    draft.write(&mut change)?;
+    Ok(change.finish())
+}

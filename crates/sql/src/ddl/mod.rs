@@ -77,6 +77,18 @@ pub fn plan_text(
     text::plan(catalog, source, context)
 }
 
+/// The SQLite text of a partial index's condition.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn index_predicate(
+    catalog: &Catalog,
+    table: &crate::catalog::Table,
+    text: &str,
+) -> Result<String, SqlError> {
+    expression::storage(catalog, table, text, expression::Purpose::Predicate)
+}
+
 /// Plans a DDL statement against `catalog`, which may be a transaction's working catalog. `source`
 /// is the statement's text.
 ///

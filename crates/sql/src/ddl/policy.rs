@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use super::change::Change;
 use super::names::{fold, grantable_table, qualified};
 use super::permit;
-use crate::catalog::{Policy, PolicyCommand, Table};
+use crate::catalog::{Catalog, Policy, PolicyCommand, Table};
 use crate::plan::PlanKind;
 use crate::planner::PlanContext;
 use crate::query::expression::table_relation;
@@ -217,4 +217,75 @@ fn text(
         ));
     }
     Ok(Some(expr.to_string()))
+}
+
+/// The texts of a policy's conditions.
+fn conditions(policy: &Policy) -> impl Iterator<Item = &str> {
+    [&policy.using, &policy.check]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+}
+
+/// Policies of a table that name one of its columns.
+pub(super) fn of_column<'a>(table: &'a Table, column: &str) -> impl Iterator<Item = &'a Policy> {
+    table.access.policies.iter().filter(move |policy| {
+        conditions(policy).any(|text| super::expression::mentions(text, column))
+    })
+}
+
+/// Policies of other tables whose queries name a relation, and (with `column`) a column of that name.
+pub(super) fn elsewhere(
+    catalog: &Catalog,
+    relation: u32,
+    name: &str,
+    column: Option<&str>,
+) -> Vec<(Arc<Table>, String)> {
+    let says = super::expression::mentions;
+    let mut found = Vec::new();
+    for table in catalog.tables_by_id() {
+        for policy in &table.access.policies {
+            let names = conditions(policy)
+                .any(|text| says(text, name) && column.is_none_or(|column| says(text, column)));
+            if table.id != relation && names {
+                found.push((Arc::clone(table), policy.name.clone()));
+            }
+        }
+    }
+    found
+}
+
+/// A column's new name in the policies of its table.
+///
+/// # Errors
+/// 0A000 where a query names it: which column it means is not looked for there.
+pub(super) fn rename_column(
+    catalog: &Catalog,
+    table: &mut Table,
+    from: &str,
+    to: &str,
+) -> Result<(), SqlError> {
+    let refuse = |policy: &str, on: &str| {
+        Err(SqlError::unsupported(format_args!(
+            "renaming the column \"{from}\", which a query in the policy \"{policy}\" on \"{on}\" names,"
+        )))
+    };
+    if let Some((on, policy)) = elsewhere(catalog, table.id, &table.name.name, Some(from)).first() {
+        return refuse(policy, &on.name.name);
+    }
+    let on = table.name.name.clone();
+    for policy in &mut table.access.policies {
+        let known_as = policy.known_as.clone();
+        for text in [&mut policy.using, &mut policy.check].into_iter().flatten() {
+            if !super::expression::mentions(text, from) {
+                continue;
+            }
+            if super::expression::has_query(text)? {
+                return refuse(&policy.name, &on);
+            }
+            *text = super::expression::rename_in(text, from, to)?;
+            *text = super::expression::rename_in_rows(text, &[&known_as], from, to)?;
+        }
+    }
+    Ok(())
 }

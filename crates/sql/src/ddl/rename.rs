@@ -12,7 +12,7 @@ use super::drop::view_names;
 use super::expression;
 use super::names::{check_owner, duplicate_relation};
 use super::view;
-use crate::catalog::{QualifiedName, Relation, Sequence, Table, View};
+use crate::catalog::{Definition, QualifiedName, Relation, Sequence, Table, View};
 use crate::plan::display_name;
 
 /// RENAME TO, of a table, view, sequence or index.
@@ -37,6 +37,7 @@ pub(super) fn relation(
                 return Ok(());
             };
             check_owner(&table)?;
+            refuse_in_policies(change, table.id, name)?;
             view::rename_relation(change, table.id, name, &to)?;
             let mut draft = Draft::new(&table);
             draft.table.name = to;
@@ -47,6 +48,7 @@ pub(super) fn relation(
                 return Ok(());
             };
             let mut renamed = View::clone(renamed);
+            refuse_in_policies(change, renamed.id, name)?;
             view::rename_relation(change, renamed.id, name, &to)?;
             renamed.name = to;
             change.put_view(renamed);
@@ -70,6 +72,21 @@ pub(super) fn relation(
             rename_index(&mut draft.table, &name.name, &to.name);
             draft.write(change)
         }
+    }
+}
+
+/// Queries of policies keep their text.
+fn refuse_in_policies(
+    change: &Change<'_>,
+    relation: u32,
+    name: &QualifiedName,
+) -> Result<(), SqlError> {
+    match super::policy::elsewhere(&change.catalog, relation, &name.name, None).first() {
+        None => Ok(()),
+        Some((table, policy)) => Err(SqlError::unsupported(format_args!(
+            "renaming \"{}\", which the policy \"{policy}\" on \"{}\" names,",
+            name.name, table.name.name
+        ))),
     }
 }
 
@@ -136,6 +153,17 @@ pub(super) fn column(
         }
         if let Some(predicate) = &mut index.predicate {
             *predicate = expression::rename_in(predicate, from, &to)?;
+        }
+    }
+    super::policy::rename_column(&change.catalog, &mut draft.table, from, &to)?;
+    let triggers: Vec<_> = change.catalog.triggers_of(table.id).cloned().collect();
+    for mut trigger in triggers {
+        if let Some(condition) = &trigger.condition
+            && expression::mentions(condition, from)
+        {
+            let renamed = expression::rename_in_rows(condition, &["old", "new"], from, &to)?;
+            trigger.condition = Some(renamed);
+            change.put(Definition::Trigger(trigger));
         }
     }
     draft.table.columns[place].name = to;

@@ -328,6 +328,17 @@ impl<'a> Reader<'a> {
         if self.words(&["DROP", "EXPRESSION"]) {
             return Err(SqlError::unsupported("ALTER COLUMN … DROP EXPRESSION"));
         }
+        if let Some(always) = self.generated_again() {
+            let change = self.change("ALTER TABLE");
+            self.end()?;
+            return identity::set_always(change, &name, &column, always).map(Some);
+        }
+        if let Some(options) = self.identity_options()? {
+            self.end()?;
+            let sequence = identity::sequence_of(self.catalog, &name, &column)?;
+            return sequence::alter(self.change("ALTER TABLE"), &sequence, false, &options)
+                .map(Some);
+        }
         let change = self.change("ALTER TABLE");
         if self.words(&["DROP", "IDENTITY"]) {
             let missing_is_fine = self.words(&["IF", "EXISTS"]);
@@ -355,6 +366,42 @@ impl<'a> Reader<'a> {
             return identity::add(change, &name, &column, always, &options).map(Some);
         }
         Ok(None)
+    }
+
+    /// `SET GENERATED ALWAYS | BY DEFAULT`.
+    fn generated_again(&mut self) -> Option<bool> {
+        if self.words(&["SET", "GENERATED", "ALWAYS"]) {
+            Some(true)
+        } else if self.words(&["SET", "GENERATED", "BY", "DEFAULT"]) {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    /// `RESTART WITH 5`, `SET INCREMENT BY 2`: what an identity column's sequence is to be like.
+    fn identity_options(&mut self) -> Result<Option<Options>, SqlError> {
+        let is_option = |token: &Token| match token {
+            Token::Word(word) => [
+                "increment",
+                "minvalue",
+                "maxvalue",
+                "start",
+                "cache",
+                "cycle",
+            ]
+            .iter()
+            .any(|option| word.value.eq_ignore_ascii_case(option)),
+            _ => false,
+        };
+        let is = |token: &Token, wanted: &str| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted));
+        let first = self.parser.peek_nth_token(0).token;
+        let second = self.parser.peek_nth_token(1).token;
+        if !is(&first, "restart") && !(is(&first, "set") && is_option(&second)) {
+            return Ok(None);
+        }
+        self.word("SET");
+        self.sequence_options().map(Some)
     }
 
     fn alter_named(

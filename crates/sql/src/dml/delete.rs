@@ -101,6 +101,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
         updated: Vec::new(),
         upserts: false,
         instead: false,
+        before: Vec::new(),
         checks: Vec::new(),
         viewer: None,
     }))

@@ -252,6 +252,7 @@ fn write(
         updated,
         upserts: verb == WriteVerb::Insert,
         instead: false,
+        before: Vec::new(),
         checks: Vec::new(),
         viewer: None,
     };

@@ -131,6 +131,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         upserts: !updated.is_empty(),
         updated,
         instead: false,
+        before: Vec::new(),
         checks,
         viewer: None,
     }))
@@ -443,7 +444,8 @@ fn on_conflict(
             for ident in idents {
                 places.push(target_column(analyzer, table, ident)?);
             }
-            Some(conflict_keys(table, &places).ok_or_else(|| {
+            let partial = partial_keys(analyzer, table, &places)?;
+            Some(partial.or_else(|| conflict_keys(table, &places)).ok_or_else(|| {
                 SqlError::new(
                     ErrorCode::InvalidColumnReference,
                     "there is no unique or exclusion constraint matching the ON CONFLICT specification",
@@ -463,7 +465,11 @@ fn on_conflict(
             })?)
         }
     };
-    let target = keys.map_or_else(String::new, |keys| format!(" ({})", keys.join(",")));
+    let target = keys.map_or_else(String::new, |keys| match keys.split_first() {
+        // A partial index's condition follows its keys.
+        Some((first, [])) if first.starts_with('(') => format!(" {first}"),
+        _ => format!(" ({})", keys.join(",")),
+    });
     let update = match &conflict.action {
         OnConflictAction::DoNothing => {
             return Ok((format!(" ON CONFLICT{target} DO NOTHING"), Vec::new()));
@@ -569,6 +575,37 @@ fn conflict_keys(table: &Table, places: &[usize]) -> Option<Vec<String>> {
         .filter(|index| index.unique && index.predicate.is_none())
         .find_map(|index| plain_columns(table, &index.keys).filter(|ids| same(ids)))
         .map(|ids| columns_of(table, &ids))
+}
+
+/// `(keys) WHERE condition` of the partial unique index that ON CONFLICT (…) WHERE … picks.
+fn partial_keys(
+    analyzer: &Analyzer<'_>,
+    table: &Table,
+    places: &[usize],
+) -> Result<Option<Vec<String>>, SqlError> {
+    let Some(condition) = &analyzer.marks.conflict else {
+        return Ok(None);
+    };
+    let wanted = crate::ddl::index_predicate(analyzer.catalog, table, condition)?;
+    let mut columns: Vec<u32> = places
+        .iter()
+        .map(|&place| table.columns[place].id)
+        .collect();
+    columns.sort_unstable();
+    for index in table.indexes.iter().filter(|index| index.unique) {
+        let (Some(predicate), Some(ids)) = (&index.predicate, plain_columns(table, &index.keys))
+        else {
+            continue;
+        };
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        let held = crate::ddl::index_predicate(analyzer.catalog, table, predicate)?;
+        if sorted == columns && held == wanted {
+            let keys = columns_of(table, &ids).join(",");
+            return Ok(Some(vec![format!("({keys}) WHERE {held}")]));
+        }
+    }
+    Ok(None)
 }
 
 /// The columns of a unique index, if it is over columns alone.

@@ -7,11 +7,14 @@
 pub(crate) mod delete;
 pub mod document;
 pub(crate) mod insert;
+pub(crate) mod lock;
+pub(crate) mod merge;
 pub(crate) mod returning;
 pub(crate) mod triggers;
 pub(crate) mod truncate;
 pub(crate) mod update;
 pub(crate) mod views;
+pub(crate) mod with;
 
 use std::sync::Arc;
 

@@ -106,6 +106,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
         updated,
         upserts: false,
         instead: false,
+        before: Vec::new(),
         checks: checks.into_iter().collect(),
         viewer: None,
     }))

@@ -154,6 +154,7 @@ fn plan(analyzer: &Analyzer<'_>, verb: WriteVerb, sql: String) -> PlanKind {
         updated: Vec::new(),
         upserts: false,
         instead: true,
+        before: Vec::new(),
         checks: Vec::new(),
         viewer: None,
     })

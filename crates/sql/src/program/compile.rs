@@ -206,7 +206,7 @@ fn relation_columns(
 }
 
 #[derive(Debug, Clone)]
-enum Kind {
+pub(super) enum Kind {
     Scalar(usize),
     /// Fields and their slots.
     Record(Vec<(String, usize)>),
@@ -215,17 +215,17 @@ enum Kind {
 }
 
 #[derive(Debug, Clone)]
-struct Variable {
+pub(super) struct Variable {
     name: String,
     kind: Kind,
     not_null: bool,
 }
 
-struct Compiler<'a> {
-    catalog: &'a Arc<Catalog>,
-    context: &'a PlanContext,
-    slots: Vec<PgType>,
-    variables: Vec<Variable>,
+pub(super) struct Compiler<'a> {
+    pub(super) catalog: &'a Arc<Catalog>,
+    pub(super) context: &'a PlanContext,
+    pub(super) slots: Vec<PgType>,
+    pub(super) variables: Vec<Variable>,
     /// Slots of `$1`, …
     parameters: Vec<usize>,
     argument_names: Vec<(String, usize)>,
@@ -236,12 +236,22 @@ struct Compiler<'a> {
     is_procedure: bool,
     is_trigger: bool,
     /// A name that is a variable's and a column's is an error, as in PL/pgSQL.
-    strict_names: bool,
-    found: usize,
+    pub(super) strict_names: bool,
+    pub(super) found: usize,
+}
+
+impl Variable {
+    pub(super) fn scalar(name: &str, slot: usize) -> Variable {
+        Variable {
+            name: name.to_owned(),
+            kind: Kind::Scalar(slot),
+            not_null: false,
+        }
+    }
 }
 
 impl<'a> Compiler<'a> {
-    fn new(catalog: &'a Arc<Catalog>, context: &'a PlanContext) -> Compiler<'a> {
+    pub(super) fn new(catalog: &'a Arc<Catalog>, context: &'a PlanContext) -> Compiler<'a> {
         Compiler {
             catalog,
             context,
@@ -290,7 +300,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// What statements see of the variables.
-    fn frame(&self) -> Frame {
+    pub(super) fn frame(&self) -> Frame {
         let column = |name: &str, slot: usize| ScopeColumn {
             name: name.to_owned(),
             sql: format!("?{}", slot + 1),
@@ -358,7 +368,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The SQLite text of an expression, assigned to a type.
-    fn expression(&self, text: &str, ty: &PgType) -> Result<String, SqlError> {
+    pub(super) fn expression(&self, text: &str, ty: &PgType) -> Result<String, SqlError> {
         let mut analyzer = Analyzer::new(self.catalog, text, self.context, &[], usize::MAX);
         analyzer.enter_frame(self.frame());
         let text = self.arguments_from_one(&self.rows_by_name(text));
@@ -406,7 +416,7 @@ impl<'a> Compiler<'a> {
         self.expression(text, &PgType::Bool)
     }
 
-    fn convert(&self, from: usize, to: usize) -> Result<Option<Step>, SqlError> {
+    pub(super) fn convert(&self, from: usize, to: usize) -> Result<Option<Step>, SqlError> {
         if self.slots[from] == self.slots[to] && from == to {
             return Ok(None);
         }
@@ -420,7 +430,7 @@ impl<'a> Compiler<'a> {
         }))
     }
 
-    fn not_null(&self, slot: usize) -> Option<String> {
+    pub(super) fn not_null(&self, slot: usize) -> Option<String> {
         self.variables
             .iter()
             .find_map(|variable| match variable.kind {
@@ -507,7 +517,28 @@ impl<'a> Compiler<'a> {
         Ok(Run::Query(query))
     }
 
+    /// A declared variable that statements see from now on; its slot, unless it is a record.
+    pub(super) fn declaration(
+        &mut self,
+        declaration: &parse::Declaration,
+    ) -> Result<Option<usize>, SqlError> {
+        let kind = self.declared(&declaration.data_type)?;
+        let slot = match &kind {
+            Kind::Scalar(slot) => Some(*slot),
+            _ => None,
+        };
+        self.variables.push(Variable {
+            name: declaration.name.clone(),
+            kind,
+            not_null: declaration.not_null,
+        });
+        Ok(slot)
+    }
+
     fn block(&mut self, block: &Block) -> Result<Vec<Step>, SqlError> {
+        if !block.handlers.is_empty() {
+            return Err(SqlError::unsupported("EXCEPTION in a function's body"));
+        }
         let outer = self.variables.len();
         let mut steps = Vec::new();
         for declaration in &block.declarations {
@@ -637,7 +668,19 @@ impl<'a> Compiler<'a> {
                 };
                 steps.push(Step::ReturnNext(self.expression(value, &ty.clone())?));
             }
-            Statement::Raise(raise) => steps.push(self.raise(raise)?),
+            Statement::Raise(raise) => {
+                if raise.again {
+                    return Err(SqlError::unsupported("RAISE without a message"));
+                }
+                steps.push(self.raise(raise)?);
+            }
+            Statement::Execute { .. } => {
+                return Err(SqlError::unsupported("EXECUTE in a function's body"));
+            }
+            Statement::RowCount(target) => {
+                let slot = self.target_slot(target)?;
+                steps.push(Step::RowCount { slot });
+            }
             Statement::Sql { text, into, strict } => self.run(text, into, *strict, steps)?,
         }
         Ok(())
@@ -728,7 +771,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Slots for a statement's row, and what takes it from there to the variables.
-    fn row_into(
+    pub(super) fn row_into(
         &mut self,
         run: &Run,
         targets: &[Target],
@@ -775,7 +818,7 @@ impl<'a> Compiler<'a> {
         Ok((slots, convert))
     }
 
-    fn target_slot(&self, target: &Target) -> Result<usize, SqlError> {
+    pub(super) fn target_slot(&self, target: &Target) -> Result<usize, SqlError> {
         let found = match target.as_slice() {
             [name] => self
                 .variables
@@ -816,6 +859,15 @@ impl<'a> Compiler<'a> {
                 format!("\"{}\" is not a known variable", target.join(".")),
             )
         })
+    }
+
+    /// The slots of a record's fields; `None` for a scalar.
+    pub(super) fn fields_of(&self, name: &str) -> Option<Vec<usize>> {
+        let variable = self.variables.iter().rev().find(|v| v.name == name)?;
+        match &variable.kind {
+            Kind::Record(fields) => Some(fields.iter().map(|(_, slot)| *slot).collect()),
+            _ => None,
+        }
     }
 
     fn returns(&mut self, value: Option<&str>) -> Result<Step, SqlError> {
@@ -859,7 +911,7 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn raise(&self, raise: &Raise) -> Result<Step, SqlError> {
+    pub(super) fn raise(&self, raise: &Raise) -> Result<Step, SqlError> {
         let text = |value: &String| {
             self.expression(value, &PgType::Text)
                 .map(|sql| format!("({sql})"))
@@ -926,26 +978,86 @@ fn mismatch(signature: &str, returns: &[PgType]) -> SqlError {
     ))
 }
 
+/// The SQLSTATE of a condition's name, or of itself.
+pub(super) fn condition_state(text: &str) -> Option<String> {
+    const NAMES: &[(&str, &str)] = &[
+        ("ambiguous_column", "42702"),
+        ("assert_failure", "P0004"),
+        ("cannot_coerce", "42846"),
+        ("cardinality_violation", "21000"),
+        ("case_not_found", "20000"),
+        ("check_violation", "23514"),
+        ("data_exception", "22000"),
+        ("datatype_mismatch", "42804"),
+        ("datetime_field_overflow", "22008"),
+        ("deadlock_detected", "40P01"),
+        ("dependent_objects_still_exist", "2BP01"),
+        ("division_by_zero", "22012"),
+        ("duplicate_alias", "42712"),
+        ("duplicate_column", "42701"),
+        ("duplicate_database", "42P04"),
+        ("duplicate_function", "42723"),
+        ("duplicate_object", "42710"),
+        ("duplicate_schema", "42P06"),
+        ("duplicate_table", "42P07"),
+        ("exclusion_violation", "23P01"),
+        ("feature_not_supported", "0A000"),
+        ("foreign_key_violation", "23503"),
+        ("grouping_error", "42803"),
+        ("insufficient_privilege", "42501"),
+        ("integrity_constraint_violation", "23000"),
+        ("internal_error", "XX000"),
+        ("invalid_column_reference", "42P10"),
+        ("invalid_datetime_format", "22007"),
+        ("invalid_foreign_key", "42830"),
+        ("invalid_object_definition", "42P17"),
+        ("invalid_parameter_value", "22023"),
+        ("invalid_schema_name", "3F000"),
+        ("invalid_table_definition", "42P16"),
+        ("invalid_text_representation", "22P02"),
+        ("lock_not_available", "55P03"),
+        ("no_data_found", "P0002"),
+        ("not_null_violation", "23502"),
+        ("null_value_not_allowed", "22004"),
+        ("numeric_value_out_of_range", "22003"),
+        ("object_in_use", "55006"),
+        ("object_not_in_prerequisite_state", "55000"),
+        ("plpgsql_error", "P0000"),
+        ("query_canceled", "57014"),
+        ("raise_exception", "P0001"),
+        ("serialization_failure", "40001"),
+        ("string_data_right_truncation", "22001"),
+        ("syntax_error", "42601"),
+        ("syntax_error_or_access_rule_violation", "42000"),
+        ("too_many_rows", "P0003"),
+        ("transaction_rollback", "40000"),
+        ("undefined_column", "42703"),
+        ("undefined_function", "42883"),
+        ("undefined_object", "42704"),
+        ("undefined_parameter", "42P02"),
+        ("undefined_table", "42P01"),
+        ("unique_violation", "23505"),
+        ("wrong_object_type", "42809"),
+    ];
+    let name = text.to_ascii_lowercase();
+    let known = NAMES.binary_search_by_key(&name.as_str(), |(name, _)| name);
+    match known {
+        Ok(place) => Some(NAMES[place].1.to_owned()),
+        Err(_) => (text.len() == 5
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()))
+        .then(|| text.to_owned()),
+    }
+}
+
 /// The error code of an SQLSTATE or a condition's name.
 fn condition_code(text: &str) -> Result<ErrorCode, SqlError> {
-    let known = match text.to_ascii_lowercase().as_str() {
-        "raise_exception" => Some(ErrorCode::RaiseException),
-        "unique_violation" => Some(ErrorCode::UniqueViolation),
-        "check_violation" => Some(ErrorCode::CheckViolation),
-        "not_null_violation" => Some(ErrorCode::NotNullViolation),
-        "foreign_key_violation" => Some(ErrorCode::ForeignKeyViolation),
-        "integrity_constraint_violation" => Some(ErrorCode::IntegrityViolation),
-        "insufficient_privilege" => Some(ErrorCode::InsufficientPrivilege),
-        "invalid_parameter_value" => Some(ErrorCode::InvalidParameterValue),
-        "feature_not_supported" => Some(ErrorCode::FeatureNotSupported),
-        "division_by_zero" => Some(ErrorCode::DivisionByZero),
-        "no_data_found" => Some(ErrorCode::NoDataFound),
-        "too_many_rows" => Some(ErrorCode::TooManyRows),
-        _ => ErrorCode::ALL
-            .iter()
-            .copied()
-            .find(|code| code.sqlstate().0.eq_ignore_ascii_case(text)),
-    };
+    let state = condition_state(text);
+    let known = ErrorCode::ALL
+        .iter()
+        .copied()
+        .find(|code| state.as_deref() == Some(code.sqlstate().0));
     known.ok_or_else(|| SqlError::unsupported(format_args!("the error code \"{text}\" in RAISE")))
 }
 

@@ -7,6 +7,7 @@
 
 mod compile;
 mod parse;
+pub mod script;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -111,6 +112,10 @@ pub enum Step {
         run: Run,
         last: bool,
     },
+    /// How many rows the last statement changed or returned goes into the slot.
+    RowCount {
+        slot: usize,
+    },
     Raise {
         /// `None`: a notice.
         code: Option<ErrorCode>,
@@ -158,12 +163,17 @@ impl Library {
     /// `None` if the catalog has no programs.
     #[must_use]
     pub fn of(catalog: &Arc<Catalog>, context: &PlanContext) -> Option<Arc<Library>> {
-        (!catalog.routines.is_empty() || !catalog.triggers.is_empty()).then(|| {
-            Arc::new(Library {
-                catalog: Arc::clone(catalog),
-                context: context.clone(),
-                compiled: Mutex::default(),
-            })
+        (!catalog.routines.is_empty() || !catalog.triggers.is_empty())
+            .then(|| Library::even_if_empty(catalog, context))
+    }
+
+    /// As [`Library::of`], for a catalog without programs too.
+    #[must_use]
+    pub fn even_if_empty(catalog: &Arc<Catalog>, context: &PlanContext) -> Arc<Library> {
+        Arc::new(Library {
+            catalog: Arc::clone(catalog),
+            context: context.clone(),
+            compiled: Mutex::default(),
         })
     }
 

@@ -9,24 +9,34 @@ use crate::scan::{self, Token};
 
 /// A block: its declarations and statements.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Block {
-    pub(super) declarations: Vec<Declaration>,
-    pub(super) statements: Vec<Statement>,
+pub struct Block {
+    pub declarations: Vec<Declaration>,
+    pub statements: Vec<Statement>,
+    /// EXCEPTION.
+    pub handlers: Vec<Handler>,
+}
+
+/// `WHEN condition OR condition THEN …`.
+#[derive(Debug, Clone)]
+pub struct Handler {
+    /// Names, or SQLSTATEs.
+    pub conditions: Vec<String>,
+    pub statements: Vec<Statement>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Declaration {
-    pub(super) name: String,
-    pub(super) data_type: String,
-    pub(super) not_null: bool,
-    pub(super) default: Option<String>,
+pub struct Declaration {
+    pub name: String,
+    pub data_type: String,
+    pub not_null: bool,
+    pub default: Option<String>,
 }
 
 /// A variable, or a field of one.
-pub(super) type Target = Vec<String>;
+pub type Target = Vec<String>;
 
 #[derive(Debug, Clone)]
-pub(super) enum Statement {
+pub enum Statement {
     Block(Block),
     Assign {
         target: Target,
@@ -68,21 +78,32 @@ pub(super) enum Statement {
         into: Vec<Target>,
         strict: bool,
     },
+    /// EXECUTE of a text that is computed.
+    Execute {
+        text: String,
+        into: Vec<Target>,
+        strict: bool,
+        using: Vec<String>,
+    },
+    /// GET DIAGNOSTICS … = ROW_COUNT.
+    RowCount(Target),
     Nothing,
 }
 
 /// RAISE.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Raise {
-    pub(super) is_error: bool,
+pub struct Raise {
+    pub is_error: bool,
+    /// RAISE alone: the error that is being handled.
+    pub again: bool,
     /// The text around the `%`s.
-    pub(super) format: Vec<String>,
-    pub(super) values: Vec<String>,
-    pub(super) message: Option<String>,
-    pub(super) detail: Option<String>,
-    pub(super) hint: Option<String>,
+    pub format: Vec<String>,
+    pub values: Vec<String>,
+    pub message: Option<String>,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
     /// An SQLSTATE or a condition's name.
-    pub(super) code: Option<String>,
+    pub code: Option<String>,
 }
 
 /// Reads the body of a PL/pgSQL function.
@@ -110,6 +131,7 @@ pub(super) fn statements(text: &str) -> Result<Block, SqlError> {
         (Token::End, ..) => Ok(Block {
             declarations: Vec::new(),
             statements,
+            handlers: Vec::new(),
         }),
         _ => Err(reader.unexpected()),
     }
@@ -254,14 +276,35 @@ impl<'t> Reader<'t> {
         }
         self.expect("begin")?;
         block.statements = self.until(&["end", "exception"])?;
-        if self.is_word("exception")? {
-            return Err(SqlError::unsupported("EXCEPTION in a block"));
+        if self.word("exception")? {
+            while self.word("when")? {
+                block.handlers.push(self.handler()?);
+            }
         }
         self.expect("end")?;
         if matches!(self.peek()?.0, Token::Word) {
             self.next()?;
         }
         Ok(block)
+    }
+
+    fn handler(&mut self) -> Result<Handler, SqlError> {
+        let mut conditions = Vec::new();
+        loop {
+            conditions.push(if self.word("sqlstate")? {
+                self.string()?
+            } else {
+                self.name()?
+            });
+            if !self.word("or")? {
+                break;
+            }
+        }
+        self.expect("then")?;
+        Ok(Handler {
+            conditions,
+            statements: self.until(&["when", "end"])?,
+        })
     }
 
     fn declaration(&mut self) -> Result<Declaration, SqlError> {
@@ -389,16 +432,26 @@ impl<'t> Reader<'t> {
                 strict: false,
             });
         }
+        if self.word("execute")? {
+            return self.execute();
+        }
+        if self.word("case")? {
+            return self.case();
+        }
+        if self.word("foreach")? {
+            return self.foreach();
+        }
+        if self.word("assert")? {
+            return self.assert();
+        }
+        if self.word("get")? {
+            return self.diagnostics();
+        }
         for word in [
-            "execute",
-            "get",
             "open",
             "fetch",
             "close",
             "move",
-            "foreach",
-            "case",
-            "assert",
             "commit",
             "rollback",
             "savepoint",
@@ -414,6 +467,122 @@ impl<'t> Reader<'t> {
             return Ok(assignment);
         }
         self.sql()
+    }
+
+    /// `EXECUTE text [INTO [STRICT] targets] [USING values]`.
+    fn execute(&mut self) -> Result<Statement, SqlError> {
+        let text = self.text_until(&["into", "using"])?;
+        let (mut into, mut strict, mut using) = (Vec::new(), false, Vec::new());
+        loop {
+            if self.word("into")? {
+                strict = self.word("strict")?;
+                into = self.targets()?;
+            } else if self.word("using")? {
+                using.push(self.list_item()?);
+                while self.symbol(b',')? {
+                    using.push(self.list_item()?);
+                }
+            } else {
+                break;
+            }
+        }
+        self.semicolon()?;
+        Ok(Statement::Execute {
+            text,
+            into,
+            strict,
+            using,
+        })
+    }
+
+    /// CASE as a statement is IF over the same conditions.
+    fn case(&mut self) -> Result<Statement, SqlError> {
+        let of = if self.is_word("when")? {
+            None
+        } else {
+            Some(self.text_until(&["when"])?)
+        };
+        let mut arms = Vec::new();
+        while self.word("when")? {
+            let condition = self.text_until(&["then"])?;
+            let condition = match &of {
+                Some(of) => format!("({of}) IN ({condition})"),
+                None => condition,
+            };
+            self.expect("then")?;
+            arms.push((condition, self.until(&["when", "else", "end"])?));
+        }
+        let otherwise = if self.word("else")? {
+            self.until(&["end"])?
+        } else {
+            vec![Statement::Raise(Raise {
+                is_error: true,
+                format: vec!["case not found".to_owned()],
+                hint: Some("'CASE statement is missing ELSE part.'".to_owned()),
+                code: Some("20000".to_owned()),
+                ..Raise::default()
+            })]
+        };
+        self.expect("end")?;
+        self.expect("case")?;
+        self.semicolon()?;
+        Ok(Statement::If { arms, otherwise })
+    }
+
+    /// FOREACH over an array is FOR over its elements.
+    fn foreach(&mut self) -> Result<Statement, SqlError> {
+        let targets = self.targets()?;
+        if self.is_word("slice")? {
+            return Err(SqlError::unsupported("FOREACH … SLICE"));
+        }
+        self.expect("in")?;
+        self.expect("array")?;
+        let array = self.text_until(&["loop"])?;
+        Ok(Statement::ForQuery {
+            targets,
+            query: format!("SELECT unnest({array})"),
+            body: self.loop_body()?,
+        })
+    }
+
+    fn assert(&mut self) -> Result<Statement, SqlError> {
+        let condition = self.list_item()?;
+        let message = if self.symbol(b',')? {
+            Some(self.list_item()?)
+        } else {
+            None
+        };
+        self.semicolon()?;
+        let failed = Raise {
+            is_error: true,
+            message: Some(message.unwrap_or_else(|| "'assertion failed'".to_owned())),
+            code: Some("P0004".to_owned()),
+            ..Raise::default()
+        };
+        Ok(Statement::If {
+            arms: vec![(
+                format!("({condition}) IS NOT TRUE"),
+                vec![Statement::Raise(failed)],
+            )],
+            otherwise: Vec::new(),
+        })
+    }
+
+    fn diagnostics(&mut self) -> Result<Statement, SqlError> {
+        self.word("current")?;
+        if self.word("stacked")? {
+            return Err(SqlError::unsupported("GET STACKED DIAGNOSTICS"));
+        }
+        self.expect("diagnostics")?;
+        let target = self.target()?;
+        self.symbol(b':')?;
+        if !self.symbol(b'=')? || !self.word("row_count")? {
+            return Err(SqlError::unsupported(
+                "GET DIAGNOSTICS of anything but ROW_COUNT",
+            ));
+        }
+        self.semicolon()?;
+        Ok(Statement::RowCount(target))
     }
 
     fn assignment(&mut self) -> Result<Option<Statement>, SqlError> {
@@ -545,7 +714,8 @@ impl<'t> Reader<'t> {
         }
         self.word("exception")?;
         if self.symbol(b';')? {
-            return Err(SqlError::unsupported("RAISE without a message"));
+            raise.again = true;
+            return Ok(raise);
         }
         if self.word("sqlstate")? {
             raise.code = Some(self.string()?);

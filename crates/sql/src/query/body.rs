@@ -623,8 +623,9 @@ impl Analyzer<'_> {
                 Ok(analyzed)
             }
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                Err(SqlError::unsupported(
-                    "a data-modifying statement inside a query",
+                Err(SqlError::new(
+                    ErrorCode::FeatureNotSupported,
+                    "WITH clause containing a data-modifying statement must be at the top level",
                 ))
             }
             SetExpr::Table(_) => Err(SqlError::unsupported("TABLE as a query")),

@@ -256,6 +256,7 @@ pub(crate) fn plan_query(
             updated: Vec::new(),
             upserts: false,
             instead: false,
+            before: Vec::new(),
         }));
     }
     Ok(PlanKind::Query(Query {

@@ -37,6 +37,12 @@ pub const SCALARS: &[Scalar] = &[
         call: zero_step,
     },
     Scalar {
+        name: "sh_merge_twice",
+        args: 0,
+        deterministic: false,
+        call: merge_twice,
+    },
+    Scalar {
         name: "sh_refuse_value",
         args: 2,
         deterministic: false,
@@ -142,6 +148,15 @@ fn refuse_row(args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
         _ => "new row violates row-level security policy",
     };
     Err(SqlError::new(ErrorCode::InsufficientPrivilege, message))
+}
+
+/// `sh_merge_twice()`: MERGE would change a row of its target twice.
+fn merge_twice(_: &[ValueRef<'_>]) -> Result<Value, SqlError> {
+    Err(SqlError::new(
+        ErrorCode::CardinalityViolation,
+        "MERGE command cannot affect row a second time",
+    )
+    .with_hint("Ensure that not more than one source row matches any one target row."))
 }
 
 /// `sh_refuse_value(domain, constraint)`: a domain does not take a value; it takes no NULL if no
