@@ -397,7 +397,7 @@ impl<'a> Reader<'a> {
         let is = |token: &Token, wanted: &str| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted));
         let first = self.parser.peek_nth_token(0).token;
         let second = self.parser.peek_nth_token(1).token;
-        if !is(&first, "restart") && !(is(&first, "set") && is_option(&second)) {
+        if !(is(&first, "restart") || is(&first, "set") && is_option(&second)) {
             return Ok(None);
         }
         self.word("SET");
