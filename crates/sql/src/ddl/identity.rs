@@ -2,14 +2,54 @@
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{AlterColumnOperation, GeneratedAs, Ident};
+use sqlparser::tokenizer::Token;
 
 use super::alter::{alter_column, own};
 use super::change::Change;
 use super::draft::Draft;
 use super::names::duplicate_relation;
-use super::sequence;
+use super::sequence::{self, Options};
+use super::text::Reader;
 use crate::catalog::{QualifiedName, Sequence};
 use crate::plan::PlanKind;
+
+impl Reader<'_> {
+    /// `SET GENERATED ALWAYS | BY DEFAULT`.
+    pub(super) fn generated_again(&mut self) -> Option<bool> {
+        if self.words(&["SET", "GENERATED", "ALWAYS"]) {
+            Some(true)
+        } else if self.words(&["SET", "GENERATED", "BY", "DEFAULT"]) {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    /// `RESTART WITH 5`, `SET INCREMENT BY 2`: what an identity column's sequence is to be like.
+    pub(super) fn identity_options(&mut self) -> Result<Option<Options>, SqlError> {
+        let is_option = |token: &Token| match token {
+            Token::Word(word) => [
+                "increment",
+                "minvalue",
+                "maxvalue",
+                "start",
+                "cache",
+                "cycle",
+            ]
+            .iter()
+            .any(|option| word.value.eq_ignore_ascii_case(option)),
+            _ => false,
+        };
+        let is = |token: &Token, wanted: &str| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted));
+        let first = self.parser.peek_nth_token(0).token;
+        let second = self.parser.peek_nth_token(1).token;
+        if !(is(&first, "restart") || is(&first, "set") && is_option(&second)) {
+            return Ok(None);
+        }
+        self.word("SET");
+        self.sequence_options().map(Some)
+    }
+}
 
 /// DROP IDENTITY [IF EXISTS], which sqlparser does not read.
 pub(super) fn drop(

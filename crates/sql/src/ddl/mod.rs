@@ -15,7 +15,7 @@
 //! | `index`, `sequence`, `view` | the other relations |
 //! | `comment` | COMMENT ON |
 //! | `routine` | functions, procedures, triggers |
-//! | `user_type` | enums and domains |
+//! | `user_type`, `domain`, `type_users` | enums and domains, and what uses them |
 //! | `text` | forms that sqlparser does not read |
 //! | `storage` | a definition as SQLite statements |
 //! | `expression`, `names`, `types` | expressions, names and types within definitions |
@@ -26,6 +26,7 @@ mod change;
 mod comment;
 mod constraint;
 mod depend;
+mod domain;
 mod draft;
 mod drop;
 mod expression;
@@ -42,6 +43,7 @@ mod sequence;
 pub(crate) mod storage;
 mod table;
 mod text;
+mod type_users;
 mod types;
 mod user_type;
 mod view;

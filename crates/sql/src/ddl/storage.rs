@@ -91,7 +91,7 @@ fn write_domain(
         if let Some(id) = domain.not_null {
             let _ = write!(out, ", CONSTRAINT k{id}{place} CHECK ({name} IS NOT NULL)");
         }
-        let value = super::user_type::value_table(domain, column.id);
+        let value = super::domain::value_table(domain, column.id);
         for check in &domain.checks {
             let condition =
                 expression::storage(catalog, &value, &check.expression, Purpose::Check)?;

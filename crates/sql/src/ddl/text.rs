@@ -368,42 +368,6 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    /// `SET GENERATED ALWAYS | BY DEFAULT`.
-    fn generated_again(&mut self) -> Option<bool> {
-        if self.words(&["SET", "GENERATED", "ALWAYS"]) {
-            Some(true)
-        } else if self.words(&["SET", "GENERATED", "BY", "DEFAULT"]) {
-            Some(false)
-        } else {
-            None
-        }
-    }
-
-    /// `RESTART WITH 5`, `SET INCREMENT BY 2`: what an identity column's sequence is to be like.
-    fn identity_options(&mut self) -> Result<Option<Options>, SqlError> {
-        let is_option = |token: &Token| match token {
-            Token::Word(word) => [
-                "increment",
-                "minvalue",
-                "maxvalue",
-                "start",
-                "cache",
-                "cycle",
-            ]
-            .iter()
-            .any(|option| word.value.eq_ignore_ascii_case(option)),
-            _ => false,
-        };
-        let is = |token: &Token, wanted: &str| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted));
-        let first = self.parser.peek_nth_token(0).token;
-        let second = self.parser.peek_nth_token(1).token;
-        if !(is(&first, "restart") || is(&first, "set") && is_option(&second)) {
-            return Ok(None);
-        }
-        self.word("SET");
-        self.sequence_options().map(Some)
-    }
-
     fn alter_named(
         &mut self,
         tag: &'static str,
@@ -476,7 +440,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A sequence's options, in any order, up to what is none.
-    fn sequence_options(&mut self) -> Result<Options, SqlError> {
+    pub(super) fn sequence_options(&mut self) -> Result<Options, SqlError> {
         let mut options = Options::default();
         loop {
             if self.word("AS") {

@@ -6,6 +6,7 @@
 //! by ordinary statements, so it is captured as any other change, and replay knows nothing of programs.
 
 mod compile;
+mod conditions;
 mod parse;
 pub mod script;
 

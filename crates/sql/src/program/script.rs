@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 
-use super::compile::{self, Compiler, Variable};
+use super::compile::{Compiler, Variable};
+use super::conditions;
 use super::parse;
 use super::{Run, Step};
 use crate::catalog::Catalog;
@@ -339,7 +340,7 @@ pub fn catches(condition: &str, error: &SqlError) -> Result<bool, SqlError> {
         ));
     }
     let state = error.code.sqlstate().0;
-    let wanted = compile::condition_state(condition).ok_or_else(|| {
+    let wanted = conditions::condition_state(condition).ok_or_else(|| {
         SqlError::new(
             ErrorCode::UndefinedObject,
             format!("unrecognized exception condition \"{condition}\""),

@@ -154,7 +154,7 @@ fn visible<'a>(view: &View<'a>) -> Vec<&'a Table> {
         .tables_by_id()
         .into_iter()
         .map(|table| &**table)
-        .filter(|table| super::calls::may_see(view, table.id))
+        .filter(|table| super::privileges::may_see(view, table.id))
         .collect()
 }
 
@@ -208,7 +208,7 @@ fn tables(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
         push(&table.name.schema, &table.name.name, "BASE TABLE", true);
     }
     for item in relations::views(view) {
-        if super::calls::may_see(view, item.id) {
+        if super::privileges::may_see(view, item.id) {
             push(&item.name.schema, &item.name.name, "VIEW", false);
         }
     }
@@ -263,7 +263,7 @@ fn columns(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
         }
     }
     for item in relations::views(view) {
-        if !super::calls::may_see(view, item.id) {
+        if !super::privileges::may_see(view, item.id) {
             continue;
         }
         for (position, (name, ty)) in (1..).zip(&item.columns) {
@@ -729,7 +729,7 @@ fn check_constraints(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlErro
 fn views(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     let database = database(view);
     for item in relations::views(view) {
-        if super::calls::may_see(view, item.id) {
+        if super::privileges::may_see(view, item.id) {
             rows.push(row![
                 &database,
                 &item.name.schema,
@@ -793,7 +793,7 @@ fn table_privileges(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError
     let database = database(view);
     for table in visible(view) {
         for privilege in PRIVILEGES {
-            if !super::calls::may(view, table.id, privilege) {
+            if !super::privileges::may(view, table.id, privilege) {
                 continue;
             }
             rows.push(row![

@@ -15,6 +15,7 @@ mod index;
 mod information;
 mod objects;
 pub mod oids;
+mod privileges;
 mod programs;
 mod relations;
 mod shape;

@@ -241,3 +241,64 @@ impl<'de> Deserialize<'de> for DomainRef {
         Ok(DomainRef::new(kept.id, kept.base, ""))
     }
 }
+
+impl PgType {
+    /// The type that a value of a column of this type has: a domain's base type, a moment of any
+    /// precision.
+    #[must_use]
+    pub fn of_value(&self) -> PgType {
+        match self {
+            PgType::Precise(moment, _) => moment.plain(),
+            PgType::Domain(user) => user.base().of_value(),
+            PgType::Array(element) if element.is_refined() => element.of_value().array(),
+            other => other.clone(),
+        }
+    }
+
+    /// Whether [`PgType::of_value`] is another type.
+    #[must_use]
+    pub fn is_refined(&self) -> bool {
+        match self {
+            PgType::Precise(..) | PgType::Domain(_) => true,
+            PgType::Array(element) => element.is_refined(),
+            _ => false,
+        }
+    }
+
+    /// `oid, typmod` as functions of a statement get them, which know nothing of users' types: an
+    /// enum's value is its label.
+    #[must_use]
+    pub fn at_run_time(&self) -> (u32, i32) {
+        let shown = match self {
+            PgType::Enum(_) => PgType::Text,
+            PgType::Array(element) if matches!(**element, PgType::Enum(_)) => PgType::Text.array(),
+            other => other.of_value(),
+        };
+        (shown.oid(), shown.typmod())
+    }
+
+    /// Whether a type that users define is in it.
+    #[must_use]
+    pub fn is_user_defined(&self) -> bool {
+        match self {
+            PgType::Enum(_) | PgType::Domain(_) => true,
+            PgType::Array(element) => element.is_user_defined(),
+            _ => false,
+        }
+    }
+
+    /// The ids of the users' types in it.
+    #[must_use]
+    pub fn user_types(&self) -> Vec<u32> {
+        match self {
+            PgType::Enum(user) => vec![user.id()],
+            PgType::Domain(user) => {
+                let mut ids = user.base().user_types();
+                ids.insert(0, user.id());
+                ids
+            }
+            PgType::Array(element) => element.user_types(),
+            _ => Vec::new(),
+        }
+    }
+}
