@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{
-    ConflictTarget, Expr, Insert, OnConflict, OnConflictAction, OnInsert, Query, SetExpr,
-    TableObject, Values,
+    Expr, Insert, OnConflict, OnConflictAction, OnInsert, Query, SetExpr, TableObject, Values,
 };
 
 use crate::catalog::{Catalog, Column, Event, Privilege, Table};
@@ -16,9 +15,10 @@ use crate::query::Analyzer;
 use crate::query::expression::table_relation;
 use crate::query::names;
 use crate::query::reference::Tracked;
-use crate::query::scope::{Relation, Scope};
+use crate::query::scope::Scope;
 use crate::query::typed::{Node, Typed};
 
+use super::conflict::{arbiter_columns, on_conflict};
 use super::{
     check_assignable, default_text, guarded, is_default, stored, target, target_column, triggers,
     update, views,
@@ -375,7 +375,7 @@ impl Rows<'_> {
     }
 }
 
-fn quoted(column: &Column) -> String {
+pub(super) fn quoted(column: &Column) -> String {
     format!("\"{}\"", column.storage_name())
 }
 
@@ -428,231 +428,6 @@ fn proposed(
          SELECT {columns} FROM {whole} WHERE {check}",
         all.join(",")
     ))
-}
-
-fn on_conflict(
-    analyzer: &mut Analyzer<'_>,
-    table: &Arc<Table>,
-    existing: Relation,
-    tracked: &Tracked,
-    conflict: &OnConflict,
-) -> Result<(String, Vec<u32>), SqlError> {
-    let keys = match &conflict.conflict_target {
-        None => None,
-        Some(ConflictTarget::Columns(idents)) => {
-            let mut places = Vec::with_capacity(idents.len());
-            for ident in idents {
-                places.push(target_column(analyzer, table, ident)?);
-            }
-            let partial = partial_keys(analyzer, table, &places)?;
-            Some(partial.or_else(|| conflict_keys(table, &places)).ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::InvalidColumnReference,
-                    "there is no unique or exclusion constraint matching the ON CONFLICT specification",
-                )
-            })?)
-        }
-        Some(ConflictTarget::OnConstraint(name)) => {
-            let name = names::parts(name)?.pop().unwrap_or_default();
-            Some(constraint_keys(table, &name).ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::UndefinedObject,
-                    format!(
-                        "constraint \"{name}\" for table \"{}\" does not exist",
-                        table.name.name
-                    ),
-                )
-            })?)
-        }
-    };
-    let target = keys.map_or_else(String::new, |keys| match keys.split_first() {
-        // A partial index's condition follows its keys.
-        Some((first, [])) if first.starts_with('(') => format!(" {first}"),
-        _ => format!(" ({})", keys.join(",")),
-    });
-    let update = match &conflict.action {
-        OnConflictAction::DoNothing => {
-            return Ok((format!(" ON CONFLICT{target} DO NOTHING"), Vec::new()));
-        }
-        OnConflictAction::DoUpdate(update) => update,
-    };
-    if target.is_empty() {
-        return Err(SqlError::new(
-            ErrorCode::SyntaxError,
-            "ON CONFLICT DO UPDATE requires inference specification or constraint name",
-        )
-        .with_hint("For example, ON CONFLICT (column_name)."));
-    }
-    let id = existing.id.clone();
-    let mut excluded = table_relation(table, "excluded", Some("excluded"));
-    excluded.schema = None;
-    let scope = Scope {
-        columns: existing.columns.clone(),
-        relations: vec![existing, excluded],
-        aggregates_refused: Some("UPDATE"),
-        windows_refused: Some("UPDATE"),
-        ..Scope::default()
-    };
-    analyzer.in_scope(scope, |analyzer| {
-        let set = update::assignments(analyzer, table, &update.assignments)?;
-        let condition = match &update.selection {
-            Some(condition) => Some(analyzer.condition(condition, "WHERE")?),
-            None => None,
-        };
-        let condition = match (
-            condition,
-            analyzer.conflict_check(table, &id, tracked.any())?,
-        ) {
-            (None, None) => String::new(),
-            (Some(text), None) | (None, Some(text)) => format!(" WHERE {text}"),
-            (Some(condition), Some(check)) => {
-                format!(" WHERE CASE WHEN {condition} THEN {check} ELSE 0 END")
-            }
-        };
-        let updated = update::updated(table, &set);
-        let set = if triggers::has_before(analyzer, table, Event::Update, &updated) {
-            triggers::upsert_set(table, &id, &update::single(set)?)
-        } else {
-            update::set_text(table, &set)
-        };
-        let text = format!(" ON CONFLICT{target} DO UPDATE SET {set}{condition}");
-        Ok((text, updated))
-    })
-}
-
-/// The columns that decide what a conflict is, by place.
-fn arbiter_columns(
-    analyzer: &Analyzer<'_>,
-    table: &Table,
-    target: &ConflictTarget,
-) -> Result<Vec<usize>, SqlError> {
-    match target {
-        ConflictTarget::Columns(idents) => idents
-            .iter()
-            .map(|ident| target_column(analyzer, table, ident))
-            .collect(),
-        ConflictTarget::OnConstraint(name) => {
-            let name = names::parts(name)?.pop().unwrap_or_default();
-            if table.key_name.as_deref() == Some(&name) {
-                return Ok(table.key.clone());
-            }
-            let unique = table.uniques.iter().find(|unique| unique.name == name);
-            Ok(table
-                .columns
-                .iter()
-                .enumerate()
-                .filter(|(_, column)| {
-                    unique.is_some_and(|unique| unique.columns.contains(&column.id))
-                })
-                .map(|(place, _)| place)
-                .collect())
-        }
-    }
-}
-
-/// The SQLite conflict target of a constraint or unique index over exactly these columns.
-fn conflict_keys(table: &Table, places: &[usize]) -> Option<Vec<String>> {
-    let mut wanted: Vec<u32> = places
-        .iter()
-        .map(|&place| table.columns[place].id)
-        .collect();
-    wanted.sort_unstable();
-    wanted.dedup();
-    let same = |ids: &[u32]| {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids == wanted
-    };
-    if table.key_name.is_some() && same(&table.key_ids()) {
-        return Some(key_of(table));
-    }
-    if let Some(unique) = table.uniques.iter().find(|unique| same(&unique.columns)) {
-        return Some(unique.storage_keys(table));
-    }
-    table
-        .indexes
-        .iter()
-        .filter(|index| index.unique && index.predicate.is_none())
-        .find_map(|index| plain_columns(table, &index.keys).filter(|ids| same(ids)))
-        .map(|ids| columns_of(table, &ids))
-}
-
-/// `(keys) WHERE condition` of the partial unique index that ON CONFLICT (…) WHERE … picks.
-fn partial_keys(
-    analyzer: &Analyzer<'_>,
-    table: &Table,
-    places: &[usize],
-) -> Result<Option<Vec<String>>, SqlError> {
-    let Some(condition) = &analyzer.marks.conflict else {
-        return Ok(None);
-    };
-    let wanted = crate::ddl::index_predicate(analyzer.catalog, table, condition)?;
-    let mut columns: Vec<u32> = places
-        .iter()
-        .map(|&place| table.columns[place].id)
-        .collect();
-    columns.sort_unstable();
-    for index in table.indexes.iter().filter(|index| index.unique) {
-        let (Some(predicate), Some(ids)) = (&index.predicate, plain_columns(table, &index.keys))
-        else {
-            continue;
-        };
-        let mut sorted = ids.clone();
-        sorted.sort_unstable();
-        let held = crate::ddl::index_predicate(analyzer.catalog, table, predicate)?;
-        if sorted == columns && held == wanted {
-            let keys = columns_of(table, &ids).join(",");
-            return Ok(Some(vec![format!("({keys}) WHERE {held}")]));
-        }
-    }
-    Ok(None)
-}
-
-/// The columns of a unique index, if it is over columns alone.
-fn plain_columns(table: &Table, keys: &[String]) -> Option<Vec<u32>> {
-    keys.iter()
-        .map(|key| {
-            let name = key
-                .split_whitespace()
-                .next()?
-                .trim_matches('"')
-                .replace("\"\"", "\"");
-            table
-                .columns
-                .iter()
-                .find(|column| column.name == name)
-                .map(|column| column.id)
-        })
-        .collect()
-}
-
-fn constraint_keys(table: &Table, name: &str) -> Option<Vec<String>> {
-    if table.key_name.as_deref() == Some(name) {
-        return Some(key_of(table));
-    }
-    table
-        .uniques
-        .iter()
-        .find(|unique| unique.name == name)
-        .map(|unique| unique.storage_keys(table))
-}
-
-fn key_of(table: &Table) -> Vec<String> {
-    columns_of(table, &table.key_ids())
-}
-
-fn columns_of(table: &Table, ids: &[u32]) -> Vec<String> {
-    ids.iter()
-        .filter_map(|id| table.columns.iter().find(|column| column.id == *id))
-        .map(|column| {
-            let name = quoted(column);
-            if crate::ddl::storage::needs_key_function(column) {
-                crate::query::typed::key_of(&column.pg_type, &name)
-            } else {
-                name
-            }
-        })
-        .collect()
 }
 
 fn refuse_foreign_clauses(insert: &Insert) -> Result<(), SqlError> {

@@ -1,17 +1,15 @@
 //! `information_schema`: the catalog in the SQL standard's words. Only what the identity may use is
 //! in it.
 
-use std::borrow::Cow;
-
 use springhead_proto::{CollectionId, SqlError};
 
 use super::cell::{NULL, row};
 use super::describe::{self, ConstraintView};
 use super::oids;
 use super::shape::{Relation, nothing, relation};
+use super::user_types::{domain_constraints, domains, type_names, underlying};
 use super::{Row, View, programs, relations};
-use crate::catalog::{self, Column, ForeignKey, Table};
-use crate::query::select::internal_name;
+use crate::catalog::{Column, ForeignKey, Table};
 use crate::types::PgType;
 
 pub(super) const RELATIONS: &[Relation] = &[
@@ -292,59 +290,6 @@ fn columns(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     Ok(())
 }
 
-fn sorted_types<'a>(view: &View<'a>) -> Vec<&'a catalog::UserType> {
-    let mut types: Vec<_> = view.catalog.types.values().map(|of| &**of).collect();
-    types.sort_unstable_by_key(|of| of.id);
-    types
-}
-
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "the type that all row makers have"
-)]
-fn domains(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    let database = database(view);
-    for of in sorted_types(view) {
-        let Some(domain) = of.domain() else { continue };
-        let (data_type, schema, name) = type_names(&underlying(&domain.base));
-        rows.push(row![
-            &database,
-            &of.name.schema,
-            &of.name.name,
-            data_type,
-            domain.default.as_deref(),
-            &database,
-            schema,
-            name,
-        ]);
-    }
-    Ok(())
-}
-
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "the type that all row makers have"
-)]
-fn domain_constraints(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    let database = database(view);
-    for of in sorted_types(view) {
-        let Some(domain) = of.domain() else { continue };
-        for check in &domain.checks {
-            rows.push(row![
-                &database,
-                &of.name.schema,
-                &check.name,
-                &database,
-                &of.name.schema,
-                &of.name.name,
-                "NO",
-                "NO",
-            ]);
-        }
-    }
-    Ok(())
-}
-
 fn system_column<'a>(
     schema: &'a str,
     table: &'a str,
@@ -380,30 +325,6 @@ fn numeric_traits(ty: &PgType) -> (Option<i64>, Option<i64>, Option<i64>) {
         ),
         PgType::Numeric(None) => (None, Some(10), None),
         _ => (None, None, None),
-    }
-}
-
-/// The underlying type: a domain's base, with the modifiers that it has.
-fn underlying(ty: &PgType) -> PgType {
-    match ty {
-        PgType::Domain(user) => underlying(user.base()),
-        other => other.clone(),
-    }
-}
-
-/// `data_type`, `udt_schema` and `udt_name`.
-pub(super) fn type_names(ty: &PgType) -> (Cow<'static, str>, &'static str, String) {
-    match ty {
-        PgType::Enum(user) => ("USER-DEFINED".into(), "public", user.name().to_owned()),
-        PgType::Array(element) => {
-            let (_, schema, name) = type_names(element);
-            ("ARRAY".into(), schema, format!("_{name}"))
-        }
-        other => (
-            other.base_name(),
-            "pg_catalog",
-            internal_name(other).to_owned(),
-        ),
     }
 }
 

@@ -20,6 +20,7 @@ mod programs;
 mod relations;
 mod shape;
 mod types;
+mod user_types;
 
 use std::sync::{Arc, OnceLock};
 

@@ -457,7 +457,7 @@ pub(super) fn information_routines(view: &View<'_>, rows: &mut Vec<Row>) -> Resu
             Returns::Void => (Some("void".to_owned()), Some("void".to_owned())),
             Returns::Trigger => (Some("trigger".to_owned()), Some("trigger".to_owned())),
             Returns::Scalar(ty) | Returns::Set(ty) => {
-                let (data_type, _, udt) = super::information::type_names(ty);
+                let (data_type, _, udt) = super::user_types::type_names(ty);
                 (Some(data_type.into_owned()), Some(udt))
             }
             Returns::Table(_) => (Some("record".to_owned()), Some("record".to_owned())),
@@ -502,7 +502,7 @@ pub(super) fn information_parameters(view: &View<'_>, rows: &mut Vec<Row>) -> Re
     let database = current_database(view);
     for routine in routines(view) {
         for (position, argument) in (1..).zip(&routine.arguments) {
-            let (data_type, schema, udt) = super::information::type_names(&argument.pg_type);
+            let (data_type, schema, udt) = super::user_types::type_names(&argument.pg_type);
             rows.push(row![
                 &database,
                 routine.name.schema.as_str(),

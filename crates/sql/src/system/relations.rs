@@ -511,45 +511,8 @@ fn pg_constraint(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
             rows.push(constraint_row(view, table, &constraint));
         }
     }
-    let mut types: Vec<_> = view.catalog.types.values().collect();
-    types.sort_unstable_by_key(|of| of.id);
-    for of in types {
-        for check in of.domain().iter().flat_map(|domain| &domain.checks) {
-            rows.push(domain_check_row(of, check));
-        }
-    }
+    super::user_types::constraints(view, rows);
     Ok(())
-}
-
-fn domain_check_row(of: &catalog::UserType, check: &catalog::Check) -> Row {
-    row![
-        oids::of(check.id, Part::Itself),
-        check.name.as_str(),
-        oids::namespace(&of.name.schema),
-        "c",
-        false,
-        false,
-        true,
-        0,
-        oids::of(of.id, Part::RowType),
-        0,
-        0,
-        0,
-        " ",
-        " ",
-        " ",
-        true,
-        0,
-        false,
-        NULL,
-        NULL,
-        NULL,
-        NULL,
-        NULL,
-        NULL,
-        NULL,
-        check.expression.as_str(),
-    ]
 }
 
 fn constraint_row(view: &View<'_>, table: &Table, constraint: &ConstraintView<'_>) -> Row {

@@ -5,8 +5,8 @@ use springhead_proto::SqlError;
 use super::cell::{NULL, row};
 use super::oids::{self, Part};
 use super::shape::{Relation, nothing, relation};
+use super::user_types::{self, pg_enum};
 use super::{Row, View};
-use crate::catalog::UserTypeKind;
 use crate::types::{PgType, Reg};
 
 pub(super) const RELATIONS: &[Relation] = &[
@@ -47,7 +47,7 @@ pub(super) struct Base {
     /// Category, whether preferred (`t`), alignment, storage.
     traits: &'static str,
     /// What its input function's name starts with: `in`, `out`, `recv` and `send` follow.
-    io: &'static str,
+    pub(super) io: &'static str,
     elem: u32,
 }
 
@@ -130,30 +130,30 @@ const PSEUDO: &[(u32, &str, i16, &str)] = &[
 ];
 
 /// A row of `pg_type`, as far as types differ in it.
-struct Entry<'a> {
-    oid: u32,
-    name: String,
-    namespace: u32,
-    len: i16,
-    kind: &'a str,
-    category: &'a str,
-    preferred: bool,
-    relation: u32,
-    elem: u32,
-    array: u32,
-    io: &'a str,
-    align: &'a str,
-    storage: &'a str,
-    collation: u32,
-    subscript: &'a str,
-    not_null: bool,
-    base_type: u32,
-    typmod: i32,
-    default: Option<String>,
+pub(super) struct Entry<'a> {
+    pub(super) oid: u32,
+    pub(super) name: String,
+    pub(super) namespace: u32,
+    pub(super) len: i16,
+    pub(super) kind: &'a str,
+    pub(super) category: &'a str,
+    pub(super) preferred: bool,
+    pub(super) relation: u32,
+    pub(super) elem: u32,
+    pub(super) array: u32,
+    pub(super) io: &'a str,
+    pub(super) align: &'a str,
+    pub(super) storage: &'a str,
+    pub(super) collation: u32,
+    pub(super) subscript: &'a str,
+    pub(super) not_null: bool,
+    pub(super) base_type: u32,
+    pub(super) typmod: i32,
+    pub(super) default: Option<String>,
 }
 
 impl Entry<'_> {
-    fn row(self) -> Row {
+    pub(super) fn row(self) -> Row {
         let function = |end: &str| super::objects::io_function(&format!("{}{end}", self.io));
         let by_value = matches!(self.len, 1 | 2 | 4 | 8) && self.kind != "p" || self.kind == "e";
         let (typmod_in, typmod_out) = match self.oid {
@@ -207,7 +207,7 @@ impl Entry<'_> {
     }
 }
 
-const PLAIN: Entry<'static> = Entry {
+pub(super) const PLAIN: Entry<'static> = Entry {
     oid: 0,
     name: String::new(),
     namespace: oids::NAMESPACE_PG_CATALOG,
@@ -229,7 +229,7 @@ const PLAIN: Entry<'static> = Entry {
     default: None,
 };
 
-fn array_of(oid: u32, element: u32, name: &str, namespace: u32, collation: u32) -> Row {
+pub(super) fn array_of(oid: u32, element: u32, name: &str, namespace: u32, collation: u32) -> Row {
     Entry {
         oid,
         name: array_name(name),
@@ -345,101 +345,7 @@ fn pg_type(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     let mut types: Vec<_> = view.catalog.types.values().collect();
     types.sort_unstable_by_key(|of| of.id);
     for of in types {
-        user_type(of, rows);
-    }
-    Ok(())
-}
-
-/// An enum's or a domain's own type, and the array over it.
-fn user_type(of: &crate::catalog::UserType, rows: &mut Vec<Row>) {
-    let (oid, array) = (
-        oids::of(of.id, Part::RowType),
-        oids::of(of.id, Part::ArrayType),
-    );
-    let namespace = oids::namespace(&of.name.schema);
-    let own = Entry {
-        oid,
-        name: of.name.name.clone(),
-        namespace,
-        array,
-        ..PLAIN
-    };
-    let collation = match &of.kind {
-        UserTypeKind::Enum(_) => {
-            rows.push(
-                Entry {
-                    len: 4,
-                    kind: "e",
-                    category: "E",
-                    io: "enum_",
-                    storage: "p",
-                    ..own
-                }
-                .row(),
-            );
-            0
-        }
-        UserTypeKind::Domain(domain) => {
-            let base = domain.base.of_value();
-            let io = BASE
-                .iter()
-                .find(|entry| entry.oid == base.oid())
-                .map_or("enum_", |entry| entry.io);
-            let (align, storage) = layout(&base);
-            let category = match base.category() {
-                crate::types::Category::Array => "A",
-                crate::types::Category::Boolean => "B",
-                crate::types::Category::DateTime => "D",
-                crate::types::Category::Enum => "E",
-                crate::types::Category::Numeric => "N",
-                crate::types::Category::String => "S",
-                crate::types::Category::Timespan => "T",
-                _ => "U",
-            };
-            rows.push(
-                Entry {
-                    len: base.size(),
-                    kind: "d",
-                    category,
-                    io,
-                    align,
-                    storage,
-                    not_null: domain.not_null.is_some(),
-                    base_type: domain.base.oid(),
-                    typmod: domain.base.typmod(),
-                    collation: collation(&base),
-                    default: domain.default.clone(),
-                    ..own
-                }
-                .row(),
-            );
-            collation(&base)
-        }
-    };
-    rows.push(array_of(array, oid, &of.name.name, namespace, collation));
-}
-
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "the type that all row makers have"
-)]
-fn pg_enum(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    let mut types: Vec<_> = view.catalog.types.values().collect();
-    types.sort_unstable_by_key(|of| of.id);
-    for of in types {
-        let UserTypeKind::Enum(labels) = &of.kind else {
-            continue;
-        };
-        let mut order = 0.0;
-        for label in labels {
-            order += 1.0;
-            rows.push(row![
-                oids::named("enum label", &format!("{}.{label}", of.id)),
-                oids::of(of.id, Part::RowType),
-                order,
-                label.as_str(),
-            ]);
-        }
+        user_types::user_type(of, rows);
     }
     Ok(())
 }
