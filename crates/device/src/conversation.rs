@@ -286,6 +286,14 @@ impl Conversation {
 
     fn definition(&mut self, definition: Definition) {
         self.expected_hash = Some(definition.hash);
+        // A set is its frames from the first to the last; one that has been delivered twice is none.
+        if let Some([place, _]) = definition.set {
+            if place == 0 {
+                self.definitions.clear();
+            } else if usize::try_from(place) != Ok(self.definitions.len()) {
+                return;
+            }
+        }
         let is_last = definition
             .set
             .is_none_or(|[place, count]| place + 1 >= count);
