@@ -11,7 +11,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn g11_two_data_nodes_and_a_witness_lose_nothing_acknowledged() {
     let first = number("SPRINGHEAD_CLUSTER_FIRST", 1);
-    let seeds = number("SPRINGHEAD_CLUSTER_SEEDS", 40);
+    let seeds = number("SPRINGHEAD_CLUSTER_SEEDS", 4);
     let mut all = Report::default();
     for seed in first..first + seeds {
         let report = Cluster::new(seed).run(6_000);
