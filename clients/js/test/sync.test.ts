@@ -177,6 +177,21 @@ describe.skipIf(BINARY === undefined)('devices and the server', () => {
     expect(ann.status.state).toBe('online')
   })
 
+  test('g9_definitions_follow_the_server_and_hash_to_the_same', async () => {
+    const name = await collection()
+    const ann = await holding(name)
+    expect(ann.replica.table(name)?.key).toEqual(['id'])
+    await client.sql(`ALTER TABLE ${name} ADD COLUMN list INTEGER[]`)
+    await client.sql(`INSERT INTO ${name} (id, title, list) VALUES ('a', 'milk', '{1,2}')`)
+    await expect.poll(() => ann.collection(name).get('a'), settled).toMatchObject({ list: [1, 2] })
+    await ann.collection<{ id: string; list: number[] }>(name).add('a', { list: [2, 3] })
+    await converged(name, ann)
+    expect(ann.collection(name).get('a')).toMatchObject({ list: [1, 2, 3] })
+    // A server that finds the hash that it has itself sends no definitions.
+    const bob = await holding(name)
+    expect(bob.replica.meta.catalogHash).toBe(ann.replica.meta.catalogHash)
+  })
+
   test('g9_a_copied_device_gets_a_producer_of_its_own_and_loses_nothing', async () => {
     const name = await collection()
     await client.sql(`INSERT INTO ${name} (id, title) VALUES ('a', 'milk')`)

@@ -102,6 +102,19 @@ impl Principal {
         Some(self.uid.as_ref().unwrap_or(&self.user).to_string())
     }
 
+    /// Whether its token says the same as another one's, but for what differs in every token.
+    #[must_use]
+    pub fn has_claims_of(&self, other: &Principal) -> bool {
+        let lasting = |principal: &Principal| {
+            let mut claims = principal.claims.as_deref().cloned();
+            if let Some(serde_json::Value::Object(claims)) = &mut claims {
+                claims.retain(|name, _| !matches!(name.as_str(), "exp" | "iat" | "nbf" | "jti"));
+            }
+            claims
+        };
+        lasting(self) == lasting(other)
+    }
+
     /// `auth.claim(name)`: a string as it is, anything else as JSON; `None` for a claim that is not
     /// there or null.
     #[must_use]

@@ -372,6 +372,13 @@ impl Subscriber {
         }
     }
 
+    /// Has the log looked at now: its end moves over what no tenant's subscriber is told of.
+    pub fn look(&self) {
+        if let Some(of) = &self.of {
+            of.kick();
+        }
+    }
+
     /// Everything that has come up to this LSN has been handed out, if that is so now.
     #[must_use]
     pub fn progress(&mut self) -> Option<Lsn> {

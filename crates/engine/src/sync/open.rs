@@ -96,6 +96,8 @@ impl SyncSession {
             session.tell_definitions(definitions.frames(cursor));
         }
         session.accept_shapes(&hello).await;
+        // The device hears when it is where the answer says that the server is.
+        session.owed.up_to = visible;
         let ack = HandshakeAck {
             protocol: PROTOCOL_VERSION,
             session: session_id,

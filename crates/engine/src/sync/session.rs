@@ -358,11 +358,11 @@ impl SyncSession {
         let answer = match checked {
             Ok(principal) => {
                 let expires_ms = expires_ms(&principal);
+                let has_same_claims = principal.has_claims_of(&self.principal);
                 self.principal = principal;
                 self.asked_token = false;
-                // Claims may differ, and with them what policies let through.
-                let same = self.identify()?;
-                if !same || self.principal.claims.is_some() {
+                // Policies may let other rows through.
+                if !self.identify()? || !has_same_claims {
                     self.start_over(ResyncReason::RightsChanged, &[], "the token has changed");
                 }
                 springhead_proto::sync::TokenAnswer {

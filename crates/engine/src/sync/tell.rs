@@ -12,7 +12,7 @@ use springhead_proto::sync::{
 use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 
 use super::session::{Closing, SyncSession};
-use super::shape::{OpenShape, Sending};
+use super::shape::{OpenShape, Sending, ShapeQuery};
 use crate::live::{LiveEnd, LiveEvent, Subscriber};
 
 /// How often a position is looked at that nobody tells of.
@@ -169,7 +169,8 @@ impl SyncSession {
     /// Opens the shapes that are due: those that the device has all at once, since its cursor is one;
     /// any other alone, once everything before its snapshot has been handed out.
     pub(super) async fn open_wanted(&mut self) -> Result<(), Closing> {
-        if self.wanted.front().is_some_and(|wanted| wanted.complete) {
+        // First, while the device's cursor is the one that they are complete at.
+        if self.wanted.iter().any(|wanted| wanted.complete) {
             return self.open_complete().await;
         }
         let Some(wanted) = self.wanted.pop_front() else {
@@ -212,6 +213,7 @@ impl SyncSession {
             {
                 return Ok(());
             }
+            self.subscriber.look();
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -257,6 +259,7 @@ impl SyncSession {
         let busy = !self.out.is_empty()
             || self.event.is_some()
             || !self.commit.is_empty()
+            || !self.wanted.is_empty()
             || self.sending.is_some();
         if busy || self.definitions_due.is_none() && !self.owed.waits(self.at) {
             return Ok(());
@@ -275,6 +278,7 @@ impl SyncSession {
             let frames = set.since(&self.definitions, cursor);
             self.definitions = set;
             self.tell_definitions(frames);
+            self.follow_columns();
         }
         while let Some((lsn, id)) = self.owed.next(position) {
             self.at = self.at.max(lsn);
@@ -287,12 +291,33 @@ impl SyncSession {
         Ok(())
     }
 
+    /// Shapes of all columns begin again where there are others than they were opened with.
+    fn follow_columns(&mut self) {
+        let catalog = self.tenant.catalog();
+        let (moved, kept): (Vec<OpenShape>, Vec<OpenShape>) = std::mem::take(&mut self.shapes)
+            .into_iter()
+            .partition(|open| {
+                open.shape.columns.is_empty()
+                    && ShapeQuery::of(&catalog, &open.shape)
+                        .is_ok_and(|query| query.columns != open.columns)
+            });
+        self.shapes = kept;
+        for open in moved {
+            self.subscriber.close(open.live);
+            self.open_again(open, "the collection has other columns".to_owned());
+        }
+    }
+
     /// Everything up to it has been handed out.
     pub(super) fn position(&mut self) -> Lsn {
         if self.shapes.is_empty() {
             self.tenant.visible()
         } else {
-            self.subscriber.progress().unwrap_or(Lsn::ZERO)
+            let position = self.subscriber.progress().unwrap_or(Lsn::ZERO);
+            if position < self.tenant.visible() {
+                self.subscriber.look();
+            }
+            position
         }
     }
 
