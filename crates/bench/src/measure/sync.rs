@@ -181,19 +181,20 @@ impl Device {
         ))
     }
 
-    /// Waits for as many verdicts, all of which are to be good.
-    fn verdicts(&mut self, mut count: u64) -> Result<()> {
-        while count > 0 {
+    /// Waits for at least as many verdicts, all of which are to be good; how many came.
+    fn verdicts(&mut self, count: u64) -> Result<u64> {
+        let mut came = 0;
+        while came < count {
             if let ServerToDevice::Ack(ack) = self.next()? {
                 for (seq, verdict) in &ack.verdicts {
                     if !matches!(verdict, Verdict::Applied { .. }) {
                         return Err(broken(&format!("{seq}: {verdict:?}")));
                     }
                 }
-                count = count.saturating_sub(ack.verdicts.len() as u64);
+                came += ack.verdicts.len() as u64;
             }
         }
-        Ok(())
+        Ok(came)
     }
 
     /// Waits for the end of a snapshot; how many rows it had.
@@ -237,11 +238,12 @@ fn pushes(server: &Server, options: &Options, report: &mut Report) -> Result<()>
             device.push(PUSH)?;
             pushed += PUSH;
         }
-        device.verdicts(PUSH)?;
-        decided += PUSH;
+        decided += device.verdicts(PUSH)?;
         device.settle(device.next - 1 - (pushed - decided))?;
     }
-    device.verdicts(pushed - decided)?;
+    while decided < pushed {
+        decided += device.verdicts(pushed - decided)?;
+    }
     let rate = float(pushed) / begun.elapsed().as_secs_f64();
     let bytes = float(device.sent_bytes - before) / float(pushed);
     let how = format!("{PUSH} per push");
