@@ -97,7 +97,7 @@ export class Server {
 
 // Below the range that the kernel gives to outgoing connections, so that nobody else gets the port
 // while its server is down.
-async function freePort() {
+export async function freePort() {
   for (;;) {
     const port = 15000 + Math.floor(Math.random() * 6000)
     const probe = createServer()

@@ -83,6 +83,7 @@ fn measure_one(
         Measurement::Notify => measure::notify::measure(systems, options, report),
         Measurement::Standby => measure::standby::measure(systems, options, report),
         Measurement::Sync => measure::sync::measure(systems, options, report),
+        Measurement::Live => measure::live::measure(systems, options, report),
         Measurement::Amplification => measure::amplification::measure(systems, options, report),
     }
 }

@@ -20,6 +20,7 @@ measurements (all, or any of them):
   sync            devices: pushes, latency from one to another, first sync, memory of idle ones
   standby         one streaming standby: commits per second at each synchronous_commit, lag, catch-up,
                   promotion, base backup
+  live            live queries: commit to message, changes per second, memory per query
 
 options:
   --rounds N            turns each system gets (default 3)
@@ -49,10 +50,11 @@ pub enum Measurement {
     Notify,
     Standby,
     Sync,
+    Live,
 }
 
 impl Measurement {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Log,
         Self::Commits,
         Self::Latency,
@@ -64,6 +66,7 @@ impl Measurement {
         Self::Notify,
         Self::Standby,
         Self::Sync,
+        Self::Live,
     ];
 
     #[must_use]
@@ -80,6 +83,7 @@ impl Measurement {
             Self::Notify => "notify",
             Self::Sync => "sync",
             Self::Standby => "standby",
+            Self::Live => "live",
         }
     }
 }

@@ -33,6 +33,7 @@ pub struct Applier<'c> {
 }
 
 /// SQLite texts that put, change and remove one row of a table.
+#[derive(PartialEq, Eq)]
 pub(crate) struct RowStatements {
     pub insert: String,
     pub update: String,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use springhead_engine::EngineConfig;
 use springhead_engine::confirm::SyncLevel;
 use springhead_engine::dead_letters::{Action, OnFull};
+use springhead_engine::live::LiveLimits;
 use springhead_log::segment::SegmentConfig;
 
 use crate::http::HttpConfig;
@@ -212,16 +213,20 @@ settings! {
     }
     section "Live queries" {
         /// Largest result of a live query that is kept; a larger one is refused or ended with 54000.
-        live_result_bytes: Size = Size::of(http().live.result_bytes);
+        live_result_bytes: Size = Size::of(LiveLimits::default().result_bytes);
         /// Changes that wait for one connection; past it, it gets their net difference instead.
-        live_outbox_bytes: Size = Size::of(http().live.outbox_bytes);
+        live_outbox_bytes: Size = Size::of(LiveLimits::default().outbox_bytes);
         /// Changes of the log gone through for a net difference; past it the client must refetch.
-        live_resume_changes: u64 = http().live.resume_changes;
+        live_resume_changes: u64 = LiveLimits::default().resume_changes;
         /// Live queries of one tenant at a time; more are refused with 53300.
-        live_per_tenant: usize = http().live.per_tenant;
+        live_per_tenant: usize = LiveLimits::default().per_tenant;
+        /// Live queries of one connection at a time; more are refused with 53300.
+        live_per_connection: usize = LiveLimits::default().per_connection;
         /// Rows of one commit that joins and groups follow one by one; past it they are evaluated
         /// as a whole.
-        live_keys_by_parts: usize = http().live.keys_by_parts;
+        live_keys_by_parts: usize = LiveLimits::default().keys_by_parts;
+        /// Pause between two evaluations of a live query with `WITH (recompute)`.
+        live_recompute_pause: Duration = LiveLimits::default().recompute_pause;
     }
     section "Devices" {
         /// Longest frame of a device's session, in both directions; at most 16 MiB.
@@ -490,6 +495,20 @@ impl Config {
             dead_letter_retention: self.dead_letter_retention,
             sync_clock_drift_ms: u64::try_from(self.sync_clock_drift.as_millis())
                 .unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Limits of live queries.
+    #[must_use]
+    pub fn live(&self) -> LiveLimits {
+        LiveLimits {
+            result_bytes: self.live_result_bytes.in_memory(),
+            outbox_bytes: self.live_outbox_bytes.in_memory(),
+            resume_changes: self.live_resume_changes,
+            per_tenant: self.live_per_tenant,
+            per_connection: self.live_per_connection,
+            keys_by_parts: self.live_keys_by_parts,
+            recompute_pause: self.live_recompute_pause,
         }
     }
 

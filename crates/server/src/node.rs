@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use springhead_engine::live::Live;
 use springhead_engine::role::NodeRole;
 use springhead_engine::{Engine, EngineConfig, EngineError, Entropy};
 use springhead_log::{LogError, SystemClock};
@@ -57,6 +58,8 @@ pub struct NodeState {
     pub replication: Option<Arc<Replication>>,
     /// How the log's archive goes.
     pub archive: Arc<parking_lot::Mutex<crate::backup::archive::Status>>,
+    /// Live queries, of every protocol.
+    pub live: Arc<Live>,
 }
 
 /// Told once, to everyone: the node is stopping.
@@ -223,8 +226,10 @@ impl Life<'_> {
         let http_listener = bind_late("http", http, http_early, is_open).await?;
         let addresses = (local(&pg_listener)?, local(&http_listener)?);
         let auth = Auth::open(self.config)?;
+        let live = Live::new(engine.clone(), self.config.live());
         let state = Arc::new(NodeState {
             engine,
+            live,
             config: self.config.clone(),
             started: Instant::now(),
             pg: pgwire::Registry::default(),

@@ -6,9 +6,11 @@ mod side_by_side;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use springhead_sim::client::http::{self, encode};
+use springhead_sim::client::http::{self, SseStream, encode};
+use springhead_sim::client::pg::PgClient;
 use springhead_sim::fixture::Fixture;
 use springhead_sim::postgres::Postgres;
+use springhead_sim::rng::Rng;
 
 use side_by_side::{load, psql, script};
 
@@ -365,4 +367,171 @@ fn variants_agree(fixture: &Fixture, tenant: u64, events: &[Value]) {
     );
     assert_eq!(change["before"], wanted[6]);
     assert_eq!(change["after"]["composer"], "nobody");
+}
+
+/// Sales by country.
+const SALES: &str = "SELECT c.country, count(*) AS lines, sum(l.unit_price * l.quantity) AS total
+    FROM invoice i JOIN invoice_line l ON l.invoice_id = i.invoice_id
+    JOIN customer c ON c.customer_id = i.customer_id GROUP BY c.country";
+
+/// The same data on both servers, and what a live query has told of ours.
+struct Sales {
+    ours: PgClient,
+    theirs: PgClient,
+    stream: SseStream,
+    told: BTreeMap<String, Value>,
+    /// What PostgreSQL answered last.
+    answer: BTreeMap<String, Value>,
+    changes: usize,
+}
+
+impl Sales {
+    /// Runs a transaction on both; the live query must then say what PostgreSQL answers, by exactly one
+    /// change, or none where the answer is as it was.
+    #[track_caller]
+    fn run(&mut self, sql: &str) {
+        for client in [&mut self.ours, &mut self.theirs] {
+            client
+                .query(sql)
+                .unwrap_or_else(|error| panic!("{sql:.300}: {error}"));
+        }
+        let answer = answer(&mut self.theirs);
+        if answer != self.answer {
+            let change = loop {
+                let event = self.stream.next_event().expect("a stream").expect("no end");
+                match event.event.as_str() {
+                    "change" => break event.json(),
+                    "progress" => {}
+                    other => panic!("{other}: {}", event.data),
+                }
+            };
+            self.changes += 1;
+            let entries = |name: &str| change[name].as_array().cloned().unwrap_or_default();
+            for entry in entries("removed") {
+                let gone = self.told.remove(entry["key"].as_str().expect("a key"));
+                assert!(gone.is_some(), "{sql}: {entry}");
+            }
+            for entry in [entries("added"), entries("changed")].concat() {
+                let key = entry["key"].as_str().expect("a key").to_owned();
+                self.told.insert(key, entry["row"].clone());
+            }
+            self.answer = answer;
+        }
+        assert_eq!(self.told, self.answer, "after {sql}");
+    }
+}
+
+/// PostgreSQL's answer, as a live query's rows by their keys.
+fn answer(client: &mut PgClient) -> BTreeMap<String, Value> {
+    let sql = format!("SELECT json_build_array(country, lines, total)::text FROM ({SALES}) s");
+    let rows = client.query(&sql).expect("it answers").rows;
+    (rows.into_iter().flatten().flatten())
+        .map(|text| {
+            let row: Value = serde_json::from_str(&text).expect("JSON");
+            (Value::from(vec![row[0].clone()]).to_string(), row)
+        })
+        .collect()
+}
+
+fn literal(value: &Option<String>) -> String {
+    match value {
+        None => "NULL".to_owned(),
+        Some(text) => format!("'{}'", text.replace('\'', "''")),
+    }
+}
+
+#[test]
+fn g8_live_sales_by_country_stay_what_postgresql_answers_while_invoices_come_and_are_edited() {
+    let Some(script) = script() else { return };
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    load(postgres.ports.pg.port(), &script);
+    let fixture = Fixture::started();
+    load(fixture.setup.pg.port(), &script);
+    let mut ours = fixture.pg_to("chinook_serial");
+    let mut theirs = side_by_side::connect(&postgres, "chinook_serial");
+    let mut rows = |table: &str| {
+        let found = ours.query(&format!("SELECT * FROM {table} ORDER BY 1"));
+        found.expect("rows").rows
+    };
+    let (invoices, lines) = (rows("invoice"), rows("invoice_line"));
+    let tenants = fixture.sql("SHOW tenants");
+    let tenant = (tenants.iter())
+        .find(|row| row[1].as_deref() == Some("chinook_serial"))
+        .and_then(|row| row[0].clone())
+        .expect("the tenant");
+    let target = format!("/live?tenant_id={tenant}&sql={}", encode(SALES));
+    let mut stream = fixture.stream(&target, None);
+    let mut told = BTreeMap::new();
+    loop {
+        let event = stream.next_event().expect("a stream").expect("no end");
+        if event.event == "ready" {
+            break;
+        }
+        let snapshot = event.json();
+        for (key, row) in snapshot["keys"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .zip(snapshot["rows"].as_array().into_iter().flatten())
+        {
+            told.insert(key.as_str().expect("a key").to_owned(), row.clone());
+        }
+    }
+    let answer = answer(&mut theirs);
+    assert_eq!(told, answer);
+    let mut sales = Sales {
+        ours,
+        theirs,
+        stream,
+        told,
+        answer,
+        changes: 0,
+    };
+    sales.run("DELETE FROM invoice_line");
+    sales.run("DELETE FROM invoice");
+    for invoice in &invoices {
+        let values: Vec<String> = invoice.iter().map(literal).collect();
+        let mut sql = format!("BEGIN; INSERT INTO invoice VALUES ({});", values.join(", "));
+        for line in lines.iter().filter(|line| line[1] == invoice[0]) {
+            let values: Vec<String> = line.iter().map(literal).collect();
+            sql.push_str(&format!(
+                "INSERT INTO invoice_line VALUES ({});",
+                values.join(", ")
+            ));
+        }
+        sales.run(&(sql + "COMMIT"));
+    }
+    assert_eq!(sales.changes, invoices.len() + 1);
+    let mut random = Rng::new(2024);
+    let mut next_line = 1_000_000;
+    for _ in 0..1000 {
+        let line = random.below(2240) + 1;
+        let (invoice, customer) = (random.below(412) + 1, random.below(59) + 1);
+        let edit = match random.below(7) {
+            0 => format!(
+                "UPDATE invoice_line SET quantity = {} WHERE invoice_line_id = {line}",
+                random.below(5) + 1
+            ),
+            1 => format!(
+                "UPDATE invoice_line SET unit_price = unit_price + 0.01 WHERE invoice_line_id = {line}"
+            ),
+            2 => format!("DELETE FROM invoice_line WHERE invoice_line_id = {line}"),
+            3 => {
+                next_line += 1;
+                format!("INSERT INTO invoice_line VALUES ({next_line}, {invoice}, 1, 1.99, 2)")
+            }
+            4 => {
+                format!("UPDATE invoice SET customer_id = {customer} WHERE invoice_id = {invoice}")
+            }
+            5 => format!(
+                "UPDATE customer SET country = 'Country {}' WHERE customer_id = {customer}",
+                random.below(5)
+            ),
+            _ => format!("UPDATE invoice SET billing_city = 'x' WHERE invoice_id = {invoice}"),
+        };
+        sales.run(&edit);
+    }
+    println!("{} changes, each what PostgreSQL answers", sales.changes);
 }

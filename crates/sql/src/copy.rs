@@ -12,6 +12,7 @@ use springhead_proto::{ErrorCode, SqlError};
 use crate::catalog::{Catalog, Relation, Table};
 use crate::plan::{Copy, CopyDirection, CopyFormat, PlanKind};
 use crate::planner::{self, PlanContext};
+use crate::types::PgType;
 use crate::words::{self, Words};
 
 use options::Given;
@@ -97,6 +98,9 @@ fn copy_query(
     given: Given,
     context: &PlanContext,
 ) -> Result<PlanKind, SqlError> {
+    if words::begins_with(query, "live") {
+        return copy_live(catalog, query, given, context);
+    }
     let plan = planner::plan(catalog, query, &[], context)?;
     let names: Vec<String> = match &plan.kind {
         PlanKind::Query(query) => query.columns.iter().map(|c| c.name.clone()).collect(),
@@ -120,6 +124,38 @@ fn copy_query(
         direction: CopyDirection::Out {
             query: Arc::new(plan),
         },
+        options: given.check(false, &names, None)?,
+    })))
+}
+
+/// The columns that come before a live query's own: what the row is, where it is, how it is known.
+pub const LIVE_COLUMNS: [(&str, PgType); 4] = [
+    ("event", PgType::Text),
+    ("cursor", PgType::Text),
+    ("key", PgType::Text),
+    ("position", PgType::Int8),
+];
+
+fn copy_live(
+    catalog: &Arc<Catalog>,
+    query: &str,
+    given: Given,
+    context: &PlanContext,
+) -> Result<PlanKind, SqlError> {
+    let live = planner::plan_live_select(catalog, query, &[], context)?;
+    if !live.plan.parameters.is_empty() {
+        return Err(SqlError::new(
+            ErrorCode::UndefinedParameter,
+            "there is no parameter $1",
+        ));
+    }
+    let names: Vec<String> = (LIVE_COLUMNS.iter())
+        .map(|(name, _)| (*name).to_owned())
+        .chain(live.plan.columns.iter().map(|column| column.name.clone()))
+        .collect();
+    Ok(PlanKind::Copy(Box::new(Copy {
+        relation: "query".to_owned(),
+        direction: CopyDirection::Live(live),
         options: given.check(false, &names, None)?,
     })))
 }

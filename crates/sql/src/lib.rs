@@ -33,5 +33,6 @@ pub mod types;
 mod words;
 
 pub use catalog::Catalog;
+pub use copy::LIVE_COLUMNS as LIVE_COPY_COLUMNS;
 pub use plan::{Plan, PlanKind};
 pub use types::PgType;

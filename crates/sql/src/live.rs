@@ -5,19 +5,31 @@
 //! row takes part in, the groups that it counts in, one group. The engine runs them for what a
 //! commit has changed.
 
-use std::ops::ControlFlow;
+mod anchors;
+mod conditions;
+mod options;
+mod planning;
+mod shape;
+
 use std::sync::Arc;
 
-use springhead_proto::{CollectionId, ErrorCode, SqlError, Value};
-use sqlparser::ast::{self, BinaryOperator, Expr, JoinOperator, SetExpr, Statement, TableFactor};
+use springhead_proto::{CollectionId, ErrorCode, SqlError};
+use sqlparser::ast::{self, SetExpr, Statement};
 
-use crate::catalog::{Catalog, Column};
+use crate::catalog::Catalog;
 use crate::plan::{OutputColumn, Parameter};
 use crate::planner::{PlanContext, parse_marked};
+use crate::query::Analyzer;
 use crate::query::select::Select;
 use crate::query::typed::Typed;
-use crate::query::{Analyzer, Rules};
-use crate::types::{PgType, input};
+use crate::types::PgType;
+
+pub use conditions::{Condition, Operand, Test, literal_prefix};
+pub(crate) use options::plan_text;
+pub use options::{LiveOptions, LiveStatement, MAX_SQUASH_MS, read_live};
+
+use conditions::is_compared_as_stored;
+use planning::Planning;
 
 /// How a live query's result is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +40,8 @@ pub enum LiveClass {
     Join,
     /// GROUP BY and aggregates: the groups that changed rows count in.
     Groups,
+    /// Outer joins and subqueries: the result's rows of one table's rows that changed rows matter to.
+    Anchored,
     /// One table, in an order or a window of it: evaluated again when a row that counts changed.
     Window,
     /// Evaluated again after each commit that touches one of its tables.
@@ -44,6 +58,7 @@ impl LiveClass {
             LiveClass::Rows => "filter/project",
             LiveClass::Join => "join",
             LiveClass::Groups => "groups",
+            LiveClass::Anchored => "by rows of one table",
             LiveClass::Window => "ordered window",
             LiveClass::Evaluated => "evaluated",
             LiveClass::Recomputed => "recomputed",
@@ -71,14 +86,22 @@ pub struct LivePlan {
     pub ordered: bool,
     /// The collections it reads, ascending.
     pub reads: Vec<CollectionId>,
-    /// For joins and groups: the tables in FROM.
+    /// For joins and groups the tables in FROM; for `Anchored` those of subqueries too.
     pub occurrences: Vec<Occurrence>,
-    /// For groups: the query for one group, whose key follows the parameters.
+    /// For groups the query for one group, for `Anchored` that for one row of the first table; its key
+    /// follows the parameters.
     pub of_group: Option<String>,
-    /// How many expressions it groups by.
+    /// How many values that key has; for `Anchored` they are the first of `key`.
     pub group_keys: usize,
-    /// For `Rows`: conditions that every row of the result meets, column = one of these.
-    pub equals: Vec<EqualTo>,
+    /// For groups over left joins: in which groups the rows of the first table count.
+    pub anchor_groups: Option<AnchorGroups>,
+    /// The table, if it is a query over one alone: its rows are all that it depends on.
+    pub table: Option<CollectionId>,
+    /// For one table: conditions that every row of the result meets, the best to look for first.
+    pub conditions: Vec<Condition>,
+    /// For `Window`: an index of the table over these columns gives the rows in their order. Column
+    /// ids, and whether it is descending.
+    pub order_index: Vec<(u32, bool)>,
     /// For one table: the columns that it looks at, ids; `None` for all.
     pub watched: Option<Vec<u32>>,
 }
@@ -112,6 +135,9 @@ impl LivePlan {
             LiveClass::Rows => "each changed row that is found, before and after",
             LiveClass::Join => "for each changed row, the rows that it takes part in",
             LiveClass::Groups => "for each changed row, the groups that it counts in",
+            LiveClass::Anchored => {
+                "for each changed row, the rows of its first table that it matters to"
+            }
             LiveClass::Window => "the window, when a watched column of a row changed",
             LiveClass::Evaluated | LiveClass::Recomputed => {
                 "the whole query, after each commit that touches its tables"
@@ -122,15 +148,19 @@ impl LivePlan {
             format!("  Reads: {}", names.join(", ")),
         ];
         if self.class == LiveClass::Rows {
-            let by = (self.equals.iter()).min_by_key(|equal| equal.operands.len());
-            lines.push(match by {
-                Some(equal) => format!(
-                    "  Found by: {} = one of {} values (hash index)",
-                    column(equal.column),
-                    equal.operands.len()
-                ),
-                None => "  Found by: every changed row".to_owned(),
-            });
+            lines.push(format!("  Found by: {}", self.found_by(&column)));
+        }
+        if !self.order_index.is_empty() {
+            let columns: Vec<String> = (self.order_index.iter())
+                .map(|(id, is_descending)| {
+                    format!(
+                        "{}{}",
+                        column(*id),
+                        if *is_descending { " DESC" } else { "" }
+                    )
+                })
+                .collect();
+            lines.push(format!("  Refilled by: an index on {}", columns.join(", ")));
         }
         if let Some(watched) = &self.watched {
             let watched: Vec<String> = watched.iter().map(|id| column(*id)).collect();
@@ -141,11 +171,43 @@ impl LivePlan {
         lines
     }
 
+    fn found_by(&self, name: &dyn Fn(u32) -> String) -> String {
+        let Some(Condition { column, test }) = self.conditions.first() else {
+            return "every changed row".to_owned();
+        };
+        let column = name(*column);
+        match test {
+            Test::Equal(operands) => {
+                format!("{column} = one of {} values (hash index)", operands.len())
+            }
+            Test::Range { low, high } => {
+                let sides = match (low, high) {
+                    (Some(_), Some(_)) => "between two values",
+                    (Some(_), None) => "from a value on",
+                    _ => "up to a value",
+                };
+                format!("{column} {sides} (interval index)")
+            }
+            Test::Prefix(_) => format!("{column} begins with a text (prefix index)"),
+        }
+    }
+
     /// Whether its rows are rows of one table, so that their keys are document ids.
     #[must_use]
     pub fn has_document_ids(&self) -> bool {
         matches!(self.class, LiveClass::Rows | LiveClass::Window)
     }
+}
+
+/// Queries for the groups that rows of the first table count in: the key of the row, then the group's.
+#[derive(Debug)]
+pub struct AnchorGroups {
+    /// Of all rows.
+    pub all: String,
+    /// Of one row, whose key follows the parameters.
+    pub of_anchor: String,
+    /// How many values a row's key has.
+    pub anchor_keys: usize,
 }
 
 /// One table in FROM.
@@ -155,55 +217,6 @@ pub struct Occurrence {
     /// The query for the rows that the table row with one key takes part in, or, for groups, the
     /// groups that it counts in. The key's values follow the parameters.
     pub of_key: String,
-}
-
-/// `column = value` or `column IN (…)`, a conjunct of WHERE.
-#[derive(Debug, Clone)]
-pub struct EqualTo {
-    /// The column's id.
-    pub column: u32,
-    pub operands: Vec<Operand>,
-}
-
-/// What a column is compared with, in storage form.
-#[derive(Debug, Clone)]
-pub enum Operand {
-    Value(Value),
-    /// Parameter, from 0.
-    Parameter(usize),
-}
-
-/// Takes `LIVE` and `WITH (recompute)` off a statement's text; whether the latter was there.
-#[must_use]
-pub fn strip_live(sql: &str) -> (&str, bool) {
-    let mut text = sql.trim().trim_end_matches(';').trim_end();
-    if let Some(head) = text.get(..4)
-        && head.eq_ignore_ascii_case("live")
-        && text[4..].starts_with(char::is_whitespace)
-    {
-        text = text[4..].trim_start();
-    }
-    let Some(inside) = text.strip_suffix(')').map(str::trim_end) else {
-        return (text, false);
-    };
-    let word = "recompute";
-    let Some(at) = inside.len().checked_sub(word.len()) else {
-        return (text, false);
-    };
-    let with = inside
-        .get(at..)
-        .filter(|tail| tail.eq_ignore_ascii_case(word))
-        .and_then(|_| inside[..at].trim_end().strip_suffix('('))
-        .map(str::trim_end)
-        .and_then(|head| {
-            let at = head.len().checked_sub(4)?;
-            let tail = head.get(at..)?;
-            tail.eq_ignore_ascii_case("with").then(|| &head[..at])
-        });
-    match with {
-        Some(query) if query.ends_with(char::is_whitespace) => (query.trim_end(), true),
-        _ => (text, false),
-    }
 }
 
 /// Plans a live query. `recompute`: it may be evaluated again as a whole, whatever it is.
@@ -221,89 +234,28 @@ pub fn plan_live(
     let Statement::Query(query) = &statement else {
         return Err(refused("it is no SELECT"));
     };
-    let run = |probe: Probe| {
-        let mut analyzer = Analyzer::new(catalog, sql, context, param_types, usize::MAX);
-        analyzer.marks = marks.clone();
-        analyzer.rules = Rules {
-            place: Some("a live query"),
-            no_volatile: true,
-            ..Rules::default()
-        };
-        analyzer.live = Some(Box::new(probe));
-        let analyzed = analyzer.query(query)?;
-        let (sql, columns) = analyzed.into_top_level(&mut analyzer)?;
-        Ok::<_, SqlError>((analyzer, sql, columns))
+    let planning = Planning {
+        catalog,
+        sql,
+        types: param_types,
+        context,
+        marks,
     };
-    let (mut analyzer, mut text, mut columns) = run(Probe::new(query, Want::Nothing))?;
-    check(&analyzer, &text)?;
-    analyzer.check_references()?;
-    let probe = analyzer.live.take().expect("it was given one");
-    let reads = analyzer.reads();
-    let shape = Shape::of(query, &probe, &analyzer);
-    let parameters = analyzer.finish_parameters()?;
-    let (class, because) = shape.class(recompute)?;
-    let mut plan = LivePlan {
-        catalog_version: catalog.version,
-        class,
-        because,
-        sql: String::new(),
-        columns: Arc::clone(&columns),
-        is_keyed: shape.has_keys(),
-        key: Vec::new(),
-        ordered: query.order_by.is_some(),
-        reads,
-        occurrences: Vec::new(),
-        of_group: None,
-        group_keys: probe.groups.len(),
-        equals: Vec::new(),
-        watched: None,
-        parameters,
-    };
-    let visible = columns.len();
-    let first = plan.parameters.len() + 1;
-    if shape.has_keys() {
-        let (_, keyed, all) = run(Probe::new(query, Want::Keys))?;
-        plan.key = all[visible..].iter().map(|c| c.pg_type.clone()).collect();
-        text = keyed;
-        columns = all[..visible].into();
+    let plan = planning.plan(query, recompute)?;
+    if plan.class == LiveClass::Evaluated
+        && plan
+            .columns
+            .iter()
+            .all(|c| is_compared_as_stored(&c.pg_type))
+        && let Some(grouped) = anchors::distinct_as_groups(query)
+        && let Ok(plan) = planning.plan(&grouped, false)
+        && plan.class == LiveClass::Groups
+    {
+        return Ok(LivePlan {
+            because: "DISTINCT over plain tables",
+            ..plan
+        });
     }
-    if matches!(class, LiveClass::Join | LiveClass::Groups) {
-        for (index, (_, collection)) in probe.tables.iter().enumerate() {
-            let want = if class == LiveClass::Join {
-                Want::OfKey { index, first }
-            } else {
-                Want::GroupsOfKey { index, first }
-            };
-            let (mut analyzer, sql, _) = run(Probe::new(query, want))?;
-            let made = analyzer.live.take().and_then(|probe| probe.groups_of_key);
-            plan.occurrences.push(Occurrence {
-                collection: *collection,
-                of_key: made.unwrap_or(sql),
-            });
-        }
-        if class == LiveClass::Groups && !probe.groups.is_empty() {
-            plan.of_group = Some(run(Probe::new(query, Want::OfGroup { first }))?.1);
-        }
-    }
-    if matches!(class, LiveClass::Rows | LiveClass::Window) {
-        let table = catalog.table(probe.tables[0].1);
-        if let (Some(table), SetExpr::Select(select)) = (table, &*query.body) {
-            equal_conjuncts(
-                select.selection.as_ref(),
-                &table.columns,
-                &plan.parameters,
-                &mut plan.equals,
-            );
-            plan.watched = Some(
-                (table.columns.iter())
-                    .filter(|c| text.contains(&format!("\"{}\"", c.storage_name())))
-                    .map(|c| c.id)
-                    .collect(),
-            );
-        }
-    }
-    plan.sql = text;
-    plan.columns = columns;
     Ok(plan)
 }
 
@@ -312,38 +264,6 @@ fn refused(why: &str) -> SqlError {
         ErrorCode::FeatureNotSupported,
         format!("this query cannot be kept true as a live query: {why}"),
     )
-}
-
-fn check(analyzer: &Analyzer<'_>, sql: &str) -> Result<(), SqlError> {
-    if analyzer.locks {
-        return Err(refused("it locks rows (FOR UPDATE)"));
-    }
-    if analyzer.has_effects || !analyzer.sequences.is_empty() {
-        return Err(refused("it calls a function for its effect"));
-    }
-    // Time passes without a commit.
-    if sql.contains("sh_now(") || sql.contains("sh_clock") || sql.contains("sh_random") {
-        return Err(
-            refused("its result changes with time or chance, without any commit")
-                .with_hint("pass the time as a parameter"),
-        );
-    }
-    if sql.contains("sh_call") {
-        return Err(refused(
-            "it calls a function of yours, which may read anything",
-        ));
-    }
-    // What is there for drivers is no collection.
-    if sql.contains("sh_sys") {
-        return Err(refused("it reads the system catalogs"));
-    }
-    if analyzer.reads.is_empty() {
-        return Err(refused("it reads no table"));
-    }
-    if analyzer.reads.iter().any(|read| read.is_system()) {
-        return Err(refused("it reads a table of the system"));
-    }
-    Ok(())
 }
 
 /// What is asked of the outermost SELECT, and what was found there. The analyzer hands it over at
@@ -367,9 +287,28 @@ pub(crate) struct Probe {
 enum Want {
     Nothing,
     Keys,
-    OfKey { index: usize, first: usize },
-    GroupsOfKey { index: usize, first: usize },
-    OfGroup { first: usize },
+    OfKey {
+        index: usize,
+        first: usize,
+    },
+    GroupsOfKey {
+        index: usize,
+        first: usize,
+    },
+    OfGroup {
+        first: usize,
+    },
+    /// The keys of the first table's rows that a row of one table is joined to, whatever WHERE says.
+    AnchorsOfKey {
+        index: usize,
+        first: usize,
+    },
+    /// The keys of the first table's rows that meet WHERE.
+    Anchors,
+    /// The same, of all or of one, with the groups that they count in.
+    AnchorGroups {
+        of: Option<usize>,
+    },
 }
 
 impl Probe {
@@ -437,7 +376,12 @@ impl Analyzer<'_> {
                 Some(of(&relations[index].key, first))
             }
             Want::OfGroup { first } => Some(of(&compared, first)),
-            Want::Nothing | Want::Keys => None,
+            Want::AnchorsOfKey { index, first } => {
+                result.condition = None;
+                Some(of(&relations[index].key, first))
+            }
+            Want::AnchorGroups { of: Some(first) } => Some(of(&relations[0].key, first)),
+            Want::Nothing | Want::Keys | Want::Anchors | Want::AnchorGroups { of: None } => None,
         };
         if let Some(extra) = extra {
             result.condition = Some(match result.condition.take() {
@@ -453,6 +397,20 @@ impl Analyzer<'_> {
             };
             probe.groups_of_key = Some(format!(
                 "SELECT DISTINCT {outputs} FROM {} WHERE {}",
+                result.from.as_deref().unwrap_or_default(),
+                result.condition.as_deref().unwrap_or("1")
+            ));
+        }
+        if let Want::AnchorsOfKey { .. } | Want::Anchors | Want::AnchorGroups { .. } = probe.want
+            && let Some(anchor) = relations.first()
+        {
+            let mut outputs = anchor.key.clone();
+            if let Want::AnchorGroups { .. } = probe.want {
+                outputs.extend(compared.iter().cloned());
+            }
+            probe.groups_of_key = Some(format!(
+                "SELECT DISTINCT {} FROM {} WHERE {}",
+                outputs.join(","),
                 result.from.as_deref().unwrap_or_default(),
                 result.condition.as_deref().unwrap_or("1")
             ));
@@ -493,274 +451,5 @@ impl Analyzer<'_> {
             }
         }
         Ok(keys)
-    }
-}
-
-/// What a query is made of, as far as its class depends on it.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is one thing that a query has or not"
-)]
-struct Shape {
-    is_select: bool,
-    /// Each row of FROM has a key.
-    is_keyed: bool,
-    all_plain: bool,
-    tables: usize,
-    inner_only: bool,
-    has_subqueries: bool,
-    has_windows: bool,
-    is_recursive: bool,
-    is_distinct: bool,
-    is_aggregate: bool,
-    is_ordered: bool,
-}
-
-impl Shape {
-    fn of(query: &ast::Query, probe: &Probe, analyzer: &Analyzer<'_>) -> Shape {
-        let mut finder = Finder::default();
-        let _ = ast::Visit::visit(query, &mut finder);
-        let select = match &*query.body {
-            SetExpr::Select(select) => Some(select),
-            _ => None,
-        };
-        Shape {
-            is_select: select.is_some() && query.with.is_none(),
-            is_keyed: probe.all_plain,
-            all_plain: probe.all_plain && analyzer.named_tables.len() == probe.tables.len(),
-            tables: probe.tables.len(),
-            inner_only: select.is_some_and(|select| {
-                (select.from.iter())
-                    .flat_map(|from| &from.joins)
-                    .all(|join| {
-                        matches!(join.relation, TableFactor::Table { .. })
-                            && matches!(
-                                join.join_operator,
-                                JoinOperator::Join(_)
-                                    | JoinOperator::Inner(_)
-                                    | JoinOperator::CrossJoin(_)
-                            )
-                    })
-            }),
-            has_subqueries: finder.queries > 1,
-            has_windows: finder.windows,
-            is_recursive: query.with.as_ref().is_some_and(|with| with.recursive),
-            is_distinct: select.is_some_and(|select| select.distinct.is_some()),
-            is_aggregate: probe.is_aggregate,
-            is_ordered: query.order_by.is_some()
-                || query.limit_clause.is_some()
-                || query.fetch.is_some(),
-        }
-    }
-
-    fn is_simple(&self) -> bool {
-        self.is_select && self.all_plain && !self.has_subqueries && !self.is_distinct
-    }
-
-    /// Whether its rows have a key of their own.
-    fn has_keys(&self) -> bool {
-        let keyed = if self.is_aggregate {
-            !self.has_subqueries
-        } else {
-            self.is_keyed
-        };
-        self.is_select && !self.is_distinct && keyed
-    }
-
-    fn class(&self, recompute: bool) -> Result<(LiveClass, &'static str), SqlError> {
-        let hint = "add WITH (recompute) to have it evaluated again after each commit";
-        if self.has_windows && !recompute {
-            return Err(refused("a window function's value depends on all rows").with_hint(hint));
-        }
-        if self.is_recursive && !recompute {
-            return Err(refused("a recursive query's rows have no key").with_hint(hint));
-        }
-        if self.has_windows || self.is_recursive {
-            return Ok((LiveClass::Recomputed, "asked for with WITH (recompute)"));
-        }
-        Ok(match () {
-            () if !self.is_select => (LiveClass::Evaluated, "WITH or a set operation"),
-            () if self.is_distinct => (LiveClass::Evaluated, "DISTINCT"),
-            () if self.has_subqueries => (LiveClass::Evaluated, "a subquery"),
-            () if !self.is_simple() => (LiveClass::Evaluated, "a view or a subquery in FROM"),
-            () if self.is_aggregate && self.inner_only && !self.is_ordered => (
-                LiveClass::Groups,
-                "GROUP BY or aggregates over plain tables",
-            ),
-            () if self.is_aggregate => (LiveClass::Evaluated, "ordered groups, or an outer join"),
-            () if self.is_ordered && self.tables == 1 => {
-                (LiveClass::Window, "ORDER BY or LIMIT over one table")
-            }
-            () if self.is_ordered => (LiveClass::Evaluated, "ORDER BY or LIMIT over a join"),
-            () if self.tables == 1 => (LiveClass::Rows, "a condition on one table"),
-            () if self.inner_only => (LiveClass::Join, "inner joins of plain tables"),
-            () => (LiveClass::Evaluated, "an outer join"),
-        })
-    }
-}
-
-#[derive(Default)]
-struct Finder {
-    queries: usize,
-    windows: bool,
-}
-
-impl ast::Visitor for Finder {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
-        self.queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr
-            && function.over.is_some()
-        {
-            self.windows = true;
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// The conjuncts `column = constant` and `column IN (constants)` of a condition whose comparison
-/// is that of storage values.
-fn equal_conjuncts(
-    condition: Option<&Expr>,
-    columns: &[Column],
-    parameters: &[Parameter],
-    out: &mut Vec<EqualTo>,
-) {
-    let column_of = |expr: &Expr| {
-        let ident = match expr {
-            Expr::Identifier(ident) => ident,
-            Expr::CompoundIdentifier(parts) => parts.last()?,
-            _ => return None,
-        };
-        let name = crate::query::names::fold(ident);
-        columns.iter().find(|column| {
-            !column.hidden && column.name == name && is_compared_as_stored(&column.pg_type)
-        })
-    };
-    match condition {
-        Some(Expr::Nested(inner)) => equal_conjuncts(Some(inner), columns, parameters, out),
-        Some(Expr::BinaryOp {
-            left,
-            op: BinaryOperator::And,
-            right,
-        }) => {
-            equal_conjuncts(Some(left), columns, parameters, out);
-            equal_conjuncts(Some(right), columns, parameters, out);
-        }
-        Some(Expr::BinaryOp {
-            left,
-            op: BinaryOperator::Eq,
-            right,
-        }) => {
-            for (column, value) in [(left, right), (right, left)] {
-                if let Some(column) = column_of(column)
-                    && let Some(operand) = operand(value, column, parameters)
-                {
-                    out.push(EqualTo {
-                        column: column.id,
-                        operands: vec![operand],
-                    });
-                    return;
-                }
-            }
-        }
-        Some(Expr::InList {
-            expr,
-            list,
-            negated: false,
-        }) => {
-            if let Some(column) = column_of(expr) {
-                let operands: Option<Vec<_>> = (list.iter())
-                    .map(|value| operand(value, column, parameters))
-                    .collect();
-                out.extend(operands.map(|operands| EqualTo {
-                    column: column.id,
-                    operands,
-                }));
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Types of which equal values have one storage form.
-fn is_compared_as_stored(ty: &PgType) -> bool {
-    matches!(
-        ty,
-        PgType::Int2
-            | PgType::Int4
-            | PgType::Int8
-            | PgType::Text
-            | PgType::Varchar(_)
-            | PgType::Uuid
-            | PgType::Bool
-    )
-}
-
-fn operand(expr: &Expr, column: &Column, parameters: &[Parameter]) -> Option<Operand> {
-    let Expr::Value(value) = expr else {
-        return None;
-    };
-    match &value.value {
-        ast::Value::Placeholder(name) => {
-            let index = name
-                .strip_prefix('$')?
-                .parse::<usize>()
-                .ok()?
-                .checked_sub(1)?;
-            let ty = &parameters.get(index)?.pg_type;
-            let same = ty.same_base(&column.pg_type)
-                || ty.is_integer() && column.pg_type.is_integer()
-                || matches!(ty, PgType::Text | PgType::Varchar(_))
-                    && matches!(column.pg_type, PgType::Text | PgType::Varchar(_));
-            same.then_some(Operand::Parameter(index))
-        }
-        ast::Value::Number(digits, _) if column.pg_type.is_integer() => digits
-            .parse()
-            .ok()
-            .map(|number| Operand::Value(Value::Integer(number))),
-        ast::Value::SingleQuotedString(text) => {
-            let ty = match &column.pg_type {
-                PgType::Varchar(_) => PgType::Text,
-                other => other.clone(),
-            };
-            input(&ty, text).ok().map(Operand::Value)
-        }
-        ast::Value::Boolean(truth) if column.pg_type == PgType::Bool => {
-            Some(Operand::Value(Value::Integer(i64::from(*truth))))
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::strip_live;
-
-    #[test]
-    fn what_makes_a_select_live_is_taken_off() {
-        for (text, query, recompute) in [
-            ("SELECT 1", "SELECT 1", false),
-            ("live  select 1 ;", "select 1", false),
-            (
-                "LIVE SELECT a FROM b WITH (recompute);",
-                "SELECT a FROM b",
-                true,
-            ),
-            (
-                "select a from b with ( RECOMPUTE )",
-                "select a from b",
-                true,
-            ),
-            ("select f(recompute)", "select f(recompute)", false),
-            ("select width(recompute)", "select width(recompute)", false),
-        ] {
-            assert_eq!(strip_live(text), (query, recompute), "{text}");
-        }
     }
 }

@@ -8,6 +8,7 @@ use springhead_proto::CollectionId;
 
 use crate::access::Identity;
 use crate::catalog::{Catalog, Definition, QualifiedName, Table};
+use crate::live::{LiveOptions, LivePlan, LiveStatement};
 use crate::program::Library;
 use crate::types::PgType;
 
@@ -64,6 +65,10 @@ pub enum PlanKind {
     Role(Box<RoleStatement>),
     /// EXPLAIN of a plan: its SQLite text and query plan.
     Explain(Box<Plan>),
+    /// LIVE SELECT: its id, and what changes in its result from then on.
+    Live(LiveSelect),
+    /// CANCEL LIVE and FETCH LIVE: the session's own business.
+    LiveControl(LiveStatement),
     /// EXPLAIN LIVE: how a live query would be kept true, line by line.
     ExplainLive(Vec<String>),
     /// Known, has no effect here (e.g. COMMENT ON EXTENSION); the tag to answer with.
@@ -157,6 +162,15 @@ pub enum FetchDirection {
     Relative(i64),
 }
 
+/// A live query as a statement.
+#[derive(Debug, Clone)]
+pub struct LiveSelect {
+    pub plan: Arc<LivePlan>,
+    /// The query's text.
+    pub sql: Arc<str>,
+    pub options: LiveOptions,
+}
+
 /// A message to whoever listens. Its lengths have been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
@@ -243,6 +257,8 @@ pub enum CopyDirection {
     },
     /// What gives the rows.
     Out { query: Arc<Plan> },
+    /// A live query, whose rows and changes are given until somebody ends it.
+    Live(LiveSelect),
 }
 
 /// The form of COPY's data.

@@ -16,7 +16,7 @@ use crate::access::{Identity, Roles};
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
-use crate::plan::{Parameter, Plan, PlanKind, Write, WriteVerb};
+use crate::plan::{LiveSelect, Parameter, Plan, PlanKind, Write, WriteVerb};
 use crate::program::Library;
 use crate::query::Analyzer;
 use crate::query::scope::{Frame, Scope};
@@ -74,14 +74,25 @@ pub fn plan(
 ) -> Result<Plan, SqlError> {
     check_size(sql, context.max_statement_bytes)?;
     if let Some(live) = crate::live::explained(sql) {
-        let (select, recompute) = crate::live::strip_live(live);
-        let live = crate::live::plan_live(catalog, select, param_types, context, recompute)?;
+        let (select, options) = crate::live::read_live(live)?;
+        let live =
+            crate::live::plan_live(catalog, select, param_types, context, options.recompute)?;
         return Ok(Plan {
             catalog_version: catalog.version,
             kind: PlanKind::ExplainLive(live.describe(catalog)),
             system: false,
             library: None,
             parameters: live.parameters,
+        });
+    }
+    if crate::words::begins_with(sql, "live") {
+        let live = plan_live_select(catalog, sql, param_types, context)?;
+        return Ok(Plan {
+            catalog_version: catalog.version,
+            parameters: live.plan.parameters.clone(),
+            system: false,
+            kind: PlanKind::Live(live),
+            library: None,
         });
     }
     let as_text = match control::plan_text(sql)? {
@@ -91,9 +102,12 @@ pub fn plan(
             Some(kind) => Some(kind),
             None => match listen::plan_text(sql)? {
                 Some(kind) => Some(kind),
-                None => match copy::plan_text(catalog, sql, context)? {
+                None => match crate::live::plan_text(sql)? {
                     Some(kind) => Some(kind),
-                    None => ddl::plan_text(catalog, sql, context)?,
+                    None => match copy::plan_text(catalog, sql, context)? {
+                        Some(kind) => Some(kind),
+                        None => ddl::plan_text(catalog, sql, context)?,
+                    },
                 },
             },
         },
@@ -123,6 +137,25 @@ pub fn plan(
         system: asks_system(&kind),
         library: library(catalog, context, &kind),
         kind,
+    })
+}
+
+/// `[LIVE] SELECT … [WITH (…)]`.
+///
+/// # Errors
+/// As [`crate::live::plan_live`]; 22023 for an option that is none.
+pub fn plan_live_select(
+    catalog: &Arc<Catalog>,
+    sql: &str,
+    param_types: &[Option<PgType>],
+    context: &PlanContext,
+) -> Result<LiveSelect, SqlError> {
+    let (select, options) = crate::live::read_live(sql)?;
+    let plan = crate::live::plan_live(catalog, select, param_types, context, options.recompute)?;
+    Ok(LiveSelect {
+        plan: Arc::new(plan),
+        sql: select.into(),
+        options,
     })
 }
 

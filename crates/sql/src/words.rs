@@ -188,6 +188,23 @@ impl<'s> Words<'s> {
         Ok(value)
     }
 
+    /// Whether the next token is this symbol; it is not read.
+    pub(crate) fn is_symbol(&self, symbol: u8) -> bool {
+        matches!(self.peek(), Some((Token::Symbol(found), _)) if found == symbol)
+    }
+
+    /// An option's value: a word, a number or a string.
+    pub(crate) fn value(&mut self) -> Result<String, SqlError> {
+        match self.peek() {
+            Some((Token::Integer, text)) => {
+                self.at += 1;
+                Ok(text.to_owned())
+            }
+            Some((Token::Word, _)) => self.any_word(),
+            _ => self.string(),
+        }
+    }
+
     /// A number without sign or point.
     pub(crate) fn integer(&mut self) -> Result<u64, SqlError> {
         match self.peek() {

@@ -5,6 +5,7 @@ pub mod amplification;
 pub mod commits;
 pub mod idle;
 pub mod latency;
+pub mod live;
 pub mod log;
 pub mod notify;
 pub mod recovery;

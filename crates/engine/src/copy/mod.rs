@@ -9,6 +9,7 @@
 mod binary;
 mod fields;
 mod lines;
+mod live;
 mod output;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::session::{ParamValue, convert_one};
 use binary::{BinaryRows, Tuple};
 use fields::Fields;
 use lines::Lines;
+pub use live::LiveCopy;
 pub use output::CopyOut;
 
 /// How far a COPY has come (SHOW copies).
@@ -46,7 +48,7 @@ impl CopyProgress {
             relation: copy.relation.clone(),
             command: match copy.direction {
                 CopyDirection::In { .. } => "COPY FROM",
-                CopyDirection::Out { .. } => "COPY TO",
+                CopyDirection::Out { .. } | CopyDirection::Live(_) => "COPY TO",
             },
             bytes: AtomicU64::new(0),
             rows: AtomicU64::new(0),
@@ -61,6 +63,8 @@ pub enum CopyOutcome {
     In(Box<CopyIn>),
     /// The outcome's rows are to be sent in this form.
     Out(CopyOut),
+    /// A live query's rows and changes are to be sent until somebody ends it.
+    Live(Box<LiveCopy>),
 }
 
 /// Limits of COPY's data.
@@ -157,7 +161,7 @@ impl CopyIn {
     fn insert(&self) -> (&[Parameter], &[String]) {
         match &copy_of(&self.plan).direction {
             CopyDirection::In { insert, names } => (&insert.parameters, names),
-            CopyDirection::Out { .. } => (&[], &[]),
+            CopyDirection::Out { .. } | CopyDirection::Live(_) => (&[], &[]),
         }
     }
 

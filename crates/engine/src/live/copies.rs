@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-use springhead_proto::{Changes, ErrorCode, Lsn, Row, SqlError, Value};
+use rustc_hash::{FxHashMap, FxHashSet};
+use springhead_proto::{Changes, ErrorCode, Lsn, Row, RowRef, SqlError, Value};
 use springhead_sql::live::{LiveClass, LivePlan};
 
+use super::asked::Prepared;
 use super::commit::CommitChange;
-use super::core::{Core, Instance, Kept, entry};
+use super::core::{ByAnchor, Core, Instance, Kept, entry};
 use super::delta::{Entry, Identity, difference, identity_of};
 use super::outbox::LiveEnd;
 use crate::Block;
@@ -27,6 +28,7 @@ impl Core {
             .collect();
         ids.sort_unstable();
         ids.dedup();
+        let found = self.found_copies(change);
         // Whether or not a query minds, the copies follow.
         let touches_copies = (change.tables.keys()).any(|id| self.shadow.has(*id))
             || blocks.iter().any(|block| self.has_copied_changes(block));
@@ -35,10 +37,14 @@ impl Core {
         }
         ids.retain(|id| {
             let instance = &self.instances[id];
+            if instance.query.plan().table.is_some() && !found.contains(id) {
+                return false;
+            }
             lsn > instance.after
-                && !matches!(instance.kept, Kept::Waiting)
-                && minds(&instance.asked.plan, change)
+                && !matches!(instance.kept, Kept::Waiting(_))
+                && minds(instance.query.plan(), change)
         });
+        ids.retain(|id| !self.defers(*id));
         let mut befores = FxHashMap::default();
         let mut failed = Vec::new();
         for &id in &ids {
@@ -73,6 +79,27 @@ impl Core {
         Ok(())
     }
 
+    /// The queries of one table whose conditions a changed row may meet, before or after.
+    fn found_copies(&mut self, change: &CommitChange<'_>) -> FxHashSet<u64> {
+        let mut found = FxHashSet::default();
+        for (collection, table) in &change.tables {
+            if !self.copy_index.has(*collection) {
+                continue;
+            }
+            if table.truncated {
+                found.extend(self.readers.get(collection).into_iter().flatten());
+            }
+            for row in &table.rows {
+                for image in [&row.before, &row.after].into_iter().flatten() {
+                    self.copy_index.candidates(&image.table, image.row, |id| {
+                        found.insert(id);
+                    });
+                }
+            }
+        }
+        found
+    }
+
     fn has_copied_changes(&self, block: &Block) -> bool {
         Changes::new(&block.slice.changes)
             .filter_map(Result::ok)
@@ -86,9 +113,13 @@ impl Core {
         instance: &Instance,
         change: &CommitChange<'_>,
     ) -> Result<Option<FxHashMap<Identity, Row>>, SqlError> {
-        let asked = &instance.asked;
+        let Prepared { asked, params } = &instance.query;
+        let params = params.values();
         let plan = &asked.plan;
-        let by_parts = matches!(plan.class, LiveClass::Join | LiveClass::Groups);
+        let by_parts = matches!(
+            plan.class,
+            LiveClass::Join | LiveClass::Groups | LiveClass::Anchored
+        );
         if !by_parts {
             return Ok(Some(FxHashMap::default()));
         }
@@ -118,7 +149,7 @@ impl Core {
             for row in &table.rows {
                 self.shadow.query(
                     &occurrence.of_key,
-                    &asked.params,
+                    &params,
                     &row.key,
                     &asked.session,
                     |row| {
@@ -143,26 +174,36 @@ impl Core {
         change: &CommitChange<'_>,
     ) -> Result<Vec<Entry>, SqlError> {
         let instance = &self.instances[&id];
-        let plan = Arc::clone(&instance.asked.plan);
+        let plan = Arc::clone(instance.query.plan());
         match (plan.class, before) {
             (LiveClass::Join, Some(before)) => {
                 let after = self.parts(instance, change)?.unwrap_or_default();
                 Ok(difference_of_maps(before, after))
             }
-            (LiveClass::Groups, Some(before)) => {
+            (LiveClass::Groups, Some(before)) if plan.anchor_groups.is_none() => {
                 let after = self.parts(instance, change)?.unwrap_or_default();
                 let groups: FxHashMap<Identity, Row> = before.into_iter().chain(after).collect();
                 self.entries_of_groups(id, groups)
+            }
+            (LiveClass::Anchored, before) => match self.anchors(instance, before, change)? {
+                Some(anchors) => self.entries_of_anchors(id, anchors),
+                None => self.entries_of_all_anchors(id),
+            },
+            (LiveClass::Groups, before) if plan.anchor_groups.is_some() => {
+                match self.anchors(instance, before, change)? {
+                    Some(anchors) => self.entries_of_anchored_groups(id, anchors),
+                    None => self.entries_of_all_anchored_groups(id),
+                }
             }
             (LiveClass::Groups, None) => {
                 let new: FxHashMap<_, _> = self.evaluate(instance)?.rows.into_iter().collect();
                 let instance = self.instances.get_mut(&id).expect("looked at above");
                 let Kept::Groups(old) =
-                    std::mem::replace(&mut instance.kept, Kept::Groups(new.clone()))
+                    std::mem::replace(&mut instance.kept, Kept::Groups(Box::new(new.clone())))
                 else {
                     return Ok(Vec::new());
                 };
-                Ok(difference_of_maps(old, new))
+                Ok(difference_of_maps(*old, new))
             }
             _ => {
                 let new = self.evaluate(instance)?;
@@ -171,10 +212,148 @@ impl Core {
                     return Ok(Vec::new());
                 };
                 let entries = difference(old, &new, plan.ordered);
-                instance.kept = Kept::Set(new);
+                instance.kept = Kept::Set(Box::new(new));
                 Ok(entries)
             }
         }
+    }
+
+    /// The rows of the first table that a commit may matter to; `None` for too many.
+    fn anchors(
+        &self,
+        instance: &Instance,
+        before: Option<FxHashMap<Identity, Row>>,
+        change: &CommitChange<'_>,
+    ) -> Result<Option<FxHashSet<Identity>>, SqlError> {
+        let (Some(before), Some(after)) = (before, self.parts(instance, change)?) else {
+            return Ok(None);
+        };
+        let anchors: FxHashSet<Identity> = before.into_keys().chain(after.into_keys()).collect();
+        Ok(Some(anchors).filter(|anchors| anchors.len() <= self.limits.keys_by_parts))
+    }
+
+    /// In which groups each row of the first table counts now.
+    pub(super) fn groups_of_anchors(&self, instance: &Instance) -> Result<ByAnchor, SqlError> {
+        let Prepared { asked, params } = &instance.query;
+        let mut of_anchors = ByAnchor::default();
+        if let Some(found) = &asked.plan.anchor_groups {
+            let params = params.values();
+            self.shadow
+                .query(&found.all, &params, &[], &asked.session, |row| {
+                    let (anchor, group) = anchor_and_group(&row, found.anchor_keys);
+                    of_anchors.entry(anchor).or_default().push(group);
+                    Ok(())
+                })?;
+        }
+        Ok(of_anchors)
+    }
+
+    /// Groups that some rows of the first table have counted in, or do now, computed anew.
+    fn entries_of_anchored_groups(
+        &mut self,
+        id: u64,
+        anchors: FxHashSet<Identity>,
+    ) -> Result<Vec<Entry>, SqlError> {
+        let instance = &self.instances[&id];
+        let Prepared { asked, params } = &instance.query;
+        let params = params.values();
+        let (Some(found), Kept::AnchoredGroups(kept)) = (&asked.plan.anchor_groups, &instance.kept)
+        else {
+            return Ok(Vec::new());
+        };
+        let mut touched: FxHashMap<Identity, Row> = FxHashMap::default();
+        let mut now = Vec::with_capacity(anchors.len());
+        for anchor in anchors {
+            touched.extend(kept.1.get(&anchor).into_iter().flatten().cloned());
+            let key = values_of(&anchor)?;
+            let mut groups = Vec::new();
+            self.shadow
+                .query(&found.of_anchor, &params, &key, &asked.session, |row| {
+                    groups.push(anchor_and_group(&row, found.anchor_keys).1);
+                    Ok(())
+                })?;
+            touched.extend(groups.iter().cloned());
+            now.push((anchor, groups));
+        }
+        let new = self.computed_groups(instance, touched)?;
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        let Kept::AnchoredGroups(kept) = &mut instance.kept else {
+            return Ok(Vec::new());
+        };
+        for (anchor, groups) in now {
+            if groups.is_empty() {
+                kept.1.remove(&anchor);
+            } else {
+                kept.1.insert(anchor, groups);
+            }
+        }
+        Ok(replaced_groups(&mut kept.0, new))
+    }
+
+    fn entries_of_all_anchored_groups(&mut self, id: u64) -> Result<Vec<Entry>, SqlError> {
+        let instance = &self.instances[&id];
+        let new: FxHashMap<_, _> = self.evaluate(instance)?.rows.into_iter().collect();
+        let of_anchors = self.groups_of_anchors(instance)?;
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        let Kept::AnchoredGroups(kept) = &mut instance.kept else {
+            return Ok(Vec::new());
+        };
+        let (old, _) = std::mem::replace(&mut **kept, (new.clone(), of_anchors));
+        Ok(difference_of_maps(old, new))
+    }
+
+    /// Evaluates what belongs to some rows of the first table anew, and compares it with what is kept.
+    fn entries_of_anchors(
+        &mut self,
+        id: u64,
+        anchors: FxHashSet<Identity>,
+    ) -> Result<Vec<Entry>, SqlError> {
+        let instance = &self.instances[&id];
+        let Prepared { asked, params } = &instance.query;
+        let params = params.values();
+        let plan = Arc::clone(&asked.plan);
+        let Some(of_anchor) = &plan.of_group else {
+            return self.entries_of_all_anchors(id);
+        };
+        let mut new = Vec::with_capacity(anchors.len());
+        for anchor in anchors {
+            let key = values_of(&anchor)?;
+            let mut rows = Vec::new();
+            self.shadow
+                .query(of_anchor, &params, &key, &asked.session, |row| {
+                    rows.push((identity_of(&plan, row.as_ref()), row));
+                    Ok(())
+                })?;
+            new.push((anchor, rows));
+        }
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        let Kept::Anchored(kept) = &mut instance.kept else {
+            return Ok(Vec::new());
+        };
+        let mut entries = Vec::new();
+        for (anchor, rows) in new {
+            let old = if rows.is_empty() {
+                kept.remove(&anchor)
+            } else {
+                kept.insert(anchor, rows.clone())
+            };
+            let old = old.unwrap_or_default().into_iter().collect();
+            entries.extend(difference_of_maps(old, rows.into_iter().collect()));
+        }
+        Ok(entries)
+    }
+
+    fn entries_of_all_anchors(&mut self, id: u64) -> Result<Vec<Entry>, SqlError> {
+        let instance = &self.instances[&id];
+        let plan = Arc::clone(instance.query.plan());
+        let new = self.evaluate(instance)?.rows;
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        let Kept::Anchored(kept) = &mut instance.kept else {
+            return Ok(Vec::new());
+        };
+        let old = std::mem::replace(&mut **kept, by_anchor(&plan, new.clone()));
+        let old = old.into_values().flatten().collect();
+        Ok(difference_of_maps(old, new.into_iter().collect()))
     }
 
     /// Computes groups anew and compares them with what is kept.
@@ -183,17 +362,30 @@ impl Core {
         id: u64,
         groups: FxHashMap<Identity, Row>,
     ) -> Result<Vec<Entry>, SqlError> {
-        let instance = &self.instances[&id];
-        let asked = &instance.asked;
-        let plan = &asked.plan;
+        let new = self.computed_groups(&self.instances[&id], groups)?;
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        match &mut instance.kept {
+            Kept::Groups(kept) => Ok(replaced_groups(kept, new)),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What some groups are now; `None` for one that is not there.
+    fn computed_groups(
+        &self,
+        instance: &Instance,
+        groups: FxHashMap<Identity, Row>,
+    ) -> Result<FxHashMap<Identity, Option<Row>>, SqlError> {
+        let Prepared { asked, params } = &instance.query;
+        let params = params.values();
         let mut new: FxHashMap<Identity, Option<Row>> = FxHashMap::default();
-        match &plan.of_group {
+        match &asked.plan.of_group {
             Some(of_group) => {
                 for (identity, group) in groups {
                     let key: Vec<Value> = group.values().map(|value| value.to_owned()).collect();
                     let mut found = None;
                     self.shadow
-                        .query(of_group, &asked.params, &key, &asked.session, |row| {
+                        .query(of_group, &params, &key, &asked.session, |row| {
                             found = Some(row);
                             Ok(())
                         })?;
@@ -209,20 +401,54 @@ impl Core {
                 new.insert(empty.bytes()[..].into(), found);
             }
         }
-        let instance = self.instances.get_mut(&id).expect("looked at above");
-        let Kept::Groups(kept) = &mut instance.kept else {
-            return Ok(Vec::new());
-        };
-        let mut entries = Vec::new();
-        for (identity, row) in new {
-            let before = match &row {
-                Some(row) => kept.insert(identity, row.clone()),
-                None => kept.remove(&identity),
-            };
-            entries.extend(entry(before, row));
-        }
-        Ok(entries)
+        Ok(new)
     }
+}
+
+fn replaced_groups(
+    kept: &mut FxHashMap<Identity, Row>,
+    new: FxHashMap<Identity, Option<Row>>,
+) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (identity, row) in new {
+        let before = match &row {
+            Some(row) => kept.insert(identity, row.clone()),
+            None => kept.remove(&identity),
+        };
+        entries.extend(entry(before, row));
+    }
+    entries
+}
+
+/// The values that an identity was made of.
+fn values_of(identity: &Identity) -> Result<Vec<Value>, SqlError> {
+    let row = RowRef::parse(identity)
+        .map_err(|error| SqlError::new(ErrorCode::Internal, error.to_string()))?;
+    Ok(row.values().map(|value| value.to_owned()).collect())
+}
+
+/// The key of a row of the first table, and that of a group that it counts in.
+fn anchor_and_group(row: &Row, anchor_keys: usize) -> (Identity, (Identity, Row)) {
+    let anchor: Vec<_> = row.values().take(anchor_keys).collect();
+    let group: Vec<_> = row.values().skip(anchor_keys).collect();
+    let anchor = Row::from_values(anchor.into_iter());
+    let group = Row::from_values(group.into_iter());
+    let identity: Identity = group.bytes()[..].into();
+    (anchor.bytes()[..].into(), (identity, group))
+}
+
+/// A result's rows by the row of the first table that they belong to.
+pub(super) fn by_anchor(plan: &LivePlan, rows: Vec<(Identity, Row)>) -> ByAnchor {
+    let mut by_anchor = ByAnchor::default();
+    for (identity, row) in rows {
+        let values: Vec<_> = (row.values())
+            .skip(plan.columns.len())
+            .take(plan.group_keys)
+            .collect();
+        let anchor: Identity = Row::from_values(values.into_iter()).bytes()[..].into();
+        by_anchor.entry(anchor).or_default().push((identity, row));
+    }
+    by_anchor
 }
 
 fn difference_of_maps(

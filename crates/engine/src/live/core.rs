@@ -3,50 +3,33 @@
 //! alone; nothing in it waits for a client.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use rustc_hash::FxHashMap;
-use springhead_proto::{CollectionId, ErrorCode, Lsn, Row, SchemaVersion, SqlError, Value};
-use springhead_sql::live::{LiveClass, LivePlan};
-use springhead_sql::planner::PlanContext;
+use rustc_hash::{FxHashMap, FxHashSet};
+use springhead_proto::{CollectionId, ErrorCode, Lsn, Row, SqlError};
+use springhead_sql::live::LiveClass;
 
+use super::asked::{Params, Prepared};
 use super::commit::{CommitChange, RowChange};
 use super::delta::{Delta, Entry, Identity, ResultSet};
 use super::index::Index;
 use super::outbox::{Item, LiveEnd, LiveId, Outbox};
-use super::shadow::{Shadow, image_query};
+use super::recompute::Recomputes;
+use super::shadow::Shadow;
 use super::{LiveError, LiveLimits};
-use crate::access::Principal;
-use crate::functions::SessionContext;
 use crate::{Block, Engine, Step, Tenant};
 
-/// What a live query was opened with.
-#[derive(Clone)]
-pub(crate) struct Prepared {
-    pub plan: Arc<LivePlan>,
-    pub sql: Arc<str>,
-    pub recompute: bool,
-    pub params: Arc<[Value]>,
-    pub principal: Arc<Principal>,
-    pub plan_context: PlanContext,
-    pub session: Arc<SessionContext>,
-}
-
-/// Queries that are the same share one.
+/// Queries that are the same share one: asked alike, with the same parameters.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct SharedKey {
-    sql: Arc<str>,
-    recompute: bool,
-    params: Box<[u8]>,
-    context: PlanContext,
-    /// Its claims and all else that policies may look at.
-    principal: String,
+    /// Where the [`Asked`] is in memory, which the instance keeps there.
+    asked: usize,
+    params: Params,
 }
 
 /// A live query, of all who have opened the same.
 pub(super) struct Instance {
-    pub asked: Prepared,
-    pub key: Arc<SharedKey>,
-    pub image_sql: Option<(SchemaVersion, Arc<str>)>,
+    pub query: Prepared,
     pub kept: Kept,
     /// Commits up to it are in what is kept.
     pub after: Lsn,
@@ -57,11 +40,19 @@ pub(super) struct Instance {
 pub(super) enum Kept {
     /// Row images, or the rows that changed keys are in before and after, are enough.
     Nothing,
-    Set(ResultSet),
-    Groups(FxHashMap<Identity, Row>),
-    /// Its tables have been copied at `Instance::after`, which the others are on their way to.
-    Waiting,
+    Set(Box<ResultSet>),
+    Groups(Box<FxHashMap<Identity, Row>>),
+    /// The result's rows by the row of the first table that they belong to.
+    Anchored(Box<ByAnchor>),
+    /// Groups, and the keys of those that each row of the first table counts in.
+    AnchoredGroups(Box<(FxHashMap<Identity, Row>, ByAnchor)>),
+    /// Its tables have been copied at `Instance::after`, which the others are on their way to. With
+    /// what the subscribers have been told, if they have been told anything.
+    Waiting(Option<Box<ResultSet>>),
 }
+
+/// A result by the key of the first table's row.
+pub(super) type ByAnchor = FxHashMap<Identity, Vec<(Identity, Row)>>;
 
 /// Who waits for a first result, and from where it wants to go on.
 pub(crate) struct Waiting {
@@ -79,6 +70,24 @@ pub(crate) struct Initial {
     pub entries: Vec<Entry>,
 }
 
+/// How far the core has come, for those who must not wait for it.
+pub(crate) struct Progress {
+    /// All of the commits up to it has been put before whom it concerns.
+    position: AtomicU64,
+    /// Queries whose evaluation waits for its pause.
+    deferred: AtomicUsize,
+}
+
+impl Progress {
+    pub(crate) fn position(&self) -> Lsn {
+        Lsn(self.position.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn defers(&self) -> bool {
+        self.deferred.load(Ordering::Acquire) > 0
+    }
+}
+
 /// See the module's text.
 pub(crate) struct Core {
     pub(super) engine: Engine,
@@ -86,12 +95,18 @@ pub(crate) struct Core {
     pub(super) limits: LiveLimits,
     /// Every commit up to it has been gone through.
     pub position: Lsn,
+    pub progress: Arc<Progress>,
     pub shadow: Shadow,
-    pub(super) instances: FxHashMap<u64, Instance>,
-    pub(super) shared: FxHashMap<Arc<SharedKey>, u64>,
+    pub(super) instances: FxHashMap<u64, Box<Instance>>,
+    pub(super) shared: FxHashMap<SharedKey, u64>,
     pub(super) of_subscriber: FxHashMap<LiveId, u64>,
     pub(super) next_instance: u64,
     pub(super) index: Index,
+    /// The same for queries of one table over copies.
+    pub(super) copy_index: Index,
+    /// Queries over copies that are [`Kept::Waiting`].
+    pub(super) pending: FxHashSet<u64>,
+    pub(super) recomputes: Recomputes,
     /// Queries that are evaluated over copies, by the tables that they read.
     pub(super) readers: FxHashMap<CollectionId, Vec<u64>>,
     /// The first pieces of a commit whose last piece has not come yet.
@@ -119,12 +134,19 @@ impl Core {
             tenant,
             limits,
             position,
+            progress: Arc::new(Progress {
+                position: AtomicU64::new(position.0),
+                deferred: AtomicUsize::new(0),
+            }),
             shadow,
             instances: FxHashMap::default(),
             shared: FxHashMap::default(),
             of_subscriber: FxHashMap::default(),
             next_instance: 0,
             index: Index::default(),
+            copy_index: Index::default(),
+            pending: FxHashSet::default(),
+            recomputes: Recomputes::default(),
             readers: FxHashMap::default(),
             partial: Vec::new(),
             waiting: Vec::new(),
@@ -151,8 +173,12 @@ impl Core {
         &mut self,
         id: LiveId,
         outbox: &Arc<Outbox>,
-        asked: Prepared,
+        query: Prepared,
     ) -> Result<(), SqlError> {
+        // One that was begun, and cancelled before it was answered.
+        if self.of_subscriber.contains_key(&id) {
+            self.unsubscribe(id);
+        }
         if self.of_subscriber.len() >= self.limits.per_tenant {
             return Err(SqlError::new(
                 ErrorCode::TooManyConnections,
@@ -163,47 +189,60 @@ impl Core {
             )
             .with_hint("end some, or raise live_per_tenant"));
         }
-        let key = Arc::new(shared_key(&asked));
-        let instance = match self.shared.get(&key) {
+        let instance = match self.shared.get(&SharedKey::of(&query)) {
             Some(&instance) => instance,
-            None => self.instantiate(asked, key)?,
+            None => self.instantiate(query)?,
         };
         self.of_subscriber.insert(id, instance);
         let instance = self.instances.get_mut(&instance).expect("it is there");
+        instance.subscribers.reserve_exact(1);
         instance.subscribers.push((id, Arc::clone(outbox)));
         Ok(())
     }
 
-    fn instantiate(&mut self, asked: Prepared, key: Arc<SharedKey>) -> Result<u64, SqlError> {
-        let id = self.next_instance;
-        let plan = Arc::clone(&asked.plan);
+    fn instantiate(&mut self, query: Prepared) -> Result<u64, SqlError> {
         let mut instance = Instance {
-            key: Arc::clone(&key),
-            image_sql: None,
             kept: Kept::Nothing,
             after: self.position,
             subscribers: Vec::new(),
-            asked,
+            query,
         };
-        if plan.class == LiveClass::Rows {
-            self.index.insert(id, &plan, &instance.asked.params);
-        } else {
+        let plan = Arc::clone(instance.query.plan());
+        if plan.class != LiveClass::Rows {
             if let Some(loaded_at) = self.load(&plan.reads)? {
                 instance.after = instance.after.max(loaded_at);
             }
-            instance.kept = Kept::Waiting;
+            self.shadow.want_index(&plan)?;
+            instance.kept = Kept::Waiting(None);
+        }
+        Ok(self.put(instance))
+    }
+
+    /// Puts a query where commits find it.
+    pub(super) fn put(&mut self, instance: Instance) -> u64 {
+        let id = self.next_instance;
+        let plan = instance.query.plan();
+        if plan.class == LiveClass::Rows {
+            self.index.insert(id, plan, &instance.query.params);
+        } else {
             for &read in &plan.reads {
                 self.readers.entry(read).or_default().push(id);
             }
+            if plan.table.is_some() {
+                self.copy_index.insert(id, plan, &instance.query.params);
+            }
+            if matches!(instance.kept, Kept::Waiting(_)) {
+                self.pending.insert(id);
+            }
         }
         self.next_instance += 1;
-        self.shared.insert(key, id);
-        self.instances.insert(id, instance);
-        Ok(id)
+        self.shared.insert(SharedKey::of(&instance.query), id);
+        self.instances.insert(id, Box::new(instance));
+        id
     }
 
     /// Copies the tables that are not copied yet; the LSN that they are of, if there are any.
-    fn load(&mut self, reads: &[CollectionId]) -> Result<Option<Lsn>, SqlError> {
+    pub(super) fn load(&mut self, reads: &[CollectionId]) -> Result<Option<Lsn>, SqlError> {
         let missing: Vec<_> = (reads.iter())
             .filter(|read| !self.shadow.has(**read))
             .collect();
@@ -251,13 +290,21 @@ impl Core {
     }
 
     /// Takes a query away; nobody is told.
-    fn forget(&mut self, id: u64) -> Option<Instance> {
+    fn forget(&mut self, id: u64) -> Option<Box<Instance>> {
         let instance = self.instances.remove(&id)?;
-        self.shared.remove(&instance.key);
-        let plan = &instance.asked.plan;
+        let key = SharedKey::of(&instance.query);
+        if self.shared.get(&key) == Some(&id) {
+            self.shared.remove(&key);
+        }
+        let plan = instance.query.plan();
         if plan.class == LiveClass::Rows {
-            self.index.remove(id, plan, &instance.asked.params);
+            self.index.remove(id, plan, &instance.query.params);
         } else {
+            self.pending.remove(&id);
+            self.recomputes.forget(id);
+            if plan.table.is_some() {
+                self.copy_index.remove(id, plan, &instance.query.params);
+            }
             for read in &plan.reads {
                 if let Some(readers) = self.readers.get_mut(read) {
                     readers.retain(|other| *other != id);
@@ -321,6 +368,14 @@ impl Core {
             self.position = self.position.max(step.position);
         }
         self.answer_waiting(self.position.next());
+        self.note_progress();
+    }
+
+    /// Tells how far it has come; to be called once all has been put before whom it concerns.
+    pub(super) fn note_progress(&self) {
+        let deferred = self.recomputes.deferred();
+        self.progress.deferred.store(deferred, Ordering::Release);
+        (self.progress.position).store(self.position.0, Ordering::Release);
     }
 
     fn commit(&mut self, blocks: &[Arc<Block>], lsn: Lsn) -> Result<(), SqlError> {
@@ -376,7 +431,7 @@ impl Core {
     fn end_truncated(&mut self, collection: CollectionId) {
         let ids: Vec<u64> = (self.instances.iter())
             .filter(|(_, instance)| {
-                let plan = &instance.asked.plan;
+                let plan = instance.query.plan();
                 plan.class == LiveClass::Rows && plan.reads.contains(&collection)
             })
             .map(|(id, _)| *id)
@@ -392,15 +447,11 @@ impl Core {
         }
     }
 
-    fn entries_of_rows(
-        &mut self,
-        id: u64,
-        rows: &[&RowChange<'_>],
-    ) -> Result<Vec<Entry>, SqlError> {
-        let Some(instance) = self.instances.get_mut(&id) else {
+    fn entries_of_rows(&self, id: u64, rows: &[&RowChange<'_>]) -> Result<Vec<Entry>, SqlError> {
+        let Some(instance) = self.instances.get(&id) else {
             return Ok(Vec::new());
         };
-        filter_rows(&self.shadow, instance, rows)
+        filter_rows(&self.shadow, &instance.query, rows.iter().copied())
     }
 
     pub(super) fn publish(&mut self, id: u64, lsn: Lsn, entries: Vec<Entry>) {
@@ -410,7 +461,7 @@ impl Core {
         let Some(instance) = self.instances.get(&id) else {
             return;
         };
-        let delta = Delta::new(&instance.asked.plan, lsn, entries);
+        let delta = Delta::new(instance.query.plan(), lsn, entries);
         for (id, outbox) in &instance.subscribers {
             outbox.push(Item::Change {
                 id: *id,
@@ -423,13 +474,23 @@ impl Core {
     }
 }
 
+impl SharedKey {
+    fn of(query: &Prepared) -> SharedKey {
+        SharedKey {
+            asked: Arc::as_ptr(&query.asked).addr(),
+            params: query.params.clone(),
+        }
+    }
+}
+
 /// What a filter makes of changed rows.
-fn filter_rows(
+pub(crate) fn filter_rows<'r, 'a: 'r>(
     shadow: &Shadow,
-    instance: &mut Instance,
-    rows: &[&RowChange<'_>],
+    query: &Prepared,
+    rows: impl Iterator<Item = &'r RowChange<'a>>,
 ) -> Result<Vec<Entry>, SqlError> {
-    let asked = &instance.asked;
+    let Prepared { asked, params } = query;
+    let params = params.values();
     let mut entries = Vec::new();
     for row in rows {
         if (asked.plan.watched.as_ref()).is_some_and(|watched| !row.touches(watched)) {
@@ -437,40 +498,15 @@ fn filter_rows(
         }
         let mut found = [None, None];
         for (image, found) in [&row.before, &row.after].into_iter().zip(&mut found) {
-            let Some(image) = image else { continue };
-            let version = image.table.version();
-            let sql = match &instance.image_sql {
-                Some((known, sql)) if *known == version => Arc::clone(sql),
-                _ => {
-                    let sql: Arc<str> = image_query(&asked.plan, &image.table).into();
-                    instance.image_sql = Some((version, Arc::clone(&sql)));
-                    sql
-                }
-            };
-            *found = shadow.of_image(&sql, &asked.params, image.row, &asked.session)?;
+            if let Some(image) = image {
+                let sql = asked.image_sql(&image.table);
+                *found = shadow.of_image(&sql, &params, image.row, &asked.session)?;
+            }
         }
         let [before, after] = found;
         entries.extend(entry(before, after));
     }
     Ok(entries)
-}
-
-/// As [`filter_rows`], for whoever has the plan alone.
-pub(crate) fn filter_changes(
-    shadow: &Shadow,
-    asked: &Prepared,
-    rows: &[RowChange<'_>],
-) -> Result<Vec<Entry>, SqlError> {
-    let mut instance = Instance {
-        key: Arc::new(shared_key(asked)),
-        asked: asked.clone(),
-        image_sql: None,
-        kept: Kept::Nothing,
-        after: Lsn::ZERO,
-        subscribers: Vec::new(),
-    };
-    let rows: Vec<_> = rows.iter().collect();
-    filter_rows(shadow, &mut instance, &rows)
 }
 
 pub(super) fn entry(before: Option<Row>, after: Option<Row>) -> Option<Entry> {
@@ -486,15 +522,5 @@ pub(super) fn entry(before: Option<Row>, after: Option<Row>) -> Option<Entry> {
             row,
             position: None,
         }),
-    }
-}
-
-fn shared_key(asked: &Prepared) -> SharedKey {
-    SharedKey {
-        sql: Arc::clone(&asked.sql),
-        recompute: asked.recompute,
-        params: Row::from_values(asked.params.iter().map(Value::as_ref)).bytes()[..].into(),
-        context: asked.plan_context.clone(),
-        principal: format!("{:?}", asked.principal),
     }
 }

@@ -1,69 +1,159 @@
-//! What becomes of live queries when definitions change.
+//! What becomes of live queries when definitions, rights or roles change: a query that still means
+//! the same goes on, over new copies of its tables if these have another form; any other ends with
+//! the reason.
 
-use rustc_hash::FxHashSet;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 use springhead_proto::{CollectionId, SqlError};
-use springhead_sql::live::{LiveClass, LivePlan, plan_live};
-use springhead_sql::planner::PlanContext;
+use springhead_sql::live::{LiveClass, LivePlan};
 
-use super::core::{Core, Prepared};
-use super::outbox::LiveEnd;
+use super::asked::{Asked, Prepared};
+use super::core::{Core, Instance, Kept};
+use super::delta::ResultSet;
+use super::outbox::{LiveEnd, LiveId};
 
 impl Core {
-    /// Plans again what a change of definitions may mean something else for.
+    /// Looks again at what a change of definitions may mean something else for.
     pub(super) fn follow_definitions(&mut self, definitions: &[CollectionId]) {
         let touched: FxHashSet<CollectionId> = definitions.iter().copied().collect();
         let others = touched.contains(&CollectionId::NONE);
         let ids: Vec<u64> = (self.instances.iter())
             .filter(|(_, instance)| {
-                others
-                    || instance
-                        .asked
-                        .plan
-                        .reads
-                        .iter()
-                        .any(|read| touched.contains(read))
+                let reads = &instance.query.plan().reads;
+                others || reads.iter().any(|read| touched.contains(read))
             })
             .map(|(id, _)| *id)
             .collect();
-        for id in ids {
-            let instance = &self.instances[&id];
-            let is_copied = instance.asked.plan.class != LiveClass::Rows
-                && instance
-                    .asked
-                    .plan
-                    .reads
-                    .iter()
-                    .any(|read| touched.contains(read));
-            let end = match self.plan_again(&instance.asked) {
-                Err(error) => Some(LiveEnd::Failed(error)),
-                Ok(plan) if is_copied || !is_same(&plan, &instance.asked.plan) => {
-                    Some(LiveEnd::MustRefetch {
-                        message: "definitions that the query depends on have changed".to_owned(),
-                    })
-                }
-                Ok(_) => None,
-            };
-            if let Some(end) = end {
+        self.look_again(&ids, "definitions that the query depends on have changed");
+        self.renew_copies(&touched);
+    }
+
+    /// Looks again at all queries of those whose rights have changed.
+    pub(crate) fn follow_roles(&mut self) {
+        let ids: Vec<u64> = (self.instances.iter())
+            .filter(|(_, instance)| {
+                let asked = &instance.query.asked;
+                let identity = asked.who.identify(&self.engine);
+                identity.is_ok_and(|identity| *identity != *asked.context.identity)
+                    || asked.context.roles.version() != self.engine.roles().version
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        self.look_again(&ids, "what its user may see has changed");
+    }
+
+    /// Plans queries again, each text once, and ends those that mean something else now.
+    fn look_again(&mut self, ids: &[u64], why: &str) {
+        let mut ends: FxHashMap<usize, Option<LiveEnd>> = FxHashMap::default();
+        for &id in ids {
+            let asked = Arc::clone(&self.instances[&id].query.asked);
+            let end = ends
+                .entry(Arc::as_ptr(&asked).addr())
+                .or_insert_with(|| self.end_of_change(&asked, why));
+            if let Some(end) = end.clone() {
                 self.end(id, &end);
             }
         }
     }
 
-    fn plan_again(&self, asked: &Prepared) -> Result<LivePlan, SqlError> {
-        let context = PlanContext {
-            identity: self.engine.identify(&asked.principal)?,
-            ..asked.plan_context.clone()
-        };
-        let types: Vec<_> = (asked.plan.parameters.iter())
-            .map(|parameter| Some(parameter.pg_type.clone()))
+    fn end_of_change(&self, asked: &Asked, why: &str) -> Option<LiveEnd> {
+        match asked.plan_again(&self.engine, &self.tenant) {
+            Err(error) => Some(LiveEnd::Failed(error)),
+            Ok((select, _)) if is_same(&select.plan, &asked.plan) => None,
+            Ok(_) => Some(LiveEnd::MustRefetch {
+                message: why.to_owned(),
+            }),
+        }
+    }
+
+    /// Makes copies anew whose tables have another form now. Their queries go on from what they have
+    /// told: the difference comes once the new copies are reached.
+    fn renew_copies(&mut self, touched: &FxHashSet<CollectionId>) {
+        let catalog = self.tenant.catalog();
+        let outdated: Vec<CollectionId> = (touched.iter().copied())
+            .filter(|collection| {
+                self.shadow.has(*collection)
+                    && !(catalog.table(*collection)).is_some_and(|table| self.shadow.fits(table))
+            })
             .collect();
-        plan_live(
-            &self.tenant.catalog(),
-            &asked.sql,
-            &types,
-            &context,
-            asked.recompute,
-        )
+        let mut ids: Vec<u64> = (outdated.iter())
+            .filter_map(|collection| self.readers.get(collection))
+            .flatten()
+            .copied()
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let told: Vec<_> = (ids.iter())
+            .map(|id| (*id, self.told_by(&self.instances[id])))
+            .collect();
+        for collection in &outdated {
+            self.shadow.drop_table(*collection);
+        }
+        for (id, told) in told {
+            if let Err(error) = told.and_then(|told| self.go_on_over_new_copies(id, told)) {
+                self.end(id, &LiveEnd::Failed(error));
+            }
+        }
+    }
+
+    /// What a query's subscribers know now; `None` if they know nothing yet.
+    fn told_by(&self, instance: &Instance) -> Result<Option<ResultSet>, SqlError> {
+        match &instance.kept {
+            Kept::Waiting(told) => Ok(told.as_deref().cloned()),
+            Kept::Set(set) => Ok(Some((**set).clone())),
+            Kept::Groups(_) | Kept::Anchored(_) | Kept::AnchoredGroups(_) | Kept::Nothing => {
+                self.evaluate(instance).map(Some)
+            }
+        }
+    }
+
+    fn go_on_over_new_copies(&mut self, id: u64, told: Option<ResultSet>) -> Result<(), SqlError> {
+        let plan = Arc::clone(self.instances[&id].query.plan());
+        let loaded_at = self.load(&plan.reads)?;
+        self.shadow.want_index(&plan)?;
+        let instance = self.instances.get_mut(&id).expect("it was there above");
+        instance.after = instance.after.max(loaded_at.unwrap_or(instance.after));
+        instance.kept = Kept::Waiting(told.map(Box::new));
+        self.pending.insert(id);
+        Ok(())
+    }
+
+    /// A subscriber's query goes on for the same user under other credentials, from where it is.
+    /// False if it is not there any more.
+    ///
+    /// # Errors
+    /// What evaluating it says.
+    pub(crate) fn adopt(&mut self, id: LiveId, query: Prepared) -> Result<bool, SqlError> {
+        let Some(&old) = self.of_subscriber.get(&id) else {
+            return Ok(false);
+        };
+        let instance = &self.instances[&old];
+        let outbox = (instance.subscribers.iter())
+            .find(|(subscriber, _)| *subscriber == id)
+            .map(|(_, outbox)| Arc::clone(outbox));
+        let Some(outbox) = outbox else {
+            return Ok(false);
+        };
+        let kept = match &instance.kept {
+            Kept::Nothing => Kept::Nothing,
+            Kept::Set(set) => Kept::Set(set.clone()),
+            Kept::Groups(groups) => Kept::Groups(groups.clone()),
+            Kept::Anchored(rows) => Kept::Anchored(rows.clone()),
+            Kept::AnchoredGroups(groups) => Kept::AnchoredGroups(groups.clone()),
+            Kept::Waiting(told) => Kept::Waiting(told.clone()),
+        };
+        let after = instance.after;
+        let new = self.put(Instance {
+            query,
+            kept,
+            after,
+            subscribers: vec![(id, outbox)],
+        });
+        // The copies are held by the new one now.
+        self.unsubscribe(id);
+        self.of_subscriber.insert(id, new);
+        Ok(true)
     }
 }
 
@@ -73,4 +163,5 @@ fn is_same(a: &LivePlan, b: &LivePlan) -> bool {
         && a.parameters == b.parameters
         && a.key == b.key
         && a.reads == b.reads
+        && (a.class == LiveClass::Rows) == (b.class == LiveClass::Rows)
 }

@@ -13,7 +13,7 @@ use springhead_sql::types::{output_json, output_text};
 pub(crate) type Identity = Box<[u8]>;
 
 /// A result as it is kept: rows in their order, each with its identity.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct ResultSet {
     pub rows: Vec<(Identity, Row)>,
     /// What the rows take in memory, roughly.
@@ -46,8 +46,8 @@ pub struct Delta {
     pub lsn: Lsn,
     pub entries: Vec<Entry>,
     plan: Arc<LivePlan>,
-    /// `"added":[…],"changed":[…],"removed":[…]`, without and with the rows before.
-    rendered: [OnceLock<Bytes>; 2],
+    /// Its JSON members: without and with the rows before, and as upserts.
+    rendered: [OnceLock<Bytes>; 3],
 }
 
 impl ResultSet {
@@ -178,10 +178,52 @@ impl Delta {
             .sum()
     }
 
-    /// Its JSON members `"added"`, `"changed"` and `"removed"`, made once for all who want them.
-    /// `with_before`: changed rows come with what they were, removed ones with what they are.
-    pub fn members(&self, with_before: bool) -> &Bytes {
+    /// Its JSON members, made once for all who want them: `"added"`, `"changed"` and `"removed"`; with
+    /// `upsert` `"upsert"`, rows to put, and `"delete"`, keys to take away. `with_before`: changed rows
+    /// come with what they were, removed ones with what they are.
+    pub fn members(&self, with_before: bool, upsert: bool) -> &Bytes {
+        if upsert {
+            return self.rendered[2].get_or_init(|| self.render_upsert().into());
+        }
         self.rendered[usize::from(with_before)].get_or_init(|| self.render(with_before).into())
+    }
+
+    fn render_upsert(&self) -> Vec<u8> {
+        let plan = &self.plan;
+        let mut out = b"\"upsert\":[".to_vec();
+        let mut deleted = Vec::new();
+        let mut is_first = true;
+        for entry in &self.entries {
+            let (row, position) = match entry {
+                Entry::Added { row, position } | Entry::Changed { row, position, .. } => {
+                    (row, *position)
+                }
+                Entry::Removed { row } => {
+                    deleted.extend_from_slice(if deleted.is_empty() { b"" } else { b"," });
+                    deleted.extend_from_slice(b"{\"key\":");
+                    write_key(plan, row.as_ref(), &mut deleted);
+                    deleted.push(b'}');
+                    continue;
+                }
+            };
+            out.extend_from_slice(if is_first {
+                b"{\"key\":"
+            } else {
+                b",{\"key\":"
+            });
+            is_first = false;
+            write_key(plan, row.as_ref(), &mut out);
+            out.extend_from_slice(b",\"row\":");
+            write_row(plan, row.as_ref(), &mut out);
+            if let Some(position) = position {
+                out.extend_from_slice(format!(",\"position\":{position}").as_bytes());
+            }
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"],\"delete\":[");
+        out.extend_from_slice(&deleted);
+        out.push(b']');
+        out
     }
 
     fn render(&self, with_before: bool) -> Vec<u8> {

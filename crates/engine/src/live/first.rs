@@ -1,9 +1,13 @@
 //! Where queries over copies begin: the first result of each, and the way from a cursor.
 
+use std::sync::Arc;
+
 use springhead_proto::{ChangeRef, Changes, ErrorCode, Lsn, SqlError};
 use springhead_sql::live::LiveClass;
 
 use super::LiveError;
+use super::asked::Prepared;
+use super::copies::by_anchor;
 use super::core::{Core, Initial, Instance, Kept, Waiting};
 use super::delta::{ResultSet, difference};
 use super::outbox::{LiveEnd, LiveId};
@@ -17,9 +21,11 @@ impl Core {
 
     /// Gives first results to those whose tables are all as of before `next`, the state now.
     pub(super) fn answer_waiting(&mut self, next: Lsn) {
-        let due: Vec<u64> = (self.instances.iter())
-            .filter(|(_, instance)| matches!(instance.kept, Kept::Waiting) && instance.after < next)
-            .map(|(id, _)| *id)
+        if self.pending.is_empty() && self.waiting.is_empty() {
+            return;
+        }
+        let due: Vec<u64> = (self.pending.iter().copied())
+            .filter(|id| self.instances[id].after < next)
             .collect();
         for id in due {
             if let Err(error) = self.evaluate_first(id) {
@@ -31,6 +37,9 @@ impl Core {
             .partition(|waiting| self.is_ready(waiting.id));
         self.waiting = rest;
         for waiting in due {
+            if let Some(&instance) = self.of_subscriber.get(&waiting.id) {
+                self.settle(instance);
+            }
             let initial = self.initial(waiting.id, waiting.cursor);
             // Whoever asked may have gone.
             let _ = waiting.reply.send(initial);
@@ -40,26 +49,52 @@ impl Core {
     fn is_ready(&self, id: LiveId) -> bool {
         (self.of_subscriber.get(&id))
             .and_then(|instance| self.instances.get(instance))
-            .is_none_or(|instance| !matches!(instance.kept, Kept::Waiting))
+            .is_none_or(|instance| !matches!(instance.kept, Kept::Waiting(_)))
     }
 
     fn evaluate_first(&mut self, id: u64) -> Result<(), SqlError> {
         let instance = self.instances.get(&id).expect("the caller has looked");
-        let class = instance.asked.plan.class;
-        let kept = match class {
-            LiveClass::Rows | LiveClass::Join => Kept::Nothing,
-            LiveClass::Groups => Kept::Groups(self.evaluate(instance)?.rows.into_iter().collect()),
-            _ => Kept::Set(self.evaluate(instance)?),
+        let plan = Arc::clone(instance.query.plan());
+        let told = matches!(instance.kept, Kept::Waiting(Some(_)));
+        let now = match plan.class {
+            LiveClass::Rows | LiveClass::Join if !told => ResultSet::default(),
+            _ => self.evaluate(instance)?,
         };
-        self.instances.get_mut(&id).expect("looked at above").kept = kept;
+        let of_anchors = match &plan.anchor_groups {
+            Some(_) => Some(self.groups_of_anchors(instance)?),
+            None => None,
+        };
+        let lsn = self.position.max(instance.after);
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        let before = match std::mem::replace(&mut instance.kept, Kept::Nothing) {
+            Kept::Waiting(before) => before,
+            _ => None,
+        };
+        let entries = before.map(|before| difference(&before, &now, plan.ordered));
+        instance.kept = match plan.class {
+            LiveClass::Rows | LiveClass::Join => Kept::Nothing,
+            LiveClass::Groups => {
+                let groups = now.rows.into_iter().collect();
+                match of_anchors {
+                    None => Kept::Groups(Box::new(groups)),
+                    Some(of_anchors) => Kept::AnchoredGroups(Box::new((groups, of_anchors))),
+                }
+            }
+            LiveClass::Anchored => Kept::Anchored(Box::new(by_anchor(&plan, now.rows))),
+            _ => Kept::Set(Box::new(now)),
+        };
+        self.pending.remove(&id);
+        if let Some(entries) = entries {
+            self.publish(id, lsn, entries);
+        }
         Ok(())
     }
 
     pub(super) fn evaluate(&self, instance: &Instance) -> Result<ResultSet, SqlError> {
-        let asked = &instance.asked;
+        let Prepared { asked, params } = &instance.query;
         self.shadow.result(
             &asked.plan,
-            &asked.params,
+            &params.values(),
             &asked.session,
             self.limits.result_bytes,
         )
@@ -73,7 +108,7 @@ impl Core {
         let lsn = self.position.max(instance.after);
         let computed;
         let now = match &instance.kept {
-            Kept::Set(set) => set,
+            Kept::Set(set) => &**set,
             _ => {
                 computed = self.evaluate(instance)?;
                 &computed
@@ -84,7 +119,7 @@ impl Core {
             None => rows.extend(now.rows.iter().map(|(_, row)| row.clone())),
             Some(cursor) if cursor < lsn => {
                 let past = self.result_at(instance, cursor, lsn)?;
-                entries = difference(&past, now, instance.asked.plan.ordered);
+                entries = difference(&past, now, instance.query.plan().ordered);
             }
             Some(_) => {}
         }
@@ -98,7 +133,7 @@ impl Core {
         cursor: Lsn,
         now: Lsn,
     ) -> Result<ResultSet, LiveError> {
-        let plan = &instance.asked.plan;
+        let plan = instance.query.plan();
         let slices = super::resume::read(&self.tenant, cursor, now, &plan.reads, self.limits)?;
         let mut changes: Vec<ChangeRef<'_>> = Vec::new();
         for slice in &slices {
@@ -111,10 +146,10 @@ impl Core {
                 }
             }
         }
-        let asked = &instance.asked;
+        let Prepared { asked, params } = &instance.query;
         let max_bytes = self.limits.result_bytes;
         Ok(self.shadow.in_the_past(&changes, |shadow| {
-            shadow.result(plan, &asked.params, &asked.session, max_bytes)
+            shadow.result(plan, &params.values(), &asked.session, max_bytes)
         })?)
     }
 }

@@ -1,10 +1,18 @@
-//! Which live queries a row image can matter to: those with a condition `column = constant` are
-//! found by the row's value, so that a commit's cost follows the queries that match.
+//! Which live queries a row image can matter to: those with a condition on a column are found by
+//! the row's value, so that a commit's cost follows the queries that match. Equality is a hash
+//! table, ranges an interval tree, `LIKE 'abc%'` a hash table of prefixes.
+//!
+//! It only prunes: whatever it lets through is evaluated.
+
+use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 use springhead_proto::{CollectionId, RowRef, Value, ValueRef};
 use springhead_sql::catalog::Table;
-use springhead_sql::live::{LivePlan, Operand};
+use springhead_sql::live::{LivePlan, Operand, Test, literal_prefix};
+
+use super::asked::Params;
+use super::interval::Intervals;
 
 /// The filters of one tenant, by what they look for.
 #[derive(Default)]
@@ -14,18 +22,41 @@ pub(crate) struct Index {
 
 #[derive(Default)]
 struct TableIndex {
-    /// By column id and value.
-    equal: FxHashMap<u32, FxHashMap<Box<[u8]>, Vec<u64>>>,
+    columns: FxHashMap<u32, ColumnIndex>,
     /// Those that every row is shown to.
-    all: Vec<u64>,
+    all: Ids,
     count: usize,
+}
+
+/// The conditions on one column.
+#[derive(Default)]
+struct ColumnIndex {
+    /// By encoded value.
+    equal: FxHashMap<Box<[u8]>, Ids>,
+    ranges: Intervals,
+    prefixes: FxHashMap<Box<[u8]>, Ids>,
+    /// How many prefixes there are of each length.
+    lengths: BTreeMap<usize, usize>,
+}
+
+/// Mostly there is one.
+#[derive(Default)]
+enum Ids {
+    #[default]
+    None,
+    One(u64),
+    Many(Vec<u64>),
 }
 
 /// Where one query stands.
 enum Place {
     All,
-    /// Column, and the values that it can have.
+    /// It can never have a row.
+    Nowhere,
+    /// Column, and the encoded values that it can have.
     Equal(u32, Vec<Box<[u8]>>),
+    Range(u32, Option<Value>, Option<Value>),
+    Prefix(u32, Box<[u8]>),
 }
 
 impl Index {
@@ -33,92 +64,222 @@ impl Index {
         self.tables.contains_key(&collection)
     }
 
-    pub(crate) fn insert(&mut self, id: u64, plan: &LivePlan, params: &[Value]) {
-        let Some(&collection) = plan.reads.first() else {
+    pub(crate) fn insert(&mut self, id: u64, plan: &LivePlan, params: &Params) {
+        let Some(collection) = plan.table else {
             return;
         };
         let table = self.tables.entry(collection).or_default();
         table.count += 1;
         match place(plan, params) {
             Place::All => table.all.push(id),
+            Place::Nowhere => {}
             Place::Equal(column, values) => {
-                let by_value = table.equal.entry(column).or_default();
+                let index = table.columns.entry(column).or_default();
                 for value in values {
-                    by_value.entry(value).or_default().push(id);
+                    index.equal.entry(value).or_default().push(id);
                 }
+            }
+            Place::Range(column, low, high) => {
+                let index = table.columns.entry(column).or_default();
+                index.ranges.insert(id, low, high);
+            }
+            Place::Prefix(column, prefix) => {
+                let index = table.columns.entry(column).or_default();
+                *index.lengths.entry(prefix.len()).or_default() += 1;
+                index.prefixes.entry(prefix).or_default().push(id);
             }
         }
     }
 
-    pub(crate) fn remove(&mut self, id: u64, plan: &LivePlan, params: &[Value]) {
-        let Some(collection) = plan.reads.first() else {
+    pub(crate) fn remove(&mut self, id: u64, plan: &LivePlan, params: &Params) {
+        let Some(collection) = plan.table else {
             return;
         };
-        let Some(table) = self.tables.get_mut(collection) else {
+        let Some(table) = self.tables.get_mut(&collection) else {
             return;
         };
-        match place(plan, params) {
-            Place::All => table.all.retain(|other| *other != id),
-            Place::Equal(column, values) => {
-                if let Some(by_value) = table.equal.get_mut(&column) {
-                    for value in values {
-                        if let Some(ids) = by_value.get_mut(&value) {
-                            ids.retain(|other| *other != id);
-                            if ids.is_empty() {
-                                by_value.remove(&value);
-                            }
-                        }
-                    }
-                    if by_value.is_empty() {
-                        table.equal.remove(&column);
-                    }
-                }
+        let place = place(plan, params);
+        let column = match &place {
+            Place::All => {
+                table.all.remove(id);
+                None
+            }
+            Place::Nowhere => None,
+            Place::Equal(column, _) | Place::Range(column, ..) | Place::Prefix(column, _) => {
+                Some(*column)
+            }
+        };
+        if let Some(column) = column
+            && let Some(index) = table.columns.get_mut(&column)
+        {
+            index.remove(id, place);
+            if index.is_empty() {
+                table.columns.remove(&column);
             }
         }
         table.count -= 1;
         if table.count == 0 {
-            self.tables.remove(collection);
+            self.tables.remove(&collection);
         }
     }
 
     /// Calls `found` with each query that may have the row; perhaps twice.
-    pub(crate) fn candidates(&self, table: &Table, row: RowRef<'_>, mut found: impl FnMut(u64)) {
-        let Some(index) = self.tables.get(&table.collection()) else {
+    pub(crate) fn candidates(
+        &mut self,
+        table: &Table,
+        row: RowRef<'_>,
+        mut found: impl FnMut(u64),
+    ) {
+        let Some(index) = self.tables.get_mut(&table.collection()) else {
             return;
         };
-        index.all.iter().copied().for_each(&mut found);
+        index.all.each(&mut found);
         let mut bytes = Vec::new();
-        for (column, by_value) in &index.equal {
+        for (column, index) in &mut index.columns {
             let value = (table.column_by_id(*column)).and_then(|(place, _)| row.get(place));
+            index.candidates(value.unwrap_or(ValueRef::Null), &mut bytes, &mut found);
+        }
+    }
+}
+
+impl ColumnIndex {
+    fn is_empty(&self) -> bool {
+        self.equal.is_empty() && self.ranges.is_empty() && self.prefixes.is_empty()
+    }
+
+    fn remove(&mut self, id: u64, place: Place) {
+        match place {
+            Place::All | Place::Nowhere => {}
+            Place::Equal(_, values) => {
+                for value in values {
+                    leave(&mut self.equal, &value, id);
+                }
+            }
+            Place::Range(_, low, _) => self.ranges.remove(id, low.as_ref()),
+            Place::Prefix(_, prefix) => {
+                leave(&mut self.prefixes, &prefix, id);
+                if let Some(count) = self.lengths.get_mut(&prefix.len()) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.lengths.remove(&prefix.len());
+                    }
+                }
+            }
+        }
+    }
+
+    fn candidates(
+        &mut self,
+        value: ValueRef<'_>,
+        bytes: &mut Vec<u8>,
+        found: &mut impl FnMut(u64),
+    ) {
+        if !self.equal.is_empty() {
             bytes.clear();
-            encode(value.unwrap_or(ValueRef::Null), &mut bytes);
-            if let Some(ids) = by_value.get(&bytes[..]) {
-                ids.iter().copied().for_each(&mut found);
+            encode(value, bytes);
+            if let Some(ids) = self.equal.get(&bytes[..]) {
+                ids.each(found);
+            }
+        }
+        if !value.is_null() && !self.ranges.is_empty() {
+            self.ranges.stab(value, found);
+        }
+        if let ValueRef::Text(text) = value {
+            for &length in self.lengths.keys() {
+                let Some(prefix) = text.as_bytes().get(..length) else {
+                    break;
+                };
+                if let Some(ids) = self.prefixes.get(prefix) {
+                    ids.each(found);
+                }
             }
         }
     }
 }
 
-fn place(plan: &LivePlan, params: &[Value]) -> Place {
-    let Some(equal) = plan.equals.iter().min_by_key(|equal| equal.operands.len()) else {
+impl Ids {
+    fn push(&mut self, id: u64) {
+        match self {
+            Ids::None => *self = Ids::One(id),
+            Ids::One(one) => *self = Ids::Many(vec![*one, id]),
+            Ids::Many(ids) => ids.push(id),
+        }
+    }
+
+    /// Whether none is left.
+    fn remove(&mut self, id: u64) -> bool {
+        match self {
+            Ids::One(one) if *one == id => *self = Ids::None,
+            Ids::Many(ids) => {
+                // In any order: those that are found are sorted by whoever looks.
+                if let Some(at) = ids.iter().position(|other| *other == id) {
+                    ids.swap_remove(at);
+                }
+                if ids.is_empty() {
+                    *self = Ids::None;
+                }
+            }
+            _ => {}
+        }
+        matches!(self, Ids::None)
+    }
+
+    fn each(&self, found: &mut impl FnMut(u64)) {
+        match self {
+            Ids::None => {}
+            Ids::One(id) => found(*id),
+            Ids::Many(ids) => ids.iter().copied().for_each(found),
+        }
+    }
+}
+
+fn leave(map: &mut FxHashMap<Box<[u8]>, Ids>, key: &[u8], id: u64) {
+    if let Some(ids) = map.get_mut(key)
+        && ids.remove(id)
+    {
+        map.remove(key);
+    }
+}
+
+fn place(plan: &LivePlan, params: &Params) -> Place {
+    let Some(condition) = plan.conditions.first() else {
         return Place::All;
     };
-    let mut values: Vec<Box<[u8]>> = (equal.operands.iter())
-        .map(|operand| match operand {
-            Operand::Value(value) => value,
-            Operand::Parameter(index) => params.get(*index).unwrap_or(&Value::Null),
-        })
-        // Nothing is equal to NULL.
-        .filter(|value| !value.as_ref().is_null())
-        .map(|value| {
-            let mut bytes = Vec::new();
-            encode(value.as_ref(), &mut bytes);
-            bytes.into()
-        })
-        .collect();
-    values.sort_unstable();
-    values.dedup();
-    Place::Equal(equal.column, values)
+    let column = condition.column;
+    let value = |operand: &Operand| match operand {
+        Operand::Value(value) => value.clone(),
+        Operand::Parameter(index) => params.get(*index).to_owned(),
+        Operand::Null => Value::Null,
+    };
+    match &condition.test {
+        Test::Equal(operands) => {
+            let mut values: Vec<Box<[u8]>> = (operands.iter())
+                // Nothing is equal to NULL, but what is asked to be NULL.
+                .filter(|operand| matches!(operand, Operand::Null) || value(operand) != Value::Null)
+                .map(|operand| {
+                    let mut bytes = Vec::new();
+                    encode(value(operand).as_ref(), &mut bytes);
+                    bytes.into()
+                })
+                .collect();
+            values.sort_unstable();
+            values.dedup();
+            Place::Equal(column, values)
+        }
+        Test::Range { low, high } => {
+            let (low, high) = (low.as_ref().map(value), high.as_ref().map(value));
+            if low == Some(Value::Null) || high == Some(Value::Null) {
+                return Place::Nowhere;
+            }
+            Place::Range(column, low, high)
+        }
+        Test::Prefix(operand) => match value(operand) {
+            Value::Text(pattern) => {
+                Place::Prefix(column, literal_prefix(&pattern).as_bytes().into())
+            }
+            _ => Place::Nowhere,
+        },
+    }
 }
 
 fn encode(value: ValueRef<'_>, out: &mut Vec<u8>) {

@@ -13,6 +13,7 @@
 //! protocol holds for one connection: it opens queries, hands out events, and turns a connection
 //! that has fallen behind into one that needs the net difference (docs/adr/0008-live-queries.md).
 
+pub(crate) mod asked;
 mod commit;
 mod copies;
 mod core;
@@ -20,9 +21,13 @@ mod definitions;
 mod delta;
 mod first;
 mod index;
+mod interval;
+mod opening;
 mod outbox;
+mod recompute;
 mod resume;
 mod shadow;
+mod squash;
 mod subscriber;
 
 use std::sync::Arc;
@@ -39,9 +44,11 @@ use crate::{Engine, TailReader, Tenant};
 
 pub use delta::{Delta, Entry, key_text, write_key, write_row};
 pub use outbox::{LiveEnd, LiveId};
-pub use subscriber::{LiveEvent, LiveRequest, Opened, Subscriber};
+pub use springhead_sql::live::LiveOptions;
+pub use subscriber::{LiveEvent, LiveRequest, LiveWaiter, Opened, Subscriber};
 
-use self::core::Core;
+use self::asked::AskedBook;
+use self::core::{Core, Progress};
 use shadow::Shadow;
 
 /// Limits of live queries.
@@ -55,9 +62,13 @@ pub struct LiveLimits {
     pub resume_changes: u64,
     /// Live queries of one tenant.
     pub per_tenant: usize,
+    /// Live queries of one connection.
+    pub per_connection: usize,
     /// Rows of one commit that joins and groups go through one by one; past it they are evaluated
     /// as a whole.
     pub keys_by_parts: usize,
+    /// Pause between two evaluations of one query that was asked for with `WITH (recompute)`.
+    pub recompute_pause: Duration,
 }
 
 impl Default for LiveLimits {
@@ -67,7 +78,9 @@ impl Default for LiveLimits {
             outbox_bytes: 4 << 20,
             resume_changes: 100_000,
             per_tenant: 1_000_000,
+            per_connection: 1_000,
             keys_by_parts: 1_000,
+            recompute_pause: Duration::from_millis(100),
         }
     }
 }
@@ -82,6 +95,26 @@ pub enum LiveError {
     Refetch(String),
     #[error(transparent)]
     Sql(SqlError),
+}
+
+impl LiveError {
+    /// Whether a new snapshot is what helps.
+    #[must_use]
+    pub fn is_refetch(&self) -> bool {
+        matches!(self, LiveError::Refused(_) | LiveError::Refetch(_))
+    }
+
+    /// How a query ends that met it.
+    #[must_use]
+    pub fn end(self) -> LiveEnd {
+        match self {
+            LiveError::Refused(refused) => LiveEnd::MustRefetch {
+                message: refused.to_string(),
+            },
+            LiveError::Refetch(message) => LiveEnd::MustRefetch { message },
+            LiveError::Sql(error) => LiveEnd::Failed(error),
+        }
+    }
 }
 
 impl From<CdcError> for LiveError {
@@ -105,6 +138,9 @@ pub struct Live {
 pub(crate) struct TenantLive {
     pub tenant: Arc<Tenant>,
     pub core: Mutex<Core>,
+    pub progress: Arc<Progress>,
+    /// What is asked, and by whom.
+    pub asked: AskedBook,
     /// For what is evaluated beside the task: filters of row images alone.
     pub side: Mutex<Shadow>,
     /// Somebody waits for the task to go on to what is visible, or the last query has gone.
@@ -113,6 +149,9 @@ pub(crate) struct TenantLive {
 
 /// How often a quiet tenant's position follows the log's end, so that cursors stay young.
 const FOLLOW: Duration = Duration::from_secs(5);
+
+/// How soon a core that is busy is asked again.
+const RETRY: Duration = Duration::from_millis(50);
 
 impl Live {
     /// For one engine.
@@ -129,6 +168,10 @@ impl Live {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(crate) fn limits(&self) -> LiveLimits {
+        self.limits
     }
 
     /// Live queries that are open, and how many different ones these are.
@@ -163,7 +206,9 @@ impl Live {
         )?;
         let made = Arc::new(TenantLive {
             tenant: Arc::clone(tenant),
+            progress: Arc::clone(&core.progress),
             core: Mutex::new(core),
+            asked: AskedBook::default(),
             side: Mutex::new(side),
             kick: Notify::new(),
         });
@@ -195,6 +240,37 @@ impl TenantLive {
         self.kick.notify_one();
     }
 
+    /// How long until a query is to be evaluated again; soon, if nobody can say now.
+    fn recompute_in(&self) -> Option<Duration> {
+        match self.core.try_lock() {
+            Some(core) => core.recompute_in(),
+            None => Some(RETRY),
+        }
+    }
+
+    /// Takes subscribers away. The core may be busy for long, with a table that is copied: then not
+    /// on this thread, which serves others.
+    pub(crate) fn leave(self: &Arc<Self>, ids: Vec<LiveId>) {
+        let go = |core: &mut Core| ids.iter().for_each(|id| core.unsubscribe(*id));
+        if let Some(mut core) = self.core.try_lock() {
+            go(&mut core);
+        } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let this = Arc::clone(self);
+            runtime.spawn(async move {
+                let left = this.with_core(move |core| {
+                    ids.iter().for_each(|id| core.unsubscribe(*id));
+                });
+                // Without readers the engine has ended, and all queries with it.
+                let _ = left.await;
+                this.kick();
+            });
+            return;
+        } else {
+            go(&mut self.core.lock());
+        }
+        self.kick();
+    }
+
     /// Runs `act` on the core on a reader thread.
     pub(crate) async fn with_core<T: Send + 'static>(
         self: &Arc<Self>,
@@ -206,11 +282,41 @@ impl TenantLive {
     }
 }
 
+/// Completes after `pause`; without one, never.
+async fn after(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Feeds a tenant's log to its live queries until there are none.
 async fn follow(live: Arc<Live>, this: Arc<TenantLive>, mut tail: TailReader) {
+    let mut roles = live.engine.watch_roles();
     loop {
+        let due = this.recompute_in();
         let step = tokio::select! {
             biased;
+            () = after(due) => {
+                match this.with_core(Core::recompute_due).await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        this.core.lock().end_all(&LiveEnd::Failed(error));
+                        live.is_over(&this);
+                        return;
+                    }
+                }
+            }
+            Ok(_) = roles.changed() => {
+                match this.with_core(Core::follow_roles).await {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        this.core.lock().end_all(&LiveEnd::Failed(error));
+                        live.is_over(&this);
+                        return;
+                    }
+                }
+            }
             () = this.kick.notified() => {
                 if live.is_over(&this) {
                     return;

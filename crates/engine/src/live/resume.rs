@@ -3,8 +3,9 @@
 use springhead_log::{CommitSlice, LogError, ReadFilter};
 use springhead_proto::{ChangeKind, ChangeRef, CollectionId, Lsn, SqlError};
 
+use super::asked::Prepared;
 use super::commit::CommitChange;
-use super::core::{Prepared, filter_changes};
+use super::core::filter_rows;
 use super::delta::Entry;
 use super::shadow::Shadow;
 use super::{LiveError, LiveLimits};
@@ -77,7 +78,7 @@ pub(crate) fn expect_reversible(change: &ChangeRef<'_>) -> Result<(), LiveError>
 pub(crate) fn filter_difference(
     tenant: &Tenant,
     shadow: &Shadow,
-    asked: &Prepared,
+    query: &Prepared,
     from: Lsn,
     to: Lsn,
     limits: LiveLimits,
@@ -85,7 +86,7 @@ pub(crate) fn filter_difference(
     if from >= to {
         return Ok(Vec::new());
     }
-    let reads = &asked.plan.reads;
+    let reads = &query.plan().reads;
     let slices = read(tenant, from, to, reads, limits)?;
     let mut change = CommitChange::default();
     let wanted = |id: CollectionId| reads.contains(&id);
@@ -106,7 +107,7 @@ pub(crate) fn filter_difference(
     change.settle();
     let mut entries = Vec::new();
     for table in change.tables.values() {
-        entries.extend(filter_changes(shadow, asked, &table.rows)?);
+        entries.extend(filter_rows(shadow, query, table.rows.iter())?);
     }
     Ok(entries)
 }

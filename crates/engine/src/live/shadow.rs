@@ -37,10 +37,15 @@ struct ShadowTable {
     statements: RowStatements,
     /// Commits up to it are in the copy already.
     loaded_at: Lsn,
+    /// Indexes that windows are refilled by, beside those of the table.
+    order_indexes: Vec<Vec<(u32, bool)>>,
 }
 
 /// Memory that the copies' cache takes, in KiB.
 const CACHE_KIB: u32 = 64 << 10;
+
+/// Indexes for windows on one copy; each costs every change of a row.
+const ORDER_INDEXES: usize = 8;
 
 /// Statements kept prepared.
 const STATEMENTS: usize = 512;
@@ -100,9 +105,57 @@ impl Shadow {
             table: Arc::clone(table),
             statements,
             loaded_at: from.lsn,
+            order_indexes: Vec::new(),
         };
         self.tables.insert(table.collection(), held);
         Ok(())
+    }
+
+    /// Makes the index that a window's rows are found by in their order, if it is worth one.
+    pub(crate) fn want_index(&mut self, plan: &LivePlan) -> Result<(), SqlError> {
+        let (Some(table), false) = (plan.table, plan.order_index.is_empty()) else {
+            return Ok(());
+        };
+        let Some(held) = self.tables.get_mut(&table) else {
+            return Ok(());
+        };
+        let known = &mut held.order_indexes;
+        if known.contains(&plan.order_index) || known.len() >= ORDER_INDEXES {
+            return Ok(());
+        }
+        let columns: Option<Vec<String>> = (plan.order_index.iter())
+            .map(|(id, is_descending)| {
+                let (_, column) = held.table.column_by_id(*id)?;
+                let direction = if *is_descending { " DESC" } else { "" };
+                Some(format!("\"{}\"{direction}", column.storage_name()))
+            })
+            .collect();
+        let Some(columns) = columns else {
+            return Ok(());
+        };
+        let name = held.table.storage_name();
+        let sql = format!(
+            "CREATE INDEX live_{name}_{} ON {name} ({})",
+            known.len(),
+            columns.join(",")
+        );
+        self.conn.execute_batch(&sql).map_err(|e| internal(&e))?;
+        known.push(plan.order_index.clone());
+        Ok(())
+    }
+
+    /// Whether rows of `table` as it is now fit the copy.
+    pub(crate) fn fits(&self, table: &Table) -> bool {
+        let form = |table: &Table| -> Vec<(u32, bool)> {
+            (table.columns.iter())
+                .map(|column| (column.id, column.generated.is_some()))
+                .collect()
+        };
+        self.tables.get(&table.collection()).is_some_and(|held| {
+            form(&held.table) == form(table)
+                && held.table.key == table.key
+                && held.statements == RowStatements::of(table)
+        })
     }
 
     pub(crate) fn drop_table(&mut self, collection: CollectionId) {

@@ -5,40 +5,45 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashMap;
-use springhead_proto::{Cursor, Epoch, ErrorCode, Lsn, SqlError, Value};
-use springhead_sql::live::{LiveClass, LivePlan, plan_live, strip_live};
-use springhead_sql::planner::PlanContext;
-use springhead_sql::types::{input, input_binary, input_json};
+use springhead_proto::{Cursor, Epoch, ErrorCode, Lsn, SqlError};
+use springhead_sql::live::{LiveClass, LiveOptions, LivePlan};
+use springhead_sql::plan::LiveSelect;
+use tokio::time::{Instant, sleep_until};
 
-use super::core::{Initial, Prepared, Waiting};
-use super::delta::{Delta, Entry};
+use super::asked::{self, Asker, Params, Prepared};
+use super::delta::Delta;
 use super::outbox::{Item, LiveEnd, LiveId, Outbox, Taken};
-use super::resume::filter_difference;
+use super::squash::Squashed;
 use super::{Live, LiveError, TenantLive};
 use crate::access::Principal;
-use crate::cdc::{CdcError, Start, resolve_start};
-use crate::rows::RowsWriter;
+use crate::cdc::{CdcError, Start, parse_cursor, resolve_start};
 use crate::session::ParamValue;
 use crate::{Rows, Tenant};
 
 /// What is asked for.
 pub struct LiveRequest<'r> {
-    /// A SELECT, with or without `LIVE` before it and `WITH (recompute)` after it.
+    /// A SELECT, with or without `LIVE` before it and `WITH (…)` after it.
     pub sql: &'r str,
     pub params: &'r [ParamValue<'r>],
     /// Go on from here: no snapshot, the net difference since.
     pub cursor: Option<Cursor>,
+    /// Beside those of the text.
+    pub options: LiveOptions,
 }
 
 /// A live query that has been opened.
 pub struct Opened {
     pub id: LiveId,
     pub plan: Arc<LivePlan>,
+    /// Those of the request and of the text.
+    pub options: LiveOptions,
     /// The result at `lsn`; `None` if it goes on from a cursor.
     pub rows: Option<Rows>,
     /// What has changed since the cursor, if anything.
     pub delta: Option<Arc<Delta>>,
     pub lsn: Lsn,
+    /// Why it begins anew, though it was to go on from a cursor.
+    pub refetched: Option<String>,
 }
 
 /// What comes next for a connection.
@@ -49,6 +54,12 @@ pub enum LiveEvent {
     },
     /// All queries of the connection are at this LSN now.
     Tick(Lsn),
+    /// A query that asked for it begins anew, since it could not go on.
+    Refetched {
+        id: LiveId,
+        message: String,
+        opened: Box<Opened>,
+    },
     Ended {
         id: LiveId,
         end: LiveEnd,
@@ -57,32 +68,47 @@ pub enum LiveEvent {
 
 /// See the module's text.
 pub struct Subscriber {
-    live: Arc<Live>,
-    tenant: Arc<Tenant>,
+    pub(super) live: Arc<Live>,
+    pub(super) tenant: Arc<Tenant>,
     /// `None` before the first query.
-    of: Option<Arc<TenantLive>>,
-    outbox: Arc<Outbox>,
-    queries: FxHashMap<LiveId, Query>,
+    pub(super) of: Option<Arc<TenantLive>>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) queries: FxHashMap<LiveId, Query>,
     /// Net differences that are to be handed out.
-    ready: VecDeque<LiveEvent>,
+    pub(super) ready: VecDeque<LiveEvent>,
     /// Changes have been dropped, and the net difference has not been made yet.
-    is_behind: bool,
+    pub(super) is_behind: bool,
+    /// Queries with a pause between changes, and what they wait with.
+    pub(super) squashed: FxHashMap<LiveId, Squashed>,
+    /// A query that is to begin anew, and why.
+    anew: Option<(LiveId, String)>,
 }
 
-struct Query {
-    asked: Prepared,
+pub(super) struct Query {
+    pub prepared: Prepared,
     /// The last LSN handed out.
-    at: Lsn,
+    pub at: Lsn,
+    /// It begins anew where it cannot go on.
+    pub refetches: bool,
+}
+
+/// Waits for something to come for a connection, while others have the [`Subscriber`].
+#[derive(Clone)]
+pub struct LiveWaiter(Arc<Outbox>);
+
+impl LiveWaiter {
+    /// Completes when there is something to take. Cancel-safe.
+    pub async fn ready(&self) {
+        while matches!(self.0.peek(), Taken::Empty) {
+            self.0.came.notified().await;
+        }
+    }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
         if let Some(of) = &self.of {
-            let ids: Vec<LiveId> = self.queries.keys().copied().collect();
-            let mut core = of.core.lock();
-            ids.into_iter().for_each(|id| core.unsubscribe(id));
-            drop(core);
-            of.kick();
+            of.leave(self.queries.keys().copied().collect());
         }
     }
 }
@@ -99,6 +125,8 @@ impl Subscriber {
             queries: FxHashMap::default(),
             ready: VecDeque::new(),
             is_behind: false,
+            squashed: FxHashMap::default(),
+            anew: None,
         }
     }
 
@@ -132,6 +160,18 @@ impl Subscriber {
         self.live.engine.log().tail().epoch
     }
 
+    /// For waiting without holding the subscriber.
+    #[must_use]
+    pub fn waiter(&self) -> LiveWaiter {
+        LiveWaiter(Arc::clone(&self.outbox))
+    }
+
+    /// When a change that is held back may go out.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.squash_due()
+    }
+
     /// Opens a live query for `principal`.
     ///
     /// # Errors
@@ -142,8 +182,85 @@ impl Subscriber {
         principal: &Arc<Principal>,
         request: &LiveRequest<'_>,
     ) -> Result<Opened, LiveError> {
-        let asked = prepare(&self.live, &self.tenant, principal, request).await?;
-        let cursor = match request.cursor {
+        let asker = asked::asker(&self.live.engine, &self.tenant, principal).await?;
+        let recompute = request.options.recompute;
+        let mut select = asked::plan(&self.tenant, request.sql, recompute, &asker.context)?;
+        let params = asked::convert(&select.plan, request.params)?;
+        select.options = asked::options(&request.options, select.options);
+        let wants_rows = select.options.snapshot != Some(false);
+        self.open_select(asker, &select, params, request.cursor, wants_rows)
+            .await
+    }
+
+    /// Opens a query that has been planned; without `cursor` from that of its options. The rows of a
+    /// filter that nobody wants are not read.
+    pub(crate) async fn open_select(
+        &mut self,
+        asker: Asker,
+        select: &LiveSelect,
+        params: Params,
+        cursor: Option<Cursor>,
+        wants_rows: bool,
+    ) -> Result<Opened, LiveError> {
+        let most = self.live.limits.per_connection;
+        if self.queries.len() >= most {
+            let error = SqlError::new(
+                ErrorCode::TooManyConnections,
+                format!("the connection has {most} live queries already"),
+            );
+            return Err(error
+                .with_hint("cancel some, or raise live_per_connection")
+                .into());
+        }
+        let options = select.options.clone();
+        let cursor = match (cursor, &options.cursor) {
+            (Some(cursor), _) => Some(cursor),
+            (None, Some(text)) => Some(parse_cursor(text)?),
+            (None, None) => None,
+        };
+        let of = self.live.of(&self.tenant)?;
+        let prepared = Prepared {
+            asked: of.asked.share(asker, select),
+            params,
+        };
+        let id = LiveId(self.live.next_id.fetch_add(1, Ordering::Relaxed));
+        let opened = match self.open_prepared(id, &prepared, cursor, wants_rows).await {
+            Err(error) if options.refetch && error.is_refetch() => {
+                let opened = self.open_prepared(id, &prepared, None, true).await;
+                opened.map(|opened| Opened {
+                    refetched: Some(error.to_string()),
+                    ..opened
+                })
+            }
+            other => other,
+        };
+        let mut opened = opened?;
+        if options.squash_ms > 0 {
+            let squashed = Squashed::new(options.squash_ms);
+            self.squashed.insert(id, squashed);
+        }
+        let refetches = options.refetch;
+        opened.options = options;
+        let at = opened.lsn;
+        self.queries.insert(
+            id,
+            Query {
+                prepared,
+                at,
+                refetches,
+            },
+        );
+        Ok(opened)
+    }
+
+    async fn open_prepared(
+        &mut self,
+        id: LiveId,
+        query: &Prepared,
+        cursor: Option<Cursor>,
+        wants_rows: bool,
+    ) -> Result<Opened, LiveError> {
+        let cursor = match cursor {
             None => None,
             Some(cursor) => {
                 let log = Arc::clone(self.live.engine.log());
@@ -153,37 +270,28 @@ impl Subscriber {
         };
         // What anyone was told of is in the snapshot of whoever comes now.
         self.tenant.wait_visible(self.tenant.acknowledged()).await?;
-        let id = LiveId(self.live.next_id.fetch_add(1, Ordering::Relaxed));
-        let of = self.subscribe(id, &asked).await?;
-        let opened = if asked.plan.class == LiveClass::Rows {
-            self.open_filter(&of, id, &asked, cursor).await
+        let of = self.subscribe(id, query).await?;
+        let opened = if query.plan().class == LiveClass::Rows {
+            self.open_filter(&of, id, query, cursor, wants_rows).await
         } else {
-            self.open_copied(&of, id, &asked, cursor).await
+            self.open_copied(&of, id, query, cursor).await
         };
-        match opened {
-            Ok(opened) => {
-                let at = opened.lsn;
-                self.queries.insert(id, Query { asked, at });
-                Ok(opened)
-            }
-            Err(error) => {
-                of.core.lock().unsubscribe(id);
-                of.kick();
-                Err(error)
-            }
+        if opened.is_err() {
+            of.leave(vec![id]);
         }
+        opened
     }
 
     async fn subscribe(
         &mut self,
         id: LiveId,
-        asked: &Prepared,
+        query: &Prepared,
     ) -> Result<Arc<TenantLive>, SqlError> {
         loop {
             let of = self.live.of(&self.tenant)?;
-            let (outbox, asked) = (Arc::clone(&self.outbox), asked.clone());
+            let (outbox, query) = (Arc::clone(&self.outbox), query.clone());
             let subscribed = of
-                .with_core(move |core| (!core.is_over).then(|| core.subscribe(id, &outbox, asked)));
+                .with_core(move |core| (!core.is_over).then(|| core.subscribe(id, &outbox, query)));
             if let Some(result) = subscribed.await? {
                 result?;
                 self.of = Some(Arc::clone(&of));
@@ -192,138 +300,128 @@ impl Subscriber {
         }
     }
 
-    /// A filter of one table: the snapshot is read after the subscription, so that what comes in
-    /// between is in both, and is dropped from the changes.
-    async fn open_filter(
-        &self,
-        of: &Arc<TenantLive>,
-        id: LiveId,
-        asked: &Prepared,
-        cursor: Option<Lsn>,
-    ) -> Result<Opened, LiveError> {
-        let plan = Arc::clone(&asked.plan);
-        if let Some(cursor) = cursor {
-            let lsn = self.tenant.visible();
-            let entries = self.filter_since(of, asked, cursor, lsn).await?;
-            return Ok(Opened {
-                id,
-                rows: None,
-                delta: delta(&plan, lsn, entries),
-                plan,
-                lsn,
-            });
-        }
-        let params = asked.params.to_vec();
-        let (sql, version) = (plan.sql.clone(), plan.catalog_version);
-        let published = Arc::clone(self.tenant.published());
-        let read = self
-            .tenant
-            .read(
-                Arc::clone(&asked.session),
-                Arc::default(),
-                move |snapshot, session, cancel| {
-                    let catalog = published.catalog_at(snapshot.applied);
-                    if catalog.is_none_or(|catalog| catalog.version != version) {
-                        return Ok(None);
-                    }
-                    let rows = snapshot.query(&sql, &params, session, cancel)?;
-                    Ok(Some((rows, snapshot.lsn)))
-                },
-            )
-            .await?;
-        let (rows, lsn) =
-            read.ok_or_else(|| LiveError::Refetch("definitions changed meanwhile".to_owned()))?;
-        Ok(Opened {
-            id,
-            plan,
-            rows: Some(rows),
-            delta: None,
-            lsn,
-        })
-    }
-
-    async fn filter_since(
-        &self,
-        of: &Arc<TenantLive>,
-        asked: &Prepared,
-        from: Lsn,
-        to: Lsn,
-    ) -> Result<Vec<Entry>, LiveError> {
-        let (of, asked) = (Arc::clone(of), asked.clone());
-        let limits = self.live.limits;
-        let work = move || {
-            let side = of.side.lock();
-            filter_difference(&of.tenant, &side, &asked, from, to, limits)
-        };
-        let readers = &self.tenant.shared.readers;
-        readers.call(work).await.map_err(SqlError::from)?
-    }
-
-    /// All else: the first result comes from the copies, at the LSN that they are at.
-    async fn open_copied(
-        &self,
-        of: &Arc<TenantLive>,
-        id: LiveId,
-        asked: &Prepared,
-        cursor: Option<Lsn>,
-    ) -> Result<Opened, LiveError> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        of.with_core(move |core| core.wait_for_initial(Waiting { id, cursor, reply }))
-            .await?;
-        of.kick();
-        let Ok(initial) = answer.await else {
-            // It has ended meanwhile, and says why.
-            return Err(match self.end_of(id) {
-                Some(LiveEnd::Failed(error)) => error.into(),
-                Some(LiveEnd::MustRefetch { message }) => LiveError::Refetch(message),
-                None => LiveError::Refetch("the query ended while it was opened".to_owned()),
-            });
-        };
-        let Initial { lsn, rows, entries } = initial?;
-        let plan = Arc::clone(&asked.plan);
-        let rows = match cursor {
-            Some(_) => None,
-            None => {
-                let config = &self.tenant.shared.config;
-                let mut spool =
-                    RowsWriter::new(config.result_memory_bytes, config.max_result_bytes);
-                for row in &rows {
-                    spool.push(row.values())?;
-                }
-                Some(spool.finish()?)
-            }
-        };
-        Ok(Opened {
-            id,
-            rows,
-            delta: delta(&plan, lsn, entries),
-            plan,
-            lsn,
-        })
-    }
-
-    /// The end of a query that is in the outbox; what else is there stays.
-    fn end_of(&self, id: LiveId) -> Option<LiveEnd> {
-        let mut others = Vec::new();
-        let mut found = None;
-        while let Taken::Item(item) = self.outbox.take() {
-            match item {
-                Item::Ended { id: ended, end } if ended == id => found = Some(end),
-                other => others.push(other),
-            }
-        }
-        others.into_iter().for_each(|item| self.outbox.push(item));
-        found
-    }
-
     /// Ends a live query; false if there is none of that id.
     pub fn close(&mut self, id: LiveId) -> bool {
         let known = self.queries.remove(&id).is_some();
+        self.squashed.remove(&id);
         if known && let Some(of) = &self.of {
-            of.core.lock().unsubscribe(id);
-            of.kick();
+            of.leave(vec![id]);
         }
         known
+    }
+
+    /// The connection goes on for `principal`. Queries of the same user with the same claims go on as
+    /// they are; any other is planned again: it begins anew, or ends with why it may not go on.
+    pub async fn change_principal(&mut self, principal: &Arc<Principal>) {
+        for id in self.ids() {
+            if let Err(error) = self.hand_over(id, principal).await {
+                self.queries.remove(&id);
+                self.squashed.remove(&id);
+                if let Some(of) = &self.of {
+                    of.leave(vec![id]);
+                }
+                let end = LiveEnd::Failed(error);
+                self.ready.push_back(LiveEvent::Ended { id, end });
+            }
+        }
+    }
+
+    async fn hand_over(&mut self, id: LiveId, principal: &Arc<Principal>) -> Result<(), SqlError> {
+        let (Some(query), Some(of)) = (self.queries.get(&id), self.of.clone()) else {
+            return Ok(());
+        };
+        let old = query.prepared.clone();
+        let asker = asked::asker(&self.live.engine, &self.tenant, principal).await?;
+        let select = asked::plan(
+            &self.tenant,
+            &old.asked.sql,
+            old.asked.recompute,
+            &asker.context,
+        )?;
+        let sees_the_same = asker.who.sees_as(&old.asked.who) && select.plan.sql == old.plan().sql;
+        let prepared = Prepared {
+            asked: of.asked.share(asker, &select),
+            params: old.params,
+        };
+        if sees_the_same {
+            let adopted = prepared.clone();
+            of.with_core(move |core| core.adopt(id, adopted)).await??;
+            if let Some(query) = self.queries.get_mut(&id) {
+                query.prepared = prepared;
+            }
+            return Ok(());
+        }
+        of.with_core(move |core| core.unsubscribe(id)).await?;
+        if let Some(query) = self.queries.get_mut(&id) {
+            query.prepared = prepared;
+        }
+        let event = self
+            .begin_anew(id, "the connection goes on for another user")
+            .await;
+        self.ready.push_back(event);
+        Ok(())
+    }
+
+    /// Opens a query of the connection again, which is subscribed no more.
+    async fn begin_anew(&mut self, id: LiveId, message: &str) -> LiveEvent {
+        let Some(query) = self.queries.get(&id) else {
+            return LiveEvent::Tick(Lsn::ZERO);
+        };
+        let (mut prepared, refetches) = (query.prepared.clone(), query.refetches);
+        let again = prepared.asked.plan_again(&self.live.engine, &self.tenant);
+        let opened = match again {
+            Err(error) => Err(error.into()),
+            Ok((select, context)) => {
+                let old = &prepared.asked;
+                let asker = Asker {
+                    who: old.who.clone(),
+                    context,
+                    session: Arc::clone(&old.session),
+                    settings: String::new(),
+                };
+                // Parameters are values of the types that they had.
+                if select.plan.parameters != old.plan.parameters {
+                    Err(LiveError::Refetch(
+                        "its parameters have other types now".to_owned(),
+                    ))
+                } else {
+                    match self.live.of(&self.tenant) {
+                        Err(error) => Err(error.into()),
+                        Ok(of) => {
+                            prepared.asked = of.asked.share(asker, &select);
+                            Box::pin(self.open_prepared(id, &prepared, None, true)).await
+                        }
+                    }
+                }
+            }
+        };
+        match opened {
+            Ok(opened) => {
+                let at = opened.lsn;
+                self.queries.insert(
+                    id,
+                    Query {
+                        prepared,
+                        at,
+                        refetches,
+                    },
+                );
+                if let Some(squashed) = self.squashed.get_mut(&id) {
+                    squashed.clear();
+                }
+                LiveEvent::Refetched {
+                    id,
+                    message: message.to_owned(),
+                    opened: Box::new(opened),
+                }
+            }
+            Err(error) => {
+                self.queries.remove(&id);
+                self.squashed.remove(&id);
+                let end = error.end();
+                LiveEvent::Ended { id, end }
+            }
+        }
     }
 
     /// The next event, as soon as there is one. Cancel-safe.
@@ -332,7 +430,15 @@ impl Subscriber {
             if let Some(event) = self.try_next().await {
                 return event;
             }
-            self.outbox.came.notified().await;
+            match self.squash_due() {
+                None => self.outbox.came.notified().await,
+                Some(due) => {
+                    tokio::select! {
+                        () = self.outbox.came.notified() => {}
+                        () = sleep_until(due) => {}
+                    }
+                }
+            }
         }
     }
 
@@ -342,12 +448,24 @@ impl Subscriber {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
+            if let Some((id, message)) = self.anew.clone() {
+                // Cancelled, it begins again.
+                let event = self.begin_anew(id, &message).await;
+                self.anew = None;
+                return Some(event);
+            }
             if self.is_behind {
                 self.catch_up().await;
                 continue;
             }
             match self.outbox.take() {
-                Taken::Empty => return None,
+                Taken::Empty => {
+                    if self.squash_due().is_some_and(|due| due <= Instant::now()) {
+                        self.release_squashed().await;
+                        continue;
+                    }
+                    return None;
+                }
                 Taken::Lagged => self.is_behind = true,
                 Taken::Item(Item::Tick(lsn)) => {
                     if self.queries.values().any(|query| query.at >= lsn) {
@@ -355,17 +473,13 @@ impl Subscriber {
                     }
                 }
                 Taken::Item(Item::Ended { id, end }) => {
-                    if self.queries.remove(&id).is_some() {
-                        return Some(LiveEvent::Ended { id, end });
+                    if let Some(event) = self.ended(id, end) {
+                        return Some(event);
                     }
                 }
                 Taken::Item(Item::Change { id, delta }) => {
-                    // What comes before its start is in its snapshot.
-                    if let Some(query) = self.queries.get_mut(&id)
-                        && delta.lsn > query.at
-                    {
-                        query.at = delta.lsn;
-                        return Some(LiveEvent::Change { id, delta });
+                    if let Some(event) = self.changed(id, delta) {
+                        return Some(event);
                     }
                 }
             }
@@ -379,136 +493,52 @@ impl Subscriber {
         }
     }
 
+    /// A query has ended: it begins anew, if it is to.
+    pub(super) fn ended(&mut self, id: LiveId, end: LiveEnd) -> Option<LiveEvent> {
+        let query = self.queries.get(&id)?;
+        if let (true, LiveEnd::MustRefetch { message }) = (query.refetches, &end) {
+            self.anew = Some((id, message.clone()));
+            return None;
+        }
+        self.queries.remove(&id);
+        self.squashed.remove(&id);
+        Some(LiveEvent::Ended { id, end })
+    }
+
+    fn changed(&mut self, id: LiveId, delta: Arc<Delta>) -> Option<LiveEvent> {
+        let query = self.queries.get_mut(&id)?;
+        // What comes before its start is in its snapshot.
+        if delta.lsn <= query.at {
+            return None;
+        }
+        if let Some(squashed) = self.squashed.get_mut(&id) {
+            squashed.hold(&delta);
+            return None;
+        }
+        query.at = delta.lsn;
+        Some(LiveEvent::Change { id, delta })
+    }
+
     /// Everything that has come up to this LSN has been handed out, if that is so now.
     #[must_use]
     pub fn progress(&mut self) -> Option<Lsn> {
         let of = self.of.as_ref()?;
-        let position = of.core.lock().position;
-        if self.is_behind || !self.ready.is_empty() || !matches!(self.outbox.peek(), Taken::Empty) {
+        // Before anything is looked at: what comes later is of later commits.
+        let position = of.progress.position();
+        let defers = of.progress.defers()
+            && (self.queries.values())
+                .any(|query| query.prepared.plan().class == LiveClass::Recomputed);
+        let holds = self.squashed.values().any(Squashed::holds);
+        if self.is_behind
+            || defers
+            || holds
+            || self.anew.is_some()
+            || !self.ready.is_empty()
+            || !matches!(self.outbox.peek(), Taken::Empty)
+        {
             return None;
         }
         let oldest = self.queries.values().map(|query| query.at).min()?;
         Some(position.max(oldest))
     }
-
-    /// What was not taken has been dropped: each query's net difference, all to one LSN. Cancelled,
-    /// it begins again.
-    async fn catch_up(&mut self) {
-        let Some(of) = self.of.clone() else {
-            self.outbox.recover();
-            self.is_behind = false;
-            return;
-        };
-        let copied: Vec<(LiveId, Lsn)> = (self.queries.iter())
-            .filter(|(_, query)| query.asked.plan.class != LiveClass::Rows)
-            .map(|(id, query)| (*id, query.at))
-            .collect();
-        let outbox = Arc::clone(&self.outbox);
-        let looked = of
-            .with_core(move |core| {
-                // From here on changes are taken again, those after this position.
-                outbox.recover();
-                let found: Vec<_> = (copied.into_iter())
-                    .map(|(id, at)| (id, core.initial(id, Some(at)).map(|found| found.entries)))
-                    .collect();
-                (core.position, found)
-            })
-            .await;
-        let (position, mut found) = match looked {
-            Ok(looked) => looked,
-            Err(error) => {
-                let ended = self.queries.drain().map(|(id, _)| LiveEvent::Ended {
-                    id,
-                    end: LiveEnd::Failed(error.clone()),
-                });
-                self.ready.extend(ended);
-                self.is_behind = false;
-                return;
-            }
-        };
-        let filters: Vec<(LiveId, Prepared, Lsn)> = (self.queries.iter())
-            .filter(|(_, query)| query.asked.plan.class == LiveClass::Rows)
-            .map(|(id, query)| (*id, query.asked.clone(), query.at))
-            .collect();
-        for (id, asked, at) in filters {
-            found.push((id, self.filter_since(&of, &asked, at, position).await));
-        }
-        for (id, entries) in found {
-            let Some(query) = self.queries.get_mut(&id) else {
-                continue;
-            };
-            match entries {
-                Ok(entries) => {
-                    if let Some(delta) = delta(&query.asked.plan, position, entries) {
-                        self.ready.push_back(LiveEvent::Change { id, delta });
-                    }
-                    query.at = query.at.max(position);
-                }
-                Err(error) => {
-                    let end = match error {
-                        LiveError::Refused(refused) => LiveEnd::MustRefetch {
-                            message: refused.to_string(),
-                        },
-                        LiveError::Refetch(message) => LiveEnd::MustRefetch { message },
-                        LiveError::Sql(error) => LiveEnd::Failed(error),
-                    };
-                    self.queries.remove(&id);
-                    of.core.lock().unsubscribe(id);
-                    self.ready.push_back(LiveEvent::Ended { id, end });
-                }
-            }
-        }
-        if !self.ready.is_empty() {
-            self.ready.push_back(LiveEvent::Tick(position));
-        }
-        self.is_behind = false;
-    }
-}
-
-fn delta(plan: &Arc<LivePlan>, lsn: Lsn, entries: Vec<Entry>) -> Option<Arc<Delta>> {
-    (!entries.is_empty()).then(|| Delta::new(plan, lsn, entries))
-}
-
-/// Plans a request and converts its parameters.
-async fn prepare(
-    live: &Live,
-    tenant: &Tenant,
-    principal: &Arc<Principal>,
-    request: &LiveRequest<'_>,
-) -> Result<Prepared, SqlError> {
-    let session = live.engine.session(tenant.id(), principal).await?;
-    let (context, session) = session.contexts();
-    let context = PlanContext {
-        identity: live.engine.identify(principal)?,
-        ..context
-    };
-    let (sql, recompute) = strip_live(request.sql);
-    let plan = plan_live(&tenant.catalog(), sql, &[], &context, recompute)?;
-    if plan.parameters.len() != request.params.len() {
-        return Err(SqlError::new(
-            ErrorCode::ProtocolViolation,
-            format!(
-                "the query takes {} parameters, and {} were given",
-                plan.parameters.len(),
-                request.params.len()
-            ),
-        ));
-    }
-    let params: Vec<Value> = (plan.parameters.iter().zip(request.params))
-        .map(|(parameter, value)| match value {
-            ParamValue::Null => Ok(Value::Null),
-            ParamValue::Text(text) => input(&parameter.pg_type, text),
-            ParamValue::Binary(bytes) => input_binary(&parameter.pg_type, bytes),
-            ParamValue::Json(json) => input_json(&parameter.pg_type, json),
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(Prepared {
-        plan: Arc::new(plan),
-        sql: sql.into(),
-        recompute,
-        params: params.into(),
-        principal: Arc::clone(principal),
-        plan_context: context,
-        session,
-    })
 }

@@ -13,10 +13,11 @@ use crate::advisory::{Key, MAX_PER_SESSION, Taken, Waiting, Wanted};
 use crate::rows::RowsWriter;
 
 impl Session {
-    /// Gives back what a session has beside its settings: its channels, its cursors and its advisory locks.
+    /// Gives back what a session has beside its settings: channels, cursors, live queries, advisory locks.
     pub(super) fn let_go(&mut self) {
         self.cursors.close_all();
         self.stop_listening();
+        self.end_live();
         self.tenant.advisory.unlock_all(self.process_id, false);
     }
 

@@ -26,6 +26,10 @@ impl Session {
         match &copy.direction {
             CopyDirection::In { .. } => self.copy_in(sql, plan, copy).map(Answer::Outcome),
             CopyDirection::Out { query } => self.copy_out(query, copy).await,
+            CopyDirection::Live(select) => {
+                self.note_use();
+                self.live_copy(select, copy).await.map(Answer::Outcome)
+            }
         }
     }
 
@@ -112,7 +116,7 @@ impl Session {
         Ok(Answer::Outcome(outcome))
     }
 
-    fn note_copy(&self, copy: &Copy) -> Arc<CopyProgress> {
+    pub(super) fn note_copy(&self, copy: &Copy) -> Arc<CopyProgress> {
         let progress = CopyProgress::new(self.process_id, copy);
         let mut copies = self.tenant.copies.lock();
         copies.retain(|copy| copy.strong_count() > 0);

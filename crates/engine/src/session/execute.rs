@@ -116,9 +116,9 @@ impl Session {
                 done.map(Answer::Outcome)
             }
             PlanKind::OwnCall(call) => self.own_call(plan, call, params).await,
-            PlanKind::ExplainLive(lines) => {
-                let lines = lines.iter().map(|line| vec![line.clone()]);
-                text_rows("EXPLAIN", &["QUERY PLAN"], lines).map(Answer::Outcome)
+            PlanKind::ExplainLive(_) | PlanKind::Live(_) | PlanKind::LiveControl(_) => {
+                let done = Box::pin(self.live_statement(&plan.kind, &params)).await;
+                done.map(Answer::Outcome)
             }
             PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
             PlanKind::Advisory(lock) => self.advisory(lock, params).await,

@@ -70,7 +70,8 @@ impl Session {
 
     /// SHOW notification_cursor: what comes after it has not been handed to the client yet. With it
     /// `LISTEN … FROM` goes on after a lost connection.
-    pub(super) fn notification_cursor(&self) -> String {
+    #[must_use]
+    pub fn notification_cursor(&self) -> String {
         let seen = match &self.listener {
             Some(listener) => listener.seen(),
             None => self.tenant.channels.acknowledged(),

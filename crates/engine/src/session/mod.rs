@@ -14,10 +14,13 @@ mod cursors;
 mod dead_letters;
 mod execute;
 mod listen;
+mod live;
+mod live_told;
 mod roles;
 mod script;
 mod standstill;
 mod statement;
+mod statements;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +37,7 @@ use tokio::sync::Notify;
 
 use self::cursors::Cursors;
 use crate::access::Principal;
-use crate::copy::{CopyIn, CopyOutcome};
+use crate::copy::CopyOutcome;
 use crate::engine::Engine;
 use crate::functions::{CancelFlag, CancelReason, SessionContext, now_us};
 use crate::notify::Listener;
@@ -48,8 +51,10 @@ pub use copying::COPIES_COLUMNS;
 pub use dead_letters::{
     DeadLetterFilter, DeadLetterPage, REDRIVE_RATE, read_operations, rejected_again,
 };
+pub use live::{fetch_columns, live_columns};
 pub(crate) use statement::convert_one;
 pub use statement::{ParamValue, Statement};
+pub use statements::Script;
 
 /// A conversation. Dropped, it rolls back what is open.
 pub struct Session {
@@ -81,6 +86,8 @@ pub struct Session {
     /// What its settings say the node is.
     is_on_standby: bool,
     cursors: Cursors,
+    /// Its live queries, if its client takes what they tell.
+    live: Option<Box<live::LiveSide>>,
 }
 
 /// The statement that runs now, as others may end it.
@@ -218,6 +225,7 @@ impl Session {
             streams: false,
             is_on_standby: false,
             cursors: Cursors::default(),
+            live: None,
         };
         session.put_configured();
         session.follow_role();
@@ -537,7 +545,7 @@ impl Session {
         }
     }
 
-    fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
+    fn show(&mut self, name: Option<&str>) -> Result<Outcome, SqlError> {
         match name {
             // Springhead's own: which databases there are.
             Some("tenants") => {
@@ -555,6 +563,10 @@ impl Session {
                 execute::text_rows("SHOW", &["id", "name"], rows)
             }
             Some("copies") => self.show_copies(),
+            Some("live_cursor") => {
+                let cursor = self.live_cursor();
+                execute::text_rows("SHOW", &["live_cursor"], std::iter::once(vec![cursor]))
+            }
             Some("notification_cursor") => {
                 let cursor = self.notification_cursor();
                 execute::text_rows(
@@ -584,17 +596,6 @@ fn unrecognized(name: &str) -> SqlError {
     )
 }
 
-/// See [`Session::script`].
-pub struct Script<'a> {
-    session: &'a mut Session,
-    is_several: bool,
-    /// Already split off, to know whether there is more than one.
-    next: [Option<Result<&'a str, SqlError>>; 2],
-    rest: split::Statements<'a>,
-    ended: bool,
-    ran: bool,
-}
-
 /// While it lives, a cancel request is heard though no statement runs: see [`Session::interruptible`].
 pub struct Interrupt {
     running: Arc<Running>,
@@ -619,71 +620,5 @@ impl Interrupt {
 impl Drop for Interrupt {
     fn drop(&mut self) {
         self.running.end();
-    }
-}
-
-impl Script<'_> {
-    /// Whose script it is.
-    pub fn session(&mut self) -> &mut Session {
-        self.session
-    }
-
-    /// Ends a COPY FROM of the script with all of its data, or with why there is none.
-    ///
-    /// # Errors
-    /// As [`Session::finish_copy`], or the reason given; the script has then ended.
-    pub async fn finish_copy(
-        &mut self,
-        copy: Result<CopyIn, SqlError>,
-    ) -> Result<Outcome, SqlError> {
-        let result = match copy {
-            Ok(copy) => self.session.finish_copy(copy).await,
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            self.ended = true;
-            self.session.fail_block();
-            self.session.abandon_implicit().await;
-        }
-        result
-    }
-
-    /// Runs the next statement; `None` when there is none left or one has failed. An empty script
-    /// has one outcome with an empty tag.
-    pub async fn next(&mut self) -> Option<Result<Outcome, SqlError>> {
-        if self.ended {
-            return None;
-        }
-        let text = self.next[0]
-            .take()
-            .or_else(|| self.next[1].take())
-            .or_else(|| self.rest.next());
-        let result = match text {
-            Some(Ok(text)) => {
-                self.ran = true;
-                if self.is_several {
-                    self.session.begin_block();
-                }
-                self.session.run_text(text).await
-            }
-            Some(Err(error)) => Err(error),
-            None => {
-                self.ended = true;
-                if !self.ran {
-                    return Some(Ok(Outcome::command("")));
-                }
-                return match self.session.end_block().await {
-                    Ok(_) => None,
-                    Err(error) => Some(Err(error)),
-                };
-            }
-        };
-        if result.is_err() {
-            self.ended = true;
-            self.session.fail_block();
-            // A block that only the script made ends with it.
-            self.session.abandon_implicit().await;
-        }
-        Some(result)
     }
 }

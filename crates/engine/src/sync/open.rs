@@ -16,7 +16,7 @@ use super::{Author, Producer, Sync};
 use crate::Tenant;
 use crate::access::Principal;
 use crate::cdc::CdcError;
-use crate::live::{LiveError, LiveRequest};
+use crate::live::{LiveError, LiveOptions, LiveRequest};
 
 /// A session with its answer to the handshake; boxed, since it is large beside a refusal.
 pub type Opened = (Box<SyncSession>, HandshakeAck);
@@ -226,6 +226,7 @@ impl SyncSession {
             sql: &query.sql,
             params: &params,
             cursor,
+            options: LiveOptions::default(),
         };
         let principal = Arc::clone(&self.principal);
         let opened = self.subscriber().open(&principal, &request).await?;

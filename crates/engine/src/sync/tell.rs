@@ -23,6 +23,8 @@ impl SyncSession {
         match event {
             LiveEvent::Change { id, delta } => self.commit.push((id, delta)),
             LiveEvent::Tick(lsn) => self.end_commit(lsn),
+            // Only for those who ask for it, which shapes do not.
+            LiveEvent::Refetched { .. } => {}
             LiveEvent::Ended { id, end } => {
                 let Some(place) = self.shapes.iter().position(|open| open.live == id) else {
                     return Ok(());
@@ -198,7 +200,7 @@ impl SyncSession {
                 let is_later = match &event {
                     LiveEvent::Change { delta, .. } => delta.lsn > lsn,
                     LiveEvent::Tick(tick) => *tick > lsn && self.commit.is_empty(),
-                    LiveEvent::Ended { .. } => false,
+                    LiveEvent::Ended { .. } | LiveEvent::Refetched { .. } => false,
                 };
                 if is_later && self.commit.is_empty() {
                     self.event = Some(event);

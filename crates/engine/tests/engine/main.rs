@@ -16,6 +16,8 @@ mod follow;
 mod isolation;
 mod keys;
 mod live;
+mod live_life;
+mod live_random;
 mod replay;
 mod roles;
 mod sequences;

@@ -1,12 +1,13 @@
-//! `springhead live`: shows a SELECT's result and what changes in it, and goes on from its cursor
-//! when the connection breaks.
+//! `springhead live`: keeps a SELECT's result in the terminal, or writes what changes in it line by line
+//! where there is none; goes on from its cursor when the connection breaks.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::http_client::{Target, encode, get};
+use super::live_screen::{Screen, Size};
 use super::tail::{Broken, Event, next_event, refusal};
 use super::tls::TlsArgs;
 use super::{CliError, EXIT_CODES};
@@ -30,6 +31,9 @@ pub struct LiveArgs {
     /// Each event as a line of JSON
     #[arg(long)]
     json: bool,
+    /// A line for each row that comes, changes or goes, also in a terminal
+    #[arg(long)]
+    lines: bool,
     /// The server [default: the local one]
     #[arg(long, value_name = "http[s]://HOST:PORT")]
     url: Option<String>,
@@ -52,30 +56,36 @@ pub async fn run(args: LiveArgs) -> Result<(), CliError> {
 }
 
 async fn follow(args: &LiveArgs, target: &Target) -> Result<(), CliError> {
-    let mut path = format!("/live?before=true&sql={}", encode(&args.sql));
+    let mut path = format!("/live?before=true&refetch=true&sql={}", encode(&args.sql));
     if let Some(params) = &args.params {
         path.push_str(&format!("&params={}", encode(params)));
     }
     if let Some(tenant) = args.tenant {
         path.push_str(&format!("&tenant_id={tenant}"));
     }
-    let mut cursor = args.since.clone();
-    let mut connected = false;
+    let mut state = State {
+        cursor: args.since.clone(),
+        connected: false,
+        screen: (std::io::stdout().is_terminal() && !args.json && !args.lines)
+            .then(Screen::default),
+    };
     loop {
-        let Err(broken) = one_connection(args, target, &path, &mut cursor, &mut connected).await
-        else {
+        let Err(broken) = one_connection(args, target, &path, &mut state).await else {
             return Ok(());
         };
         match broken {
             Broken::Refused(error) => return Err(error),
-            Broken::Lost(error) if !connected => {
+            Broken::Lost(error) if !state.connected => {
                 return Err(CliError::Unreachable(format!(
                     "{}: {error}",
                     target.host_port
                 )));
             }
             Broken::Lost(error) => {
-                let from = cursor.as_deref().unwrap_or("a new snapshot");
+                let from = state.cursor.as_deref().unwrap_or("a new snapshot");
+                if let Some(screen) = &mut state.screen {
+                    screen.leave();
+                }
                 eprintln!(
                     "springhead: {}: {error}; going on from {from}",
                     target.host_port
@@ -86,15 +96,35 @@ async fn follow(args: &LiveArgs, target: &Target) -> Result<(), CliError> {
     }
 }
 
+/// What lasts from connection to connection.
+struct State {
+    cursor: Option<String>,
+    /// Whether there has been one.
+    connected: bool,
+    /// In a terminal: the result.
+    screen: Option<Screen>,
+}
+
+fn draw(screen: &mut Screen, event: &Event) -> std::io::Result<()> {
+    if event.data.is_empty() {
+        return Ok(());
+    }
+    let data: Value = serde_json::from_str(&event.data)?;
+    if screen.take(&event.name, &data, event.id.as_deref()) {
+        let mut out = std::io::stdout().lock();
+        screen.draw(&mut out, Size::of(std::io::stdout()))?;
+    }
+    Ok(())
+}
+
 async fn one_connection(
     args: &LiveArgs,
     target: &Target,
     path: &str,
-    cursor: &mut Option<String>,
-    connected: &mut bool,
+    state: &mut State,
 ) -> Result<(), Broken> {
     let mut headers = vec![("accept", "text/event-stream")];
-    let from = cursor.clone();
+    let from = state.cursor.clone();
     headers.extend(from.iter().map(|cursor| ("last-event-id", cursor.as_str())));
     let mut response = get(target, path, &headers).await.map_err(Broken::Lost)?;
     if response.status == 503 {
@@ -107,18 +137,26 @@ async fn one_connection(
         let body = response.body().await.map_err(Broken::Lost)?;
         return Err(Broken::Refused(CliError::Failed(refusal(status, &body))));
     }
-    *connected = true;
+    state.connected = true;
+    if let (None, Some(screen)) = (&from, &mut state.screen) {
+        screen.restart();
+    }
     while let Some(event) = next_event(&mut response).await.map_err(Broken::Lost)? {
-        if matches!(event.name.as_str(), "must-refetch" | "error") {
+        let begins_anew = event.name == "must-refetch" && event.id.is_none();
+        if matches!(event.name.as_str(), "must-refetch" | "error") && !begins_anew {
             let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
             let why = data["message"].as_str().unwrap_or(&event.data).to_owned();
             return Err(Broken::Refused(CliError::Failed(format!(
                 "the live query has ended: {why}"
             ))));
         }
-        show(args, &event).map_err(|error| Broken::Refused(CliError::Output(error)))?;
+        let shown = match &mut state.screen {
+            Some(screen) => draw(screen, &event),
+            None => show(args, &event),
+        };
+        shown.map_err(|error| Broken::Refused(CliError::Output(error)))?;
         if let Some(id) = event.id {
-            *cursor = Some(id);
+            state.cursor = Some(id);
         }
     }
     Err(Broken::Lost(std::io::Error::other(

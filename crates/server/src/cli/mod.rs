@@ -6,6 +6,7 @@ mod device;
 mod dlq;
 mod http_client;
 mod live;
+mod live_screen;
 mod log;
 mod pg_client;
 mod progress;

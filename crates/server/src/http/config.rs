@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use springhead_engine::cdc::{CdcLimits, FilterLimits};
-use springhead_engine::live::LiveLimits;
 use springhead_engine::sync::SyncLimits;
 
 use crate::config::Config;
@@ -50,8 +49,6 @@ pub struct HttpConfig {
     pub cors_origins: Vec<String>,
     /// Limits of feeds and pages.
     pub cdc: CdcLimits,
-    /// Limits of live queries.
-    pub live: LiveLimits,
     /// Limits of device sync.
     pub sync: SyncLimits,
 }
@@ -79,7 +76,6 @@ impl Default for HttpConfig {
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
             cdc: CdcLimits::default(),
-            live: LiveLimits::default(),
             sync: SyncLimits::default(),
         }
     }
@@ -119,13 +115,6 @@ impl From<&Config> for HttpConfig {
                 },
                 page_scan_ms: ms(config.poll_scan_time),
                 ..defaults.cdc
-            },
-            live: LiveLimits {
-                result_bytes: config.live_result_bytes.in_memory(),
-                outbox_bytes: config.live_outbox_bytes.in_memory(),
-                resume_changes: config.live_resume_changes,
-                per_tenant: config.live_per_tenant,
-                keys_by_parts: config.live_keys_by_parts,
             },
             sync: sync_limits(config),
         }

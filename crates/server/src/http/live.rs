@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 use springhead_engine::ParamValue;
+use springhead_engine::access::Principal;
 use springhead_engine::cdc::parse_cursor;
 use springhead_engine::live::{
-    Delta, LiveEnd, LiveError, LiveEvent, LiveRequest, Opened, Subscriber, write_key, write_row,
+    Delta, LiveEnd, LiveError, LiveEvent, LiveOptions, LiveRequest, Opened, Subscriber, write_key,
+    write_row,
 };
 use springhead_proto::{Epoch, ErrorCode, Lsn, SqlError};
 use springhead_sql::live::LivePlan;
@@ -22,16 +24,31 @@ use super::request::Request;
 use super::sql::param;
 
 /// What the stream takes.
-pub const LIVE_PARAMETERS: [&str; 9] = [
+pub const LIVE_PARAMETERS: [&str; 14] = [
     "sql",
     "params",
     "last_event_id",
+    "cursor",
     "snapshot",
     "before",
+    "envelope",
+    "squash_ms",
+    "refetch",
+    "recompute",
     "ticket",
     "tenant_id",
     "min_lsn",
     "Last-Event-ID (header)",
+];
+
+/// Those that every exit has (`WITH (…)`).
+pub const OPTIONS: [&str; 6] = [
+    "snapshot",
+    "before",
+    "envelope",
+    "squash_ms",
+    "refetch",
+    "recompute",
 ];
 
 /// The id of the frame that ends a stream for good; whoever comes back with it is told to stop.
@@ -65,7 +82,9 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
         .header("last-event-id")
         .filter(|id| !id.is_empty())
         .map(str::to_owned);
-    let last_event_id = last_event_id.or(request.params.take("last_event_id"));
+    let last_event_id = last_event_id
+        .or(request.params.take("last_event_id"))
+        .or(request.params.take("cursor"));
     if last_event_id.as_deref() == Some(FINAL_ID) {
         let mut answer = Response::new(Body::Empty);
         *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -83,12 +102,12 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
             _ => return Err(HttpError::parameter("params is a JSON array")),
         },
     };
-    let wants_snapshot = match request.params.take("snapshot").as_deref() {
-        None | Some("true" | "1" | "") => true,
-        Some("false" | "0") => false,
-        Some(_) => return Err(HttpError::parameter("snapshot is true or false")),
-    };
-    let with_before = request.params.flag("before")?;
+    let mut options = LiveOptions::default();
+    for name in OPTIONS {
+        if let Some(value) = request.params.take(name) {
+            options.set(name, Some(&value))?;
+        }
+    }
     let min_lsn = request.params.min_lsn()?;
     let tenant_id = request.tenant_id()?;
     std::mem::take(&mut request.params).finish(&LIVE_PARAMETERS)?;
@@ -103,17 +122,15 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
         sql: &sql,
         params: &values,
         cursor,
+        options,
     };
     let opened = subscriber.open(&request.principal, &asked).await;
     let body = match opened.map_err(HttpError::from) {
         Ok(opened) => {
             app.metrics.event_streams_opened.fetch_add(1, Relaxed);
             let counted = Counted::new(&app, |metrics| &metrics.live_streams);
-            let options = Options {
-                wants_snapshot,
-                with_before,
-            };
-            Body::produced(move |output| run(app, subscriber, opened, options, output, counted))
+            let principal = Arc::clone(&request.principal);
+            Body::produced(move |output| run(app, principal, subscriber, opened, output, counted))
         }
         Err(refused) if refused.code() == ErrorCode::CursorExpired => {
             let frame = refused_frame(&refused);
@@ -135,16 +152,11 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
     Ok(answer)
 }
 
-struct Options {
-    wants_snapshot: bool,
-    with_before: bool,
-}
-
 async fn run(
     app: Arc<App>,
+    principal: Arc<Principal>,
     mut subscriber: Subscriber,
     opened: Opened,
-    options: Options,
     output: Output,
     counted: Counted,
 ) -> Result<(), CutShort> {
@@ -153,15 +165,21 @@ async fn run(
     let heartbeat = app.config.heartbeat;
     let retry = app.config.retry.as_millis();
     output.send(format!("retry: {retry}\n\n")).await;
-    if !send_start(&subscriber, opened, &options, &output).await? {
-        return Ok(());
-    }
+    let options = opened.options.clone();
+    send_start(&subscriber, opened, &options, &output).await?;
+    let engine = app.node.engine.clone();
+    let revoked = engine.revoked(&principal);
+    let mut revoked = std::pin::pin!(revoked);
     let mut sent_at = Instant::now();
     let mut sent = Lsn::ZERO;
     loop {
         let event = tokio::select! {
             biased;
             () = shutdown.requested() => return Ok(()),
+            error = revoked.as_mut() => {
+                output.send(error_frame(&error.into())).await;
+                return Ok(());
+            }
             event = subscriber.next() => event,
             () = sleep_until(sent_at + heartbeat) => {
                 sent_at = Instant::now();
@@ -181,10 +199,16 @@ async fn run(
         match event {
             LiveEvent::Change { delta, .. } => {
                 sent = delta.lsn;
-                let frame = change_frame(&delta, subscriber.epoch(), options.with_before);
+                let frame = change_frame(&delta, subscriber.epoch(), &options);
                 output.send(frame).await;
             }
             LiveEvent::Tick(_) => continue,
+            LiveEvent::Refetched {
+                message, opened, ..
+            } => {
+                output.send(refetched_frame(&message)).await;
+                send_start(&subscriber, *opened, &options, &output).await?;
+            }
             LiveEvent::Ended { end, .. } => {
                 if let Some(frame) = end_frame(&end) {
                     output.send(frame).await;
@@ -200,17 +224,22 @@ async fn run(
 async fn send_start(
     subscriber: &Subscriber,
     opened: Opened,
-    options: &Options,
+    options: &LiveOptions,
     output: &Output,
-) -> Result<bool, CutShort> {
+) -> Result<(), CutShort> {
     let Opened {
         plan,
         rows,
         delta,
         lsn,
+        refetched,
         ..
     } = opened;
-    if let Some(mut rows) = rows.filter(|_| options.wants_snapshot) {
+    let wants_snapshot = options.snapshot != Some(false) || refetched.is_some();
+    if let Some(message) = refetched {
+        output.send(refetched_frame(&message)).await;
+    }
+    if let Some(mut rows) = rows.filter(|_| wants_snapshot) {
         let mut is_first = true;
         loop {
             let chunk = rows.next_chunk().map_err(|error| {
@@ -230,9 +259,7 @@ async fn send_start(
     }
     let epoch = subscriber.epoch();
     if let Some(delta) = delta {
-        output
-            .send(change_frame(&delta, epoch, options.with_before))
-            .await;
+        output.send(change_frame(&delta, epoch, options)).await;
     }
     let cursor = cursor(lsn, epoch);
     output
@@ -240,7 +267,7 @@ async fn send_start(
             "id: {cursor}\nevent: ready\ndata: {{\"cursor\":\"{cursor}\",\"lsn\":{lsn}}}\n\n"
         ))
         .await;
-    Ok(true)
+    Ok(())
 }
 
 /// `{"columns":[…],"keys":[…],"rows":[…]}`.
@@ -275,19 +302,19 @@ fn cursor(lsn: Lsn, epoch: Epoch) -> String {
 }
 
 /// The members of a change: `"cursor":…,"lsn":…,"added":…,"changed":…,"removed":…`.
-pub fn write_change(delta: &Delta, epoch: Epoch, with_before: bool, out: &mut Vec<u8>) {
+pub fn write_change(delta: &Delta, epoch: Epoch, options: &LiveOptions, out: &mut Vec<u8>) {
     let head = format!(
         "\"cursor\":\"{}@{epoch}\",\"lsn\":{},",
         delta.lsn, delta.lsn
     );
     out.extend_from_slice(head.as_bytes());
-    out.extend_from_slice(delta.members(with_before));
+    out.extend_from_slice(delta.members(options.before, options.upsert));
 }
 
-fn change_frame(delta: &Delta, epoch: Epoch, with_before: bool) -> Vec<u8> {
+fn change_frame(delta: &Delta, epoch: Epoch, options: &LiveOptions) -> Vec<u8> {
     let id = cursor(delta.lsn, epoch);
     let mut frame = format!("id: {id}\nevent: change\ndata: {{").into_bytes();
-    write_change(delta, epoch, with_before, &mut frame);
+    write_change(delta, epoch, options, &mut frame);
     frame.extend_from_slice(b"}\n\n");
     frame
 }
@@ -310,10 +337,22 @@ fn end_frame(end: &LiveEnd) -> Option<String> {
             if matches!(code, ErrorCode::Corrupted | ErrorCode::Internal) {
                 tracing::error!("a live query ends: {error}");
             }
-            let data = Value::Object(error.object());
-            Some(format!("event: error\ndata: {data}\n\n"))
+            Some(error_frame(&error))
         }
     }
+}
+
+fn error_frame(error: &HttpError) -> String {
+    let data = Value::Object(error.object());
+    format!("event: error\ndata: {data}\n\n")
+}
+
+/// Why a snapshot follows in the same stream. Without an id: a reconnect in its middle starts over.
+fn refetched_frame(message: &str) -> String {
+    let mut object = HttpError::from(refetch(message)).object();
+    object.insert("refetch".to_owned(), true.into());
+    let data = Value::Object(object);
+    format!("event: {FINAL_ID}\ndata: {data}\n\n")
 }
 
 fn refused_frame(error: &HttpError) -> String {

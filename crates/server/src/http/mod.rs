@@ -34,6 +34,7 @@ mod status;
 mod sync;
 mod unread;
 mod ws;
+mod ws_channels;
 
 #[cfg(test)]
 mod tests;
@@ -66,7 +67,7 @@ pub struct App {
 pub async fn serve(listener: TcpListener, node: Arc<NodeState>, shutdown: Shutdown) {
     let config = HttpConfig::from(&node.config);
     let cdc = Cdc::new(node.engine.clone(), config.cdc);
-    let live = Live::new(node.engine.clone(), config.live);
+    let live = Arc::clone(&node.live);
     let sync = Sync::new(node.engine.clone(), &live, config.sync.clone());
     let app = Arc::new(App {
         node,

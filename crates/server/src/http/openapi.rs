@@ -151,8 +151,8 @@ fn live() -> Value {
         "operationId": "live",
         "summary": "A SELECT's result, then what each commit changes in it, as Server-Sent Events.",
         "parameters": references(&[
-            "sql", "params", "Last-Event-ID", "last_event_id", "snapshot", "before", "ticket",
-            "tenant_id", "min_lsn",
+            "sql", "params", "Last-Event-ID", "last_event_id", "cursor", "snapshot", "before",
+            "envelope", "squash_ms", "refetch", "recompute", "ticket", "tenant_id", "min_lsn",
         ]),
         "responses": with_errors(json!({
             "200": {
@@ -322,6 +322,24 @@ fn parameters() -> Value {
         "Changed and removed rows come with what they were.",
     );
     add(
+        "squash_ms",
+        "query",
+        integer(),
+        "Changes at most every so many milliseconds, as their net difference.",
+    );
+    add(
+        "refetch",
+        "query",
+        flag(),
+        "Where the live query cannot go on, a new snapshot follows in the same stream.",
+    );
+    add(
+        "recompute",
+        "query",
+        flag(),
+        "The query is evaluated again after each commit, whatever it is.",
+    );
+    add(
         "cursor",
         "query",
         text(),
@@ -356,8 +374,8 @@ fn parameters() -> Value {
     add(
         "envelope",
         "query",
-        json!({ "type": "string", "enum": ["plain", "debezium"], "default": "plain" }),
-        "The form of an event.",
+        json!({ "type": "string", "enum": ["plain", "debezium", "diff", "upsert"] }),
+        "The form of a feed's event, plain (the default) or debezium; of a live query's change, diff (the default) or upsert.",
     );
     add(
         "tx",

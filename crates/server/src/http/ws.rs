@@ -12,11 +12,14 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
-use springhead_engine::ParamValue;
 use springhead_engine::access::Principal;
 use springhead_engine::cdc::parse_cursor;
-use springhead_engine::live::{LiveEnd, LiveEvent, LiveId, LiveRequest, Opened, Subscriber};
+use springhead_engine::live::{
+    LiveEnd, LiveEvent, LiveId, LiveOptions, LiveRequest, Opened, Subscriber,
+};
+use springhead_engine::{ParamValue, Session};
 use springhead_proto::{ErrorCode, Lsn, TenantId};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -29,8 +32,9 @@ use super::body::{Body, Response};
 use super::error::HttpError;
 use super::live::{error_of, write_change, write_snapshot};
 use super::metrics::Counted;
-use super::request::{Request, finish_fields, take_flag, take_text};
+use super::request::{Request, finish_fields, take_text};
 use super::sql::{Asked, param, whole};
+use super::ws_channels::ready;
 use crate::auth::web::Shown;
 
 /// What the path takes.
@@ -65,7 +69,8 @@ pub async fn upgrade(mut request: Request) -> Result<Response, HttpError> {
         principal: Arc::clone(&request.principal),
         address: request.peer.ip(),
         counted: Counted::new(&app, |metrics| &metrics.websockets),
-        options: Vec::new(),
+        options: FxHashMap::default(),
+        listening: None,
         app,
     };
     tokio::spawn(connection.run(on_upgrade));
@@ -103,28 +108,30 @@ pub(super) fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), Htt
     Ok((answer, on_upgrade))
 }
 
-struct Connection {
-    app: Arc<App>,
-    subscriber: Subscriber,
-    tenant_id: TenantId,
-    principal: Arc<Principal>,
+pub(super) struct Connection {
+    pub(super) app: Arc<App>,
+    pub(super) subscriber: Subscriber,
+    pub(super) tenant_id: TenantId,
+    pub(super) principal: Arc<Principal>,
     address: std::net::IpAddr,
     counted: Counted,
-    /// Live queries that want the rows before.
-    options: Vec<LiveId>,
+    /// What was asked for with each live query.
+    options: FxHashMap<LiveId, LiveOptions>,
+    /// The session that listens to channels, since the first `listen`.
+    pub(super) listening: Option<Box<Session>>,
 }
 
 /// Why a connection ends.
-struct Gone;
+pub(super) struct Gone;
 
 /// What a request comes to: the answer, and what follows it.
 struct Answer {
     result: String,
-    then: Option<(Opened, bool)>,
+    then: Option<Opened>,
 }
 
 /// Why a request fails.
-enum Refusal {
+pub(super) enum Refusal {
     Code(i32, String),
     Error(HttpError),
 }
@@ -160,6 +167,9 @@ impl Connection {
         loop {
             let engine = self.app.node.engine.clone();
             let principal = Arc::clone(&self.principal);
+            let listener = (self.listening.as_deref())
+                .and_then(Session::listener)
+                .cloned();
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return Ok(()),
@@ -181,6 +191,7 @@ impl Connection {
                     // Pings are answered below us.
                     Some(Ok(_)) => {}
                 },
+                () = ready(listener.as_deref()) => self.tell_messages(socket).await?,
                 event = self.subscriber.next() => {
                     if let LiveEvent::Tick(lsn) = &event {
                         told = *lsn;
@@ -228,8 +239,8 @@ impl Connection {
                         format!("{{\"jsonrpc\":\"2.0\",\"id\":{shown},\"result\":{result}}}");
                     send(socket, frame).await?;
                 }
-                if let Some((opened, wants_snapshot)) = answer.then {
-                    self.begin(socket, opened, wants_snapshot).await?;
+                if let Some(opened) = answer.then {
+                    self.begin(socket, opened).await?;
                 }
                 Ok(())
             }
@@ -273,7 +284,7 @@ impl Connection {
                 finish_fields(&params, &["live_id"])?;
                 match id.map(LiveId).filter(|id| self.subscriber.close(*id)) {
                     Some(id) => {
-                        self.options.retain(|other| *other != id);
+                        self.options.remove(&id);
                         Ok(plain(json!({ "cancelled": true })))
                     }
                     None => Err(HttpError::new(
@@ -283,11 +294,13 @@ impl Connection {
                     .into()),
                 }
             }
+            "listen" => self.listen(params).await.map(plain),
+            "unlisten" => self.unlisten(params).await.map(plain),
             "authenticate" => {
                 let token = take_text(&mut params, "token")?
                     .ok_or_else(|| HttpError::parameter("\"token\" is missing"))?;
                 finish_fields(&params, &["token"])?;
-                self.authenticate(&token)?;
+                self.authenticate(&token).await?;
                 Ok(plain(json!({ "user": &*self.principal.user })))
             }
             other => Err(Refusal::Code(
@@ -313,22 +326,12 @@ impl Connection {
     async fn live(&mut self, mut params: Map<String, Value>) -> Result<Answer, Refusal> {
         let cursor = take_text(&mut params, "cursor")?;
         let cursor = cursor.as_deref().map(parse_cursor).transpose()?;
-        let wants_snapshot = match params.remove("snapshot") {
-            None | Some(Value::Null | Value::Bool(true)) => true,
-            Some(Value::Bool(false)) => false,
-            Some(_) => return Err(HttpError::parameter("\"snapshot\" is true or false").into()),
-        };
-        let with_before = take_flag(&mut params, "before")?;
-        for (name, only) in [("envelope", json!("diff")), ("squash_ms", json!(0))] {
-            if params
-                .remove(name)
-                .is_some_and(|given| given != only && !given.is_null())
-            {
-                let error = HttpError::new(
-                    ErrorCode::FeatureNotSupported,
-                    format!("\"{name}\" other than {only} is not supported"),
-                );
-                return Err(error.into());
+        let mut options = LiveOptions::default();
+        for name in super::live::OPTIONS {
+            match params.remove(name) {
+                None | Some(Value::Null) => {}
+                Some(Value::String(text)) => options.set(name, Some(&text))?,
+                Some(other) => options.set(name, Some(&other.to_string()))?,
             }
         }
         let asked = Asked::read(params)?;
@@ -337,21 +340,20 @@ impl Connection {
             sql: &asked.sql,
             params: &values,
             cursor,
+            options,
         };
         let opened = self.subscriber.open(&self.principal, &request).await?;
         self.app.metrics.event_streams_opened.fetch_add(1, Relaxed);
-        if with_before {
-            self.options.push(opened.id);
-        }
+        self.options.insert(opened.id, opened.options.clone());
         Ok(Answer {
             result: json!({ "live_id": opened.id.0 }).to_string(),
-            then: Some((opened, wants_snapshot)),
+            then: Some(opened),
         })
     }
 
-    /// The same connection goes on for whom the token stands for. Live queries that are open stay
-    /// those of whom they were opened for.
-    fn authenticate(&mut self, token: &str) -> Result<(), HttpError> {
+    /// The same connection goes on for whom the token stands for, and its live queries with it: those
+    /// of the same user as they are, any other anew, if it still may.
+    async fn authenticate(&mut self, token: &str) -> Result<(), HttpError> {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| HttpError::parameter("the token has characters that no token has"))?;
@@ -373,22 +375,26 @@ impl Connection {
             ));
         }
         self.principal = principal;
+        self.subscriber.change_principal(&self.principal).await;
         Ok(())
     }
 
-    async fn begin(
-        &mut self,
-        socket: &mut Socket,
-        opened: Opened,
-        wants_snapshot: bool,
-    ) -> Result<(), Gone> {
+    async fn begin(&mut self, socket: &mut Socket, opened: Opened) -> Result<(), Gone> {
         let Opened {
             id,
             plan,
             rows,
             delta,
             lsn,
+            refetched,
+            ..
         } = opened;
+        let options = self.options.get(&id);
+        let wants_snapshot =
+            refetched.is_some() || options.is_none_or(|options| options.snapshot != Some(false));
+        if let Some(message) = refetched {
+            send(socket, refetched_frame(id, &message)).await?;
+        }
         let head = |event: &str| {
             format!(
                 "{{\"jsonrpc\":\"2.0\",\"method\":\"live.{event}\",\"params\":{{\"live_id\":{},",
@@ -430,8 +436,8 @@ impl Connection {
                     id.0
                 )
                 .into_bytes();
-                let with_before = self.options.contains(&id);
-                write_change(&delta, self.subscriber.epoch(), with_before, &mut frame);
+                let options = self.options.get(&id).cloned().unwrap_or_default();
+                write_change(&delta, self.subscriber.epoch(), &options, &mut frame);
                 frame.extend_from_slice(b"}}");
                 String::from_utf8(frame).expect("JSON is UTF-8")
             }
@@ -439,8 +445,16 @@ impl Connection {
                 json!({ "jsonrpc": "2.0", "method": "tick", "params": { "lsn": lsn.0 } })
                     .to_string()
             }
+            LiveEvent::Refetched {
+                id,
+                message,
+                opened,
+            } => {
+                send(socket, refetched_frame(id, &message)).await?;
+                return Box::pin(self.begin(socket, *opened)).await;
+            }
             LiveEvent::Ended { id, end } => {
-                self.options.retain(|other| *other != id);
+                self.options.remove(&id);
                 let mut params = error_of(&end).object();
                 params.insert("live_id".to_owned(), id.0.into());
                 let event = match end {
@@ -464,6 +478,17 @@ impl Connection {
     }
 }
 
+/// Why a snapshot of the same live query follows.
+fn refetched_frame(id: LiveId, message: &str) -> String {
+    let end = LiveEnd::MustRefetch {
+        message: message.to_owned(),
+    };
+    let mut params = error_of(&end).object();
+    params.insert("live_id".to_owned(), id.0.into());
+    params.insert("refetch".to_owned(), true.into());
+    json!({ "jsonrpc": "2.0", "method": "live.must-refetch", "params": params }).to_string()
+}
+
 fn failure(id: &Value, refusal: &Refusal) -> String {
     let error = match refusal {
         Refusal::Code(code, message) => json!({ "code": code, "message": message }),
@@ -476,7 +501,7 @@ fn failure(id: &Value, refusal: &Refusal) -> String {
     json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
 }
 
-async fn send(socket: &mut Socket, text: String) -> Result<(), Gone> {
+pub(super) async fn send(socket: &mut Socket, text: String) -> Result<(), Gone> {
     let message = Message::Text(Utf8Bytes::from(text));
     match timeout(WRITE_STALL, socket.send(message)).await {
         Ok(Ok(())) => Ok(()),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use springhead_engine::access::Principal;
 use springhead_engine::copy::CopyOutcome;
 use springhead_engine::{Engine, Session, TransactionStatus};
-use springhead_proto::{ErrorCode, Lsn, SqlError};
+use springhead_proto::{ErrorCode, SqlError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -33,6 +33,7 @@ use super::session;
 use super::socket::Input;
 use super::startup::{Startup, read_packet};
 use super::stream::Stream;
+use super::telling::{tell, tell_live};
 use crate::config::SettingValue;
 use crate::node::{NodeState, Shutdown};
 
@@ -151,6 +152,7 @@ async fn converse(
     };
     session.run_ahead();
     session.enable_streams();
+    session.enable_live(&state.live);
     let own_idle_limit_at_start = session.setting(IDLE_SETTING);
     let mut connection = Connection {
         wire,
@@ -291,6 +293,7 @@ impl Connection<'_> {
             self.session.catch_up();
             if self.is_quiet() {
                 tell(self.wire, &mut self.session, None).await?;
+                tell_live(self.wire, &mut self.session).await?;
             }
             self.wait().await?;
         }
@@ -315,6 +318,18 @@ impl Connection<'_> {
                 None => std::future::pending().await,
             }
         };
+        let live = self.session.live_waiter().filter(|_| self.is_quiet());
+        let due = self.session.live_due();
+        let changed = async {
+            match (&live, due) {
+                (None, _) => std::future::pending().await,
+                (Some(live), None) => live.ready().await,
+                (Some(live), Some(due)) => tokio::select! {
+                    () = live.ready() => {}
+                    () = tokio::time::sleep_until(due) => {}
+                },
+            }
+        };
         tokio::select! {
             // What a client has said comes before what it is to be told.
             biased;
@@ -323,6 +338,7 @@ impl Connection<'_> {
             }
             () = self.shutdown.as_mut() => Err(Ended::Fatal(shutting_down())),
             () = notified => Ok(()),
+            () = changed => Ok(()),
             () = after(idle_limit) => Err(Ended::Fatal(SqlError::new(
                 idle_code,
                 if idle_code == ErrorCode::IdleSessionTimeout {
@@ -409,6 +425,7 @@ impl Connection<'_> {
             shutdown: &mut self.shutdown,
             max_message_bytes: self.max_message_bytes,
             idle_limit: self.idle_limit_of_server,
+            heartbeat: self.node.config.sse_heartbeat,
         };
         match message {
             FrontendMessage::Terminate => Err(Ended::Left),
@@ -455,35 +472,6 @@ fn frame_is_extended(kind: u8) -> bool {
     matches!(kind, b'P' | b'B' | b'D' | b'E' | b'C' | b'H')
 }
 
-/// Sends notifications that wait: up to that LSN, or some of them.
-async fn tell(wire: &mut Wire, session: &mut Session, until: Option<Lsn>) -> Result<(), Ended> {
-    if session.listener().is_none() {
-        return Ok(());
-    }
-    loop {
-        let batch = session.take_notifications().await?;
-        let Some(last) = batch.last().map(|last| last.lsn) else {
-            return Ok(());
-        };
-        for told in &batch {
-            backend::notification_response(
-                &mut wire.out,
-                told.process_id,
-                &told.channel,
-                &told.payload,
-            );
-            wire.make_room().await?;
-        }
-        if until.is_none_or(|until| last >= until) {
-            // With what follows, where something does.
-            return match until {
-                Some(_) => Ok(()),
-                None => Ok(wire.flush().await?),
-            };
-        }
-    }
-}
-
 /// Whether a Sync has arrived and nothing is before it that could join its transaction.
 pub fn sync_follows(mut input: &[u8]) -> bool {
     while let Ok(Some(frame)) = Frame::find(input, usize::MAX) {
@@ -515,6 +503,15 @@ async fn simple_query(
         {
             let copy = source.read(wire, script.session(), *copy).await?;
             outcome = script.finish_copy(copy).await;
+        }
+        if let Ok(begun) = &mut outcome
+            && let Some(CopyOutcome::Live(copy)) = begun
+                .copy
+                .take_if(|copy| matches!(copy, CopyOutcome::Live(_)))
+        {
+            let error = source.stream(wire, script.session(), *copy).await?;
+            script.fail().await;
+            outcome = Err(error);
         }
         let sent = match outcome {
             Ok(outcome) => {

@@ -8,9 +8,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use springhead_engine::copy::{CopyIn, CopyOut};
+use springhead_engine::copy::{CopyIn, CopyOut, LiveCopy};
+use springhead_engine::live::{Delta, LiveEvent, Opened};
 use springhead_engine::{Outcome, Session};
-use springhead_proto::{ErrorCode, SqlError};
+use springhead_proto::{ErrorCode, Lsn, SqlError};
+use tokio::time::{Instant, sleep_until};
 
 use super::backend;
 use super::connection::{Ended, after, shutting_down};
@@ -25,6 +27,8 @@ pub struct Source<'c> {
     pub max_message_bytes: usize,
     /// The configuration's limit for those who hold up others.
     pub idle_limit: Option<Duration>,
+    /// A live query that has sent nothing for this long says how far it has come.
+    pub heartbeat: Duration,
 }
 
 impl Source<'_> {
@@ -110,6 +114,155 @@ impl Source<'_> {
             }
         }
     }
+}
+
+impl Source<'_> {
+    /// Sends a live query's rows and changes until somebody ends it: with what the client is told.
+    ///
+    /// # Errors
+    /// Why the connection ends.
+    pub async fn stream(
+        &mut self,
+        wire: &mut Wire,
+        session: &mut Session,
+        mut live: LiveCopy,
+    ) -> Result<SqlError, Ended> {
+        let (is_binary, columns) = (live.form().is_binary(), live.form().columns());
+        backend::copy_response(&mut wire.out, b'H', is_binary, columns);
+        // Before the client knows that there is something to cancel.
+        let interrupt = session.interruptible();
+        let timeout = after(session.statement_timeout());
+        tokio::pin!(timeout);
+        if !is_binary {
+            put(wire, |out| live.form().head(out));
+        }
+        if let Some(opened) = live.take_opened()
+            && let Err(error) = begin_live(wire, &mut live, opened).await
+        {
+            return told(error);
+        }
+        let mut sent = Lsn::ZERO;
+        let mut beat_at = Instant::now() + self.heartbeat;
+        loop {
+            let event = tokio::select! {
+                biased;
+                error = interrupt.asked() => return Ok(error),
+                arrived = self.input.fill(&mut wire.stream) => {
+                    if !arrived? {
+                        return Err(Ended::Left);
+                    }
+                    self.look_for_the_end()?;
+                    continue;
+                }
+                () = self.shutdown.as_mut() => return Err(Ended::Fatal(shutting_down())),
+                () = timeout.as_mut() => return Ok(SqlError::new(
+                    ErrorCode::QueryCanceled,
+                    "canceling statement due to statement timeout",
+                )),
+                event = live.next() => event,
+                () = sleep_until(beat_at) => {
+                    beat_at = Instant::now() + self.heartbeat;
+                    if let Some(position) = live.progress().filter(|position| *position > sent) {
+                        sent = position;
+                        mark(wire, &mut live, "progress", position)?;
+                        wire.flush().await?;
+                    }
+                    continue;
+                }
+            };
+            beat_at = Instant::now() + self.heartbeat;
+            let done = match event {
+                LiveEvent::Change { delta, .. } => {
+                    sent = delta.lsn;
+                    send_change(wire, &mut live, &delta).await
+                }
+                LiveEvent::Tick(_) => Ok(wire.flush().await?),
+                LiveEvent::Refetched { opened, .. } => {
+                    mark(wire, &mut live, "must-refetch", opened.lsn)?;
+                    begin_live(wire, &mut live, *opened).await
+                }
+                LiveEvent::Ended { end, .. } => return Ok(LiveCopy::end(end)),
+            };
+            if let Err(error) = done {
+                return told(error);
+            }
+        }
+    }
+
+    /// A client that is sent a live query says goodbye, or what it will want once that has ended.
+    fn look_for_the_end(&mut self) -> Result<(), Ended> {
+        let mut rest = self.input.bytes();
+        loop {
+            match Frame::find(rest, self.max_message_bytes) {
+                Ok(Some(frame)) if frame.kind == b'X' => return Err(Ended::Left),
+                Ok(Some(frame)) => rest = &rest[frame.length..],
+                Ok(None) => break,
+                Err(Mistake::Fatal(error) | Mistake::Error(error)) => {
+                    return Err(Ended::Fatal(error));
+                }
+            }
+        }
+        if self.input.bytes().len() > self.max_message_bytes {
+            return Err(Ended::Fatal(SqlError::new(
+                ErrorCode::ProtocolViolation,
+                "too much was sent while a live query is copied out",
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The statement's own failure is told, the socket's ends the connection.
+fn told(error: SendError) -> Result<SqlError, Ended> {
+    match error {
+        SendError::Statement(error) => Ok(error),
+        SendError::Socket(error) => Err(error.into()),
+    }
+}
+
+fn put(wire: &mut Wire, write: impl FnOnce(&mut Vec<u8>)) {
+    let written = backend::copy_data(&mut wire.out, |out| {
+        write(out);
+        Ok(())
+    });
+    debug_assert!(written.is_ok(), "nothing fails in between");
+}
+
+fn mark(wire: &mut Wire, live: &mut LiveCopy, event: &str, lsn: Lsn) -> Result<(), SqlError> {
+    backend::copy_data(&mut wire.out, |out| live.mark(event, lsn, out))
+}
+
+async fn begin_live(wire: &mut Wire, live: &mut LiveCopy, opened: Opened) -> Result<(), SendError> {
+    let wants_snapshot = opened.options.snapshot != Some(false) || opened.refetched.is_some();
+    if opened.refetched.is_some() {
+        mark(wire, live, "must-refetch", opened.lsn)?;
+    }
+    if let Some(mut rows) = opened.rows.filter(|_| wants_snapshot) {
+        while let Some(chunk) = rows.next_chunk()? {
+            for row in chunk.rows() {
+                backend::copy_data(&mut wire.out, |out| {
+                    live.snapshot_row(&opened.plan, row, out)
+                })?;
+                wire.make_room().await?;
+            }
+        }
+    }
+    if let Some(delta) = opened.delta {
+        send_change(wire, live, &delta).await?;
+    }
+    mark(wire, live, "ready", opened.lsn)?;
+    wire.flush().await?;
+    Ok(())
+}
+
+async fn send_change(wire: &mut Wire, live: &mut LiveCopy, delta: &Delta) -> Result<(), SendError> {
+    let mut rows = Vec::new();
+    live.change(delta, |row| rows.push(row.to_vec()))?;
+    for row in rows {
+        put(wire, |out| out.extend_from_slice(&row));
+        wire.make_room().await?;
+    }
+    Ok(())
 }
 
 enum Taken {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use springhead_engine::copy::{CopyIn, CopyOutcome};
-use springhead_engine::session::{COPIES_COLUMNS, changes_columns};
+use springhead_engine::session::{COPIES_COLUMNS, changes_columns, fetch_columns, live_columns};
 use springhead_engine::settings;
 use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
+use springhead_sql::live::LiveStatement;
 use springhead_sql::plan::{CursorStatement, OutputColumn, RoleStatement, Setting};
 use springhead_sql::{PgType, PlanKind};
 
@@ -151,10 +152,14 @@ impl Extended {
                     .await
                 {
                     Ok(None) => Ok(()),
-                    Ok(Some(copy)) => {
+                    Ok(Some(CopyOutcome::In(copy))) => {
                         let copy = source.read(wire, session, *copy).await?;
                         self.finish_copy(wire, session, copy).await
                     }
+                    Ok(Some(CopyOutcome::Live(copy))) => {
+                        Err(source.stream(wire, session, *copy).await?)
+                    }
+                    Ok(Some(CopyOutcome::Out(_))) => unreachable!("it has been sent"),
                     Err(SendError::Statement(error)) => Err(error),
                     Err(SendError::Socket(error)) => return Err(error.into()),
                 }
@@ -307,7 +312,8 @@ impl Extended {
         Ok(())
     }
 
-    /// Runs a portal, or goes on with it. A COPY FROM that has begun is for the caller to go on with.
+    /// Runs a portal, or goes on with it. A COPY that has begun and needs the client is for the caller
+    /// to go on with.
     async fn execute(
         &mut self,
         wire: &mut Wire,
@@ -315,7 +321,7 @@ impl Extended {
         name: &str,
         max_rows: usize,
         ends_with_it: bool,
-    ) -> Result<Option<Box<CopyIn>>, SendError> {
+    ) -> Result<Option<CopyOutcome>, SendError> {
         let portal = self.portals.get_mut(name).ok_or_else(|| no_portal(name))?;
         let (outcome, mut unsent) = match std::mem::replace(&mut portal.run, Run::Done) {
             Run::Suspended(suspended) => *suspended,
@@ -341,7 +347,9 @@ impl Extended {
                 wire.notices(&outcome);
                 match outcome.copy.take() {
                     None => {}
-                    Some(CopyOutcome::In(copy)) => return Ok(Some(copy)),
+                    Some(copy @ (CopyOutcome::In(_) | CopyOutcome::Live(_))) => {
+                        return Ok(Some(copy));
+                    }
                     Some(CopyOutcome::Out(copy)) => {
                         wire.in_transaction = true;
                         let sent = copying::send(wire, &mut outcome, copy).await;
@@ -491,6 +499,8 @@ fn columns_of(kind: &PlanKind, session: &Session) -> Option<Arc<[OutputColumn]>>
         PlanKind::Cursor(CursorStatement::Fetch {
             name, moves: false, ..
         }) => session.cursor_columns(name),
+        PlanKind::Live(_) => Some(live_columns()),
+        PlanKind::LiveControl(LiveStatement::Fetch(_)) => Some(fetch_columns()),
         PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "tenants" => {
             Some([text("id"), text("name")].into())
         }

@@ -17,6 +17,7 @@ mod session;
 mod socket;
 mod startup;
 mod stream;
+mod telling;
 
 use std::sync::Arc;
 use std::time::Duration;

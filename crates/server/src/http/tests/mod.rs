@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use springhead_engine::Engine;
+use springhead_engine::live::Live;
 use springhead_log::memory::MemoryLog;
 use springhead_log::{Log, SystemClock};
 use springhead_proto::{Epoch, Lsn};
@@ -69,6 +70,7 @@ impl Node {
         drop(guard);
         let auth = crate::auth::Auth::open(&config).unwrap();
         let node = Arc::new(NodeState {
+            live: Live::new(engine.clone(), config.live()),
             engine: engine.clone(),
             config,
             started: Instant::now(),

@@ -2,8 +2,11 @@
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use springhead_engine::access::Principal;
+use springhead_proto::{TenantId, ValueRef};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::{Node, PATIENCE};
@@ -14,9 +17,18 @@ struct Client {
 
 impl Client {
     async fn connect(node: &Node) -> Client {
+        Client::connect_as(node, None).await
+    }
+
+    async fn connect_as(node: &Node, token: Option<&str>) -> Client {
         let stream = TcpStream::connect(node.address).await.unwrap();
         let url = format!("ws://{}/ws", node.address);
-        let (socket, _) = client_async(url, stream).await.unwrap();
+        let mut request = url.into_client_request().unwrap();
+        if let Some(token) = token {
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.headers_mut().insert("authorization", value);
+        }
+        let (socket, _) = client_async(request, stream).await.unwrap();
         Client { socket }
     }
 
@@ -168,5 +180,210 @@ fn g2_a_live_query_goes_on_over_a_websocket_from_a_cursor_of_an_event_stream() {
         assert_eq!(change["added"], json!([{"key": "b", "row": ["b", 2]}]));
         assert_eq!(change["removed"], json!([]));
         client.event("live.ready").await;
+    });
+}
+
+#[test]
+fn g2_messages_come_over_the_same_connection_in_order_and_from_a_cursor() {
+    let node = Node::with_orders();
+    run(async {
+        let mut client = Client::connect(&node).await;
+        client.ask(1, "listen", json!({ "channel": "news" })).await;
+        let answer = client.next().await;
+        assert_eq!(answer["result"]["channel"], "news", "{answer}");
+        for number in 0..3 {
+            node.sql(&format!("NOTIFY news, 'n{number}'"));
+            node.sql("NOTIFY other, 'x'");
+        }
+        let mut first = Value::Null;
+        for number in 0..3 {
+            let message = client.event("listen.message").await;
+            assert_eq!(message["payload"], format!("n{number}"));
+            if number == 0 {
+                first = message["cursor"].clone();
+            }
+        }
+        client
+            .ask(2, "unlisten", json!({ "channel": "news" }))
+            .await;
+        assert_eq!(client.next().await["result"]["unlistened"], "news");
+        node.sql("NOTIFY news, 'n3'");
+        // Another connection goes on after the first message.
+        let mut other = Client::connect(&node).await;
+        other
+            .ask(1, "listen", json!({ "channel": "news", "cursor": first }))
+            .await;
+        assert!(other.next().await["result"]["cursor"].is_string());
+        for number in 1..4 {
+            assert_eq!(
+                other.event("listen.message").await["payload"],
+                format!("n{number}")
+            );
+        }
+        client.ask(3, "listen", json!({})).await;
+        assert_eq!(client.next().await["error"]["code"], -32602);
+    });
+}
+
+#[test]
+fn squashed_changes_are_net_differences_and_upserts_are_rows_to_put() {
+    let node = Node::with_orders();
+    node.sql("INSERT INTO orders VALUES ('a', 'x', 0), ('b', 'x', 0)");
+    run(async {
+        let mut client = Client::connect(&node).await;
+        let filter = json!({ "sql": "SELECT id, qty FROM orders WHERE status = 'x'",
+            "squash_ms": 300, "envelope": "upsert", "snapshot": false });
+        let window = json!({ "sql": "SELECT id, qty FROM orders ORDER BY qty DESC, id LIMIT 2",
+            "squash_ms": 300, "snapshot": false });
+        for (number, params) in [(1, filter), (2, window)] {
+            client.ask(number, "live", params).await;
+            assert_eq!(client.next().await["id"], number);
+            client.event("live.ready").await;
+        }
+        // The first change of each goes out at once.
+        node.sql("UPDATE orders SET qty = 1 WHERE id = 'a'");
+        let mut changed = 0;
+        while changed < 2 {
+            changed += usize::from(client.next().await["method"] == "live.change");
+        }
+        let mut last = 0;
+        for qty in 2..40 {
+            last = node.sql(&format!("UPDATE orders SET qty = {qty} WHERE id = 'a'"));
+        }
+        node.sql("INSERT INTO orders VALUES ('c', 'x', 7)");
+        last = last.max(node.sql("DELETE FROM orders WHERE id IN ('b', 'c')"));
+        let (mut window, mut upserts, mut deleted) = (0, Vec::new(), Vec::new());
+        while window < last || deleted.is_empty() {
+            let message = client.next().await;
+            let params = &message["params"];
+            if let Some(rows) = params["upsert"].as_array() {
+                upserts.extend(rows.clone());
+                deleted.extend(params["delete"].as_array().unwrap().clone());
+            } else if message["method"] == "live.change" {
+                window = params["lsn"].as_u64().unwrap();
+            }
+        }
+        assert!(upserts.len() < 10, "{upserts:?}");
+        assert_eq!(upserts.last().unwrap()["row"], json!(["a", 39]));
+        assert_eq!(deleted.last().unwrap()["key"], "b", "{deleted:?}");
+    });
+}
+
+#[test]
+fn a_query_that_cannot_go_on_begins_anew_where_that_was_asked_for() {
+    let node = Node::with_orders();
+    node.sql("INSERT INTO orders VALUES ('a', 'x', 0)");
+    run(async {
+        let mut client = Client::connect(&node).await;
+        let params = json!({ "sql": "SELECT id FROM orders", "refetch": true });
+        client.ask(1, "live", params).await;
+        let id = client.next().await["result"]["live_id"].clone();
+        client.event("live.snapshot").await;
+        let old = client.event("live.ready").await["cursor"].clone();
+        node.sql("TRUNCATE orders");
+        let told = client.event("live.must-refetch").await;
+        assert_eq!((&told["live_id"], &told["refetch"]), (&id, &json!(true)));
+        assert_eq!(client.event("live.snapshot").await["rows"], json!([]));
+        client.event("live.ready").await;
+        let lsn = node.sql("INSERT INTO orders VALUES ('b', 'x', 0)");
+        let change = client.event("live.change").await;
+        assert_eq!((&change["live_id"], &change["lsn"]), (&id, &json!(lsn)));
+        client.event("tick").await;
+        node.trim(lsn);
+        let params = json!({ "sql": "SELECT id FROM orders", "refetch": true, "cursor": old });
+        client.ask(2, "live", params).await;
+        client.next().await;
+        assert_eq!(
+            client.event("live.must-refetch").await["code"],
+            "cursor_expired"
+        );
+        assert_eq!(client.event("live.snapshot").await["rows"], json!([["b"]]));
+    });
+}
+
+/// Runs statements as the session that ends open mode; the second column of each answer that has one.
+fn administer(node: &Node, statements: &[&str]) -> Vec<String> {
+    let engine = node.engine.clone();
+    node._runtime.block_on(async {
+        let principal = Principal::unrestricted("postgres");
+        let session = engine.session(TenantId::DEFAULT, &principal).await;
+        let mut session = session.unwrap();
+        let mut found = Vec::new();
+        for sql in statements {
+            let mut script = session.script(sql);
+            while let Some(outcome) = script.next().await {
+                let mut rows = outcome.unwrap().rows.unwrap_or_default();
+                if let Some(chunk) = rows.next_chunk().unwrap() {
+                    let row = chunk.rows().next().unwrap();
+                    if let Some(ValueRef::Text(text)) = row.get(1) {
+                        found.push(text.to_owned());
+                    }
+                }
+            }
+        }
+        found
+    })
+}
+
+#[test]
+fn g6_authenticate_goes_on_with_live_queries_only_as_far_as_they_are_allowed() {
+    let node = Node::with_orders();
+    for sql in [
+        "CREATE TABLE secret (id text PRIMARY KEY)",
+        "INSERT INTO orders VALUES ('a', 'ann', 1), ('b', 'bob', 2)",
+        "ALTER TABLE orders ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY own ON orders USING (status = auth.uid())",
+        "INSERT INTO secret VALUES ('s')",
+    ] {
+        node.sql(sql);
+    }
+    let tokens = administer(
+        &node,
+        &[
+            "CREATE ROLE ann LOGIN",
+            "CREATE ROLE bob LOGIN",
+            "GRANT SELECT ON orders TO ann, bob",
+            "GRANT SELECT ON secret TO ann",
+            "CREATE TOKEN a FOR ann",
+            "CREATE TOKEN b FOR bob",
+        ],
+    );
+    let [ann, bob] = &tokens[..] else {
+        panic!("{tokens:?}");
+    };
+    run(async {
+        let mut client = Client::connect_as(&node, Some(ann)).await;
+        let mut ids = Vec::new();
+        for (number, sql) in [(1, "SELECT id FROM orders"), (2, "SELECT id FROM secret")] {
+            client.ask(number, "live", json!({ "sql": sql })).await;
+            ids.push(client.next().await["result"]["live_id"].clone());
+            let snapshot = client.event("live.snapshot").await;
+            assert_eq!(snapshot["rows"].as_array().unwrap().len(), 1, "{snapshot}");
+            client.event("live.ready").await;
+        }
+        // A new token of the same user changes nothing.
+        client.ask(3, "authenticate", json!({ "token": ann })).await;
+        assert_eq!(client.next().await["result"]["user"], "ann");
+        client.ask(4, "authenticate", json!({ "token": bob })).await;
+        let mut ended = false;
+        let mut answered = false;
+        let mut anew = Value::Null;
+        while !(ended && answered && anew != Value::Null) {
+            let message = client.next().await;
+            match message["method"].as_str() {
+                None => answered = message["result"]["user"] == "bob",
+                Some("live.error") => {
+                    assert_eq!(message["params"]["live_id"], ids[1], "{message}");
+                    ended = true;
+                }
+                Some("live.must-refetch") => {
+                    assert_eq!(message["params"]["live_id"], ids[0]);
+                    anew = client.event("live.snapshot").await["rows"].clone();
+                    client.event("live.ready").await;
+                }
+                Some(other) => assert!(other == "tick", "{message}"),
+            }
+        }
+        assert_eq!(anew, json!([["b"]]));
     });
 }
