@@ -21,6 +21,7 @@ measurements (all, or any of them):
   standby         one streaming standby: commits per second at each synchronous_commit, lag, catch-up,
                   promotion, base backup
   live            live queries: commit to message, changes per second, memory per query
+                  (BENCH_LIVE=TEXT: only the scenarios whose names have it)
 
 options:
   --rounds N            turns each system gets (default 3)

@@ -121,7 +121,9 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
 pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Result<()> {
     report.note("live: one-row commits one after the other, each after the message of the one before has come; counted from before the commit is sent to when the message (Springhead), or the answer to the query that is asked after it (PostgreSQL), is read. PostgreSQL: a trigger calls pg_notify for each row, and one client that listens asks its query again (as many times as there are queries that match); what is registered besides costs it nothing, and its answer says nothing of what changed");
     report.note("live: changes per second are rows inserted in commits of a thousand, of which one matches, until the message of the last has come; `grp` of the others is of nobody");
-    for scenario in scenarios(options) {
+    let wanted = std::env::var("BENCH_LIVE").unwrap_or_default();
+    let wanted = |scenario: &Scenario| scenario.name.contains(&wanted);
+    for scenario in scenarios(options).into_iter().filter(wanted) {
         for _ in 0..options.rounds {
             for &kind in systems.kinds() {
                 let place = systems.place(kind, "live")?;
