@@ -1,7 +1,7 @@
 //! A device that has never met a server.
 
 use springhead_device::{Device, DeviceError};
-use springhead_engine::live::{LiveEvent, LiveRequest};
+use springhead_engine::live::{LiveEvent, LiveOptions, LiveRequest};
 
 use crate::support::{directory, lines};
 
@@ -59,6 +59,7 @@ async fn g8_live_queries_run_on_the_device() {
         sql: "SELECT id FROM notes WHERE body = 'x'",
         params: &[],
         cursor: None,
+        options: LiveOptions::default(),
     };
     live.open(device.principal(), &request).await.unwrap();
     device
