@@ -108,6 +108,38 @@ fn new_token(fixture: &Fixture, sql: &str) -> (String, String) {
 }
 
 #[test]
+fn g7_statements_about_access_after_a_write_never_hang_on_any_exit() {
+    let fixture = with_users(|_| {});
+    // From here on users log in; this is who they are for.
+    let root = "postgres://root@127.0.0.1:PORT/default";
+    for (statement, is_refused) in [
+        ("CREATE ROLE x", true),
+        ("CREATE TOKEN k FOR ann", true),
+        ("GRANT SELECT ON t TO ann", false),
+    ] {
+        let sql = format!("UPDATE t SET id = id; {statement}");
+        let output = psql(&fixture, root, "rootpass", &sql);
+        assert_eq!(output.status.success(), !is_refused, "{}", told(&output));
+        let body = json!({"transaction": [{"sql": "UPDATE t SET id = id"}, {"sql": statement}]});
+        let answer = post(&fixture, "/v1/sql", &[ROOT], &body);
+        assert_eq!(answer.status != 200, is_refused, "{}", answer.text());
+        if is_refused {
+            assert!(
+                told(&output).contains("inside a transaction"),
+                "{}",
+                told(&output)
+            );
+            assert!(answer.text().contains("0A000"), "{}", answer.text());
+            assert!(answer.text().contains("hint"), "{}", answer.text());
+        }
+    }
+    assert_eq!(
+        as_root(&fixture, "SELECT count(*) AS n FROM t")["rows"][0]["n"],
+        1
+    );
+}
+
+#[test]
 fn g6_psql_logs_in_with_a_password_and_nothing_else() {
     let mut fixture = with_users(|_| {});
     let ann = "postgres://ann@127.0.0.1:PORT/default";

@@ -12,6 +12,7 @@ use springhead_sql::catalog::Catalog;
 use springhead_sql::plan::{Isolation, TransactionControl};
 
 use super::{Outcome, Session};
+use crate::access::AuditEvent;
 use crate::notify::ChannelChange;
 use crate::settings;
 use crate::tenant::HeldSnapshot;
@@ -47,9 +48,28 @@ pub(super) struct Block {
     pub used: bool,
     /// LISTENs and UNLISTENs, which count once it has committed.
     pub channels: Vec<ChannelChange>,
+    /// What is in the audit once it has committed: the audit is written by the default tenant's writer,
+    /// which may be this block's own until then.
+    pub deeds: Vec<AuditEvent>,
 }
 
+/// Deeds that one transaction may leave to the audit.
+const MAX_DEEDS: usize = 10_000;
+
 impl Block {
+    /// # Errors
+    /// 54000 if no more of its deeds would find their way into the audit.
+    pub fn expect_room_for_deed(&self) -> Result<(), SqlError> {
+        if self.deeds.len() < MAX_DEEDS {
+            return Ok(());
+        }
+        Err(SqlError::new(
+            ErrorCode::TooComplex,
+            format!("a transaction may grant and revoke {MAX_DEEDS} times"),
+        )
+        .with_hint("spread the statements over several transactions"))
+    }
+
     /// Whether it is only what surrounds one statement, or the first of several.
     pub fn is_lone(&self) -> bool {
         self.implicit && !self.used
@@ -63,6 +83,8 @@ pub(super) struct Savepoint {
     settings: (usize, usize),
     /// How many of [`Block::channels`] there were.
     channels: usize,
+    /// How many of [`Block::deeds`] there were.
+    deeds: usize,
 }
 
 impl Session {
@@ -200,6 +222,7 @@ impl Session {
             kept_settings: Vec::new(),
             used: false,
             channels: Vec::new(),
+            deeds: Vec::new(),
         });
         self.show_transaction();
     }
@@ -289,9 +312,14 @@ impl Session {
         if committed.is_ok() {
             self.change_channels(block.channels, start);
         }
+        let noted = committed.is_ok().then(|| self.note_deeds(block.deeds));
         if wrote && let Ok(lsn) = committed {
             // With the level of the block, SET LOCAL included.
             self.confirm_at(level, lsn).await?;
+        }
+        if let Some(noted) = noted.flatten() {
+            // A panic in it has been reported by the task itself.
+            let _ = noted.await;
         }
         committed
     }
@@ -354,11 +382,12 @@ impl Session {
         match action {
             SavepointAction::Set(name) => {
                 let settings = (self.local.len(), block.kept_settings.len());
-                let channels = block.channels.len();
+                let (channels, deeds) = (block.channels.len(), block.deeds.len());
                 block.savepoints.push(Savepoint {
                     name,
                     settings,
                     channels,
+                    deeds,
                 });
             }
             SavepointAction::RollbackTo(_) => {
@@ -367,11 +396,13 @@ impl Session {
                 if let Some(Savepoint {
                     settings: (local, kept),
                     channels,
+                    deeds,
                     ..
                 }) = block.savepoints.last()
                 {
                     let (local, kept) = (*local, *kept);
                     block.channels.truncate(*channels);
+                    block.deeds.truncate(*deeds);
                     block.kept_settings.truncate(kept);
                     put_back(&mut self.context.settings.lock(), self.local.drain(local..));
                 }

@@ -134,14 +134,13 @@ impl Session {
                 self.show_changes(changes).await.map(Answer::Outcome)
             }
             PlanKind::Ddl(ddl) if is_about_access(ddl.tag) => {
+                if let Some(block) = &self.block {
+                    block.expect_room_for_deed()?;
+                }
                 let answer = self.run_data(plan, params, None).await?;
                 if matches!(answer, Answer::Outcome(_)) {
                     let object: String = ddl.source.chars().take(1000).collect();
-                    let open = self
-                        .block
-                        .is_some()
-                        .then_some("in a transaction, not ended yet");
-                    self.audit(ddl.tag, &object, open).await;
+                    self.audit(ddl.tag, &object).await;
                 }
                 Ok(answer)
             }
@@ -642,7 +641,7 @@ impl Session {
             Database::Create { .. } => "create database",
             Database::Drop { .. } => "drop database",
         };
-        self.audit(action, name, None).await;
+        self.audit(action, name).await;
         outcome.lsn = self.tenant.visible();
         Ok(outcome)
     }

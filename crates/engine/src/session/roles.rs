@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use springhead_proto::{ErrorCode, SqlError};
 use springhead_sql::access::Identity;
 use springhead_sql::plan::RoleStatement;
+use tokio::task::JoinHandle;
 
 use super::{Outcome, Session, execute};
 use crate::access::{Actor, AuditEvent, Credential};
@@ -201,14 +202,8 @@ impl Session {
         Ok(outcome)
     }
 
-    /// Notes what an admin has done.
-    pub(super) async fn audit(
-        &self,
-        action: &'static str,
-        object: &str,
-        detail: Option<&'static str>,
-    ) {
-        let Some(engine) = &self.engine else { return };
+    /// Notes what an admin has done: at once, or when the transaction that it was done in commits.
+    pub(super) async fn audit(&mut self, action: &'static str, object: &str) {
         let event = AuditEvent {
             actor: self.setting(USER).unwrap_or_default(),
             action,
@@ -216,12 +211,26 @@ impl Session {
             tenant: Some(self.tenant.name()),
             address: self.principal.address.as_ref().map(ToString::to_string),
             outcome: "ok",
-            detail: detail.map(str::to_owned),
+            detail: None,
         };
-        // The deed is done and durable: that it is not in the audit is no reason to deny it.
-        if let Err(error) = Box::pin(engine.audit(vec![event])).await {
-            tracing::error!(%error, action, object, "a deed is not in the audit");
+        if let Some(block) = &mut self.block {
+            block.deeds.push(event);
+        } else if let Some(noted) = self.note_deeds(vec![event]) {
+            // A panic in it has been reported by the task itself.
+            let _ = noted.await;
         }
+    }
+
+    /// Puts deeds that are done and durable into the audit, to the end whatever becomes of the session.
+    pub(super) fn note_deeds(&self, deeds: Vec<AuditEvent>) -> Option<JoinHandle<()>> {
+        let engine = self.engine.clone().filter(|_| !deeds.is_empty())?;
+        Some(tokio::spawn(async move {
+            let first = (deeds[0].action, deeds[0].object.clone());
+            // That it is not in the audit is no reason to deny a deed.
+            if let Err(error) = engine.audit(deeds).await {
+                tracing::error!(%error, ?first, "deeds are not in the audit");
+            }
+        }))
     }
 
     /// # Errors

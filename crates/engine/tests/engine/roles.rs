@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use springhead_engine::access::{Credential, Principal};
-use springhead_proto::{ErrorCode, TenantId};
+use springhead_proto::{ErrorCode, SqlError, TenantId};
 
 use crate::support::{Client, Node};
 
@@ -13,6 +13,67 @@ async fn as_user(node: &Node, tenant: &str, user: &str) -> Client {
     let tenant = node.engine.tenant_id(tenant).unwrap();
     Client {
         session: node.engine.session(tenant, &principal).await.unwrap(),
+    }
+}
+
+/// Runs it, which must not take for ever.
+async fn soon(client: &mut Client, sql: &str) -> Result<(), SqlError> {
+    let ran = tokio::time::timeout(Duration::from_secs(20), client.run(sql)).await;
+    let answer = ran.unwrap_or_else(|_| panic!("{sql} hangs"));
+    answer.map(|_| ())
+}
+
+#[tokio::test]
+async fn g7_statements_about_access_after_a_write_in_one_request_never_hang() {
+    let node = Node::start();
+    let mut admin = node.client().await;
+    admin.ok("CREATE ROLE staff").await;
+    admin.ok("CREATE TABLE t (n integer)").await;
+    for role in [
+        "CREATE ROLE x",
+        "ALTER ROLE staff NOLOGIN",
+        "DROP ROLE staff",
+        "GRANT staff TO postgres",
+        "REVOKE staff FROM postgres",
+        "CREATE TOKEN k FOR staff",
+        "DROP TOKEN 'k'",
+    ] {
+        for before in ["INSERT INTO t VALUES (1);", "SELECT * FROM t FOR UPDATE;"] {
+            let sql = format!("{before} {role}");
+            let error = soon(&mut admin, &sql).await.expect_err("is refused");
+            assert_eq!(error.code.sqlstate().0, "0A000", "{sql}: {error:?}");
+            assert!(error.hint.is_some(), "{sql}");
+            // The writer is free again, and the block's write is not there.
+            let mut other = node.client().await;
+            soon(&mut other, "UPDATE t SET n = n").await.unwrap();
+        }
+    }
+    assert_eq!(admin.one("SELECT count(*) FROM t").await, "0");
+    // Rights on objects are the tenant's own. They are in the audit once they are in force.
+    let granted =
+        "SELECT count(*) FROM springhead.audit WHERE action IN ('GRANT', 'CREATE POLICY')";
+    for (sql, deeds) in [
+        ("INSERT INTO t VALUES (1); GRANT SELECT ON t TO staff", "1"),
+        (
+            "BEGIN; INSERT INTO t VALUES (1); GRANT INSERT ON t TO staff; \
+             CREATE POLICY p ON t USING (true); COMMIT",
+            "3",
+        ),
+        ("BEGIN; GRANT UPDATE ON t TO staff; ROLLBACK", "3"),
+        (
+            "BEGIN; SAVEPOINT s; GRANT UPDATE ON t TO staff; ROLLBACK TO s; \
+             GRANT DELETE ON t TO staff; COMMIT",
+            "4",
+        ),
+        (
+            "DO $$ BEGIN INSERT INTO t VALUES (1); GRANT UPDATE ON t TO staff; END $$",
+            "5",
+        ),
+    ] {
+        soon(&mut admin, sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        assert_eq!(admin.one(granted).await, deeds, "{sql}");
     }
 }
 
