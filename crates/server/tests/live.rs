@@ -125,6 +125,78 @@ fn g2_a_live_select_tells_each_commit_that_matters_once_on_its_channel() {
     wait_for_live_queries(&fixture, 0);
 }
 
+/// The position of a cursor, before its epoch.
+fn position(cursor: &str) -> u64 {
+    let (lsn, _) = cursor.split_once('@').expect("LSN@epoch");
+    lsn.parse().expect("an LSN")
+}
+
+fn live_cursor(client: &mut PgClient) -> String {
+    cell(&client.query("SHOW live_cursor").expect("shown"), 0)
+}
+
+/// Waits until the cursor is at `lsn` or past it.
+#[track_caller]
+fn wait_for_cursor(client: &mut PgClient, lsn: u64) {
+    let begun = Instant::now();
+    while position(&live_cursor(client)) < lsn {
+        assert!(begun.elapsed() < PATIENCE, "the cursor is not at {lsn}");
+    }
+}
+
+#[test]
+fn g2_the_live_cursor_is_never_past_what_the_client_was_told() {
+    let fixture = with_orders();
+    let mut client = fixture.pg();
+    let opened = client.query("LIVE SELECT id, qty FROM orders").unwrap();
+    let id = cell(&opened, 0);
+    assert!(position(&live_cursor(&mut client)) >= position(&cell(&opened, 1)));
+    // In a transaction nothing is told: whatever comes, waits.
+    for round in 0..10 {
+        client.query("BEGIN").unwrap();
+        fixture.sql(&format!("INSERT INTO orders VALUES ('o{round}', 'new', 1)"));
+        let shown: Vec<String> = (0..20).map(|_| live_cursor(&mut client)).collect();
+        assert!(client.notified.is_empty());
+        client.query("COMMIT").unwrap();
+        let change = event(&mut client, &id);
+        let lsn = change["lsn"].as_u64().unwrap();
+        for cursor in &shown {
+            assert!(position(cursor) < lsn, "{cursor} is past {lsn}");
+        }
+        // Gone on from the last of them the change is there.
+        let mut other = fixture.pg();
+        let cursor = shown.last().unwrap();
+        let sql = format!("LIVE SELECT id, qty FROM orders WITH (cursor = '{cursor}')");
+        let second = cell(&other.query(&sql).unwrap(), 0);
+        let missed = event(&mut other, &second);
+        let key = json!(format!("o{round}"));
+        assert_eq!(missed["added"][0]["key"], key, "{missed}");
+        // Told, it is counted; so is what concerns no query.
+        fixture.sql("CREATE TABLE IF NOT EXISTS others (n integer); INSERT INTO others VALUES (1)");
+        wait_for_cursor(&mut client, lsn);
+    }
+    // A difference that is still to be sent is not told either.
+    let mut other = fixture.pg();
+    let cursor = cell(&opened, 1);
+    let script =
+        format!("LIVE SELECT id, qty FROM orders WITH (cursor = '{cursor}'); SHOW live_cursor");
+    let shown = other.query(&script).unwrap();
+    let shown = shown.rows.last().unwrap()[0].clone().unwrap();
+    assert_eq!(position(&shown), position(&cursor));
+    // What is too large for a notification counts once it is fetched.
+    let large = format!(
+        "INSERT INTO orders VALUES ('{}', 'new', 1)",
+        "x".repeat(9000)
+    );
+    fixture.sql(&large);
+    let announced = event(&mut client, &id);
+    assert_eq!(announced["too_large"], true);
+    let lsn = announced["lsn"].as_u64().unwrap();
+    assert!(position(&live_cursor(&mut client)) < lsn);
+    client.query(&format!("FETCH LIVE {id}")).unwrap();
+    wait_for_cursor(&mut client, lsn);
+}
+
 #[test]
 fn parameters_snapshots_and_upserts_over_the_extended_flow() {
     let fixture = with_orders();

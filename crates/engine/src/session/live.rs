@@ -17,10 +17,11 @@ use springhead_sql::{PgType, PlanKind};
 use super::execute::text_rows;
 use super::live_told::{Teller, Told, channel_of, fetched, unknown};
 use super::{Outcome, Session};
+use crate::cdc::parse_cursor;
 use crate::copy::{CopyOut, CopyOutcome, LiveCopy};
 use crate::functions::SessionContext;
 use crate::live::asked::{Asker, Params, Who};
-use crate::live::{Live, LiveError, LiveId, LiveWaiter, Subscriber};
+use crate::live::{Live, LiveError, LiveId, LiveWaiter, Opened, Subscriber};
 use crate::notify::Notification;
 use crate::rows::RowsWriter;
 
@@ -32,6 +33,8 @@ pub(super) struct LiveSide {
     queries: FxHashMap<LiveId, Told>,
     /// What is to be told.
     waiting: VecDeque<Notification>,
+    /// Everything of all its queries up to here has been told for certain; `None` before the first.
+    told: Option<Lsn>,
 }
 
 /// The columns of LIVE SELECT's answer.
@@ -85,6 +88,7 @@ impl Session {
             subscriber: None,
             queries: FxHashMap::default(),
             waiting: VecDeque::new(),
+            told: None,
         }));
     }
 
@@ -126,17 +130,22 @@ impl Session {
                 }
             }
         }
-        side.waiting.drain(..).collect()
+        let batch = side.waiting.drain(..).collect();
+        // The protocol sends them before it answers anything else.
+        side.note_told();
+        batch
     }
 
-    /// SHOW live_cursor: everything of the session's live queries up to here has been told.
+    /// SHOW live_cursor: everything of the session's live queries up to here has been told, so that who
+    /// goes on from it loses nothing. With changes that wait, are held back or have not been fetched it
+    /// is the last such position; without live queries so far there is nothing to lose.
     pub(super) fn live_cursor(&mut self) -> String {
-        let subscriber = self
-            .live
-            .as_deref_mut()
-            .and_then(|side| side.subscriber.as_mut());
-        let lsn = subscriber.and_then(Subscriber::progress);
-        let lsn = lsn.unwrap_or_else(|| self.tenant.visible());
+        let visible = self.tenant.visible();
+        let told = self.live.as_deref_mut().and_then(|side| {
+            side.note_told();
+            side.told
+        });
+        let lsn = told.unwrap_or(visible);
         format!("{lsn}@{}", self.tenant.shared.log.tail().epoch)
     }
 
@@ -168,6 +177,7 @@ impl Session {
         let tenant = Arc::clone(&self.tenant);
         let side = self.live_side()?;
         let live = Arc::clone(&side.live);
+        let told_so_far = side.told.filter(|_| !side.queries.is_empty());
         let subscriber = side
             .subscriber
             .get_or_insert_with(|| Subscriber::new(&live, tenant));
@@ -183,6 +193,7 @@ impl Session {
             .map_err(sql_error)?;
         let epoch = subscriber.epoch();
         let (id, lsn) = (opened.id, opened.lsn);
+        side.told = Some(told_by_opening(told_so_far, &opened));
         side.queries.insert(id, Told::new(id, &opened.options));
         let cursor = move |lsn: Lsn| format!("{lsn}@{epoch}");
         let mut teller = Teller {
@@ -222,6 +233,8 @@ impl Session {
         let side = self.live_side()?;
         let mut outcome = match statement {
             LiveStatement::Cancel(None) => {
+                // What is not told by now never is.
+                side.note_told();
                 side.end_all();
                 Outcome::command("CANCEL LIVE")
             }
@@ -292,6 +305,7 @@ impl Session {
     pub(super) fn end_live(&mut self) {
         if let Some(side) = self.live.as_deref_mut() {
             side.end_all();
+            side.told = None;
         }
     }
 
@@ -346,7 +360,26 @@ const OWN_SETTINGS: [&str; 4] = [
 /// Events that are turned into notifications at a time.
 const BATCH: usize = 256;
 
+/// Up to where a session is told with the answer of a LIVE SELECT: its position, or what it goes on
+/// from while the difference is still to be sent.
+fn told_by_opening(told_so_far: Option<Lsn>, opened: &Opened) -> Lsn {
+    let from = (opened.delta.is_some())
+        .then(|| parse_cursor(opened.options.cursor.as_deref()?).ok())
+        .flatten();
+    let by_opening = from.map_or(opened.lsn, |cursor| cursor.lsn);
+    told_so_far.map_or(by_opening, |told| told.min(by_opening))
+}
+
 impl LiveSide {
+    /// Moves `told` on, if nothing is owed to the client now.
+    fn note_told(&mut self) {
+        if !self.waiting.is_empty() || self.queries.values().any(Told::has_large) {
+            return;
+        }
+        let reached = self.subscriber.as_mut().and_then(Subscriber::progress);
+        self.told = self.told.max(reached);
+    }
+
     fn end_all(&mut self) {
         self.subscriber = None;
         self.queries.clear();

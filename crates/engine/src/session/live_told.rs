@@ -34,6 +34,11 @@ impl Told {
         std::mem::take(&mut self.large)
     }
 
+    /// Whether there are changes that were too large and have not been fetched.
+    pub(super) fn has_large(&self) -> bool {
+        !self.large.is_empty()
+    }
+
     pub(super) fn new(id: LiveId, options: &LiveOptions) -> Told {
         Told {
             options: options.clone(),
