@@ -570,6 +570,11 @@ fn g9_the_command_line_of_dead_letters() {
         (code, entry["violation_type"].clone()),
         (Some(0), json!("unique"))
     );
+    for args in [&["show", "4711"][..], &["show", "4711", "--json"]] {
+        let (code, text, errors) = dlq(args);
+        assert_eq!((code, text.as_str()), (Some(1), ""), "{args:?}");
+        assert!(errors.contains("no dead letter 4711"), "{errors}");
+    }
     let (code, _, errors) = dlq(&["retry", "1"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("rejected again"), "{errors}");

@@ -1,6 +1,6 @@
 //! `springhead dlq`: what becomes of rejected mutations, in SQL.
 
-use super::sql::{execute, target};
+use super::sql::{execute, execute_counted, target};
 use super::tenant::Server;
 use super::{CliError, EXIT_CODES};
 
@@ -131,7 +131,11 @@ pub async fn run(command: DlqCommand) -> Result<(), CliError> {
         }
         DlqCommand::Show { id, server, json } => {
             let sql = format!("SELECT * FROM springhead.dead_letters WHERE id = {id}");
-            (server, sql, json)
+            let target = target(server.url.as_deref(), &server.tls)?;
+            return match execute_counted(&target, &sql, json).await? {
+                0 => Err(CliError::Failed(format!("there is no dead letter {id}"))),
+                _ => Ok(()),
+            };
         }
         DlqCommand::Retry {
             id,

@@ -59,13 +59,20 @@ pub fn target(url: Option<&str>, tls: &TlsArgs) -> Result<Target, CliError> {
 
 /// Runs statements and prints what comes of them.
 pub async fn execute(target: &Target, sql: &str, json: bool) -> Result<(), CliError> {
+    print_answers(target, sql, Printer::new(json)).await?;
+    Ok(())
+}
+
+/// Runs a query and prints its rows; without any nothing is printed. How many there were.
+pub async fn execute_counted(target: &Target, sql: &str, json: bool) -> Result<u64, CliError> {
+    let mut printer = Printer::new(json);
+    printer.hides_empty = true;
+    print_answers(target, sql, printer).await
+}
+
+async fn print_answers(target: &Target, sql: &str, mut printer: Printer) -> Result<u64, CliError> {
     let mut client = PgClient::connect(target).await?;
     client.query(sql).await?;
-    let mut printer = Printer {
-        json,
-        columns: Vec::new(),
-        table: None,
-    };
     let mut failed = None;
     loop {
         let answer = tokio::select! {
@@ -83,16 +90,30 @@ pub async fn execute(target: &Target, sql: &str, json: bool) -> Result<(), CliEr
             other => printer.print(other).map_err(CliError::Output)?,
         }
     }
-    failed.map_or(Ok(()), |error| Err(CliError::Failed(error)))
+    failed.map_or(Ok(printer.rows), |error| Err(CliError::Failed(error)))
 }
 
 struct Printer {
     json: bool,
     columns: Vec<Column>,
     table: Option<Table>,
+    /// Rows so far.
+    rows: u64,
+    /// A table without rows is not printed.
+    hides_empty: bool,
 }
 
 impl Printer {
+    fn new(json: bool) -> Printer {
+        Printer {
+            json,
+            columns: Vec::new(),
+            table: None,
+            rows: 0,
+            hides_empty: false,
+        }
+    }
+
     fn print(&mut self, answer: Answer) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         match answer {
@@ -105,13 +126,17 @@ impl Printer {
                 }
                 self.columns = columns;
             }
-            Answer::Row(row) => match &mut self.table {
-                Some(table) => table.row(&mut out, row)?,
-                None => writeln!(out, "{}", json_row(&self.columns, row))?,
-            },
+            Answer::Row(row) => {
+                self.rows += 1;
+                match &mut self.table {
+                    Some(table) => table.row(&mut out, row)?,
+                    None => writeln!(out, "{}", json_row(&self.columns, row))?,
+                }
+            }
             Answer::Done(tag) => {
                 let had_rows = !std::mem::take(&mut self.columns).is_empty();
                 match self.table.take() {
+                    Some(_) if self.hides_empty && self.rows == 0 => {}
                     Some(table) => table.end(&mut out)?,
                     None if self.json && had_rows => {}
                     None if self.json => writeln!(out, "{}", json!({ "command": tag }))?,
