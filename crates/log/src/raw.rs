@@ -159,6 +159,10 @@ pub trait RawLog: Send + Sync {
     /// Who this is and where it ends.
     fn identity(&self) -> RawIdentity;
 
+    /// Why this log may lack what it had acknowledged, if opening it has cut off what may have been
+    /// that ([`CutTail::doubtful`](crate::segment::CutTail)): it must not lead before it has caught up.
+    fn doubt(&self) -> Option<String>;
+
     /// A reader from `from`, which must be a place that this log [holds](RawLog::holds).
     ///
     /// # Errors

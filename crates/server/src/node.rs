@@ -27,6 +27,7 @@ use crate::auth::{Auth, AuthError};
 use crate::cli::Progress;
 use crate::config::Config;
 use crate::lock::{DataDir, DataDirError};
+use crate::standby::files::RoleFile;
 use crate::standby::life::{self, OpenLog};
 use crate::standby::sync::{Gate, Synchrony};
 use crate::standby::{Options, Replication, Restart};
@@ -207,16 +208,17 @@ impl Life<'_> {
                 error,
             })?;
         let prepared = life::prepare(self.config, &options, asked, &**self.open_log);
-        let beginning = tokio::select! {
+        let mut beginning = tokio::select! {
             beginning = Box::pin(prepared) => beginning?,
             () = signals.next() => return Ok(None),
         };
         let opening = (self.config.clone(), beginning.clone());
         let (log_dir, open_log) = (self.log_dir.clone(), Arc::clone(self.open_log));
         let opened =
-            tokio::task::spawn_blocking(move || open(&opening.0, &opening.1, &log_dir, &*open_log))
+            tokio::task::spawn_blocking(move || open(&opening.0, opening.1, &log_dir, &*open_log))
                 .await;
-        let engine =
+        let engine;
+        (engine, beginning.role_file) =
             opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let replication = self.replicate(&engine, options, &beginning).await?;
 
@@ -313,14 +315,14 @@ impl Life<'_> {
 
 fn open(
     config: &Config,
-    beginning: &life::Beginning,
+    mut beginning: life::Beginning,
     log_dir: &Path,
     open_log: &OpenLog,
-) -> Result<Engine, NodeError> {
+) -> Result<(Engine, RoleFile), NodeError> {
     let begun = Instant::now();
     // What a state file holds was durable: a log that ends before it is damaged, not torn.
     let known_durable = springhead_engine::state::highest_applied(&config.data_dir)?;
-    let log = open_log(log_dir, config, known_durable, beginning.follows)?;
+    let log = life::open_log(config, &mut beginning, log_dir, known_durable, open_log)?;
     let progress = Progress::new("replaying the log");
     let engine = Engine::open_with_progress(
         EngineConfig {
@@ -341,7 +343,7 @@ fn open(
         recovery_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         "recovered"
     );
-    Ok(engine)
+    Ok((engine, beginning.role_file))
 }
 
 /// Programs read this line to learn the ports when they asked for port 0.

@@ -395,3 +395,85 @@ fn g12_a_base_backup_or_promotion_that_is_killed_is_done_again() {
     standby.sql("INSERT INTO t VALUES (2000, 'y')");
     assert_eq!(one(&standby, "SELECT count(*) FROM t"), "1001");
 }
+
+/// The last segment of a node's log.
+fn last_segment(node: &Fixture) -> std::path::PathBuf {
+    let files = std::fs::read_dir(node.data_dir().join("log")).unwrap();
+    let names = files.map(|file| file.unwrap().path());
+    let segments = names.filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.ends_with(".seg") && name.starts_with(|first: char| first.is_ascii_digit())
+    });
+    segments.max().expect("a log has a segment")
+}
+
+/// A primary that is down, and its standby whose log has a torn frame with whole ones behind it, past
+/// what its state has.
+fn torn_standby() -> (Fixture, Fixture) {
+    let mut primary = node("a", &[]);
+    primary.start();
+    let mut standby = standby_of(&primary, "b", &[]);
+    streams(&primary, "b");
+    primary.sql("CREATE TABLE t (v text)");
+    caught_up(&primary, &standby);
+    standby.stop();
+    for n in 0..9 {
+        primary.sql(&format!("INSERT INTO t VALUES ('marker-{n}-marker')"));
+    }
+    primary.kill();
+    // What the standby would have written and not applied yet.
+    let mut log = std::fs::read(last_segment(&primary)).unwrap();
+    let marker = b"marker-4-marker";
+    let at = log.windows(marker.len()).position(|part| part == marker);
+    log[at.expect("it is in the log")] ^= 1;
+    let own = last_segment(&standby);
+    assert_eq!(own.file_name(), last_segment(&primary).file_name());
+    std::fs::write(own, log).unwrap();
+    (primary, standby)
+}
+
+#[test]
+fn g11_a_standby_whose_log_was_torn_does_not_lead_before_it_has_caught_up() {
+    let (mut primary, mut standby) = torn_standby();
+    standby.start();
+    for _ in 0..2 {
+        let refused = standby.post("/v1/promote", &serde_json::json!({}));
+        let text = refused.text();
+        assert_ne!(refused.status, 200, "{text}");
+        assert!(text.contains("55000") && text.contains("--force"), "{text}");
+        assert!(status(&standby)["replication"]["doubt"].is_string());
+        assert!(!is_primary(&standby));
+        // The log is whole now; the doubt stays.
+        standby.kill();
+        standby.start();
+    }
+    primary.start();
+    caught_up(&primary, &standby);
+    eventually("nothing is in doubt", || {
+        status(&standby)["replication"]["doubt"]
+            .is_null()
+            .then_some(())
+    });
+    primary.kill();
+    standby.stop();
+    standby.start();
+    promote(&standby);
+    assert_eq!(one(&standby, "SELECT count(*) FROM t"), "9");
+}
+
+#[test]
+fn g11_a_standby_in_doubt_leads_if_it_is_forced_to() {
+    let (_primary, mut standby) = torn_standby();
+    standby.start();
+    let url = url(&standby);
+    let refused = standby.command(&["promote", "--url", &url]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let forced = standby.command(&["promote", "--force", "--url", &url]);
+    assert_eq!(forced.status.code(), Some(0), "{forced:?}");
+    assert!(is_primary(&standby));
+    assert_eq!(one(&standby, "SELECT count(*) FROM t"), "4");
+    // It leads: nothing is in doubt any more, after a restart neither.
+    standby.stop();
+    standby.start();
+    assert!(is_primary(&standby));
+}

@@ -453,6 +453,16 @@ impl RawLog for SegmentLog {
         raw::identity(&self.shared)
     }
 
+    fn doubt(&self) -> Option<String> {
+        let cut = self.cut.as_ref().filter(|cut| cut.doubtful)?;
+        Some(format!(
+            "{} was damaged at byte {} ({}), with whole frames behind it",
+            cut.file.display(),
+            cut.offset,
+            cut.what
+        ))
+    }
+
     fn raw_reader(
         &self,
         from: RawPosition,

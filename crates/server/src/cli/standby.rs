@@ -13,6 +13,9 @@ pub struct PromoteArgs {
     /// The standby [default: the local one]
     #[arg(long, value_name = "http://HOST:PORT")]
     url: Option<String>,
+    /// Also a standby whose log was damaged, and that has not caught up since: what it lacks is lost
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     tls: TlsArgs,
     /// The answer as it came
@@ -67,7 +70,13 @@ pub async fn promote(args: PromoteArgs) -> Result<(), CliError> {
         tls: args.tls,
         json: args.json,
     };
-    let answer = ask(&node, "POST", "/v1/promote", Some(json!({}))).await?;
+    let answer = ask(
+        &node,
+        "POST",
+        "/v1/promote",
+        Some(json!({ "force": args.force })),
+    )
+    .await?;
     tell(node.json, &answer, |answer| {
         format!(
             "promoted: epoch {} (number {}) begins after LSN {}",

@@ -11,7 +11,7 @@ use springhead_proto::{ErrorCode, SqlError};
 
 use super::body::{Body, Response, json_response};
 use super::error::HttpError;
-use super::request::{Request, finish_fields, take_text};
+use super::request::{Request, finish_fields, take_flag, take_text};
 use crate::standby::dial::PROTOCOL;
 use crate::standby::{Replication, promote, sender, status};
 
@@ -62,8 +62,10 @@ pub fn upgrade(mut request: Request) -> Result<Response, HttpError> {
 /// # Errors
 /// 42501 for who is no superuser, and what [`promote::promote`] says.
 pub async fn promote(mut request: Request) -> Result<Response, HttpError> {
-    let replication = administer(&mut request).await?.0;
-    let record = promote::promote(&replication).await?;
+    let (replication, mut fields) = administer(&mut request).await?;
+    let force = take_flag(&mut fields, "force")?;
+    finish_fields(&fields, &["force"])?;
+    let record = promote::promote(&replication, force).await?;
     Ok(json_response(
         StatusCode::OK,
         &json!({

@@ -37,6 +37,10 @@ pub struct RoleFile {
     pub primary: Option<String>,
     /// The highest epoch that it has seen: it never follows or acknowledges a lower one.
     pub promised: u32,
+    /// Why its log may lack what it has acknowledged. It is not promoted (but by force) until it has
+    /// caught up with a primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
 }
 
 /// See [`RoleFile`].
@@ -83,6 +87,7 @@ mod tests {
             role: StoredRole::Standby,
             primary: Some("http://127.0.0.1:6480".to_owned()),
             promised: 2,
+            doubt: Some("damaged".to_owned()),
         };
         file.write(dir.path()).unwrap();
         assert_eq!(RoleFile::read(dir.path()).unwrap(), Some(file));

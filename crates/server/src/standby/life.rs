@@ -102,6 +102,7 @@ pub async fn prepare(
                 role: StoredRole::Primary,
                 primary: None,
                 promised: 0,
+                doubt: None,
             }),
         });
     };
@@ -111,7 +112,8 @@ pub async fn prepare(
     let role_file = RoleFile {
         role: StoredRole::Standby,
         primary: Some(primary.clone()),
-        promised: stored.map_or(0, |file| file.promised),
+        promised: stored.as_ref().map_or(0, |file| file.promised),
+        doubt: stored.and_then(|file| file.doubt),
     };
     role_file
         .write(&options.data_dir)
@@ -123,6 +125,53 @@ pub async fn prepare(
         follows: true,
         role_file,
     })
+}
+
+/// Opens the log. What of a follower's is in doubt then is in `role.json` before anything is cut off
+/// that shows it: written down beforehand, and taken back where there was nothing.
+///
+/// # Errors
+/// What the disk or the log says.
+pub fn open_log(
+    config: &Config,
+    beginning: &mut Beginning,
+    log_dir: &Path,
+    known_durable: Lsn,
+    open: &OpenLog,
+) -> Result<Arc<dyn Log>, NodeError> {
+    if !beginning.follows {
+        return Ok(open(log_dir, config, known_durable, false)?);
+    }
+    let file = &mut beginning.role_file;
+    let write = |file: &RoleFile| {
+        let written = file.write(&config.data_dir);
+        written.map_err(|error| NodeError::System {
+            what: "write role.json",
+            error,
+        })
+    };
+    let was_in_doubt = file.doubt.is_some();
+    if !was_in_doubt {
+        file.doubt = Some("it ended while its log was being opened".to_owned());
+        write(file)?;
+    }
+    let log = open(log_dir, config, known_durable, true)?;
+    match log.raw().and_then(|raw| raw.doubt()) {
+        Some(doubt) => {
+            tracing::error!(
+                %doubt,
+                "this standby may lack what it has acknowledged; it is not promoted before it has caught up with a primary"
+            );
+            file.doubt = Some(doubt);
+            write(file)?;
+        }
+        None if !was_in_doubt => {
+            file.doubt = None;
+            write(file)?;
+        }
+        None => {}
+    }
+    Ok(log)
 }
 
 fn knows_others(options: &Options, stored: &Option<RoleFile>) -> bool {

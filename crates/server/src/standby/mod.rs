@@ -284,9 +284,37 @@ impl Replication {
             role,
             primary,
             promised: promised.max(stored.promised),
+            // Whoever leads is what counts.
+            doubt: (role == StoredRole::Standby)
+                .then(|| stored.doubt.clone())
+                .flatten(),
         };
         file.write(&self.options.data_dir)?;
         *stored = file;
+        Ok(())
+    }
+
+    /// Why this standby may lack what it has acknowledged, until it has caught up with a primary.
+    pub fn doubt(&self) -> Option<String> {
+        self.role_file.lock().doubt.clone()
+    }
+
+    /// It has everything durable that its primary has.
+    ///
+    /// # Errors
+    /// What the disk says; it is in doubt still.
+    pub fn settle_doubt(&self) -> std::io::Result<()> {
+        let mut stored = self.role_file.lock();
+        if stored.doubt.is_none() {
+            return Ok(());
+        }
+        let file = RoleFile {
+            doubt: None,
+            ..stored.clone()
+        };
+        file.write(&self.options.data_dir)?;
+        *stored = file;
+        tracing::info!("this standby has caught up with its primary, and may be promoted again");
         Ok(())
     }
 

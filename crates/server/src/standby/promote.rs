@@ -24,24 +24,33 @@ const TAKE_OVER: Duration = Duration::from_secs(10);
 /// or not, since its clients may have been told of it.
 ///
 /// # Errors
-/// 55000 if it is the primary; 58-like if the disk does not take the new epoch: it is then still a
+/// 55000 if it is the primary, or may lack what it has acknowledged and `force` is not given; 58-like if the disk does not take the new epoch: it is then still a
 /// standby.
-pub async fn promote(replication: &Arc<Replication>) -> Result<EpochRecord, SqlError> {
+pub async fn promote(replication: &Arc<Replication>, force: bool) -> Result<EpochRecord, SqlError> {
     let replication = Arc::clone(replication);
     // To its end, also when whoever asked goes away.
-    let promoting = tokio::spawn(async move { promote_to_the_end(&replication).await });
+    let promoting = tokio::spawn(async move { promote_to_the_end(&replication, force).await });
     promoting
         .await
         .unwrap_or_else(|error| Err(SqlError::new(ErrorCode::Internal, error.to_string())))
 }
 
-async fn promote_to_the_end(replication: &Arc<Replication>) -> Result<EpochRecord, SqlError> {
+async fn promote_to_the_end(
+    replication: &Arc<Replication>,
+    force: bool,
+) -> Result<EpochRecord, SqlError> {
     let _changing = replication.changing.lock().await;
     if replication.is_primary() {
         return Err(SqlError::new(
             ErrorCode::ObjectNotInState,
             "this node is the primary already",
         ));
+    }
+    if let Some(doubt) = replication.doubt() {
+        if !force {
+            return Err(in_doubt(&doubt));
+        }
+        tracing::error!(%doubt, "promoted by force: commits that it has acknowledged may be lost");
     }
     let begun = Instant::now();
     let upstream = replication.upstream.borrow().primary.clone();
@@ -82,6 +91,15 @@ async fn promote_to_the_end(replication: &Arc<Replication>) -> Result<EpochRecor
     let around = Arc::clone(replication);
     tokio::spawn(async move { peers::look_around(&around).await });
     Ok(record)
+}
+
+fn in_doubt(doubt: &str) -> SqlError {
+    state_error(format!(
+        "this standby may lack commits that it has acknowledged, and has not caught up with a primary since: {doubt}"
+    ))
+    .with_hint(
+        "let it catch up with the primary, or promote another standby; if both are lost for good, promote it by force (springhead promote --force) and lose what it lacks",
+    )
 }
 
 fn lead(replication: &Replication) -> Result<EpochRecord, SqlError> {
@@ -127,7 +145,8 @@ pub fn take_over(replication: &Arc<Replication>, end: Lsn) {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        if let Err(error) = promote(&replication).await {
+        // It has everything of the primary, which has just said so.
+        if let Err(error) = promote(&replication, true).await {
             tracing::error!(%error, "the primary handed over, and this node could not take over");
         }
     });

@@ -225,6 +225,7 @@ impl Follow {
             replication: Arc::clone(&self.replication),
             progress: Arc::clone(&self.progress),
             news: Arc::clone(&self.news),
+            caught_up_at: identity.is_primary.then_some(identity.durable),
         };
         // That of a connection before this one may still be at work.
         let turn = Arc::clone(&self.writing).lock_owned().await;
@@ -307,6 +308,9 @@ struct Writer {
     replication: Arc<Replication>,
     progress: Arc<watch::Sender<Progress>>,
     news: Arc<News>,
+    /// What a primary had durable when this connection began: with it nothing is in doubt. A standby
+    /// that passes the log on may lack what this one has acknowledged itself.
+    caught_up_at: Option<Lsn>,
 }
 
 impl Writer {
@@ -368,6 +372,10 @@ impl Writer {
             progress.written = progress.written.max(position.lsn);
             progress.flushed = position.lsn;
         });
+        if self.caught_up_at.is_some_and(|at| position.lsn >= at) {
+            let settled = self.replication.settle_doubt();
+            settled.map_err(|error| format!("role.json: {error}"))?;
+        }
         Ok(())
     }
 

@@ -174,6 +174,7 @@ pub fn status(replication: &Replication) -> Value {
         });
     }
     if !replication.is_primary() {
+        status["doubt"] = json!(replication.doubt());
         let upstream = replication.upstream.borrow().clone();
         let lag = upstream
             .durable
