@@ -134,7 +134,7 @@ fn g7_statements_about_access_after_a_write_never_hang_on_any_exit() {
         }
     }
     assert_eq!(
-        as_root(&fixture, "SELECT count(*) AS n FROM t")["rows"][0]["n"],
+        as_root(&fixture, "SELECT count(*) AS n FROM t")["rows"][0][0],
         1
     );
 }
