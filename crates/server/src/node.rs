@@ -212,14 +212,7 @@ impl Life<'_> {
             beginning = Box::pin(prepared) => beginning?,
             () = signals.next() => return Ok(None),
         };
-        let opening = (self.config.clone(), beginning.clone());
-        let (log_dir, open_log) = (self.log_dir.clone(), Arc::clone(self.open_log));
-        let opened =
-            tokio::task::spawn_blocking(move || open(&opening.0, opening.1, &log_dir, &*open_log))
-                .await;
-        let engine;
-        (engine, beginning.role_file) =
-            opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let engine = self.open_engine(&mut beginning).await?;
         let replication = self.replicate(&engine, options, &beginning).await?;
 
         let is_open = engine.roles().is_open;
@@ -277,6 +270,19 @@ impl Life<'_> {
         }
         stop(state, ended.is_ok()).await;
         Ok(ended?.map(|restart| (restart, addresses)))
+    }
+
+    /// Opens the engine; what of the log is in doubt is in `beginning` then.
+    async fn open_engine(&self, beginning: &mut life::Beginning) -> Result<Engine, NodeError> {
+        let opening = (self.config.clone(), beginning.clone());
+        let (log_dir, open_log) = (self.log_dir.clone(), Arc::clone(self.open_log));
+        let opened =
+            tokio::task::spawn_blocking(move || open(&opening.0, opening.1, &log_dir, &*open_log))
+                .await;
+        let engine;
+        (engine, beginning.role_file) =
+            opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        Ok(engine)
     }
 
     async fn replicate(

@@ -53,26 +53,8 @@ pub async fn prepare(
     let system = |what| move |error| NodeError::System { what, error };
     install::finish(&options.data_dir).map_err(system("finish a base backup"))?;
     let stored = RoleFile::read(&options.data_dir).map_err(system("read role.json"))?;
-    match asked {
-        None => {}
-        Some(Restart::Follow { .. }) => {}
-        Some(Restart::Truncate {
-            primary,
-            after,
-            why,
-        }) => {
-            tracing::warn!(after = after.0, %why, "cutting the log back to where it left its primary's");
-            let done = {
-                let (config, dir) = (config.clone(), options.data_dir.join("log"));
-                tokio::task::block_in_place(|| cut(&config, &dir, after, open_log))?
-            };
-            if let Undone::NeedsBaseBackup(why) = done {
-                take_base(config, options, &primary, &why, open_log).await;
-            }
-        }
-        Some(Restart::BaseBackup { primary, why }) => {
-            take_base(config, options, &primary, &why, open_log).await;
-        }
+    if let Some(asked) = asked {
+        obey(config, options, asked, open_log).await?;
     }
     let has_log = options.data_dir.join("log").join("epochs").exists();
     let configured = Some(config.standby_of.clone()).filter(|primary| !primary.is_empty());
@@ -125,6 +107,36 @@ pub async fn prepare(
         follows: true,
         role_file,
     })
+}
+
+/// Does what a node asked for that was running.
+async fn obey(
+    config: &Config,
+    options: &Options,
+    asked: Restart,
+    open_log: &OpenLog,
+) -> Result<(), NodeError> {
+    match asked {
+        Restart::Follow { .. } => {}
+        Restart::Truncate {
+            primary,
+            after,
+            why,
+        } => {
+            tracing::warn!(after = after.0, %why, "cutting the log back to where it left its primary's");
+            let done = {
+                let (config, dir) = (config.clone(), options.data_dir.join("log"));
+                tokio::task::block_in_place(|| cut(&config, &dir, after, open_log))?
+            };
+            if let Undone::NeedsBaseBackup(why) = done {
+                take_base(config, options, &primary, &why, open_log).await;
+            }
+        }
+        Restart::BaseBackup { primary, why } => {
+            take_base(config, options, &primary, &why, open_log).await;
+        }
+    }
+    Ok(())
 }
 
 /// Opens the log. What of a follower's is in doubt then is in `role.json` before anything is cut off
