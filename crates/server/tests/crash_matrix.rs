@@ -33,7 +33,7 @@ fn killed_at(failpoint: &str) {
 
 /// Beginnings of points that a primary under this load does not pass. The tests of what does pass
 /// them kill there.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 10] = [
     // Backups, their restores, and the archive.
     "backup.",
     "restore.",
@@ -44,6 +44,7 @@ const ELSEWHERE: [&str; 9] = [
     "log.truncate_",
     // Devices, their dead letters, and standbys.
     "dead_letters.",
+    "device.",
     "sync.",
     "standby.",
 ];

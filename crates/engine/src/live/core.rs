@@ -3,7 +3,7 @@
 //! alone; nothing in it waits for a client.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use springhead_proto::{CollectionId, ErrorCode, Lsn, Row, SqlError};
@@ -74,8 +74,9 @@ pub(crate) struct Initial {
 pub(crate) struct Progress {
     /// All of the commits up to it has been put before whom it concerns.
     position: AtomicU64,
-    /// Queries whose evaluation waits for its pause.
-    deferred: AtomicUsize,
+    /// Up to where the results of queries that wait for their pause are exact; the greatest number if
+    /// none waits.
+    exact_at: AtomicU64,
 }
 
 impl Progress {
@@ -83,8 +84,10 @@ impl Progress {
         Lsn(self.position.load(Ordering::Acquire))
     }
 
-    pub(crate) fn defers(&self) -> bool {
-        self.deferred.load(Ordering::Acquire) > 0
+    /// Up to where the results of queries that wait for their pause are exact, if any waits.
+    pub(crate) fn exact_at(&self) -> Option<Lsn> {
+        let lsn = self.exact_at.load(Ordering::Acquire);
+        (lsn != u64::MAX).then_some(Lsn(lsn))
     }
 }
 
@@ -136,7 +139,7 @@ impl Core {
             position,
             progress: Arc::new(Progress {
                 position: AtomicU64::new(position.0),
-                deferred: AtomicUsize::new(0),
+                exact_at: AtomicU64::new(u64::MAX),
             }),
             shadow,
             instances: FxHashMap::default(),
@@ -373,8 +376,8 @@ impl Core {
 
     /// Tells how far it has come; to be called once all has been put before whom it concerns.
     pub(super) fn note_progress(&self) {
-        let deferred = self.recomputes.deferred();
-        self.progress.deferred.store(deferred, Ordering::Release);
+        let exact_at = self.recomputes.exact_at().map_or(u64::MAX, |lsn| lsn.0);
+        self.progress.exact_at.store(exact_at, Ordering::Release);
         (self.progress.position).store(self.position.0, Ordering::Release);
     }
 

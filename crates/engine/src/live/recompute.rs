@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use springhead_proto::Lsn;
 use springhead_sql::live::LiveClass;
 
 use super::core::{Core, Kept};
@@ -15,19 +16,27 @@ use super::outbox::{Item, LiveEnd};
 pub(super) struct Recomputes {
     /// `Clock::monotonic_ms` of the last evaluation.
     last_ms: FxHashMap<u64, u64>,
-    /// Queries whose kept result is behind the copies, and when they are due.
-    due_ms: FxHashMap<u64, u64>,
+    /// Queries whose kept result is behind the copies.
+    behind: FxHashMap<u64, Behind>,
+}
+
+/// A query that waits for its pause.
+struct Behind {
+    /// When it is due.
+    due_ms: u64,
+    /// Its kept result is that of every commit up to here.
+    exact_at: Lsn,
 }
 
 impl Recomputes {
-    /// Queries that wait.
-    pub(super) fn deferred(&self) -> usize {
-        self.due_ms.len()
+    /// Up to where the kept results of all queries that wait are exact; `None` if none waits.
+    pub(super) fn exact_at(&self) -> Option<Lsn> {
+        self.behind.values().map(|behind| behind.exact_at).min()
     }
 
     pub(super) fn forget(&mut self, id: u64) {
         self.last_ms.remove(&id);
-        self.due_ms.remove(&id);
+        self.behind.remove(&id);
     }
 }
 
@@ -42,12 +51,18 @@ impl Core {
         let recomputes = &mut self.recomputes;
         match recomputes.last_ms.get(&id) {
             Some(last) if now < last.saturating_add(pause) => {
-                recomputes.due_ms.insert(id, last.saturating_add(pause));
+                let due_ms = last.saturating_add(pause);
+                // The commit that it is asked about is not in the position yet.
+                let exact_at = self.position;
+                recomputes
+                    .behind
+                    .entry(id)
+                    .or_insert(Behind { due_ms, exact_at });
                 true
             }
             _ => {
                 recomputes.last_ms.insert(id, now);
-                recomputes.due_ms.remove(&id);
+                recomputes.behind.remove(&id);
                 false
             }
         }
@@ -55,7 +70,8 @@ impl Core {
 
     /// How long until a query that waits is due.
     pub(crate) fn recompute_in(&self) -> Option<Duration> {
-        let due = self.recomputes.due_ms.values().min()?;
+        let waiting = self.recomputes.behind.values();
+        let due = waiting.map(|behind| behind.due_ms).min()?;
         let now = self.engine.clock().monotonic_ms();
         Some(Duration::from_millis(due.saturating_sub(now)))
     }
@@ -63,7 +79,7 @@ impl Core {
     /// Evaluates all that waits.
     pub(crate) fn recompute_due(&mut self) {
         let now = self.engine.clock().monotonic_ms();
-        for (id, _) in std::mem::take(&mut self.recomputes.due_ms) {
+        for (id, _) in std::mem::take(&mut self.recomputes.behind) {
             self.recomputes.last_ms.insert(id, now);
             self.recompute(id);
         }
@@ -76,7 +92,7 @@ impl Core {
 
     /// Brings one query's kept result to the position, if it is behind.
     pub(super) fn settle(&mut self, id: u64) {
-        if self.recomputes.due_ms.remove(&id).is_some() {
+        if self.recomputes.behind.remove(&id).is_some() {
             self.recompute(id);
         }
     }

@@ -525,12 +525,11 @@ impl Subscriber {
         let of = self.of.as_ref()?;
         // Before anything is looked at: what comes later is of later commits.
         let position = of.progress.position();
-        let defers = of.progress.defers()
-            && (self.queries.values())
-                .any(|query| query.prepared.plan().class == LiveClass::Recomputed);
+        let recomputes = (self.queries.values())
+            .any(|query| query.prepared.plan().class == LiveClass::Recomputed);
+        let exact_at = of.progress.exact_at().filter(|_| recomputes);
         let holds = self.squashed.values().any(Squashed::holds);
         if self.is_behind
-            || defers
             || holds
             || self.anew.is_some()
             || !self.ready.is_empty()
@@ -539,6 +538,6 @@ impl Subscriber {
             return None;
         }
         let oldest = self.queries.values().map(|query| query.at).min()?;
-        Some(position.max(oldest))
+        Some(position.min(exact_at.unwrap_or(position)).max(oldest))
     }
 }

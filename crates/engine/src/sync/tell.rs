@@ -267,6 +267,8 @@ impl SyncSession {
             return Ok(());
         }
         let position = self.position();
+        // Before definitions, whose cursor says that everything up to it has been told.
+        self.tell_owed(position);
         if let Some(due) = self.definitions_due
             && position >= due
         {
@@ -281,11 +283,6 @@ impl SyncSession {
             self.definitions = set;
             self.tell_definitions(frames);
             self.follow_columns();
-        }
-        while let Some((lsn, id)) = self.owed.next(position) {
-            self.at = self.at.max(lsn);
-            let cursor = self.cursor(self.at);
-            self.put_delta(cursor, Some(id), Vec::new());
         }
         if self.owed.up_to > self.at && position >= self.owed.up_to {
             self.tell_progress(position);
@@ -327,8 +324,20 @@ impl SyncSession {
     pub fn progress(&mut self) {
         let quiet = !self.has_work() && self.commit.is_empty();
         let position = self.position();
+        if quiet {
+            self.tell_owed(position);
+        }
         if quiet && position > self.at {
             self.tell_progress(position);
+        }
+    }
+
+    /// Tells of the device's own commits up to `position` that none of its shapes shows.
+    fn tell_owed(&mut self, position: Lsn) {
+        while let Some((lsn, id)) = self.owed.next(position) {
+            self.at = self.at.max(lsn);
+            let cursor = self.cursor(self.at);
+            self.put_delta(cursor, Some(id), Vec::new());
         }
     }
 
