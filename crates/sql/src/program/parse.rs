@@ -899,11 +899,9 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        for (body, what) in [("BEGIN OPEN c; END", "OPEN")] {
-            let error = plpgsql(body).expect_err(body);
-            assert_eq!(error.code.sqlstate().0, "0A000", "{body}");
-            assert!(error.message.contains(what), "{}", error.message);
-        }
+        let error = plpgsql("BEGIN OPEN c; END").expect_err("no cursors in programs");
+        assert_eq!(error.code.sqlstate().0, "0A000");
+        assert!(error.message.contains("OPEN"), "{}", error.message);
         assert!(statements("NEW.a := 1; INSERT INTO b VALUES (NEW.a)").is_ok());
         assert!(plpgsql("BEGIN x := 1 END").is_err());
     }
