@@ -295,18 +295,20 @@ async fn follow(live: Arc<Live>, this: Arc<TenantLive>, mut tail: TailReader) {
     let mut roles = live.engine.watch_roles();
     loop {
         let due = this.recompute_in();
-        let step = tokio::select! {
-            biased;
-            () = after(due) => {
-                match this.with_core(Core::recompute_due).await {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        this.core.lock().end_all(&LiveEnd::Failed(error));
-                        live.is_over(&this);
-                        return;
-                    }
+        if due.is_some_and(|due| due.is_zero()) {
+            // Not by the timer, which is not looked at while steps come one after the other.
+            match this.with_core(Core::recompute_due).await {
+                Ok(()) => continue,
+                Err(error) => {
+                    this.core.lock().end_all(&LiveEnd::Failed(error));
+                    live.is_over(&this);
+                    return;
                 }
             }
+        }
+        let step = tokio::select! {
+            biased;
+            () = after(due) => continue,
             Ok(_) = roles.changed() => {
                 match this.with_core(Core::follow_roles).await {
                     Ok(()) => continue,

@@ -283,6 +283,6 @@ SELECT invoice_id, invoice_date, total,
        sum(total) OVER (ORDER BY invoice_date RANGE BETWEEN interval '7 days' PRECEDING AND CURRENT ROW) AS week
 FROM invoice WHERE invoice_id < 60 ORDER BY invoice_id;
 
--- refused: written and read in one statement
+-- name: written and read in one statement
 WITH gone AS (DELETE FROM playlist_track WHERE playlist_id = 18 RETURNING track_id)
 SELECT count(*) AS n, min(track_id) AS least FROM gone;
