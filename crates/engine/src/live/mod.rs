@@ -293,10 +293,11 @@ async fn after(pause: Option<Duration>) {
 /// Feeds a tenant's log to its live queries until there are none.
 async fn follow(live: Arc<Live>, this: Arc<TenantLive>, mut tail: TailReader) {
     let mut roles = live.engine.watch_roles();
+    let mut is_due = false;
     loop {
         let due = this.recompute_in();
-        if due.is_some_and(|due| due.is_zero()) {
-            // Not by the timer, which is not looked at while steps come one after the other.
+        // Not by the timer alone, which does not fire while steps come one after the other.
+        if std::mem::take(&mut is_due) || due.is_some_and(|due| due.is_zero()) {
             match this.with_core(Core::recompute_due).await {
                 Ok(()) => continue,
                 Err(error) => {
@@ -308,7 +309,10 @@ async fn follow(live: Arc<Live>, this: Arc<TenantLive>, mut tail: TailReader) {
         }
         let step = tokio::select! {
             biased;
-            () = after(due) => continue,
+            () = after(due) => {
+                is_due = true;
+                continue;
+            }
             Ok(_) = roles.changed() => {
                 match this.with_core(Core::follow_roles).await {
                     Ok(()) => continue,
