@@ -101,5 +101,11 @@ pub fn scalars() -> Vec<Scalar> {
 /// Every aggregate function.
 #[must_use]
 pub fn aggregates() -> Vec<Aggregate> {
-    [aggregates::AGGREGATES, rowset::AGGREGATES].concat()
+    [
+        aggregates::sums::AGGREGATES,
+        aggregates::spread::AGGREGATES,
+        aggregates::rows::AGGREGATES,
+        rowset::AGGREGATES,
+    ]
+    .concat()
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
-use sqlparser::ast::{
-    self, Expr, LimitClause, OrderByExpr, OrderByKind, Query, SetExpr, SetOperator, SetQuantifier,
-};
+use sqlparser::ast::{self, Expr, OrderByExpr, OrderByKind, Query, SetExpr, SetOperator};
 use sqlparser::tokenizer::Location;
 
 use crate::functions::CastContext;
@@ -15,23 +13,23 @@ use crate::types::PgType;
 use super::Analyzer;
 use super::call::direction;
 use super::names::fold;
-use super::operators::common_type;
-use super::scope::{Cte, Scope, ScopeColumn};
+use super::scope::{Scope, ScopeColumn};
 use super::select::Select;
+use super::set_operation::set_operation;
 use super::typed::{Node, Typed, key_of};
 
 /// An analyzed query. Its outputs can still be given types; then it is written out.
 pub(crate) struct Analyzed {
     /// `WITH …`, or nothing.
     with: String,
-    body: Body,
+    pub(super) body: Body,
     /// Output names, as PostgreSQL derives them.
     pub(crate) names: Vec<String>,
     /// Outputs are `<prefix>_1`, `<prefix>_2`, … in the SQLite text.
     prefix: String,
     order: Vec<OrderTerm>,
-    limit: Option<String>,
-    offset: Option<String>,
+    pub(super) limit: Option<String>,
+    pub(super) offset: Option<String>,
 }
 
 /// What a query computes before ORDER BY and LIMIT.
@@ -82,7 +80,7 @@ impl Analyzed {
     }
 
     /// The outputs, of a set operation or VALUES the first part's.
-    fn outputs(&self) -> Vec<Typed> {
+    pub(super) fn outputs(&self) -> Vec<Typed> {
         match &self.body {
             Body::Select(select) => select.items.clone(),
             Body::Values(rows) => {
@@ -312,7 +310,7 @@ impl Analyzed {
             .collect()
     }
 
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         self.with.is_empty()
             && self.order.is_empty()
             && self.limit.is_none()
@@ -325,150 +323,6 @@ pub(crate) fn push_order(sql: &mut String, order: &[String]) {
         sql.push_str(" ORDER BY ");
         sql.push_str(&order.join(","));
     }
-}
-
-/// A side of a set operation: SQLite has no parentheses around them.
-fn side(analyzer: &mut Analyzer<'_>, side: Analyzed, is_left: bool) -> Result<String, SqlError> {
-    let inline = side.is_plain()
-        && match &side.body {
-            Body::Select(select) => select.is_plain(),
-            Body::Values(_) => true,
-            Body::Set { .. } => is_left,
-        };
-    let names: Vec<String> = (0..side.names.len())
-        .map(|index| side.column_name(index))
-        .collect();
-    let sql = side.into_sql(analyzer)?;
-    Ok(if inline {
-        sql
-    } else {
-        format!("SELECT {} FROM ({sql})", names.join(","))
-    })
-}
-
-fn set_operation(
-    analyzer: &mut Analyzer<'_>,
-    operator: SetOperator,
-    all: bool,
-    left: Analyzed,
-    right: Analyzed,
-    names: &[String],
-) -> Result<String, SqlError> {
-    let word = match operator {
-        SetOperator::Union => "UNION",
-        SetOperator::Intersect => "INTERSECT",
-        SetOperator::Except | SetOperator::Minus => "EXCEPT",
-    };
-    let types = left.types();
-    let keyed = types.iter().any(|ty| ty.key_function().is_some());
-    if keyed && !(operator == SetOperator::Union && all) {
-        return keyed_operation(analyzer, operator, all, left, right, names);
-    }
-    let list = |side: &Analyzed| {
-        (0..names.len())
-            .map(|i| side.column_name(i))
-            .collect::<Vec<_>>()
-            .join(",")
-    };
-    if all && operator != SetOperator::Union {
-        // Each copy of a row is told apart by its number, so that copies pair up one by one.
-        let (left_list, right_list) = (list(&left), list(&right));
-        let first = left_list.clone();
-        let left = left.into_sql(analyzer)?;
-        let right = right.into_sql(analyzer)?;
-        let renamed: Vec<String> = first
-            .split(',')
-            .zip(names)
-            .map(|(old, new)| format!("{old} AS {new}"))
-            .collect();
-        return Ok(format!(
-            "SELECT {} FROM (SELECT {left_list},row_number() OVER (PARTITION BY {left_list}) AS n FROM ({left}) \
-             {word} SELECT {right_list},row_number() OVER (PARTITION BY {right_list}) FROM ({right}))",
-            renamed.join(",")
-        ));
-    }
-    let left_names = list(&left);
-    let left = side(analyzer, left, true)?;
-    let right = side(analyzer, right, false)?;
-    let compound = format!("{left} {word}{} {right}", if all { " ALL" } else { "" });
-    let renamed: Vec<String> = left_names
-        .split(',')
-        .zip(names)
-        .map(|(old, new)| format!("{old} AS {new}"))
-        .collect();
-    Ok(format!("SELECT {} FROM ({compound})", renamed.join(",")))
-}
-
-/// A set operation over values that can be equal without being the same bytes: by their keys.
-fn keyed_operation(
-    analyzer: &mut Analyzer<'_>,
-    operator: SetOperator,
-    all: bool,
-    left: Analyzed,
-    right: Analyzed,
-    names: &[String],
-) -> Result<String, SqlError> {
-    let types = left.types();
-    let columns = |side: &Analyzed| {
-        (0..names.len())
-            .map(|i| side.column_name(i))
-            .collect::<Vec<_>>()
-    };
-    let keys = |columns: &[String], id: &str| {
-        types
-            .iter()
-            .zip(columns)
-            .map(|(ty, name)| key_of(ty, &format!("{id}.{name}")))
-            .collect::<Vec<_>>()
-    };
-    let (left_names, right_names) = (columns(&left), columns(&right));
-    let (left, right) = (left.into_sql(analyzer)?, right.into_sql(analyzer)?);
-    let renamed: Vec<String> = left_names
-        .iter()
-        .zip(names)
-        .map(|(old, new)| format!("l.{old} AS {new}"))
-        .collect();
-    let numbered = |sql: &str, columns: &[String]| {
-        format!(
-            "SELECT {list},row_number() OVER (PARTITION BY {keys}) AS n FROM ({sql}) AS s",
-            list = columns.join(","),
-            keys = keys(columns, "s").join(",")
-        )
-    };
-    if operator == SetOperator::Union {
-        let both = format!(
-            "SELECT {} FROM ({left}) UNION ALL SELECT {} FROM ({right})",
-            left_names.join(","),
-            right_names.join(",")
-        );
-        return Ok(format!(
-            "SELECT {} FROM ({}) AS l WHERE l.n=1",
-            renamed.join(","),
-            numbered(&both, &left_names)
-        ));
-    }
-    let mut tests: Vec<String> = keys(&left_names, "l")
-        .iter()
-        .zip(keys(&right_names, "r"))
-        .map(|(left, right)| format!("{left} IS {right}"))
-        .collect();
-    if all {
-        // Each copy of a row is told apart by its number, so that copies pair up one by one.
-        tests.push("l.n=r.n".to_owned());
-    }
-    let not = if operator == SetOperator::Intersect {
-        ""
-    } else {
-        "NOT "
-    };
-    let first = if all { "" } else { "l.n=1 AND " };
-    Ok(format!(
-        "SELECT {} FROM ({}) AS l WHERE {first}{not}EXISTS (SELECT 1 FROM ({}) AS r WHERE {})",
-        renamed.join(","),
-        numbered(&left, &left_names),
-        numbered(&right, &right_names),
-        tests.join(" AND ")
-    ))
 }
 
 impl Analyzer<'_> {
@@ -522,69 +376,7 @@ impl Analyzer<'_> {
         Ok(analyzed)
     }
 
-    fn limits(&mut self, query: &Query, analyzed: &mut Analyzed) -> Result<(), SqlError> {
-        let (mut limit, offset) = match &query.limit_clause {
-            None => (None, None),
-            Some(LimitClause::LimitOffset {
-                limit,
-                offset,
-                limit_by,
-            }) if limit_by.is_empty() => {
-                (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
-            }
-            Some(_) => {
-                return Err(SqlError::new(
-                    ErrorCode::SyntaxError,
-                    "LIMIT #,# syntax is not supported",
-                )
-                .with_hint("Use separate LIMIT and OFFSET clauses."));
-            }
-        };
-        let one = Expr::Value(ast::Value::Number("1".to_owned(), false).into());
-        if let Some(fetch) = &query.fetch {
-            if fetch.with_ties || fetch.percent {
-                return Err(SqlError::unsupported("FETCH … WITH TIES or PERCENT"));
-            }
-            limit = Some(fetch.quantity.as_ref().unwrap_or(&one));
-        }
-        // LIMIT ALL is LIMIT NULL.
-        if let Some(limit) = limit.filter(|limit| !is_word(limit, "all")) {
-            analyzed.limit = Some(self.limit_text(limit, "LIMIT")?);
-        }
-        if let Some(offset) = offset {
-            analyzed.offset = Some(self.limit_text(offset, "OFFSET")?);
-        }
-        Ok(())
-    }
-
-    fn limit_text(&mut self, expr: &Expr, construct: &str) -> Result<String, SqlError> {
-        // Of what is around it, it sees a program's variables alone.
-        let visible = self
-            .scopes
-            .iter()
-            .rposition(|scope| scope.is_frame)
-            .map_or(0, |frame| frame + 1);
-        let hidden = self.scopes.split_off(visible);
-        let value = self.in_scope(
-            Scope {
-                closed: visible == 0,
-                aggregates_refused: Some("LIMIT"),
-                windows_refused: Some("LIMIT"),
-                ..Scope::default()
-            },
-            |analyzer| analyzer.expression(expr),
-        );
-        self.scopes.extend(hidden);
-        let value = value?;
-        let text = self.coerce(&value, &PgType::Int8, CastContext::Assignment)?;
-        Ok(match text.parse::<i64>() {
-            Ok(count) if count >= 0 => text,
-            _ if construct == "LIMIT" => format!("sh_limit({text})"),
-            _ => format!("sh_offset({text})"),
-        })
-    }
-
-    fn set_expression(
+    pub(super) fn set_expression(
         &mut self,
         body: &SetExpr,
         order: &[OrderByExpr],
@@ -632,56 +424,6 @@ impl Analyzer<'_> {
         }
     }
 
-    fn set_operation_of(
-        &mut self,
-        left: &SetExpr,
-        operator: SetOperator,
-        quantifier: SetQuantifier,
-        right: &SetExpr,
-    ) -> Result<Analyzed, SqlError> {
-        let all = match quantifier {
-            SetQuantifier::All => true,
-            SetQuantifier::Distinct | SetQuantifier::None => false,
-            _ => return Err(SqlError::unsupported("set operations BY NAME")),
-        };
-        let mut left = self.in_scope(Scope::default(), |analyzer| {
-            analyzer.set_expression(left, &[])
-        })?;
-        let mut right = self.in_scope(Scope::default(), |analyzer| {
-            analyzer.set_expression(right, &[])
-        })?;
-        let (left_types, right_types) = (left.types(), right.types());
-        if left_types.len() != right_types.len() {
-            return Err(SqlError::new(
-                ErrorCode::SyntaxError,
-                format!("each {operator} query must have the same number of columns"),
-            ));
-        }
-        let mut common = Vec::with_capacity(left_types.len());
-        for (left, right) in left_types.iter().zip(&right_types) {
-            common.push(common_type(&[left, right]).ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::DatatypeMismatch,
-                    format!(
-                        "{operator} types {} and {} cannot be matched",
-                        left.base_name(),
-                        right.base_name()
-                    ),
-                )
-            })?);
-        }
-        left.convert(self, &common, CastContext::Implicit)?;
-        right.convert(self, &common, CastContext::Implicit)?;
-        let (names, prefix) = (left.names.clone(), self.fresh('q'));
-        let body = Body::Set {
-            operator,
-            all,
-            left: Box::new(left),
-            right: Box::new(right),
-        };
-        Ok(Analyzed::new(body, names, prefix))
-    }
-
     /// VALUES as a query of its own: one type for each column.
     fn values(&mut self, values: &ast::Values) -> Result<Analyzed, SqlError> {
         let rows = self.value_rows(values)?;
@@ -697,7 +439,7 @@ impl Analyzer<'_> {
         Ok(analyzed)
     }
 
-    pub(crate) fn value_rows(&mut self, values: &ast::Values) -> Result<Vec<Vec<Typed>>, SqlError> {
+    fn value_rows(&mut self, values: &ast::Values) -> Result<Vec<Vec<Typed>>, SqlError> {
         let mut rows: Vec<Vec<Typed>> = Vec::with_capacity(values.rows.len());
         for row in &values.rows {
             let row = row
@@ -812,122 +554,6 @@ impl Analyzer<'_> {
         analyzed.order.push(term);
     }
 
-    pub(crate) fn with(&mut self, with: &ast::With) -> Result<String, SqlError> {
-        let mut texts = Vec::with_capacity(with.cte_tables.len());
-        for cte in &with.cte_tables {
-            let name = fold(&cte.alias.name);
-            if self.scope().ctes.iter().any(|other| other.name == name) {
-                let error = SqlError::new(
-                    ErrorCode::DuplicateAlias,
-                    format!("WITH query name \"{name}\" specified more than once"),
-                );
-                return Err(self.at(error, cte.alias.name.span.start));
-            }
-            let id = self.fresh('w');
-            let text = match &*cte.query.body {
-                SetExpr::SetOperation {
-                    left,
-                    op: SetOperator::Union,
-                    set_quantifier,
-                    right,
-                } if with.recursive && mentions(right, &name) => {
-                    self.recursive_cte(cte, &name, &id, left, *set_quantifier, right)?
-                }
-                _ => self.plain_cte(cte, &name, &id)?,
-            };
-            texts.push(text);
-        }
-        let recursive = if with.recursive { "RECURSIVE " } else { "" };
-        Ok(format!("WITH {recursive}{} ", texts.join(",")))
-    }
-
-    fn plain_cte(&mut self, cte: &ast::Cte, name: &str, id: &str) -> Result<String, SqlError> {
-        let mut analyzed = self.query(&cte.query)?;
-        analyzed.settle(self)?;
-        let columns = renamed_columns(analyzed.columns("\u{1}"), &cte.alias, name)?;
-        let (columns, list) = cte_columns(columns, id);
-        let sql = analyzed.into_sql(self)?;
-        self.scope().ctes.push(Cte {
-            name: name.to_owned(),
-            id: id.to_owned(),
-            columns,
-        });
-        Ok(format!("{id}({list}) AS ({sql})"))
-    }
-
-    fn recursive_cte(
-        &mut self,
-        cte: &ast::Cte,
-        name: &str,
-        id: &str,
-        start: &SetExpr,
-        quantifier: SetQuantifier,
-        step: &SetExpr,
-    ) -> Result<String, SqlError> {
-        let query = &cte.query;
-        if query.order_by.is_some()
-            || query.limit_clause.is_some()
-            || query.fetch.is_some()
-            || query.with.is_some()
-        {
-            return Err(SqlError::unsupported(
-                "ORDER BY, LIMIT or WITH in a recursive query",
-            ));
-        }
-        let mut first = self.in_scope(Scope::default(), |analyzer| {
-            analyzer.set_expression(start, &[])
-        })?;
-        first.settle(self)?;
-        let types = first.types();
-        let mut columns = renamed_columns(first.columns("\u{1}"), &cte.alias, name)?;
-        for column in &mut columns {
-            column.nullable = true;
-            column.origin = None;
-        }
-        let (columns, list) = cte_columns(columns, id);
-        self.scope().ctes.push(Cte {
-            name: name.to_owned(),
-            id: id.to_owned(),
-            columns,
-        });
-        let mut second = self.in_scope(Scope::default(), |analyzer| {
-            analyzer.set_expression(step, &[])
-        })?;
-        let step_types = second.types();
-        if step_types.len() != types.len() {
-            return Err(SqlError::new(
-                ErrorCode::SyntaxError,
-                "each UNION query must have the same number of columns",
-            ));
-        }
-        for (index, (ty, step)) in types.iter().zip(&step_types).enumerate() {
-            // PostgreSQL takes the types from the first part and does not widen them.
-            if *step != PgType::Unknown
-                && common_type(&[ty, step]).is_none_or(|common| !common.same_base(ty))
-            {
-                return Err(SqlError::new(
-                    ErrorCode::DatatypeMismatch,
-                    format!(
-                        "recursive query \"{name}\" column {} has type {} in non-recursive term but type {} overall",
-                        index + 1,
-                        ty.base_name(),
-                        step.base_name()
-                    ),
-                )
-                .with_hint("Cast the output of the non-recursive term to the correct type."));
-            }
-        }
-        second.convert(self, &types, CastContext::Implicit)?;
-        let all = if quantifier == SetQuantifier::All {
-            " ALL"
-        } else {
-            ""
-        };
-        let first = side(self, first, true)?;
-        let second = side(self, second, false)?;
-        Ok(format!("{id}({list}) AS ({first} UNION{all} {second})"))
-    }
-
     pub(crate) fn exists(&mut self, query: &Query, negated: bool) -> Result<Typed, SqlError> {
         let analyzed = self.subquery(query)?;
         let sql = analyzed.into_sql(self)?;
@@ -994,32 +620,4 @@ pub(crate) fn renamed_columns(
         column.name = fold(&name.name);
     }
     Ok(columns)
-}
-
-/// A common table expression's columns, named `o1`, `o2`, … in SQLite.
-fn cte_columns(mut columns: Vec<ScopeColumn>, _id: &str) -> (Vec<ScopeColumn>, String) {
-    let mut list = Vec::with_capacity(columns.len());
-    for (index, column) in columns.iter_mut().enumerate() {
-        column.sql = format!("\"o{}\"", index + 1);
-        list.push(column.sql.clone());
-    }
-    (columns, list.join(","))
-}
-
-/// Whether a query names a table (or a common table expression) so.
-fn mentions(body: &SetExpr, name: &str) -> bool {
-    use std::ops::ControlFlow;
-    let found = ast::visit_relations(body, |relation| {
-        let is_it = matches!(relation.0.as_slice(), [part] if part.as_ident().is_some_and(|ident| fold(ident) == name));
-        if is_it {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    found.is_break()
-}
-
-fn is_word(expr: &Expr, word: &str) -> bool {
-    matches!(expr, Expr::Identifier(ident) if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case(word))
 }

@@ -14,10 +14,11 @@ use sqlparser::ast::{
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
+use super::Analyzer;
+use super::finder;
 use super::names::fold;
-use super::select::output_name;
+use super::output_name::output_name;
 use super::typed::{Node, Typed};
-use super::{Analyzer, select};
 
 /// More sets than this are refused, as PostgreSQL does.
 const MAX_SETS: usize = 4096;
@@ -366,7 +367,7 @@ impl VisitorMut for Nulls<'_> {
                     "a window function together with GROUPING SETS",
                 ));
             }
-            if select::is_aggregate(function) {
+            if finder::is_aggregate(function) {
                 self.inside += 1;
             }
         }
@@ -375,7 +376,7 @@ impl VisitorMut for Nulls<'_> {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::Function(function) = expr
-            && select::is_aggregate(function)
+            && finder::is_aggregate(function)
         {
             self.inside -= 1;
         }

@@ -17,9 +17,11 @@ use crate::types::PgType;
 
 use super::Analyzer;
 use super::expression::name_place;
-use super::from::{FromItem, aliased, fields};
+use super::finder;
+use super::from::{FromItem, aliased};
 use super::names::{self, fold};
 use super::scope::{Frame, Relation, Scope, ScopeColumn};
+use super::table_function::{fields, ordinality_of};
 use super::typed::Typed;
 
 /// A routine and the arguments of a call, converted.
@@ -120,7 +122,7 @@ impl Analyzer<'_> {
         let id = self.fresh('r');
         let mut columns = fields(columns, &id);
         if ordinality {
-            columns.push(super::from::ordinality_of(&id));
+            columns.push(ordinality_of(&id));
         }
         let mut item = aliased(
             format!("json_each({rows}) AS {id}"),
@@ -498,7 +500,7 @@ fn sole_expression(query: &ast::Query) -> Option<&Expr> {
         && matches!(&select.group_by, ast::GroupByExpr::Expressions(keys, _) if keys.is_empty());
     match select.projection.as_slice() {
         [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }]
-            if is_bare && !super::select::has_aggregate(expr) && !super::select::has_set(expr) =>
+            if is_bare && !finder::has_aggregate(expr) && !finder::has_set(expr) =>
         {
             Some(expr)
         }

@@ -1,19 +1,17 @@
 //! SELECT: outputs, WHERE, GROUP BY, HAVING, DISTINCT, and what ORDER BY can name.
 
-use std::ops::ControlFlow;
-
 use springhead_proto::{ErrorCode, SqlError};
-use sqlparser::ast::{
-    self, Distinct, Expr, GroupByExpr, OrderByExpr, SelectItem, SelectItemQualifiedWildcardKind,
-};
+use sqlparser::ast::{self, Expr, OrderByExpr, SelectItem, SelectItemQualifiedWildcardKind};
 
-use crate::functions::{Class, signatures};
 use crate::types::PgType;
 
 use super::Analyzer;
 use super::body::{Analyzed, Body, OrderKey, OrderTerm, push_order};
 use super::call::direction;
+use super::finder;
+use super::grouping::first_of_each;
 use super::names::{self, fold};
+use super::output_name::output_name;
 use super::reference::push_down;
 use super::scope::{Grouping, ScopeColumn};
 use super::typed::{Node, Typed, key_of};
@@ -112,68 +110,6 @@ impl Select {
     }
 }
 
-/// DISTINCT ON: the first row of each set of equal keys, in the query's order.
-fn first_of_each(
-    outputs: &[String],
-    names: &[String],
-    tail: &str,
-    keys: &[String],
-    order: &[String],
-) -> String {
-    // Orders are computed inside, where their columns are; outside they have names of their own.
-    let mut inner_order = Vec::with_capacity(order.len());
-    let mut computed = Vec::with_capacity(order.len());
-    let mut outer_order = Vec::with_capacity(order.len());
-    for (index, term) in order.iter().enumerate() {
-        let (expression, direction) = split_direction(term);
-        // An output's name is unknown within the window: what it stands for is written there.
-        let expression = names
-            .iter()
-            .zip(outputs)
-            .find(|(name, _)| expression.contains(name.as_str()))
-            .map_or_else(
-                || expression.to_owned(),
-                |(name, output)| {
-                    let text = output
-                        .strip_suffix(&format!(" AS {name}"))
-                        .unwrap_or(output);
-                    expression.replace(name.as_str(), text)
-                },
-            );
-        inner_order.push(format!("{expression}{direction}"));
-        computed.push(format!("{expression} AS s{index}"));
-        outer_order.push(format!("s{index}{direction}"));
-    }
-    let over = if inner_order.is_empty() {
-        format!("PARTITION BY {}", keys.join(","))
-    } else {
-        format!(
-            "PARTITION BY {} ORDER BY {}",
-            keys.join(","),
-            inner_order.join(",")
-        )
-    };
-    let mut all = outputs.to_vec();
-    all.extend(computed);
-    all.push(format!("row_number() OVER ({over}) AS n"));
-    let mut sql = format!(
-        "SELECT {} FROM (SELECT {}{tail}) WHERE n=1",
-        names.join(","),
-        all.join(",")
-    );
-    push_order(&mut sql, &outer_order);
-    sql
-}
-
-fn split_direction(term: &str) -> (&str, &str) {
-    for direction in [" DESC NULLS FIRST", " NULLS LAST", " DESC"] {
-        if let Some(expression) = term.strip_suffix(direction) {
-            return (expression, direction);
-        }
-    }
-    (term, "")
-}
-
 impl Analyzer<'_> {
     /// Analyzes a SELECT into the innermost scope, which is its own.
     pub(crate) fn select(
@@ -234,12 +170,7 @@ impl Analyzer<'_> {
         let mut found: Vec<ast::Function> = Vec::new();
         for item in &select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
-                let mut finder = FunctionFinder {
-                    wanted: &is_set_returning,
-                    found: &mut found,
-                    inside: 0,
-                };
-                let _ = ast::Visit::visit(expr, &mut finder);
+                found.extend(finder::set_returning(expr));
             }
         }
         found.dedup();
@@ -336,7 +267,7 @@ impl Analyzer<'_> {
         Ok((length, column))
     }
 
-    fn without_aggregates<T>(
+    pub(super) fn without_aggregates<T>(
         &mut self,
         place: &'static str,
         analyze: impl FnOnce(&mut Self) -> Result<T, SqlError>,
@@ -359,98 +290,6 @@ impl Analyzer<'_> {
                 _ => String::new(),
             })
             .collect()
-    }
-
-    /// The expressions grouped by, in storage texts; `None` without GROUP BY.
-    fn group_by(
-        &mut self,
-        select: &ast::Select,
-        names: &[String],
-    ) -> Result<Option<Vec<Typed>>, SqlError> {
-        let expressions = match &select.group_by {
-            GroupByExpr::Expressions(expressions, modifiers) if modifiers.is_empty() => expressions,
-            GroupByExpr::Expressions(..) => return Err(SqlError::unsupported("GROUP BY … WITH")),
-            GroupByExpr::All(_) => return Err(SqlError::unsupported("GROUP BY ALL")),
-        };
-        if expressions.is_empty() {
-            return Ok(None);
-        }
-        let mut keys = Vec::with_capacity(expressions.len());
-        for expression in expressions {
-            let output = match expression {
-                // A column of FROM comes before an output of that name.
-                Expr::Identifier(ident)
-                    if self.scope().columns.iter().any(|c| c.name == fold(ident)) =>
-                {
-                    None
-                }
-                other => self.output_named(other, names, "GROUP BY")?,
-            };
-            let expression = match output.map(|index| &select.projection[index]) {
-                Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => {
-                    expr
-                }
-                Some(_) => return Err(SqlError::unsupported("GROUP BY a place within *")),
-                None => expression,
-            };
-            if let Expr::Tuple(values) = expression
-                && values.is_empty()
-            {
-                continue;
-            }
-            let key = self.without_aggregates("GROUP BY", |a| a.expression(expression))?;
-            match key.node {
-                Node::Row(values) => keys.extend(values),
-                _ => keys.push(key),
-            }
-        }
-        Ok(Some(keys))
-    }
-
-    fn enter_grouping(&mut self, keys: Vec<Typed>, result: &mut Select) -> Result<(), SqlError> {
-        let mut grouping = Grouping::default();
-        for key in &keys {
-            let ty = Self::settled(key);
-            let text = self.text(key)?;
-            // SQLite would take a bare number for the place of an output.
-            let by = match key.node {
-                Node::Sql(_) if text.trim_matches(['(', ')', '-']).parse::<f64>().is_err() => {
-                    key_of(&ty, &text)
-                }
-                _ => format!("iif(1,{text},0)"),
-            };
-            if let Some(probe) = &mut self.live {
-                probe.note_group(&ty, &by);
-            }
-            result.group.push(by);
-            grouping.keys.push(text);
-        }
-        if result.group.is_empty() {
-            result.group.push("iif(1,0,0)".to_owned());
-        }
-        for relation in &self.scope().relations {
-            let determined = !relation.key.is_empty()
-                && relation
-                    .key
-                    .iter()
-                    .all(|column| grouping.keys.contains(column));
-            if determined {
-                grouping.determined.push(relation.id.clone());
-            }
-        }
-        self.scope().grouping = Some(grouping);
-        Ok(())
-    }
-
-    /// Whether an aggregate is called by this query itself.
-    fn mentions_aggregate(&self, select: &ast::Select, order: &[OrderByExpr]) -> bool {
-        let items = select.projection.iter().filter_map(|item| match item {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
-            _ => None,
-        });
-        items
-            .chain(order.iter().map(|term| &term.expr))
-            .any(has_aggregate)
     }
 
     /// Analyzes the outputs; their names.
@@ -620,184 +459,6 @@ impl Analyzer<'_> {
         }
         Ok(terms)
     }
-
-    fn distinct(
-        &mut self,
-        distinct: Option<&Distinct>,
-        names: &[String],
-        terms: &[OrderTerm],
-        result: &mut Select,
-    ) -> Result<(), SqlError> {
-        match distinct {
-            None | Some(Distinct::All) => Ok(()),
-            Some(Distinct::Distinct) => {
-                if terms
-                    .iter()
-                    .any(|term| matches!(term.key, OrderKey::Expression(_)))
-                {
-                    return Err(SqlError::new(
-                        ErrorCode::InvalidColumnReference,
-                        "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
-                    ));
-                }
-                result.distinct = Some(Unique::All);
-                Ok(())
-            }
-            Some(Distinct::On(expressions)) => {
-                let mut keys = Vec::with_capacity(expressions.len());
-                for expression in expressions {
-                    let value = match self.output_named(expression, names, "DISTINCT ON")? {
-                        Some(index) => result.items[index].clone(),
-                        None => self.expression(expression)?,
-                    };
-                    keys.push(self.key_text(&value)?);
-                }
-                // The leading terms of ORDER BY must be the keys, in any order.
-                for term in terms.iter().take(keys.len()) {
-                    let text = match &term.key {
-                        OrderKey::Expression(text) => text.clone(),
-                        OrderKey::Output(index) => {
-                            let item = result.items[*index].clone();
-                            self.key_text(&item)?
-                        }
-                    };
-                    if !keys.contains(&text) {
-                        return Err(SqlError::new(
-                            ErrorCode::InvalidColumnReference,
-                            "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
-                        ));
-                    }
-                }
-                result.distinct = Some(Unique::On(keys));
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Whether an aggregate is called, not counting subqueries.
-pub(super) fn has_aggregate(expr: &Expr) -> bool {
-    let mut found = Vec::new();
-    let mut finder = FunctionFinder {
-        wanted: &is_aggregate,
-        found: &mut found,
-        inside: 0,
-    };
-    let _ = ast::Visit::visit(expr, &mut finder);
-    !found.is_empty()
-}
-
-/// Whether a set-returning function is called, not counting subqueries.
-pub(super) fn has_set(expr: &Expr) -> bool {
-    let mut found = Vec::new();
-    let mut finder = FunctionFinder {
-        wanted: &is_set_returning,
-        found: &mut found,
-        inside: 0,
-    };
-    let _ = ast::Visit::visit(expr, &mut finder);
-    !found.is_empty()
-}
-
-pub(super) fn is_aggregate(function: &ast::Function) -> bool {
-    function.over.is_none() && class_of(function) == Some(Class::Aggregate)
-}
-
-fn is_set_returning(function: &ast::Function) -> bool {
-    class_of(function) == Some(Class::SetReturning)
-}
-
-fn class_of(function: &ast::Function) -> Option<Class> {
-    let name = names::parts(&function.name).ok()?.pop()?;
-    signatures(&name).first().map(|signature| signature.class)
-}
-
-/// Finds calls in an expression, not counting subqueries.
-struct FunctionFinder<'f> {
-    wanted: &'f dyn Fn(&ast::Function) -> bool,
-    found: &'f mut Vec<ast::Function>,
-    /// How many subqueries deep the walk is.
-    inside: usize,
-}
-
-impl ast::Visitor for FunctionFinder<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
-        self.inside += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
-        self.inside -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr
-            && self.inside == 0
-            && (self.wanted)(function)
-        {
-            self.found.push(function.clone());
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// The name that PostgreSQL gives an output without an alias.
-pub(crate) fn output_name(expr: &Expr) -> String {
-    derived_name(expr).unwrap_or_else(|| "?column?".to_owned())
-}
-
-fn derived_name(expr: &Expr) -> Option<String> {
-    Some(match expr {
-        Expr::Identifier(ident) => fold(ident),
-        Expr::CompoundIdentifier(idents) => fold(idents.last()?),
-        Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => return derived_name(inner),
-        Expr::CompoundFieldAccess { root, .. } => return derived_name(root),
-        Expr::Function(function) => names::parts(&function.name).ok()?.pop()?,
-        Expr::Cast {
-            expr, data_type, ..
-        } => {
-            return derived_name(expr).or_else(|| type_name(data_type));
-        }
-        Expr::TypedString(typed) => type_name(&typed.data_type)?,
-        Expr::Interval(_) => "interval".to_owned(),
-        Expr::Value(value) if matches!(value.value, ast::Value::Boolean(_)) => "bool".to_owned(),
-        Expr::Case { else_result, .. } => {
-            let from_else = else_result.as_deref().and_then(|result| match result {
-                // Only a name passes through; a function's or a type's does too.
-                Expr::Value(_) => None,
-                other => derived_name(other),
-            });
-            from_else.unwrap_or_else(|| "case".to_owned())
-        }
-        Expr::Exists { negated: false, .. } => "exists".to_owned(),
-        Expr::Array(_) => "array".to_owned(),
-        Expr::Tuple(_) => "row".to_owned(),
-        Expr::Extract { .. } => "extract".to_owned(),
-        Expr::Substring { .. } => "substring".to_owned(),
-        Expr::Position { .. } => "position".to_owned(),
-        Expr::Overlay { .. } => "overlay".to_owned(),
-        Expr::Trim { trim_where, .. } => match trim_where {
-            Some(ast::TrimWhereField::Leading) => "ltrim",
-            Some(ast::TrimWhereField::Trailing) => "rtrim",
-            _ => "btrim",
-        }
-        .to_owned(),
-        Expr::Ceil { .. } => "ceil".to_owned(),
-        Expr::Floor { .. } => "floor".to_owned(),
-        Expr::AtTimeZone { .. } => "timezone".to_owned(),
-        Expr::Subquery(query) => match &*query.body {
-            ast::SetExpr::Select(select) => match select.projection.as_slice() {
-                [SelectItem::UnnamedExpr(expr)] => return derived_name(expr),
-                [SelectItem::ExprWithAlias { alias, .. }] => fold(alias),
-                _ => return None,
-            },
-            _ => return None,
-        },
-        _ => return None,
-    })
 }
 
 /// Puts an item at the end of FROM.
@@ -806,57 +467,6 @@ fn add_from(result: &mut Select, sql: String) {
         Some(from) => format!("{from},{sql}"),
         None => sql,
     });
-}
-
-/// The internal name of a type, as a cast of something nameless shows it.
-fn type_name(data_type: &ast::DataType) -> Option<String> {
-    // A user's type is called by what the statement calls it.
-    if let ast::DataType::Custom(name, _) = data_type
-        && let Some(name) = name.0.last().and_then(|part| part.as_ident())
-        && crate::types::PgType::from_name(&fold(name), &[]).is_err()
-    {
-        return Some(fold(name));
-    }
-    static OWN: std::sync::LazyLock<crate::catalog::Catalog> =
-        std::sync::LazyLock::new(crate::catalog::Catalog::bootstrap);
-    let ty = super::data_type::pg_type(&OWN, data_type).ok()?;
-    Some(internal_name(&ty).to_owned())
-}
-
-/// `pg_type.typname`.
-pub(crate) fn internal_name(ty: &PgType) -> &'static str {
-    match ty {
-        PgType::InternalChar => "char",
-        PgType::Int2Vector => "int2vector",
-        PgType::OidVector => "oidvector",
-        PgType::Reg(reg) => reg.name(),
-        PgType::Bool => "bool",
-        PgType::Int2 => "int2",
-        PgType::Int4 => "int4",
-        PgType::Int8 => "int8",
-        PgType::Oid => "oid",
-        PgType::Float4 => "float4",
-        PgType::Float8 => "float8",
-        PgType::Numeric(_) => "numeric",
-        PgType::Text => "text",
-        PgType::Varchar(_) => "varchar",
-        PgType::Char(_) => "bpchar",
-        PgType::Name => "name",
-        PgType::Bytea => "bytea",
-        PgType::Date => "date",
-        PgType::Time => "time",
-        PgType::Timestamp => "timestamp",
-        PgType::Timestamptz => "timestamptz",
-        PgType::Interval => "interval",
-        PgType::Uuid => "uuid",
-        PgType::Json => "json",
-        PgType::Jsonb => "jsonb",
-        PgType::Array(element) => internal_name(element),
-        PgType::Precise(moment, _) => internal_name(&moment.plain()),
-        PgType::Enum(_) | PgType::Domain(_) => "user-defined",
-        PgType::Unknown => "unknown",
-        PgType::Void => "void",
-    }
 }
 
 fn refuse_wildcard_options(options: &ast::WildcardAdditionalOptions) -> Result<(), SqlError> {

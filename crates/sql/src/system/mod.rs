@@ -8,7 +8,9 @@
 mod acl;
 pub mod calls;
 mod cell;
+mod constraints;
 mod database;
+mod dependencies;
 mod describe;
 mod functions;
 mod index;
@@ -18,6 +20,7 @@ pub mod oids;
 mod privileges;
 mod programs;
 mod relations;
+mod sequences;
 mod shape;
 mod types;
 mod user_types;
@@ -88,6 +91,9 @@ pub fn all() -> &'static [Relation] {
     ALL.get_or_init(|| {
         let mut all = Vec::new();
         all.extend_from_slice(relations::RELATIONS);
+        all.extend_from_slice(constraints::RELATIONS);
+        all.extend_from_slice(sequences::RELATIONS);
+        all.extend_from_slice(dependencies::RELATIONS);
         all.extend_from_slice(objects::RELATIONS);
         all.extend_from_slice(types::RELATIONS);
         all.extend_from_slice(database::RELATIONS);

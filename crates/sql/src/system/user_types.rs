@@ -9,7 +9,7 @@ use super::oids::{self, Part};
 use super::types::{BASE, Entry, PLAIN, array_of, collation, layout};
 use super::{Row, View};
 use crate::catalog::{Check, UserType, UserTypeKind};
-use crate::query::select::internal_name;
+use crate::query::output_name::internal_name;
 use crate::types::PgType;
 
 /// An enum's or a domain's own type, and the array over it.
