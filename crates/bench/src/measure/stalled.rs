@@ -65,6 +65,13 @@ pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Res
     );
     record(
         report,
+        "writers' p99 without it, spread of the rounds",
+        "%",
+        None,
+        100.0 * spread(&alone.p99),
+    );
+    record(
+        report,
         "writers' p99 with it",
         "ms",
         None,
@@ -78,6 +85,17 @@ pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Res
         100.0 * (median(&beside.p99) / median(&alone.p99) - 1.0),
     );
     Ok(())
+}
+
+/// How far the rounds lie apart, as a share of their median: what a move has to exceed to mean
+/// something.
+fn spread(values: &[f64]) -> f64 {
+    let (low, high) = values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| {
+            (low.min(value), high.max(value))
+        });
+    (high - low) / median(values)
 }
 
 #[derive(Default)]

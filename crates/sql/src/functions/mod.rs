@@ -20,6 +20,7 @@ pub mod rowset;
 mod signature;
 mod strings;
 mod support;
+mod time_fields;
 mod times;
 mod to_char;
 mod transcendental;

@@ -7,14 +7,14 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Location;
 
-use crate::functions::{self, CastContext, Class, Emit};
+use crate::functions::{self, CastContext, Class};
 use crate::types::PgType;
 
 use super::Analyzer;
 use super::expression::name_place;
 use super::names;
 use super::operators::choose;
-use super::typed::{Node, Typed, key_of};
+use super::typed::{Typed, key_of};
 
 /// A call's parts, as far as the grammar tells them.
 pub(crate) struct Call<'a> {
@@ -188,7 +188,7 @@ impl Analyzer<'_> {
 
     /// A FROM item's name as the argument of a function that makes JSON of rows: its columns as an
     /// object. `None` for every other expression.
-    fn whole_row(&self, expr: &Expr) -> Option<Typed> {
+    pub(super) fn whole_row(&self, expr: &Expr) -> Option<Typed> {
         let Expr::Identifier(ident) = expr else {
             return None;
         };
@@ -318,233 +318,6 @@ impl Analyzer<'_> {
         ))
     }
 
-    fn aggregate(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
-        let overloads = functions::signatures(&call.name);
-        let is_window = overloads
-            .first()
-            .is_some_and(|signature| signature.class == Class::Window);
-        if is_window && call.over.is_none() {
-            let error = SqlError::new(
-                ErrorCode::WrongObjectType,
-                format!("window function {} requires an OVER clause", call.name),
-            );
-            return Err(self.at(error, call.place));
-        }
-        self.enter_aggregate(call)?;
-        let result = self.aggregate_inside(call);
-        let scope = self.scope();
-        if call.over.is_some() {
-            scope.in_window = false;
-        } else {
-            scope.in_aggregate = false;
-        }
-        result
-    }
-
-    fn enter_aggregate(&mut self, call: &Call<'_>) -> Result<(), SqlError> {
-        let is_window = call.over.is_some();
-        let scope = self.scope();
-        let problem = if is_window {
-            if let Some(place) = scope.windows_refused {
-                Some(format!("window functions are not allowed in {place}"))
-            } else if scope.in_window {
-                Some("window function calls cannot be nested".to_owned())
-            } else if scope.in_aggregate {
-                Some("aggregate function calls cannot contain window function calls".to_owned())
-            } else {
-                None
-            }
-        } else if let Some(place) = scope.aggregates_refused {
-            Some(format!("aggregate functions are not allowed in {place}"))
-        } else if scope.in_aggregate {
-            Some("aggregate function calls cannot be nested".to_owned())
-        } else {
-            None
-        };
-        if is_window {
-            scope.has_windows = true;
-            scope.in_window = true;
-        } else {
-            scope.has_aggregates = true;
-            scope.in_aggregate = true;
-        }
-        match problem {
-            None => Ok(()),
-            Some(message) => {
-                if is_window {
-                    self.scope().in_window = false;
-                } else {
-                    self.scope().in_aggregate = false;
-                }
-                Err(self.at(SqlError::new(ErrorCode::GroupingError, message), call.place))
-            }
-        }
-    }
-
-    fn aggregate_inside(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
-        let filter = call
-            .filter
-            .map(|filter| self.condition(filter, "FILTER"))
-            .transpose()?;
-        let mut tail = String::new();
-        if let Some(filter) = filter {
-            tail.push_str(&format!(" FILTER (WHERE {filter})"));
-        }
-        if let Some(over) = call.over {
-            if call.distinct {
-                let error = SqlError::unsupported("DISTINCT in a window function");
-                return Err(self.at(error, call.place));
-            }
-            tail.push_str(&self.window(over)?);
-        }
-        if call.star {
-            if call.name != "count" || !call.args.is_empty() {
-                return Err(self.no_function(&format!("{}(*)", call.name), &[], call.place));
-            }
-            return Ok(Typed::new(format!("count(*){tail}"), PgType::Int8).not_null());
-        }
-        let takes_rows = matches!(call.name.as_str(), "json_agg" | "jsonb_agg");
-        let mut args = call
-            .args
-            .iter()
-            .map(|arg| match self.whole_row(arg).filter(|_| takes_rows) {
-                Some(row) => Ok(row),
-                None => self.expression(arg),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if let [term] = call.within_group {
-            if term.options.sort.is_some() || term.options.nulls_first.is_some() {
-                return Err(self.at(
-                    SqlError::unsupported("WITHIN GROUP in descending order"),
-                    call.place,
-                ));
-            }
-            args.insert(0, self.expression(&term.expr)?);
-        }
-        if call.name == "count" {
-            return self.count(call, &args, &tail);
-        }
-        let types: Vec<PgType> = args.iter().map(|arg| arg.ty.clone()).collect();
-        let Some(choice) = choose(functions::signatures(&call.name), &types) else {
-            return Err(self.no_function(&call.name, &args, call.place));
-        };
-        let mut texts = self.chosen_args(&choice, &args)?;
-        if call.distinct && matches!(call.name.as_str(), "array_agg" | "string_agg") {
-            return self.distinct_list(call, &texts, &tail);
-        }
-        if call.distinct && texts.len() > 1 {
-            let error = SqlError::unsupported(format_args!(
-                "DISTINCT in {} with several arguments",
-                call.name
-            ));
-            return Err(self.at(error, call.place));
-        }
-        if call.distinct && texts[0].1.key_function().is_some() {
-            let what = texts[0].1.base_name().into_owned();
-            let error = SqlError::unsupported(format_args!("{}(DISTINCT {what})", call.name));
-            return Err(self.at(error, call.place));
-        }
-        let arg_types: Vec<PgType> = texts.iter().map(|(_, ty)| ty.clone()).collect();
-        let ty = choice
-            .signature
-            .result
-            .resolve(&arg_types)
-            .unwrap_or(PgType::Text);
-        // Of an enum's values the least and the greatest are found by their places.
-        let by_place = match (&ty, call.name.as_str()) {
-            (PgType::Enum(user), "min" | "max") => Some(user.clone()),
-            _ => None,
-        };
-        if let Some(user) = &by_place {
-            texts[0].0 = user.labels().order(&texts[0].0);
-        }
-        let order_by = self.aggregate_order(call)?;
-        let call_text = match choice.signature.emit {
-            Emit::Call(name) => {
-                let list: Vec<String> = texts.into_iter().map(|(text, _)| text).collect();
-                format!("{name}({})", list.join(","))
-            }
-            Emit::Template(_) | Emit::System(_) => {
-                choice.signature.render(&texts).ok_or_else(|| {
-                    SqlError::unsupported(format_args!("the aggregate {}", call.name))
-                })?
-            }
-            Emit::Planner => {
-                return Err(self.at(
-                    SqlError::unsupported(format_args!("the aggregate {}", call.name)),
-                    call.place,
-                ));
-            }
-        };
-        let sql =
-            insert_modifiers(&call_text, call.distinct, &order_by, &tail).ok_or_else(|| {
-                SqlError::unsupported(format_args!("the aggregate {} in this form", call.name))
-            })?;
-        let sql = match by_place {
-            Some(user) => user.labels().at(&sql),
-            None => sql,
-        };
-        Ok(Typed::new(sql, ty))
-    }
-
-    /// `array_agg(DISTINCT x)` and `string_agg(DISTINCT x, s)`: SQLite has no DISTINCT for calls with
-    /// several arguments, so the values are collected, then sorted and thinned out.
-    fn distinct_list(
-        &mut self,
-        call: &Call<'_>,
-        texts: &[(String, PgType)],
-        tail: &str,
-    ) -> Result<Typed, SqlError> {
-        let (value, ty) = &texts[0];
-        let refuse = |what: &str| {
-            Err(SqlError::unsupported(format_args!(
-                "{}(DISTINCT …) {what}",
-                call.name
-            )))
-        };
-        if ty.key_function().is_some() || matches!(ty, PgType::Enum(_)) {
-            return refuse(&format!("of {}", ty.base_name()));
-        }
-        let descending = match call.order_by {
-            [] => false,
-            [term] => {
-                let by = self.expression(&term.expr)?;
-                if self.coerce(&by, ty, CastContext::Implicit)? != *value
-                    || term.options.nulls_first.is_some()
-                {
-                    let error = SqlError::new(
-                        ErrorCode::InvalidColumnReference,
-                        "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
-                    );
-                    return Err(self.at(error, call.place));
-                }
-                matches!(term.options.sort, Some(ast::OrderBySort::Desc))
-            }
-            _ => return refuse("with several ORDER BY terms"),
-        };
-        let (oid, typmod) = (ty.at_run_time().0, ty.at_run_time().1);
-        let is_list = call.name == "array_agg";
-        let flags = i32::from(descending) + if is_list { 0 } else { 2 };
-        let array = format!(
-            "sh_array_distinct(sh_array_agg({value},{oid},{typmod}){tail},{oid},{typmod},{flags})"
-        );
-        if is_list {
-            return Ok(Typed::new(array, ty.clone().array()));
-        }
-        let separator = &texts[1].0;
-        if !separator.starts_with(['\'', '?']) {
-            return refuse("with a separator that is no constant");
-        }
-        // Without a value other than NULL the answer is NULL, not the empty text.
-        Ok(Typed::new(
-            format!(
-                "sh_array_to_string(nullif({array},'[]'),{separator},NULL,{},{typmod})",
-                ty.clone().array().at_run_time().0
-            ),
-            PgType::Text,
-        ))
-    }
-
     /// `ARRAY(SELECT …)`.
     fn array_subquery(&mut self, query: &ast::Query) -> Result<Typed, SqlError> {
         let mut analyzed = self.subquery(query)?;
@@ -566,41 +339,6 @@ impl Analyzer<'_> {
             element.array(),
         )
         .not_null())
-    }
-
-    fn count(&mut self, call: &Call<'_>, args: &[Typed], tail: &str) -> Result<Typed, SqlError> {
-        let [arg] = args else {
-            return Err(self.no_function(&call.name, args, call.place));
-        };
-        let distinct = if call.distinct { "DISTINCT " } else { "" };
-        let text = if call.distinct {
-            self.key_text(arg)?
-        } else {
-            self.text(arg)?
-        };
-        Ok(Typed::new(format!("count({distinct}{text}){tail}"), PgType::Int8).not_null())
-    }
-
-    fn aggregate_order(&mut self, call: &Call<'_>) -> Result<String, SqlError> {
-        let mut terms = Vec::with_capacity(call.order_by.len());
-        for term in call.order_by {
-            terms.push(self.order_term(term)?);
-        }
-        Ok(terms.join(","))
-    }
-
-    /// One term of an ORDER BY that names no outputs: within an aggregate or a window.
-    pub(crate) fn order_term(&mut self, term: &OrderByExpr) -> Result<String, SqlError> {
-        let value = self.expression(&term.expr)?;
-        let ty = Self::settled(&value);
-        let text = self.text(&value)?;
-        let direction = direction(&term.options, value.nullable)?;
-        let text = match value.node {
-            // SQLite would take a bare number for the place of an output.
-            Node::Number(_) | Node::Null | Node::Literal(_) => format!("iif(1,{text},0)"),
-            _ => key_of(&ty, &text),
-        };
-        Ok(format!("{text}{direction}"))
     }
 }
 
@@ -646,50 +384,6 @@ pub(crate) fn direction(
             (true, false, true) => " DESC",
         },
     )
-}
-
-/// Puts DISTINCT, ORDER BY and what follows into `name(args)`, which must be one call.
-fn insert_modifiers(call: &str, distinct: bool, order_by: &str, tail: &str) -> Option<String> {
-    let open = call.find('(')?;
-    let is_call = call[..open]
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && closes_at_end(call, open);
-    if !is_call {
-        // A template around a call: nothing can be put inside.
-        return (!distinct && order_by.is_empty() && tail.is_empty()).then(|| call.to_owned());
-    }
-    let inside = &call[open + 1..call.len() - 1];
-    let distinct = if distinct { "DISTINCT " } else { "" };
-    let order_by = if order_by.is_empty() {
-        String::new()
-    } else {
-        format!(" ORDER BY {order_by}")
-    };
-    Some(format!(
-        "{}({distinct}{inside}{order_by}){tail}",
-        &call[..open]
-    ))
-}
-
-/// Whether the parenthesis at `open` is closed by the text's last character.
-fn closes_at_end(text: &str, open: usize) -> bool {
-    let mut depth = 0usize;
-    let mut quoted = false;
-    for (at, byte) in text.bytes().enumerate().skip(open) {
-        match byte {
-            b'\'' => quoted = !quoted,
-            b'(' if !quoted => depth += 1,
-            b')' if !quoted => {
-                depth -= 1;
-                if depth == 0 {
-                    return at + 1 == text.len();
-                }
-            }
-            _ => {}
-        }
-    }
-    false
 }
 
 /// SQLite's max() and min() answer NULL if one of the values is; PostgreSQL passes over them.

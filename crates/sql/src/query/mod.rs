@@ -9,6 +9,7 @@
 //! PostgreSQL type, or a constant whose type its context still has to decide. Nothing is left to
 //! SQLite's own conversions.
 
+mod aggregate;
 pub(crate) mod arrays;
 pub(crate) mod body;
 pub(crate) mod call;
