@@ -1,5 +1,5 @@
-//! Who may write: the protocol of epochs and votes between two data nodes and a witness, as a state
-//! machine without IO, clock or randomness. `server` feeds it messages and does what it says; the model
+//! Who may write: the protocol of epochs and votes between data nodes (two, mostly) and a witness, as a
+//! state machine without IO, clock or randomness. `server` feeds it messages and does what it says; the model
 //! check (`tests/vote_model.rs`) and the simulation feed it everything that can happen.
 //!
 //! It lives beside the log because what it decides is the log's: a ballot is an epoch's number, a
@@ -11,6 +11,7 @@
 //!  candidate ── RequestVote(ballot, position) ──► the others     promises are durable before they
 //!            ◄── Vote(ballot, granted, promised) ──               are told
 //!  two of three, its own included ─► primary of that ballot, forks the log at its end
+//!  (of more data nodes: the witness's and its own, or all but the witness's)
 //!
 //!  primary   ── frames of its ballot ──► follower: takes and acknowledges them only while it has
 //!            ◄── acknowledged(ballot, LSN) ──       promised no higher ballot
@@ -304,8 +305,8 @@ impl Primary {
     }
 }
 
-/// More data nodes than this vote by something else.
-pub const MAX_DATA_NODES: usize = 2;
+/// More data nodes than this have no place in [`Members`] beside the witness.
+pub const MAX_DATA_NODES: usize = 5;
 
 #[cfg(test)]
 mod tests {

@@ -37,7 +37,7 @@ impl Voter {
     pub fn new(id: NodeId, data_nodes: u8, durable: Durable) -> Voter {
         assert!(
             usize::from(data_nodes) <= MAX_DATA_NODES,
-            "the protocol is for two"
+            "they have no place in a set of members"
         );
         Voter {
             id,
@@ -212,7 +212,7 @@ impl Voter {
         }
         let votes = votes.with(from);
         self.role = Role::Candidate { votes };
-        if votes.0.count_ones() * 2 <= u32::from(self.data_nodes) + 1 {
+        if !self.elects(votes) {
             return Vec::new();
         }
         let mut flushed = [Lsn::ZERO; MAX_DATA_NODES];
@@ -228,6 +228,14 @@ impl Voter {
             acknowledged: Lsn::ZERO,
         });
         vec![Output::BecomePrimary { ballot }]
+    }
+
+    /// Whether these votes make a primary: the witness's and a data node's, or those of all data nodes. Any
+    /// two such sets share a voter, and of two data nodes they are the majorities of the three.
+    fn elects(&self, votes: Members) -> bool {
+        let data = Members::of((0..self.data_nodes).map(NodeId));
+        let with_witness = votes.contains(self.witness()) && votes.0.count_ones() > 1;
+        with_witness || (self.data_nodes > 1 && votes.includes(data))
     }
 
     /// Whether a follower may take frames of `ballot` and acknowledge them. What it says must be
@@ -312,14 +320,34 @@ impl Voter {
         self.change_in_sync(own)
     }
 
+    /// The primary wants to go on without those data nodes, as with [`Voter::go_on_alone`]: for clusters
+    /// of more than two. Nothing if it waits for none of them.
+    pub fn go_on_without(&mut self, lost: Members) -> Vec<Output> {
+        let Role::Primary(primary) = &self.role else {
+            return Vec::new();
+        };
+        let required = primary.required;
+        let kept = (0..self.data_nodes).map(NodeId).filter(|node| {
+            *node == self.id || (required.contains(*node) && !lost.contains(*node))
+        });
+        let kept = Members::of(kept);
+        let wished = primary.pending.map_or(required, |(_, members)| members);
+        if kept == wished {
+            return Vec::new();
+        }
+        self.change_in_sync(kept)
+    }
+
     /// The other data node follows again: it is waited for from now on, and once it has everything
     /// that was acknowledged the witness is told that it is in sync ([`Voter::remind`]).
     pub fn rejoin(&mut self, node: NodeId) -> Vec<Output> {
         let Role::Primary(primary) = &mut self.role else {
             return Vec::new();
         };
-        // A wish to go on without it must not be confirmed any more.
-        primary.pending = None;
+        // A wish to go on without it must not be confirmed any more; the witness may have written it down.
+        if primary.pending.take().is_some() {
+            primary.confirmed = None;
+        }
         primary.required = primary.required.with(node);
         self.remind()
     }
