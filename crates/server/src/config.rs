@@ -425,6 +425,18 @@ settings! {
         /// A node that was not heard for so long is gone.
         standby_timeout: Duration = Duration::from_secs(10);
     }
+    section "Automatic promotion" {
+        /// Address of the witness (`springhead witness`), as in `http://witness:6480`, the same on all
+        /// `failover_nodes`: with it one of them takes over by itself when the primary is gone. Without
+        /// it promotion is by command.
+        witness: String = String::new();
+        /// The names (`node_name`) of the nodes that may lead, the same list on all of them; two to five.
+        failover_nodes: Vec<String> = Vec::new();
+        /// A primary that was not heard for so long is replaced, and gives up a little sooner itself; a
+        /// standby in sync that was not heard for so long is not waited for any more. The same on all
+        /// nodes and on the witness.
+        failover_timeout: Duration = Duration::from_secs(10);
+    }
     section "Backup" {
         /// A directory that sealed segments of the log are copied into, for restoring to any point.
         archive_dir: String = String::new();

@@ -14,6 +14,8 @@ pub mod lock;
 pub mod node;
 pub mod pgwire;
 pub mod standby;
+pub mod vote;
+pub mod witness;
 
 pub use config::Config;
 pub use node::{NodeState, Shutdown};

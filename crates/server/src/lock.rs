@@ -6,6 +6,7 @@
 //! data_dir/VERSION   "springhead <format version>\n", written at the first start
 //! data_dir/log/      the log
 //! data_dir/tenants/  the state, one SQLite file per tenant
+//! data_dir/vote      what the node, or the witness, has promised, where nodes vote
 //! data_dir/tmp/      copies on their way into a backup or an archive; emptied at start
 //! ```
 //!
@@ -26,6 +27,8 @@ const LOCK_FILE: &str = "LOCK";
 const VERSION_FILE: &str = "VERSION";
 const VERSION_TEMPORARY: &str = "VERSION.tmp";
 const RESTORING_FILE: &str = "RESTORING";
+/// What a witness keeps of its cluster; no node has it.
+pub const WITNESS_FILE: &str = "witness.json";
 
 /// A locked data directory.
 #[derive(Debug)]
@@ -51,6 +54,10 @@ pub enum DataDirError {
     Exists { path: PathBuf },
     #[error("{} is no data directory of springhead; `springhead serve` makes one", path.display())]
     Missing { path: PathBuf },
+    #[error("{} is the directory of a witness, which has no data; give `springhead serve` another --data-dir", path.display())]
+    Witness { path: PathBuf },
+    #[error("{} has the data of a node; give `springhead witness` a directory of its own (--data-dir)", path.display())]
+    Node { path: PathBuf },
     #[error("{operation} {}: {error}", path.display())]
     Io {
         operation: &'static str,
@@ -171,6 +178,28 @@ impl DataDir {
             }
             _ => Ok(()),
         }
+    }
+
+    /// # Errors
+    /// [`DataDirError::Witness`] for the directory of a witness.
+    pub fn refuse_witness(&self) -> Result<(), DataDirError> {
+        if self.path.join(WITNESS_FILE).exists() {
+            return Err(DataDirError::Witness {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`DataDirError::Node`] for the directory of a node with data.
+    pub fn refuse_node(&self) -> Result<(), DataDirError> {
+        if self.log_dir().exists() || self.path.join("role.json").exists() {
+            return Err(DataDirError::Node {
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// Where the log is.

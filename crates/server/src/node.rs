@@ -31,6 +31,7 @@ use crate::standby::files::RoleFile;
 use crate::standby::life::{self, OpenLog};
 use crate::standby::sync::{Gate, Synchrony};
 use crate::standby::{Options, Replication, Restart};
+use crate::vote::Voting;
 use crate::{http, pgwire};
 
 /// How long the clients of a poisoned log get to be told "outcome unknown".
@@ -108,6 +109,13 @@ pub enum NodeError {
         setting: &'static str,
         address: SocketAddr,
     },
+    #[error(
+        "{setting} = {address} is not a loopback address, and without standby_token anyone could vote there; give the witness the nodes' standby_token"
+    )]
+    OpenWitness {
+        setting: &'static str,
+        address: SocketAddr,
+    },
     #[error("listen on {address}: {error}")]
     Listen {
         address: SocketAddr,
@@ -149,6 +157,7 @@ pub async fn run(config: Config, open_log: Arc<OpenLog>) -> Result<(), NodeError
     let pg_address = resolve("pg", &config.pg)?;
     let http_address = resolve("http", &config.http)?;
     let data_dir = DataDir::open_or_create(&config.data_dir)?;
+    data_dir.refuse_witness()?;
     data_dir.clear_temporary()?;
     raise_file_limit();
     // Early, so that a port that is taken is told at once; but where anyone could come from, only
@@ -297,11 +306,15 @@ impl Life<'_> {
         let patience = Some(self.config.async_after_ms)
             .filter(|ms| *ms > 0)
             .map(Duration::from_millis);
+        let epochs = engine.log().epochs();
+        let current = epochs.last().map_or(0, |record| record.number);
+        let voting = Voting::open(self.config, &options, current)?;
         let synchrony = Synchrony::new(
             self.config.synchronous(),
             patience,
             engine.config().synchronous_commit,
             Arc::clone(engine.horizon()),
+            voting.map(Arc::new),
         );
         engine.set_gate(Box::new(Gate(Arc::clone(&synchrony))));
         let replication = Replication::new(
@@ -479,7 +492,7 @@ async fn sweep(state: Arc<NodeState>) {
     }
 }
 
-fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, NodeError> {
+pub(crate) fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, NodeError> {
     let bad = |what: String| NodeError::Address {
         setting,
         address: address.to_owned(),
@@ -496,7 +509,7 @@ fn resolve(setting: &'static str, address: &str) -> Result<SocketAddr, NodeError
     Ok(resolved)
 }
 
-fn is_loopback(address: IpAddr) -> bool {
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
@@ -520,7 +533,7 @@ async fn bind_late(
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(address)
         .await
         .map_err(|error| NodeError::Listen { address, error })
@@ -548,13 +561,14 @@ fn raise_file_limit() {
     }
 }
 
-struct Signals {
+/// What tells the process to stop.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Signals, NodeError> {
+    pub(crate) fn listen() -> Result<Signals, NodeError> {
         let listen = |kind| {
             signal(kind).map_err(|error| NodeError::System {
                 what: "listen to signals",
@@ -567,7 +581,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -15,6 +15,7 @@ const DOCUMENT: &str = include_str!("../../../docs/operations.md");
 struct Books {
     primary: Fixture,
     standby: Fixture,
+    witness: Fixture,
     /// Processes that a run-book has started, to be ended by their ids.
     started: Vec<rustix::process::Pid>,
 }
@@ -43,7 +44,13 @@ impl Books {
                 .env("STANDBY", url(&self.standby))
                 .env("PRIMARY_PG", self.primary.setup.pg.to_string())
                 .env("STANDBY_PG", self.standby.setup.pg.to_string())
+                .env("WITNESS", url(&self.witness))
+                .env("PRIMARY_DATA", &self.primary.setup.data_dir)
                 .env("STANDBY_DATA", &self.standby.setup.data_dir)
+                .env("WITNESS_DATA", &self.witness.setup.data_dir)
+                // Nobody waits for ten seconds here.
+                .env("SPRINGHEAD_FAILOVER_TIMEOUT", "1500ms")
+                .env("SPRINGHEAD_STANDBY_HEARTBEAT", "200ms")
                 .env("SPRINGHEAD_STANDBY_TOKEN", nodes::TOKEN)
                 .env("OUTPUT", &self.standby.setup.output)
                 .output()
@@ -65,6 +72,21 @@ impl Books {
 }
 
 impl Books {
+    fn new() -> Books {
+        Books {
+            primary: node("primary", &[]),
+            standby: node("standby", &[]),
+            witness: Fixture::new(),
+            started: Vec::new(),
+        }
+    }
+
+    /// kill -9 of what was started at that place.
+    fn kill_started(&mut self, place: usize) {
+        let pid = self.started.remove(place);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+
     fn end_started(&mut self) {
         for pid in self.started.drain(..) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -84,15 +106,10 @@ impl Drop for Books {
 
 #[test]
 fn the_run_books_for_standbys_work_as_written() {
-    let mut primary = node("primary", &[]);
-    primary.start();
-    primary.sql("CREATE TABLE t (id bigint PRIMARY KEY)");
-    primary.sql("INSERT INTO t VALUES (1)");
-    let mut books = Books {
-        primary,
-        standby: node("standby", &[]),
-        started: Vec::new(),
-    };
+    let mut books = Books::new();
+    books.primary.start();
+    books.primary.sql("CREATE TABLE t (id bigint PRIMARY KEY)");
+    books.primary.sql("INSERT INTO t VALUES (1)");
     let said = books.run("Add a standby");
     assert!(said.contains("streaming"), "{said}");
     // A standby whose log is damaged does not start again, until it is replaced.
@@ -117,5 +134,28 @@ fn the_run_books_for_standbys_work_as_written() {
     books.primary.kill();
     let said = books.run("Fail over");
     assert!(said.contains("promoted: epoch"), "{said}");
+    books.standby.sql("INSERT INTO t VALUES (2)");
+}
+
+#[test]
+fn the_run_books_for_a_witness_work_as_written() {
+    let mut books = Books::new();
+    books.primary.start();
+    books.primary.sql("CREATE TABLE t (id bigint PRIMARY KEY)");
+    books.run("Add a standby");
+    // Both are stopped, as the book says.
+    books.end_started();
+    books.primary.stop();
+    let said = books.run("Add a witness");
+    assert!(
+        said.contains("by votes") && said.contains("streaming"),
+        "{said}"
+    );
+    books.primary.sql("INSERT INTO t VALUES (1)");
+    // The witness was started first, then the primary.
+    books.kill_started(1);
+    let said = books.run("Fail over automatically");
+    assert!(said.contains("off"), "{said}");
+    assert_eq!(nodes::one(&books.standby, "SELECT count(*) FROM t"), "1");
     books.standby.sql("INSERT INTO t VALUES (2)");
 }

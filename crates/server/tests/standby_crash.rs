@@ -8,18 +8,14 @@
 
 mod nodes;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 
+use nodes::load::{Load, ids, nothing_lost};
 use nodes::{
     caught_up, eventually, is_primary, node, one, promote, rows_of, standby_of, status, streams,
     url,
 };
-use serde_json::Value;
 use springhead_sim::client::http;
-use springhead_sim::client::pg::PgClient;
 use springhead_sim::fixture::Fixture;
 
 fn rounds() -> usize {
@@ -27,142 +23,6 @@ fn rounds() -> usize {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(2)
-}
-
-/// Clients that write to whichever node takes it, and a reader that follows.
-struct Load {
-    stop: Arc<AtomicBool>,
-    /// Which of the addresses is the primary, as far as the test knows.
-    primary: Arc<AtomicUsize>,
-    acknowledged: Arc<Mutex<BTreeSet<i64>>>,
-    /// What the reader has seen, in order.
-    seen: Arc<Mutex<Vec<(u64, i64)>>>,
-    /// Anything that must not be.
-    fault: Arc<Mutex<Option<String>>>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(nodes: [&Fixture; 2], primary: usize, writers: i64, reads: bool) -> Load {
-        let mut load = Load {
-            stop: Arc::default(),
-            primary: Arc::new(AtomicUsize::new(primary)),
-            acknowledged: Arc::default(),
-            seen: Arc::default(),
-            fault: Arc::default(),
-            threads: Vec::new(),
-        };
-        let pg = nodes.map(|node| node.setup.pg);
-        for writer in 0..writers {
-            let (stop, primary) = (Arc::clone(&load.stop), Arc::clone(&load.primary));
-            let acknowledged = Arc::clone(&load.acknowledged);
-            load.threads.push(std::thread::spawn(move || {
-                write(pg, writer * 10_000_000, &stop, &primary, &acknowledged);
-            }));
-        }
-        if reads {
-            let http = nodes.map(|node| node.setup.http);
-            let (stop, primary) = (Arc::clone(&load.stop), Arc::clone(&load.primary));
-            let (seen, fault) = (Arc::clone(&load.seen), Arc::clone(&load.fault));
-            load.threads.push(std::thread::spawn(move || {
-                if let Err(what) = read(http, &stop, &primary, &seen) {
-                    *fault.lock().unwrap() = Some(what);
-                }
-            }));
-        }
-        load
-    }
-
-    fn count(&self) -> usize {
-        self.acknowledged.lock().unwrap().len()
-    }
-
-    fn stop(self) -> (BTreeSet<i64>, Vec<(u64, i64)>) {
-        self.stop.store(true, Ordering::Release);
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
-        let fault = self.fault.lock().unwrap().take();
-        assert_eq!(fault, None);
-        let acknowledged = self.acknowledged.lock().unwrap().clone();
-        let seen = self.seen.lock().unwrap().clone();
-        (acknowledged, seen)
-    }
-}
-
-/// Every number once, alone or two in a transaction; acknowledged only if the server said so.
-fn write(
-    nodes: [SocketAddr; 2],
-    first: i64,
-    stop: &AtomicBool,
-    primary: &AtomicUsize,
-    acknowledged: &Mutex<BTreeSet<i64>>,
-) {
-    let mut n = first;
-    while !stop.load(Ordering::Acquire) {
-        let Ok(mut client) = PgClient::connect(nodes[primary.load(Ordering::Acquire)], "postgres")
-        else {
-            nodes::pause(2);
-            continue;
-        };
-        while !stop.load(Ordering::Acquire) {
-            let mut numbers = vec![n];
-            let sql = if n % 3 == 0 {
-                numbers.push(n + 1);
-                format!(
-                    "BEGIN; INSERT INTO t VALUES ({n}, 'x'); INSERT INTO t VALUES ({}, 'y'); COMMIT",
-                    n + 1
-                )
-            } else {
-                format!("INSERT INTO t VALUES ({n}, 'x')")
-            };
-            n += 2;
-            match client.query(&sql) {
-                Ok(_) => acknowledged.lock().unwrap().extend(numbers),
-                Err(_) => break,
-            }
-        }
-    }
-}
-
-/// Polls from a cursor, on whichever node is the primary; never starts over.
-fn read(
-    nodes: [SocketAddr; 2],
-    stop: &AtomicBool,
-    primary: &AtomicUsize,
-    seen: &Mutex<Vec<(u64, i64)>>,
-) -> Result<(), String> {
-    let mut from = "since_lsn=1".to_owned();
-    while !stop.load(Ordering::Acquire) {
-        let target = format!("/cdc/t/poll?{from}&limit=1000&wait_ms=50");
-        let Ok(answer) = http::get(nodes[primary.load(Ordering::Acquire)], &target) else {
-            nodes::pause(2);
-            continue;
-        };
-        match answer.status {
-            200 => {}
-            410 => return Err(format!("{target}: {}", answer.text())),
-            _ => continue,
-        }
-        let page: Value = answer.json();
-        for change in page["changes"].as_array().unwrap() {
-            // The table's own definition has none.
-            if let Some(id) = change["document_id"].as_str() {
-                let lsn = change["lsn"].as_u64().unwrap();
-                seen.lock().unwrap().push((lsn, id.parse().unwrap()));
-            }
-        }
-        let cursor = page["next_cursor"]["cursor"].as_str().unwrap();
-        from = format!("cursor={cursor}");
-    }
-    Ok(())
-}
-
-fn ids(node: &Fixture) -> BTreeSet<i64> {
-    node.sql("SELECT id FROM t")
-        .into_iter()
-        .map(|row| row[0].clone().unwrap().parse().unwrap())
-        .collect()
 }
 
 #[test]
@@ -198,36 +58,9 @@ fn g11_no_acknowledged_commit_is_lost_with_the_primary() {
     eventually("some commits", || {
         (load.count() > before + 100).then_some(())
     });
-    // Let the reader see the end.
-    let last = load
-        .acknowledged
-        .lock()
-        .unwrap()
-        .iter()
-        .max()
-        .copied()
-        .unwrap();
-    let seen_last = Arc::clone(&load.seen);
-    eventually("the reader has seen it", || {
-        seen_last
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|(_, id)| *id == last)
-            .then_some(())
-    });
+    load.wait_until_read();
     let (acknowledged, seen) = load.stop();
-    let there = ids(&nodes[primary]);
-    let lost: Vec<_> = acknowledged.difference(&there).collect();
-    assert_eq!(lost, Vec::<&i64>::new(), "acknowledged and lost");
-    assert!(
-        seen.windows(2).all(|pair| pair[0].0 < pair[1].0),
-        "a reader saw something twice"
-    );
-    let seen_ids: BTreeSet<i64> = seen.iter().map(|(_, id)| *id).collect();
-    assert_eq!(seen_ids.len(), seen.len());
-    let gone: Vec<_> = seen_ids.difference(&there).collect();
-    assert_eq!(gone, Vec::<&i64>::new(), "shown and lost");
+    nothing_lost(&nodes[primary], &acknowledged, &seen);
     caught_up(&nodes[primary], &nodes[1 - primary]);
     assert_eq!(rows_of(&nodes[0], "t"), rows_of(&nodes[1], "t"));
     println!(

@@ -8,6 +8,7 @@ mod nodes;
 use std::path::Path;
 use std::process::Command;
 
+use nodes::voting::{failover, voter, wait_for_leader};
 use nodes::{eventually, node};
 use serde_json::Value;
 use springhead_sim::client::http;
@@ -125,4 +126,44 @@ fn g6_nodes_prove_themselves_over_tls_and_rights_follow_the_log() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(status(&good)["role"], "primary");
     assert_eq!(ask(&good, ROOT, "INSERT INTO t VALUES (2)").status, 200);
+}
+
+#[test]
+fn g6_a_witness_proves_itself_over_tls_and_tells_nothing_to_strangers() {
+    let place = tempfile::tempdir().unwrap();
+    certificates(place.path());
+    let path = |name: &str| place.path().join(name).display().to_string();
+    let mut witness = Fixture::new();
+    witness.setup.command = "witness";
+    for arg in [
+        "--standby-token",
+        nodes::TOKEN,
+        "--tls-certificate",
+        &path("server.crt"),
+        "--tls-key",
+        &path("server.key"),
+    ] {
+        witness.setup.args.push(arg.to_owned());
+    }
+    // It speaks TLS alone: that it is ready is seen by who leads.
+    let _serving = springhead_sim::process::Server::spawn(&witness.setup).unwrap();
+    let address = format!("https://localhost:{}", witness.setup.http.port());
+    let names = ["a", "b"];
+    let ca = path("ca.crt");
+    let mut a = voter("a", &names, &address, &["--standby-ca", &ca]);
+    a.start();
+    wait_for_leader(&a);
+    // Whoever does not trust its certificate asks nothing of it.
+    let mut doubter = voter("a", &names, &address, &[]);
+    doubter.start();
+    eventually("it says why", || {
+        let problem = failover(&doubter)["witness"]["problem"].clone();
+        problem.as_str()?.contains("certificate").then_some(())
+    });
+    // Without the token no witness listens to the world.
+    let mut open = Fixture::new();
+    open.setup.command = "witness";
+    open.setup.http.set_ip([0, 0, 0, 0].into());
+    let refused = open.try_start().unwrap_err().to_string();
+    assert!(refused.contains("standby_token"), "{refused}");
 }

@@ -34,10 +34,12 @@ pub enum StartError {
 pub struct Setup {
     /// The program.
     pub binary: PathBuf,
+    /// Which of its commands: `serve`, or `witness`.
+    pub command: &'static str,
     pub data_dir: PathBuf,
     pub pg: SocketAddr,
     pub http: SocketAddr,
-    /// Further arguments of `serve`.
+    /// Further arguments.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     /// A command that runs the server, as `strace … --`; empty for none. It must end up with the
@@ -119,6 +121,7 @@ impl Setup {
     pub fn new(binary: &Path, directory: &Path, ports: &Ports) -> Setup {
         Setup {
             binary: binary.to_path_buf(),
+            command: "serve",
             data_dir: directory.join("data"),
             pg: ports.pg,
             http: ports.http,
@@ -185,7 +188,7 @@ impl Server {
         let mut words = setup.wrapper.iter().map(PathBuf::from).collect::<Vec<_>>();
         words.push(setup.binary.clone());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("serve");
+        command.args(&words[1..]).arg(setup.command);
         command.arg("--data-dir").arg(&setup.data_dir);
         command.args([
             "--pg",

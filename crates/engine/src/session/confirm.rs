@@ -74,7 +74,7 @@ impl Session {
     /// 08007 if the wait ends first: cancelled, out of time, or because this node is no longer the
     /// primary. Never success, and never a failure either: the commit is here.
     pub(super) async fn confirm_at(&mut self, level: SyncLevel, lsn: Lsn) -> Result<(), SqlError> {
-        if !level.is_remote() || lsn == Lsn::ZERO {
+        if lsn == Lsn::ZERO {
             return Ok(());
         }
         let Some(gate) = self.tenant.shared.gate.load_full() else {

@@ -327,9 +327,9 @@ impl Voter {
             return Vec::new();
         };
         let required = primary.required;
-        let kept = (0..self.data_nodes).map(NodeId).filter(|node| {
-            *node == self.id || (required.contains(*node) && !lost.contains(*node))
-        });
+        let kept = (0..self.data_nodes)
+            .map(NodeId)
+            .filter(|node| *node == self.id || (required.contains(*node) && !lost.contains(*node)));
         let kept = Members::of(kept);
         let wished = primary.pending.map_or(required, |(_, members)| members);
         if kept == wished {

@@ -20,6 +20,7 @@ mod tail;
 mod tenant;
 mod tls;
 mod user;
+mod witness;
 
 use std::path::PathBuf;
 
@@ -71,6 +72,8 @@ pub struct Cli {
 enum Command {
     /// Starts the server
     Serve(serve::ServeArgs),
+    /// Starts a witness: the third voter of nodes that fail over by themselves
+    Witness(witness::WitnessArgs),
     /// Runs SQL on a running server
     Sql(sql::SqlArgs),
     /// Follows the changes of a collection, or of all
@@ -103,7 +106,7 @@ enum Command {
     Status(status::StatusArgs),
     /// Makes a running standby the primary
     Promote(standby::PromoteArgs),
-    /// Lists the standbys of a running primary, hands over to one, forgets one
+    /// Lists the standbys of a running primary, shows who leads, hands over to one, forgets one
     #[command(subcommand)]
     Standby(standby::StandbyCommand),
 }
@@ -170,7 +173,12 @@ impl CliError {
                 | NodeError::Engine(springhead_engine::EngineError::Log(LogError::Corrupt {
                     ..
                 })) => Exit::Damaged,
-                NodeError::Address { .. } | NodeError::OpenToTheWorld { .. } => Exit::Usage,
+                NodeError::Address { .. }
+                | NodeError::OpenToTheWorld { .. }
+                | NodeError::OpenWitness { .. }
+                | NodeError::DataDir(DataDirError::Witness { .. } | DataDirError::Node { .. }) => {
+                    Exit::Usage
+                }
                 NodeError::Poisoned(_) => Exit::Poisoned,
                 _ => Exit::Failed,
             },
@@ -195,6 +203,7 @@ impl From<DataDirError> for CliError {
 pub fn run(cli: Cli, open_log: Box<OpenLog>) -> Exit {
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args, open_log),
+        Command::Witness(args) => witness::run(&args),
         Command::Sql(args) => client(sql::run(args)),
         Command::Tail(args) => client(tail::run(args)),
         Command::Live(args) => client(live::run(args)),

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::settings::SettingFlags;
 use super::{CliError, EXIT_CODES, settings};
+use crate::config::Config;
 use crate::node;
 use crate::standby::life::OpenLog;
 
@@ -37,6 +38,18 @@ pub fn run(args: &ServeArgs, open_log: Box<OpenLog>) -> Result<(), CliError> {
         print!("{}", config.to_toml());
         return Ok(());
     }
+    let runtime = runtime(&config)?;
+    let ended = runtime.block_on(node::run(config, open_log.into()));
+    // What is still blocked on a disk must not hold up the end.
+    runtime.shutdown_background();
+    Ok(ended?)
+}
+
+/// Diagnostics on standard error, and the threads that serve sockets.
+///
+/// # Errors
+/// For a bad `log_level`, or what the operating system says.
+pub(super) fn runtime(config: &Config) -> Result<tokio::runtime::Runtime, CliError> {
     let filter = EnvFilter::try_new(&config.log_level).map_err(|error| {
         CliError::Usage(format!("log_level = \"{}\": {error}", config.log_level))
     })?;
@@ -49,13 +62,9 @@ pub fn run(args: &ServeArgs, open_log: Box<OpenLog>) -> Result<(), CliError> {
     if config.network_threads > 0 {
         runtime.worker_threads(config.network_threads);
     }
-    let runtime = runtime
+    runtime
         .enable_all()
         .thread_name("net")
         .build()
-        .map_err(|error| CliError::Failed(format!("start the runtime: {error}")))?;
-    let ended = runtime.block_on(node::run(config, open_log.into()));
-    // What is still blocked on a disk must not hold up the end.
-    runtime.shutdown_background();
-    Ok(ended?)
+        .map_err(|error| CliError::Failed(format!("start the runtime: {error}")))
 }

@@ -43,11 +43,26 @@ pub enum StandbyCommand {
         #[command(flatten)]
         node: Node,
     },
+    /// Shows what a node is among the others: its role, its epoch, who leads, who voted for whom
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        #[command(flatten)]
+        node: Node,
+    },
     /// Hands over to a standby: nothing is lost, writes pause for a moment
     #[command(after_help = EXIT_CODES)]
     Switchover {
         /// The standby's name; needed if there are several
         to: Option<String>,
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Has a new, empty witness take the place of one that is lost
+    #[command(after_help = EXIT_CODES)]
+    EnrolWitness {
+        /// Also where the node does not lead; only on the node that led last
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         node: Node,
     },
@@ -97,6 +112,10 @@ pub async fn run(command: StandbyCommand) -> Result<(), CliError> {
             let answer = ask(&node, "GET", "/v1/standbys", None).await?;
             tell(node.json, &answer, table)
         }
+        StandbyCommand::Status { node } => {
+            let answer = ask(&node, "GET", "/v1/status", None).await?;
+            tell(node.json, &standing(&answer), summary)
+        }
         StandbyCommand::Switchover { to, node } => {
             let body = match to {
                 Some(to) => json!({ "to": to }),
@@ -108,6 +127,16 @@ pub async fn run(command: StandbyCommand) -> Result<(), CliError> {
                 format!(
                     "handed over: the primary is at {}",
                     text(&answer["primary"])
+                )
+            })
+        }
+        StandbyCommand::EnrolWitness { force, node } => {
+            let (path, body) = ("/v1/standbys/witness", json!({ "force": force }));
+            let answer = ask(&node, "POST", path, Some(body)).await?;
+            tell(node.json, &answer, |answer| {
+                format!(
+                    "the witness at {} serves this cluster",
+                    text(&answer["address"])
                 )
             })
         }
@@ -164,14 +193,85 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// What of a node's status is about the others.
+fn standing(status: &Value) -> Value {
+    let replication = &status["replication"];
+    json!({
+        "name": replication["name"],
+        "role": status["role"],
+        "epoch": status["epoch"],
+        "epoch_number": replication["epoch_number"],
+        "upstream": replication["upstream"],
+        "doubt": replication["doubt"],
+        "failover": replication["failover"],
+    })
+}
+
+/// One line per thing that is known.
+fn summary(standing: &Value) -> String {
+    let failover = &standing["failover"];
+    let witness = &failover["witness"];
+    let leader = match &failover["leader"] {
+        Value::Null if failover.is_object() => "nobody".to_owned(),
+        leader => text(leader),
+    };
+    let witness_state = match (witness["connected"].as_bool(), &witness["problem"]) {
+        (Some(true), _) => "takes part".to_owned(),
+        (Some(false), Value::Null) => "not asked yet".to_owned(),
+        (Some(false), problem) => text(problem),
+        (None, _) => String::new(),
+    };
+    let epoch = format!(
+        "{} (number {})",
+        text(&standing["epoch"]),
+        text(&standing["epoch_number"])
+    );
+    let promotion = if failover.is_object() {
+        "by votes"
+    } else {
+        "by command (no witness is set)"
+    };
+    let lines = [
+        ("node", text(&standing["name"])),
+        ("role", text(&standing["role"])),
+        ("epoch", epoch),
+        ("follows", text(&standing["upstream"]["primary"])),
+        ("doubt", text(&standing["doubt"])),
+        ("promotion", promotion.to_owned()),
+        ("state", text(&failover["state"])),
+        ("leader", leader),
+        ("in sync", list(&failover["in_sync"])),
+        ("promised epoch", text(&failover["promised"])),
+        ("voted for", text(&failover["voted_for"])),
+        ("problem", text(&failover["problem"])),
+        ("witness", text(&witness["address"])),
+        ("witness state", witness_state),
+        ("witness promised", text(&witness["promised"])),
+        ("witness voted for", text(&witness["voted_for"])),
+        ("witness in sync", list(&witness["in_sync"])),
+    ];
+    let lines = lines.into_iter().filter(|(_, value)| !value.is_empty());
+    let lines: Vec<String> = lines
+        .map(|(name, value)| format!("{name:18}{value}"))
+        .collect();
+    lines.join("\n")
+}
+
+/// Names with commas.
+fn list(names: &Value) -> String {
+    let names = names.as_array().cloned().unwrap_or_default();
+    names.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
 /// One line per standby.
 fn table(answer: &Value) -> String {
-    const COLUMNS: [(&str, &str); 10] = [
+    const COLUMNS: [(&str, &str); 11] = [
         ("name", "name"),
         ("address", "address"),
         ("state", "state"),
         ("mode", "mode"),
         ("priority", "priority"),
+        ("in_sync", "in sync"),
         ("flushed_lsn", "flushed"),
         ("applied_lsn", "applied"),
         ("lag_changes", "lag (changes)"),

@@ -10,7 +10,7 @@
 //! hold no SQLite snapshot, and a writer never waits for them.
 
 mod backup;
-mod body;
+pub(crate) mod body;
 mod collections;
 mod config;
 mod consumers;

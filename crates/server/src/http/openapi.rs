@@ -85,6 +85,7 @@ fn paths() -> Value {
         "/v1/promote": { "post": operation("promote", "Make this standby the primary of a new epoch.", &[], Some("Fields"), "Fields", 200) },
         "/v1/standbys": { "get": operation("listStandbys", "The standbys of this node.", &[], None, "Fields", 200) },
         "/v1/standbys/switchover": { "post": operation("switchOver", "Hand over to a standby, the one named by `to` if there are several.", &[], Some("Fields"), "Fields", 200) },
+        "/v1/standbys/witness": { "post": operation("enrolWitness", "Have a witness that has forgotten everything, or is another one, serve this cluster.", &[], Some("Fields"), "Fields", 200) },
         "/v1/standbys/{name}": { "delete": operation("forgetStandby", "Forget a standby that is not connected, and the log kept for it.", &["name"], None, "Fields", 200) },
         "/v1/replication": { "get": operation("replication", "For other nodes: an upgrade to their own protocol (docs/replication.md).", &[], None, "Fields", 101) },
         "/v1/backup": { "get": {

@@ -85,6 +85,7 @@ pub enum Route {
     Promote,
     Standbys,
     Switchover,
+    EnrolWitness,
     Standby,
     Backup,
 }
@@ -98,6 +99,7 @@ impl Route {
             | Route::Tickets
             | Route::Promote
             | Route::Switchover
+            | Route::EnrolWitness
             | Route::DeadLetterRetry
             | Route::DeadLetterResolve
             | Route::DeadLetterRedrive => &["POST"],
@@ -195,6 +197,7 @@ pub fn find(path: &str) -> Option<(Route, Vec<&str>)> {
         ["v1", "promote"] => (Route::Promote, vec![]),
         ["v1", "standbys"] => (Route::Standbys, vec![]),
         ["v1", "standbys", "switchover"] => (Route::Switchover, vec![]),
+        ["v1", "standbys", "witness"] => (Route::EnrolWitness, vec![]),
         ["v1", "standbys", name] if !name.is_empty() => (Route::Standby, vec![*name]),
         ["healthz"] => (Route::Health, vec![]),
         ["readyz"] => (Route::Ready, vec![]),
@@ -415,6 +418,7 @@ async fn handle(route: Route, request: Request) -> Result<Response, HttpError> {
         Route::Promote => Box::pin(standby::promote(request)).await,
         Route::Standbys => Box::pin(standby::list(request)).await,
         Route::Switchover => Box::pin(standby::switch_over(request)).await,
+        Route::EnrolWitness => standby::enrol_witness(request).await,
         Route::Standby => Box::pin(standby::forget(request)).await,
         Route::Backup => backup::send(request).await,
         Route::Health => status::health(request),

@@ -1,6 +1,6 @@
 //! Standbys over HTTP: the upgrade that nodes speak to one another over, and what an administrator
 //! asks of a node: `POST /v1/promote`, `GET /v1/standbys`, `POST /v1/standbys/switchover`,
-//! `DELETE /v1/standbys/{name}`.
+//! `POST /v1/standbys/witness`, `DELETE /v1/standbys/{name}`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,9 @@ use super::body::{Body, Response, json_response};
 use super::error::HttpError;
 use super::request::{Request, finish_fields, take_flag, take_text};
 use crate::standby::dial::PROTOCOL;
-use crate::standby::{Replication, promote, sender, status};
+use crate::standby::promote::{self, Call};
+use crate::standby::{Replication, sender, status};
+use crate::vote::elect;
 
 /// Answers another node's upgrade; who it is it proves afterwards, by the cluster's token.
 ///
@@ -65,7 +67,7 @@ pub async fn promote(mut request: Request) -> Result<Response, HttpError> {
     let (replication, mut fields) = administer(&mut request).await?;
     let force = take_flag(&mut fields, "force")?;
     finish_fields(&fields, &["force"])?;
-    let record = promote::promote(&replication, force).await?;
+    let record = promote::promote(&replication, Call::Command { force }).await?;
     Ok(json_response(
         StatusCode::OK,
         &json!({
@@ -102,6 +104,25 @@ pub async fn switch_over(mut request: Request) -> Result<Response, HttpError> {
         StatusCode::OK,
         &json!({ "role": "standby", "primary": primary }),
     ))
+}
+
+/// Has a witness that is blank serve this node's cluster.
+///
+/// # Errors
+/// 42501 for who is no superuser, and what [`elect::enrol_again`] says.
+pub async fn enrol_witness(mut request: Request) -> Result<Response, HttpError> {
+    let (replication, mut fields) = administer(&mut request).await?;
+    let force = take_flag(&mut fields, "force")?;
+    finish_fields(&fields, &["force"])?;
+    let Some(voting) = &replication.voting else {
+        return Err(
+            SqlError::new(ErrorCode::ObjectNotInState, "this node knows of no witness")
+                .with_hint("set witness and failover_nodes on it")
+                .into(),
+        );
+    };
+    elect::enrol_again(&replication, voting, force).await?;
+    Ok(json_response(StatusCode::OK, &voting.status()["witness"]))
 }
 
 /// Forgets a standby that is gone for good, and the log that is kept for it.

@@ -33,11 +33,23 @@ pub fn ready(request: Request) -> Result<Response, HttpError> {
         ));
     }
     let engine = &request.app.node.engine;
-    let lsn = engine.status().tail.durable;
-    Ok(json_response(
-        StatusCode::OK,
-        &json!({ "status": "ready", "lsn": lsn.0, "role": engine.role().word() }),
-    ))
+    let tail = engine.status().tail;
+    let replication = request.app.node.replication.as_ref();
+    let voting = replication.and_then(|replication| replication.voting.as_ref());
+    let mut body = json!({
+        "status": "ready",
+        "lsn": tail.durable.0,
+        "role": engine.role().word(),
+        "epoch": tail.epoch.to_string(),
+    });
+    if let Some(voting) = voting {
+        // Whether it serves writes is its role; why not, who does, and what was promised, is here.
+        let votes = voting.status();
+        for name in ["state", "leader", "promised", "voted_for"] {
+            body[name] = votes[name].clone();
+        }
+    }
+    Ok(json_response(StatusCode::OK, &body))
 }
 
 /// Figures for Prometheus.

@@ -200,6 +200,8 @@ async fn send_log(
         epoch: tail.epoch,
         durable: end,
         timestamp_ms: tail.timestamp_ms.0,
+        leads: 0,
+        sent_ms: 0,
     })
     .await?;
     Ok(bytes)

@@ -178,6 +178,7 @@ mod tests {
                 written: Lsn(lsn),
                 ..Progress::default()
             },
+            echo_ms: 0,
         };
         let sending = async {
             for lsn in 0..50 {

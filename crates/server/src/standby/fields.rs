@@ -47,6 +47,7 @@ pub fn put_identity(out: &mut Vec<u8>, identity: &Identity) {
     out.extend_from_slice(&identity.durable.0.to_le_bytes());
     out.push(u8::from(identity.is_primary));
     put_bytes(out, identity.primary.as_bytes());
+    out.extend_from_slice(&identity.promised.to_le_bytes());
 }
 
 pub fn put_verdict(out: &mut Vec<u8>, verdict: &Verdict) {
@@ -166,6 +167,7 @@ impl Fields<'_> {
             durable: self.lsn()?,
             is_primary: self.flag()?,
             primary: self.text()?,
+            promised: self.u32()?,
         })
     }
 

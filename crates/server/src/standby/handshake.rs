@@ -190,6 +190,7 @@ mod tests {
                 durable: Lsn::ZERO,
                 is_primary: true,
                 primary: String::new(),
+                promised: 0,
             },
             token: token.to_owned(),
             timeout: Duration::from_secs(5),

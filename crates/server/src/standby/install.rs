@@ -75,6 +75,7 @@ pub async fn take(
             durable: Lsn::ZERO,
             is_primary: false,
             primary: primary.to_owned(),
+            promised: 0,
         },
         token: options.token.clone(),
         timeout: options.timeout,
@@ -114,10 +115,13 @@ pub async fn take(
     }
     springhead_log::failpoint::hit("standby.base_received");
     tokio::task::block_in_place(|| {
+        // What comes may be less than what this node has acknowledged.
+        crate::vote::forget_log(&options.data_dir)?;
         sync_tree(&incoming)?;
         write_durably(&incoming.join(COMPLETE), b"")?;
         springhead_log::failpoint::hit("standby.base_complete");
-        finish(&options.data_dir)
+        finish(&options.data_dir)?;
+        Ok::<_, InstallError>(())
     })?;
     tracing::info!(
         bytes = receiving.received,

@@ -17,6 +17,7 @@ use super::files::{RoleFile, StoredRole};
 use super::{Options, Replication, Restart, install, peers, receiver};
 use crate::config::Config;
 use crate::node::{NodeError, SystemEntropy};
+use crate::vote;
 
 /// Opens the log in a directory, which goes at least to the LSN given; to follow another if so asked.
 /// May block.
@@ -187,7 +188,10 @@ pub fn open_log(
 }
 
 fn knows_others(options: &Options, stored: &Option<RoleFile>) -> bool {
-    !options.peers.is_empty() || options.data_dir.join("standbys.json").exists() || stored.is_some()
+    options.votes
+        || !options.peers.is_empty()
+        || options.data_dir.join("standbys.json").exists()
+        || stored.is_some()
 }
 
 /// Takes a base backup, however long the primary is away.
@@ -291,6 +295,10 @@ pub async fn begin(replication: &Arc<Replication>, beginning: &Beginning) -> Res
         let _ = tokio::time::timeout(FIRST_WORD, heard).await;
         return Ok(());
     }
+    if let Some(voting) = &replication.voting {
+        vote::keep::begin(replication, voting).await;
+        return Ok(());
+    }
     if beginning.role != NodeRole::Primary {
         peers::look_around(replication).await;
         if replication.restart.borrow().is_some() {
@@ -317,6 +325,13 @@ pub async fn keep(replication: Arc<Replication>) {
     const STORE_EVERY: u32 = 100;
     let watching = tokio::spawn(peers::watch(Arc::clone(&replication)));
     let _ends = AbortOnDrop(watching);
+    let voting = replication.voting.clone();
+    let _votes = voting.map(|voting| {
+        AbortOnDrop(tokio::spawn(vote::keep::keep(
+            Arc::clone(&replication),
+            voting,
+        )))
+    });
     let mut ticks = tokio::time::interval(INTERVAL);
     let mut count = 0_u32;
     loop {

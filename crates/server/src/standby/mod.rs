@@ -12,7 +12,8 @@
 //! [`install`] copy a whole node. [`sync`] is what commits wait for, [`slots`] what is kept for whom.
 //! [`promote`] changes roles while the node serves; what needs the engine closed (following another
 //! node, cutting a diverged tail, a base backup) is asked for with [`Replication::restart`] and done
-//! by [`life`] before the engine opens again.
+//! by [`life`] before the engine opens again. Who may lead is decided by people, or by votes
+//! ([`crate::vote`]).
 //!
 //! Architecture invariant: a standby never writes to its log but what passed the log's own checks,
 //! and a node that has promised a newer epoch never acknowledges an older one.
@@ -49,6 +50,7 @@ use springhead_proto::Lsn;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::vote::Voting;
 
 use dial::Trust;
 use files::{RoleFile, StoredRole};
@@ -73,6 +75,8 @@ pub struct Options {
     pub peers: Vec<String>,
     pub trust: Trust,
     pub data_dir: PathBuf,
+    /// Whether this node is one of those that may lead by votes.
+    pub votes: bool,
 }
 
 impl Options {
@@ -95,6 +99,7 @@ impl Options {
         let mut peers = config.standby_peers.clone();
         peers.extend(Some(config.standby_of.clone()).filter(|address| !address.is_empty()));
         Ok(Options {
+            votes: !config.witness.is_empty(),
             name: if config.node_name.is_empty() {
                 http.to_string()
             } else {
@@ -148,18 +153,20 @@ pub struct Replication {
     pub engine: Engine,
     pub options: Options,
     pub synchrony: Arc<Synchrony>,
+    /// Where nodes vote, this node's voter.
+    pub voting: Option<Arc<Voting>>,
     pub slots: Slots,
     pub upstream: watch::Sender<Upstream>,
     /// Counts writes and flushes of the log, for whoever sends it.
     log_moved: Arc<watch::Sender<u64>>,
-    restart: watch::Sender<Option<Restart>>,
+    pub(crate) restart: watch::Sender<Option<Restart>>,
     /// Where a standby is to follow instead of where it follows.
-    redirect: watch::Sender<String>,
+    pub(crate) redirect: watch::Sender<String>,
     /// Nobody is served any more.
     ended: watch::Sender<bool>,
     role_file: Mutex<RoleFile>,
     /// Role changes, one at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// What follows the upstream, while the node is a standby.
     following: Mutex<Option<receiver::Running>>,
     /// A switchover to the standby of that name is to be sent to it: the log's last LSN.
@@ -192,6 +199,7 @@ impl Replication {
             })));
         }
         let replication = Arc::new(Replication {
+            voting: synchrony.voting().cloned(),
             synchrony,
             slots,
             upstream: watch::Sender::new(Upstream {
@@ -245,7 +253,13 @@ impl Replication {
             durable: log.durable,
             is_primary: self.is_primary(),
             primary: self.primary_address().unwrap_or_default(),
+            promised: self.promised(),
         }
+    }
+
+    /// Whether it follows another node, or tries to.
+    pub fn is_following(&self) -> bool {
+        self.following.lock().is_some()
     }
 
     /// Where the primary is, as far as this node knows.
@@ -259,14 +273,20 @@ impl Replication {
     /// The highest epoch's number that this node has seen or promised.
     pub fn promised(&self) -> u32 {
         let of_log = self.raw().identity().epochs.last().map_or(0, |e| e.number);
-        self.role_file.lock().promised.max(of_log)
+        self.has_promised().max(of_log)
+    }
+
+    /// What it has promised, whatever its log has.
+    fn has_promised(&self) -> u32 {
+        let voted = self.voting.as_ref().map_or(0, |voting| voting.promised());
+        self.role_file.lock().promised.max(voted)
     }
 
     /// Whether this node has promised an epoch past both `number` and what its log has: then it
     /// acknowledges nothing to whoever is in that one.
     pub fn has_promised_beyond(&self, number: u32) -> bool {
         let of_log = self.raw().identity().epochs.last().map_or(0, |e| e.number);
-        self.role_file.lock().promised > number.max(of_log)
+        self.has_promised() > number.max(of_log)
     }
 
     /// Writes down what the node is from now on.
@@ -388,6 +408,7 @@ impl Replication {
             .map(|(name, progress)| (names.priority(&name), progress))
             .collect();
         self.synchrony.acknowledged(&standbys);
+        self.synchrony.follow_votes();
     }
 
     /// Another node has shown that it is the primary of a newer epoch: this one takes no writes and
@@ -406,6 +427,9 @@ impl Replication {
             "another node is the primary of a newer epoch; following it"
         );
         let was_primary = self.is_primary();
+        if let Some(voting) = self.voting.as_ref().filter(|voting| voting.leads() > 0) {
+            voting.resign();
+        }
         if was_primary {
             self.synchrony.retire();
             let engine = self.engine.clone();

@@ -1,45 +1,66 @@
 //! Changes of role while the node serves: a standby becomes the primary (by command, over HTTP, or
 //! handed over to), a primary hands over to a standby.
 //!
-//! Automatic promotion comes in here too: whoever has won a vote calls [`promote`].
+//! Where nodes vote ([`crate::vote`]), whoever is to lead is elected on the way, whatever it was that
+//! called for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use springhead_engine::EngineError;
+use springhead_log::vote::{Ballot, Position};
 use springhead_log::{EpochRecord, failpoint};
 use springhead_proto::{ErrorCode, Lsn, SqlError};
 
 use super::files::StoredRole;
 use super::handshake::Own;
 use super::slots::State;
-use super::{Replication, Restart, Upstream, peers};
+use super::{Replication, Restart, Upstream, peers, receiver};
+use crate::vote::Voting;
+use crate::vote::messages::Ask;
 
 /// How long a standby may take to have the last of a primary that hands over.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long the new primary may take to say that it is one.
 const TAKE_OVER: Duration = Duration::from_secs(10);
 
+/// What calls for a promotion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// A person. By force also where the node may lack what it has acknowledged.
+    Command { force: bool },
+    /// Its primary, which has said that this node has everything.
+    HandedOver,
+    /// Nobody: its primary is gone, or it may lead as it did before.
+    Elected,
+}
+
 /// Makes this standby the primary of a new epoch. Everything that it has of the log counts, announced
 /// or not, since its clients may have been told of it.
 ///
 /// # Errors
-/// 55000 if it is the primary, or may lack what it has acknowledged and `force` is not given; 58-like if the disk does not take the new epoch: it is then still a
-/// standby.
-pub async fn promote(replication: &Arc<Replication>, force: bool) -> Result<EpochRecord, SqlError> {
+/// 55000 if it is the primary, may lack what it has acknowledged (but by force), or is not elected where
+/// nodes vote; 58-like if the disk does not take the new epoch: it is then still a standby.
+pub async fn promote(replication: &Arc<Replication>, call: Call) -> Result<EpochRecord, SqlError> {
     let replication = Arc::clone(replication);
     // To its end, also when whoever asked goes away.
-    let promoting = tokio::spawn(async move { promote_to_the_end(&replication, force).await });
+    let promoting = tokio::spawn(async move {
+        let _changing = replication.changing.lock().await;
+        promote_locked(&replication, call).await
+    });
     promoting
         .await
         .unwrap_or_else(|error| Err(SqlError::new(ErrorCode::Internal, error.to_string())))
 }
 
-async fn promote_to_the_end(
+/// [`promote`] for whoever holds `changing`.
+///
+/// # Errors
+/// As [`promote`].
+pub async fn promote_locked(
     replication: &Arc<Replication>,
-    force: bool,
+    call: Call,
 ) -> Result<EpochRecord, SqlError> {
-    let _changing = replication.changing.lock().await;
     if replication.is_primary() {
         return Err(SqlError::new(
             ErrorCode::ObjectNotInState,
@@ -47,7 +68,7 @@ async fn promote_to_the_end(
         ));
     }
     if let Some(doubt) = replication.doubt() {
-        if !force {
+        if matches!(call, Call::Elected | Call::Command { force: false }) {
             return Err(in_doubt(&doubt));
         }
         tracing::error!(%doubt, "promoted by force: commits that it has acknowledged may be lost");
@@ -55,26 +76,22 @@ async fn promote_to_the_end(
     let begun = Instant::now();
     let upstream = replication.upstream.borrow().primary.clone();
     let running = replication.following.lock().take();
+    let was_following = running.is_some();
     if let Some(running) = running {
         // From here on nothing of the old primary is written or acknowledged.
         running.stop().await;
     }
     failpoint::hit("standby.promote_stopped");
-    let on = Arc::clone(replication);
-    let promoted = tokio::task::spawn_blocking(move || lead(&on)).await;
-    let record = match promoted {
-        Ok(Ok(record)) => record,
-        Ok(Err(error)) => {
-            replication.restart(Restart::Follow { primary: upstream });
+    let number = match elect(replication, call).await {
+        Ok(number) => number,
+        Err(error) => {
+            if was_following {
+                follow_again(replication, upstream);
+            }
             return Err(error);
         }
-        Err(error) => {
-            replication
-                .engine
-                .poison("the promotion panicked".to_owned());
-            return Err(SqlError::new(ErrorCode::Internal, error.to_string()));
-        }
     };
+    let record = lead_from(replication, number, upstream).await?;
     replication.upstream.send_replace(Upstream::default());
     *replication.promoted.lock() = Some(format!(
         "epoch {} from LSN {}",
@@ -93,6 +110,61 @@ async fn promote_to_the_end(
     Ok(record)
 }
 
+/// The number of the epoch that the node is elected for; 0, which is the next, where nobody votes.
+async fn elect(replication: &Arc<Replication>, call: Call) -> Result<u32, SqlError> {
+    let Some(voting) = &replication.voting else {
+        return Ok(0);
+    };
+    let log = replication.raw().identity();
+    let position = Position {
+        ballot: Ballot(log.epochs.last().map_or(0, |record| record.number)),
+        lsn: log.written.lsn,
+    };
+    let handed_over = call == Call::HandedOver;
+    let elected = voting.elect(replication, position, handed_over).await?;
+    failpoint::hit("vote.elected");
+    Ok(elected.0)
+}
+
+/// What was followed is followed on.
+fn follow_again(replication: &Arc<Replication>, upstream: String) {
+    match receiver::start(replication, upstream.clone()) {
+        Ok(running) => *replication.following.lock() = Some(running),
+        Err(error) => {
+            tracing::error!(%error, "cannot follow on; opening again");
+            replication.restart(Restart::Follow { primary: upstream });
+        }
+    }
+}
+
+/// Begins the epoch and takes writes; follows `upstream` again if that fails.
+async fn lead_from(
+    replication: &Arc<Replication>,
+    number: u32,
+    upstream: String,
+) -> Result<EpochRecord, SqlError> {
+    let on = Arc::clone(replication);
+    let promoted = tokio::task::spawn_blocking(move || lead(&on, number)).await;
+    if !matches!(promoted, Ok(Ok(_)))
+        && let Some(voting) = &replication.voting
+    {
+        voting.resign();
+    }
+    match promoted {
+        Ok(Ok(record)) => Ok(record),
+        Ok(Err(error)) => {
+            replication.restart(Restart::Follow { primary: upstream });
+            Err(error)
+        }
+        Err(error) => {
+            replication
+                .engine
+                .poison("the promotion panicked".to_owned());
+            Err(SqlError::new(ErrorCode::Internal, error.to_string()))
+        }
+    }
+}
+
 fn in_doubt(doubt: &str) -> SqlError {
     state_error(format!(
         "this standby may lack commits that it has acknowledged, and has not caught up with a primary since: {doubt}"
@@ -102,10 +174,11 @@ fn in_doubt(doubt: &str) -> SqlError {
     )
 }
 
-fn lead(replication: &Replication) -> Result<EpochRecord, SqlError> {
+fn lead(replication: &Replication, number: u32) -> Result<EpochRecord, SqlError> {
     let engine = &replication.engine;
     let log = engine.log();
-    let record = log.begin_epoch().map_err(|error| {
+    let begun = replication.raw().begin_epoch_numbered(number);
+    let record = begun.map_err(|error| {
         SqlError::new(
             ErrorCode::Internal,
             format!("a new epoch could not be begun: {error}"),
@@ -123,8 +196,10 @@ fn lead(replication: &Replication) -> Result<EpochRecord, SqlError> {
         .map_err(store)?;
     failpoint::hit("standby.promote_stored");
     let apply = || -> Result<(), EngineError> {
-        let mut follower = engine.follower()?;
-        follower.step()?;
+        if engine.horizon().applied() < Lsn::MAX {
+            // It followed: its states may be behind its log.
+            engine.follower()?.step()?;
+        }
         replication.synchrony.begin(log.tail().durable);
         engine.lead()
     };
@@ -146,7 +221,7 @@ pub fn take_over(replication: &Arc<Replication>, end: Lsn) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // It has everything of the primary, which has just said so.
-        if let Err(error) = promote(&replication, true).await {
+        if let Err(error) = promote(&replication, Call::HandedOver).await {
             tracing::error!(%error, "the primary handed over, and this node could not take over");
         }
     });
@@ -184,6 +259,9 @@ async fn switch_to_the_end(
         )));
     }
     let (name, address) = choose(replication, to)?;
+    if let Some(voting) = &replication.voting {
+        can_hand_over(replication, voting, &name).await?;
+    }
     let engine = replication.engine.clone();
     let begun = Instant::now();
     let primary = Some(Arc::from(address.as_str()));
@@ -206,6 +284,9 @@ async fn switch_to_the_end(
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let number = replication.promised();
+    if let Some(voting) = &replication.voting {
+        release(replication, voting).await?;
+    }
     replication
         .store_role(StoredRole::Standby, Some(address.clone()), number)
         .map_err(|error| {
@@ -238,6 +319,37 @@ async fn switch_to_the_end(
         )
         .with_hint("look at its status; promote it if it is still a standby"))
     }
+}
+
+/// Whether a standby would be elected if this node were gone.
+async fn can_hand_over(
+    replication: &Replication,
+    voting: &Voting,
+    to: &str,
+) -> Result<(), SqlError> {
+    let answer = voting.ask(replication, Ask::Look).await.map_err(|error| {
+        state_error(format!(
+            "nobody could be elected, since the witness does not answer: {error}"
+        ))
+    })?;
+    if voting.is_held_in_sync(to, answer.known()) {
+        return Ok(());
+    }
+    Err(state_error(format!(
+        "standby {to} could not be elected: the witness does not hold it to be in sync"
+    )))
+}
+
+/// The witness elects another from now on; this node leads no more, whatever comes of it.
+async fn release(replication: &Replication, voting: &Voting) -> Result<(), SqlError> {
+    let ballot = Ballot(voting.leads());
+    voting.resign();
+    let released = voting.ask(replication, Ask::Release { ballot }).await;
+    released.map(drop).map_err(|error| {
+        state_error(format!(
+            "the witness does not answer: {error}; this node leads again once it does"
+        ))
+    })
 }
 
 fn choose(replication: &Replication, to: Option<String>) -> Result<(String, String), SqlError> {

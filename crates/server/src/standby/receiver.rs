@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use springhead_engine::follow::Follower;
-use springhead_log::FollowError;
+use springhead_log::{FollowError, LogError};
 use springhead_proto::{Epoch, Lsn};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -23,6 +23,7 @@ use super::channel::{ChannelError, Incoming, Outgoing};
 use super::handshake::{Connected, HandshakeError, Own, connect};
 use super::wire::{MAX_ENDS, Progress, Purpose, ToPrimary, ToStandby, Verdict};
 use super::{Replication, Restart};
+use crate::vote::Voting;
 
 /// Messages read ahead of the writer; each has about a megabyte at most.
 const QUEUE: usize = 32;
@@ -169,6 +170,10 @@ impl Follow {
                 replication.promised()
             )));
         }
+        self.promise(|voting| {
+            voting.forget_echo();
+            voting.follow(connected.identity.epoch_number())
+        })?;
         match &connected.verdict {
             Verdict::Stream => {}
             Verdict::Truncate { after, why } => {
@@ -196,6 +201,20 @@ impl Follow {
             }
         }
         self.stream(upstream, connected).await
+    }
+
+    /// Where nodes vote: whether the other node may be followed, once that is written down.
+    fn promise(
+        &self,
+        ask: impl FnOnce(&Voting) -> Result<bool, LogError>,
+    ) -> Result<(), FollowEnd> {
+        match self.replication.voting.as_deref().map(ask) {
+            None | Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => Err(FollowEnd::Refused(
+                "a newer epoch has been promised to another".to_owned(),
+            )),
+            Some(Err(error)) => Err(FollowEnd::Log(error.to_string())),
+        }
     }
 
     async fn stream(&self, upstream: &str, connected: Connected) -> Result<(), FollowEnd> {
@@ -257,9 +276,12 @@ impl Follow {
             if let ToStandby::Announce {
                 durable,
                 timestamp_ms,
+                leads,
+                sent_ms,
                 ..
             } = &message
             {
+                self.promise(|voting| voting.heard(*leads, *sent_ms))?;
                 let (durable, timestamp_ms) = (*durable, *timestamp_ms);
                 self.replication.upstream.send_modify(|state| {
                     state.durable = durable;
@@ -281,6 +303,8 @@ impl Follow {
         loop {
             let now = *progress.borrow_and_update();
             let epoch: Epoch = self.replication.engine.log().tail().epoch;
+            let voting = self.replication.voting.as_ref();
+            let number = voting.map_or(number, |voting| voting.followed().max(number));
             // The fence: from the moment that a newer epoch was promised.
             if self.replication.has_promised_beyond(number) {
                 return Err(FollowEnd::Refused(
@@ -290,6 +314,7 @@ impl Follow {
             out.send(&ToPrimary::Ack {
                 epoch,
                 progress: now,
+                echo_ms: voting.map_or(0, |voting| voting.echo_ms()),
             })
             .await?;
             self.replication
@@ -375,6 +400,9 @@ impl Writer {
         if self.caught_up_at.is_some_and(|at| position.lsn >= at) {
             let settled = self.replication.settle_doubt();
             settled.map_err(|error| format!("role.json: {error}"))?;
+            if let Some(voting) = &self.replication.voting {
+                voting.caught_up().map_err(|error| error.to_string())?;
+            }
         }
         Ok(())
     }

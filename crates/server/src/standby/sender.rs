@@ -59,7 +59,16 @@ pub async fn serve(
 async fn answer(replication: &Arc<Replication>, mut accepted: Accepted) -> Result<(), SendError> {
     // It has proven itself: if it is the primary of a newer epoch, this node is none.
     replication.superseded(&accepted.identity);
+    if let Some(voting) = &replication.voting {
+        voting.saw(&accepted.identity.name, accepted.identity.promised);
+    }
     match accepted.purpose {
+        Purpose::Vote => {
+            let why = "this node has data, and is no witness".to_owned();
+            let refused = ToStandby::Verdict(Verdict::Refused { why });
+            accepted.out.send(&refused).await?;
+            Ok(())
+        }
         Purpose::Probe => {
             let verdict = if replication.is_primary() {
                 Verdict::Stream
@@ -155,10 +164,13 @@ async fn send_log(
         if tail.durable > announced || is_due {
             announced = tail.durable;
             beat_at = Instant::now() + heartbeat;
+            let voting = replication.voting.as_ref();
             out.feed(&ToStandby::Announce {
                 epoch: tail.epoch,
                 durable: tail.durable,
                 timestamp_ms: tail.timestamp_ms.0,
+                leads: voting.map_or(0, |voting| voting.leads()),
+                sent_ms: voting.map_or(0, |voting| voting.now_ms()),
             })
             .await?;
         }
@@ -205,7 +217,12 @@ async fn take_acknowledgements(
     mut incoming: Incoming<ToPrimary>,
 ) -> Result<(), SendError> {
     loop {
-        let ToPrimary::Ack { epoch, progress } = incoming.receive().await? else {
+        let ToPrimary::Ack {
+            epoch,
+            progress,
+            echo_ms,
+        } = incoming.receive().await?
+        else {
             return Err(ChannelError::Unexpected("no acknowledgement").into());
         };
         let tail = replication.engine.log().tail();
@@ -222,6 +239,10 @@ async fn take_acknowledgements(
         replication
             .slots
             .acknowledged(name, connection, progress, tail.durable);
+        if let Some(voting) = &replication.voting {
+            voting.flushed(tail.durable);
+            voting.acknowledged(name, progress.flushed, echo_ms);
+        }
         replication.count_acknowledgements();
     }
 }

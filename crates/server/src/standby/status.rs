@@ -26,6 +26,8 @@ pub struct Row {
     /// PostgreSQL's words: `async`, `sync`, `potential`, `quorum`.
     pub mode: &'static str,
     pub priority: usize,
+    /// Whether it has everything that was acknowledged, and every commit waits for it; where nodes vote.
+    pub in_sync: Option<bool>,
     /// Since it last said something; `None` if it has not in this run.
     pub heard_ms: Option<u64>,
 }
@@ -97,6 +99,10 @@ fn row(
             .map_or(0, |since| millis(since.elapsed())),
         mode,
         priority,
+        in_sync: replication
+            .voting
+            .as_ref()
+            .map(|voting| voting.is_in_sync(&standby.name)),
         heard_ms: standby.heard.map(|heard| millis(heard.elapsed())),
         name: standby.name,
         address: standby.address,
@@ -117,6 +123,7 @@ fn row_json(row: &Row) -> Value {
         "lag_ms": row.lag_ms,
         "mode": row.mode,
         "priority": row.priority,
+        "in_sync": row.in_sync,
         "heard_ms": row.heard_ms,
     })
 }
@@ -142,6 +149,8 @@ pub fn sql_rows(replication: &Replication) -> Vec<springhead_sql::system::Row> {
                 number(row.lag_ms),
                 Cell::Text(row.mode.to_owned()),
                 number(priority),
+                row.in_sync
+                    .map_or(Cell::Null, |in_sync| Cell::Integer(in_sync.into())),
             ])
         })
         .collect()
@@ -166,6 +175,9 @@ pub fn status(replication: &Replication) -> Value {
         "standbys": list(replication),
         "diverged": diverged(replication),
     });
+    if let Some(voting) = &replication.voting {
+        status["failover"] = voting.status();
+    }
     if !names.is_empty() {
         status["confirmed_lsn"] = json!({
             "written": confirmed.written.0,
@@ -285,5 +297,8 @@ pub fn metrics(replication: &Replication, out: &mut String) {
                     .saturating_sub(upstream.progress.applied.0),
             ),
         );
+    }
+    if let Some(voting) = &replication.voting {
+        voting.metrics(out);
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::names::SynchronousStandbys;
 use super::wire::Progress;
+use crate::vote::Voting;
 
 /// See the module's text.
 pub struct Synchrony {
@@ -25,6 +26,8 @@ pub struct Synchrony {
     /// The level of sessions that say nothing; feeds show no more than is as safe.
     level: SyncLevel,
     horizon: Arc<Horizon>,
+    /// Where nodes vote: a commit also waits for every node in sync.
+    voting: Option<Arc<Voting>>,
     state: Mutex<State>,
     confirmed: watch::Sender<Confirmed>,
 }
@@ -35,6 +38,8 @@ struct State {
     begun: bool,
     /// Since when somebody waits for something that no standby acknowledges.
     waiting_since: Option<Instant>,
+    /// What the votes said last: up to where the nodes in sync have the log, and whether there is a lease.
+    followed: Option<(Lsn, bool)>,
 }
 
 /// What enough standbys have.
@@ -61,13 +66,16 @@ impl Confirmed {
 }
 
 impl Synchrony {
+    /// `voting` is the node's voter, where nodes vote.
     pub fn new(
         names: SynchronousStandbys,
         patience: Option<Duration>,
         level: SyncLevel,
         horizon: Arc<Horizon>,
+        voting: Option<Arc<Voting>>,
     ) -> Arc<Synchrony> {
         Arc::new(Synchrony {
+            voting,
             names,
             patience,
             level,
@@ -75,9 +83,38 @@ impl Synchrony {
             state: Mutex::new(State {
                 begun: false,
                 waiting_since: None,
+                followed: None,
             }),
             confirmed: watch::Sender::new(Confirmed::default()),
         })
+    }
+
+    /// Where nodes vote, this node's voter.
+    pub fn voting(&self) -> Option<&Arc<Voting>> {
+        self.voting.as_ref()
+    }
+
+    /// Looks whether the votes have changed what commits wait for, and tells those that wait.
+    pub fn follow_votes(&self) {
+        let Some(voting) = &self.voting else { return };
+        let now = Some((voting.in_sync_lsn(), voting.has_lease()));
+        let mut state = self.state.lock();
+        if !state.begun || state.followed == now {
+            return;
+        }
+        state.followed = now;
+        drop(state);
+        self.confirmed.send_modify(|_| ());
+        self.move_horizon();
+    }
+
+    /// Whether a commit is as safe as `level` asks.
+    fn is_safe(&self, confirmed: &Confirmed, lsn: Lsn, level: SyncLevel) -> bool {
+        let by_names = self.names.is_empty() || confirmed.alone || confirmed.at(level) >= lsn;
+        let voting = self.voting.as_ref();
+        !confirmed.retired
+            && by_names
+            && voting.is_none_or(|voting| voting.is_safe(lsn, level.is_remote()))
     }
 
     /// Whom commits wait for.
@@ -87,6 +124,9 @@ impl Synchrony {
 
     /// The primary begins: everything up to `end` is the past, which nobody waits for.
     pub fn begin(&self, end: Lsn) {
+        if let Some(voting) = &self.voting {
+            voting.begin(end);
+        }
         self.state.lock().begun = true;
         self.confirmed.send_modify(|confirmed| {
             *confirmed = Confirmed {
@@ -190,13 +230,17 @@ impl Synchrony {
     /// Feeds show what is confirmed at the server's own level.
     fn move_horizon(&self) {
         let confirmed = *self.confirmed.borrow();
-        let limit = if self.names.is_empty() || !self.level.is_remote() || confirmed.alone {
+        let by_names = if self.names.is_empty() || !self.level.is_remote() || confirmed.alone {
             Lsn::MAX
         } else {
             // A feed need not wait for what only reads on standbys need.
             confirmed.at(self.level.min(SyncLevel::On))
         };
-        self.horizon.set_confirmed(limit);
+        let by_votes = match &self.voting {
+            Some(voting) if self.level.is_remote() => voting.shown_lsn(),
+            _ => Lsn::MAX,
+        };
+        self.horizon.set_confirmed(by_names.min(by_votes));
     }
 }
 
@@ -205,20 +249,25 @@ pub struct Gate(pub Arc<Synchrony>);
 
 impl CommitGate for Gate {
     fn confirm(&self, lsn: Lsn, level: SyncLevel) -> Option<Confirmation> {
-        let synchrony = &self.0;
-        if synchrony.names.is_empty() {
+        let synchrony = Arc::clone(&self.0);
+        match &synchrony.voting {
+            Some(voting) => {
+                // It is durable here.
+                voting.flushed(lsn);
+                synchrony.follow_votes();
+            }
+            None if synchrony.names.is_empty() => return None,
+            None => {}
+        }
+        if synchrony.is_safe(&synchrony.confirmed.borrow(), lsn, level) {
             return None;
         }
-        let is_safe = move |confirmed: &Confirmed| {
-            !confirmed.retired && (confirmed.alone || confirmed.at(level) >= lsn)
-        };
-        if is_safe(&synchrony.confirmed.borrow()) {
-            return None;
-        }
+        // Whatever the votes say next is told to it.
+        synchrony.state.lock().followed = None;
         let mut confirmed = synchrony.confirmed.subscribe();
         Some(Box::pin(async move {
             let reached = confirmed
-                .wait_for(|confirmed| confirmed.retired || is_safe(confirmed))
+                .wait_for(|confirmed| confirmed.retired || synchrony.is_safe(confirmed, lsn, level))
                 .await
                 .map(|confirmed| confirmed.retired);
             match reached {
@@ -241,7 +290,7 @@ mod tests {
 
     fn synchrony(patience: Option<Duration>) -> Arc<Synchrony> {
         let names = "ANY 1 (a, b)".parse().unwrap();
-        let synchrony = Synchrony::new(names, patience, SyncLevel::On, Horizon::open());
+        let synchrony = Synchrony::new(names, patience, SyncLevel::On, Horizon::open(), None);
         synchrony.begin(Lsn(10));
         synchrony
     }

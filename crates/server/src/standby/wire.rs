@@ -16,9 +16,10 @@ use springhead_proto::{Epoch, Lsn};
 use super::fields::{
     Fields, put_bytes, put_epoch, put_epochs, put_identity, put_position, put_u32, put_verdict,
 };
+use crate::vote::messages::{Ask, Said, ask, put_ask, put_said, said};
 
 /// The protocol's version: a node speaks with those of its own.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Before a message's fields.
 pub const HEAD_BYTES: usize = 17;
 /// A longer message is not believed.
@@ -40,6 +41,8 @@ pub enum Purpose {
     BaseBackup,
     /// Only to know who is there and how far.
     Probe,
+    /// To vote; asked of a witness.
+    Vote,
 }
 
 /// Who a node is and how far its log goes.
@@ -59,6 +62,8 @@ pub struct Identity {
     pub is_primary: bool,
     /// Where it takes its primary to be, if it is none.
     pub primary: String,
+    /// The highest epoch number that it has promised: it follows no lower one.
+    pub promised: u32,
 }
 
 impl Identity {
@@ -95,7 +100,11 @@ pub enum ToPrimary {
         /// Of what it acknowledges; a primary of another epoch must not count it.
         epoch: Epoch,
         progress: Progress,
+        /// `sent_ms` of the last announcement that it has heard.
+        echo_ms: u64,
     },
+    /// What a node asks a witness.
+    Ask(Ask),
 }
 
 /// What is to become of a standby's log.
@@ -139,6 +148,10 @@ pub enum ToStandby {
         epoch: Epoch,
         durable: Lsn,
         timestamp_ms: u64,
+        /// The epoch number that the sender was elected for; 0 while it does not lead, or nobody votes.
+        leads: u32,
+        /// When it was sent, by a clock of the sender's that nobody else can read; it comes back.
+        sent_ms: u64,
     },
     /// A base backup begins: its state was taken at or after `start`, and is whole with the log up
     /// to `end`, which is sent first, from a segment's beginning.
@@ -163,6 +176,8 @@ pub enum ToStandby {
     HandOver {
         end: Lsn,
     },
+    /// A witness answers.
+    Said(Said),
 }
 
 /// Why bytes are no message.
@@ -252,6 +267,7 @@ impl Message for ToPrimary {
             ToPrimary::Hello { .. } => 1,
             ToPrimary::Proof { .. } => 2,
             ToPrimary::Ack { .. } => 3,
+            ToPrimary::Ask(_) => 4,
         }
     }
 
@@ -269,6 +285,7 @@ impl Message for ToPrimary {
                     Purpose::Stream => 0,
                     Purpose::BaseBackup => 1,
                     Purpose::Probe => 2,
+                    Purpose::Vote => 3,
                 });
                 out.extend_from_slice(nonce);
                 put_identity(out, identity);
@@ -278,12 +295,18 @@ impl Message for ToPrimary {
                 }
             }
             ToPrimary::Proof { mac } => out.extend_from_slice(mac),
-            ToPrimary::Ack { epoch, progress } => {
+            ToPrimary::Ack {
+                epoch,
+                progress,
+                echo_ms,
+            } => {
                 out.extend_from_slice(&epoch.0.to_le_bytes());
                 for lsn in [progress.written, progress.flushed, progress.applied] {
                     out.extend_from_slice(&lsn.0.to_le_bytes());
                 }
+                out.extend_from_slice(&echo_ms.to_le_bytes());
             }
+            ToPrimary::Ask(ask) => put_ask(out, ask),
         }
     }
 
@@ -295,6 +318,7 @@ impl Message for ToPrimary {
                     0 => Purpose::Stream,
                     1 => Purpose::BaseBackup,
                     2 => Purpose::Probe,
+                    3 => Purpose::Vote,
                     _ => return None,
                 },
                 nonce: input.array()?,
@@ -319,7 +343,9 @@ impl Message for ToPrimary {
                     flushed: input.lsn()?,
                     applied: input.lsn()?,
                 },
+                echo_ms: input.u64()?,
             },
+            4 => ToPrimary::Ask(ask(input)?),
             kind => return Some(Err(WireError::UnknownKind(kind))),
         }))
     }
@@ -337,6 +363,7 @@ impl Message for ToStandby {
             ToStandby::BaseFile { .. } => 71,
             ToStandby::BaseEnd { .. } => 72,
             ToStandby::HandOver { .. } => 73,
+            ToStandby::Said(_) => 74,
         }
     }
 
@@ -367,10 +394,14 @@ impl Message for ToStandby {
                 epoch,
                 durable,
                 timestamp_ms,
+                leads,
+                sent_ms,
             } => {
                 out.extend_from_slice(&epoch.0.to_le_bytes());
                 out.extend_from_slice(&durable.0.to_le_bytes());
                 out.extend_from_slice(&timestamp_ms.to_le_bytes());
+                out.extend_from_slice(&leads.to_le_bytes());
+                out.extend_from_slice(&sent_ms.to_le_bytes());
             }
             ToStandby::BaseBegin {
                 epochs,
@@ -397,6 +428,7 @@ impl Message for ToStandby {
             ToStandby::BaseEnd { end } | ToStandby::HandOver { end } => {
                 out.extend_from_slice(&end.0.to_le_bytes());
             }
+            ToStandby::Said(said) => put_said(out, said),
         }
     }
 
@@ -422,6 +454,8 @@ impl Message for ToStandby {
                 epoch: Epoch(input.u32()?),
                 durable: input.lsn()?,
                 timestamp_ms: input.u64()?,
+                leads: input.u32()?,
+                sent_ms: input.u64()?,
             },
             70 => ToStandby::BaseBegin {
                 epochs: input.epochs()?,
@@ -437,6 +471,7 @@ impl Message for ToStandby {
             },
             72 => ToStandby::BaseEnd { end: input.lsn()? },
             73 => ToStandby::HandOver { end: input.lsn()? },
+            74 => ToStandby::Said(said(input)?),
             kind => return Some(Err(WireError::UnknownKind(kind))),
         }))
     }
@@ -476,6 +511,7 @@ mod tests {
             durable: Lsn(41),
             is_primary: true,
             primary: String::new(),
+            promised: 2,
         }
     }
 
@@ -496,7 +532,9 @@ mod tests {
                     flushed: Lsn(2),
                     applied: Lsn(1),
                 },
+                echo_ms: 4,
             },
+            ToPrimary::Ask(Ask::Look),
         ]
     }
 
@@ -532,6 +570,8 @@ mod tests {
                 epoch: Epoch(2),
                 durable: Lsn(42),
                 timestamp_ms: 1_718_000_000_000,
+                leads: 3,
+                sent_ms: 70_000,
             },
             ToStandby::BaseBegin {
                 epochs: vec![record(1)],

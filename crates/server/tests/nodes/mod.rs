@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod load;
 pub mod proxy;
+pub mod voting;
 
 use std::time::{Duration, Instant};
 

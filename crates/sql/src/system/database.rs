@@ -96,7 +96,7 @@ pub(super) const RELATIONS: &[Relation] = &[
     relation!(live "springhead", "standbys", 0, standbys, {
         "name": Text, "address": Text, "state": Text, "sent_lsn": Int8, "written_lsn": Int8,
         "flushed_lsn": Int8, "applied_lsn": Int8, "lag_changes": Int8, "lag_bytes": Int8,
-        "lag_ms": Int8, "mode": Text, "priority": Int4,
+        "lag_ms": Int8, "mode": Text, "priority": Int4, "in_sync": Bool,
     }),
 ];
 
