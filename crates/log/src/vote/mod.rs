@@ -287,6 +287,8 @@ pub struct Primary {
     changes: u32,
     /// Up to where each data node has its log flushed, itself included.
     flushed: [Lsn; MAX_DATA_NODES],
+    /// Where its log ended when it was elected: any of it may have been acknowledged by a primary before.
+    begun: Lsn,
     /// Up to where commits have been acknowledged to clients.
     acknowledged: Lsn,
 }

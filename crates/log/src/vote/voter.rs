@@ -225,9 +225,23 @@ impl Voter {
             seen: ballot,
             changes: 0,
             flushed,
+            begun: position.lsn,
             acknowledged: Lsn::ZERO,
         });
         vec![Output::BecomePrimary { ballot }]
+    }
+
+    /// The witness has said with its vote who is in sync: nobody else is waited for. To be called before
+    /// anything is acknowledged; the record is right, since whoever else could change it had a lower ballot.
+    pub fn elected_with(&mut self, in_sync: Members) {
+        let own = self.id;
+        if let Role::Primary(primary) = &mut self.role
+            && primary.changes == 0
+            && in_sync.contains(own)
+        {
+            primary.required = in_sync;
+            primary.confirmed = Some(in_sync);
+        }
     }
 
     /// Whether these votes make a primary: the witness's and a data node's, or those of all data nodes. Any
@@ -370,7 +384,9 @@ impl Voter {
         let required = primary.required;
         let have_all = (0..self.data_nodes)
             .filter(|node| required.contains(NodeId(*node)))
-            .all(|node| primary.flushed[usize::from(node)] >= primary.acknowledged);
+            .all(|node| {
+                primary.flushed[usize::from(node)] >= primary.acknowledged.max(primary.begun)
+            });
         if primary.confirmed == Some(required) || !have_all {
             return Vec::new();
         }
@@ -435,5 +451,76 @@ impl Voter {
         primary.confirmed = Some(members);
         primary.required = members;
         self.acknowledge()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OTHER: NodeId = NodeId(1);
+    const WITNESS: NodeId = NodeId(2);
+
+    /// A primary of two data nodes, whose log ended at LSN 10 when the witness elected it.
+    fn elected() -> Voter {
+        let mut voter = Voter::new(NodeId(0), 2, Durable::new(2, Ballot(4)));
+        let position = Position {
+            ballot: Ballot(4),
+            lsn: Lsn(10),
+        };
+        voter.campaign(position);
+        let vote = Message::Vote {
+            ballot: Ballot(5),
+            granted: true,
+            promised: Ballot(5),
+        };
+        let outputs = voter.receive(WITNESS, vote, position);
+        assert_eq!(outputs, [Output::BecomePrimary { ballot: Ballot(5) }]);
+        voter.flushed(Lsn(10));
+        voter
+    }
+
+    fn acknowledges(voter: &mut Voter, lsn: u64) {
+        let message = Message::Acknowledged {
+            ballot: Ballot(5),
+            lsn: Lsn(lsn),
+        };
+        voter.receive(OTHER, message, Position::default());
+    }
+
+    /// A primary that had gone on alone was started again: it had acknowledged nothing in its new ballot,
+    /// so the other node, which lacked what was acknowledged in the old one, was said to have everything.
+    #[test]
+    fn g11_who_lacks_what_an_earlier_primary_may_have_acknowledged_is_not_in_sync() {
+        let mut voter = elected();
+        assert!(voter.remind().is_empty());
+        acknowledges(&mut voter, 9);
+        assert!(voter.remind().is_empty());
+        acknowledges(&mut voter, 10);
+        let both = Members::of([NodeId(0), OTHER]);
+        let told = voter.remind();
+        assert!(
+            matches!(
+                told[..],
+                [Output::Send {
+                    to: WITNESS,
+                    message: Message::SetInSync { members, .. }
+                }] if members == both
+            ),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn g11_a_primary_waits_for_whom_the_witness_elected_it_with() {
+        let mut voter = elected();
+        voter.elected_with(Members::of([NodeId(0)]));
+        let acknowledged = voter.flushed(Lsn(11));
+        assert_eq!(acknowledged, [Output::Acknowledge { lsn: Lsn(11) }]);
+        // The other comes back: it is waited for, and in sync once it has everything.
+        assert!(voter.rejoin(OTHER).is_empty());
+        assert!(voter.flushed(Lsn(12)).is_empty());
+        acknowledges(&mut voter, 12);
+        assert_eq!(voter.remind().len(), 1);
     }
 }

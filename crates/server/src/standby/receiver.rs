@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use springhead_engine::follow::Follower;
-use springhead_log::{FollowError, LogError};
+use springhead_log::{EpochRecord, FollowError, LogError};
 use springhead_proto::{Epoch, Lsn};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -245,6 +245,7 @@ impl Follow {
             progress: Arc::clone(&self.progress),
             news: Arc::clone(&self.news),
             caught_up_at: identity.is_primary.then_some(identity.durable),
+            ancestors: identity.epochs.clone(),
         };
         // That of a connection before this one may still be at work.
         let turn = Arc::clone(&self.writing).lock_owned().await;
@@ -336,6 +337,9 @@ struct Writer {
     /// What a primary had durable when this connection began: with it nothing is in doubt. A standby
     /// that passes the log on may lack what this one has acknowledged itself.
     caught_up_at: Option<Lsn>,
+    /// The histories of the upstream's log when it was found to be one to follow: a standby that was away
+    /// for several goes through them all.
+    ancestors: Vec<EpochRecord>,
 }
 
 impl Writer {
@@ -365,8 +369,9 @@ impl Writer {
             ToStandby::Segment { header, epoch } => {
                 let promised = self.replication.promised();
                 if epoch.number < promised {
-                    let known = log.identity().epochs;
-                    if !known.iter().any(|own| own.history_id == epoch.history_id) {
+                    let own = log.identity().epochs;
+                    let mut known = own.iter().chain(&self.ancestors);
+                    if !known.any(|known| known.history_id == epoch.history_id) {
                         return Err(format!(
                             "a segment of epoch {} came after epoch {promised} was promised",
                             epoch.number

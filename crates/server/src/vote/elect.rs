@@ -157,7 +157,11 @@ impl Voting {
             Output::BecomePrimary { ballot } => Some(ballot),
             _ => None,
         });
-        state.elected += u64::from(elected.is_some());
+        if elected.is_some() {
+            state.elected += 1;
+            state.voter.elected_with(answer.known().in_sync);
+            self.settle(&state);
+        }
         elected.ok_or(refused)
     }
 
