@@ -23,7 +23,8 @@ pub struct Applier<'c> {
     conn: &'c Connection,
     tenant: TenantId,
     catalog: Arc<Catalog>,
-    schemas: &'c Schemas,
+    /// Told of definitions, which are durable; `None` where they are not.
+    schemas: Option<&'c Schemas>,
     statements: FxHashMap<CollectionId, Arc<RowStatements>>,
     open: bool,
     /// A commit has begun and its last piece is to come.
@@ -57,6 +58,27 @@ impl<'c> Applier<'c> {
         tenant: TenantId,
         catalog: Arc<Catalog>,
         schemas: &'c Schemas,
+    ) -> Result<Applier<'c>, EngineError> {
+        Applier::start(conn, tenant, catalog, Some(schemas))
+    }
+
+    /// For changes that are in no log yet, in a transaction that the caller opens.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn uncommitted(
+        conn: &'c Connection,
+        tenant: TenantId,
+        catalog: Arc<Catalog>,
+    ) -> Result<Applier<'c>, EngineError> {
+        Applier::start(conn, tenant, catalog, None)
+    }
+
+    fn start(
+        conn: &'c Connection,
+        tenant: TenantId,
+        catalog: Arc<Catalog>,
+        schemas: Option<&'c Schemas>,
     ) -> Result<Applier<'c>, EngineError> {
         let applier = Applier {
             conn,
@@ -129,6 +151,14 @@ impl<'c> Applier<'c> {
         Ok(Arc::clone(&self.catalog))
     }
 
+    /// Turns enforcement on again and leaves the caller's transaction open.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn leave_open(self) -> Result<(), EngineError> {
+        self.enforce(true).map_err(|error| self.sqlite(error))
+    }
+
     fn commit(&mut self) -> Result<(), EngineError> {
         if std::mem::take(&mut self.open) {
             self.open_bytes = 0;
@@ -139,7 +169,11 @@ impl<'c> Applier<'c> {
         Ok(())
     }
 
-    fn apply_change(&mut self, change: &ChangeRef<'_>) -> Result<(), EngineError> {
+    /// Applies one change, in the open transaction.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`].
+    pub fn apply_change(&mut self, change: &ChangeRef<'_>) -> Result<(), EngineError> {
         match change.kind {
             ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete => self.apply_row(change),
             ChangeKind::Truncate => {
@@ -254,7 +288,9 @@ impl<'c> Applier<'c> {
         self.conn.flush_prepared_statement_cache();
         self.statements.clear();
         definitions::store(self.conn, &record).map_err(|error| self.sqlite(error))?;
-        definitions::publish(self.schemas, &record);
+        if let Some(schemas) = self.schemas {
+            definitions::publish(schemas, &record);
+        }
         let change = definitions::change(&record);
         self.catalog = Arc::new(self.catalog.with_changes(
             &[change],
@@ -264,7 +300,7 @@ impl<'c> Applier<'c> {
         Ok(())
     }
 
-    /// Foreign keys, triggers and checks, on or off. Outside a transaction.
+    /// Foreign keys, triggers and checks, on or off.
     fn enforce(&self, on: bool) -> rusqlite::Result<()> {
         let word = if on { "OFF" } else { "ON" };
         set_foreign_keys(self.conn, on)?;

@@ -6,6 +6,8 @@
 //! takes a [`Mark`] before and [`Capture::cut`]s back to it. One capture belongs to one connection,
 //! and both to one writer at a time.
 
+mod reading;
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -267,14 +269,6 @@ impl Capture {
     /// The collections that the open commit has changes of, ascending.
     pub fn collections(&self) -> &[CollectionId] {
         &self.collections
-    }
-
-    /// The open commit's changes, encoded; `None` if they have outgrown memory.
-    pub fn open_changes(&self) -> Option<&[u8]> {
-        match self.spill {
-            None => Some(&self.buffer[self.start..]),
-            Some(_) => None,
-        }
     }
 
     /// The tenant is a device: changes of replicated rows are noted from now on.

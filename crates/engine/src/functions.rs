@@ -201,14 +201,14 @@ impl Context {
         self.privileged.store(false, Ordering::Relaxed);
     }
 
-    /// Now, in microseconds since 1970.
-    pub fn clock_us(&self) -> i64 {
-        now_us(&*self.clock)
-    }
-
     /// After it has run.
     pub fn leave(&self) {
         self.privileged.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody can end what runs from here to the next statement.
+    pub fn forget_cancel(&self) {
+        *self.cancel.lock() = Arc::default();
     }
 
     /// What a function said was wrong, once.

@@ -5,10 +5,12 @@
 //! fire for it. AFTER ROW triggers fire from what was captured, at the end of the statement, whatever
 //! changed the rows: the statement itself, a cascade or an upsert.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+mod definer;
+mod kept;
 
-use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use rusqlite::Connection;
 use springhead_proto::{CollectionId, ErrorCode, RowRef, SqlError, Value, ValueRef};
 use springhead_sql::catalog::{Event, Timing, Trigger};
@@ -19,167 +21,7 @@ use springhead_sql::program::{Library, MAX_DEPTH, Run, Step, TriggerRow};
 use crate::functions::{self, Context, Output};
 use crate::readers::{self, Failure};
 
-/// A row that AFTER triggers are still to see.
-#[derive(Debug)]
-pub struct Fired {
-    pub table: u32,
-    /// Row images.
-    pub before: Option<Vec<u8>>,
-    pub after: Option<Vec<u8>>,
-}
-
-/// Rows that changed in the running statement and its triggers, of tables with AFTER ROW triggers.
-#[derive(Debug, Default)]
-pub struct FiredRows {
-    rows: Mutex<(Vec<Fired>, usize)>,
-    /// How many triggers are running, one within the other.
-    triggers: AtomicUsize,
-}
-
-impl FiredRows {
-    /// Whether what changes now is a trigger's doing.
-    pub fn in_trigger(&self) -> bool {
-        self.triggers.load(Ordering::Relaxed) > 0
-    }
-
-    /// Adds a row; how many bytes all of them have.
-    pub fn push(&self, row: Fired) -> usize {
-        let mut rows = self.rows.lock();
-        rows.1 += row.bytes();
-        rows.0.push(row);
-        rows.1
-    }
-
-    pub fn len(&self) -> usize {
-        self.rows.lock().0.len()
-    }
-
-    pub fn truncate(&self, len: usize) {
-        let mut rows = self.rows.lock();
-        rows.0.truncate(len);
-        if len == 0 {
-            rows.1 = 0;
-        }
-    }
-
-    fn take(&self, index: usize) -> Option<Fired> {
-        let mut rows = self.rows.lock();
-        let row = rows.0.get_mut(index)?;
-        let taken = Fired {
-            table: row.table,
-            before: row.before.take(),
-            after: row.after.take(),
-        };
-        rows.1 = rows.1.saturating_sub(taken.bytes());
-        Some(taken)
-    }
-}
-
-impl Fired {
-    fn bytes(&self) -> usize {
-        [&self.before, &self.after]
-            .into_iter()
-            .flatten()
-            .map(Vec::len)
-            .sum()
-    }
-}
-
-/// Rows that statements themselves, and no cascade, have written into the tables whose policies they are
-/// to satisfy; one entry for each statement that runs now.
-#[derive(Debug, Default)]
-pub struct WatchedRows {
-    running: Mutex<Vec<Watched>>,
-    any: AtomicBool,
-}
-
-#[derive(Debug)]
-pub struct Watched {
-    table: CollectionId,
-    inserted: Vec<i64>,
-    updated: Vec<i64>,
-}
-
-impl WatchedRows {
-    /// From now on the rows that are written into `table` are noted.
-    pub fn start(&self, table: CollectionId) {
-        self.running.lock().push(Watched {
-            table,
-            inserted: Vec::new(),
-            updated: Vec::new(),
-        });
-        self.any.store(true, Ordering::Relaxed);
-    }
-
-    /// What has been noted since the last start.
-    pub fn end(&self) -> Option<Watched> {
-        let mut running = self.running.lock();
-        let last = running.pop();
-        self.any.store(!running.is_empty(), Ordering::Relaxed);
-        last
-    }
-
-    pub fn clear(&self) {
-        self.running.lock().clear();
-        self.any.store(false, Ordering::Relaxed);
-    }
-
-    pub fn any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
-    }
-
-    pub fn note(&self, table: u32, rowid: i64, inserted: bool) {
-        for watched in self.running.lock().iter_mut() {
-            if watched.table.0 == table {
-                if inserted {
-                    watched.inserted.push(rowid);
-                } else {
-                    watched.updated.push(rowid);
-                }
-            }
-        }
-    }
-}
-
-/// Row policies on what a statement has written. They see the state after it: a policy cannot ask
-/// about its own table, and nothing else has changed but by triggers and cascades.
-///
-/// # Errors
-/// 42501.
-pub fn check_rows(
-    conn: &Connection,
-    write: &Write,
-    watched: Option<Watched>,
-) -> Result<(), Failure> {
-    let Some(watched) = watched else {
-        return Ok(());
-    };
-    for check in &write.checks {
-        let rows = if check.inserted {
-            &watched.inserted
-        } else {
-            &watched.updated
-        };
-        let mut statement = conn.prepare_cached(&check.sql)?;
-        for rowid in rows {
-            let mut found = statement.query([rowid])?;
-            let violated: Option<u16> = match found.next()? {
-                Some(row) => row.get(0)?,
-                // Written, and gone again by a trigger's doing.
-                None => None,
-            };
-            if let Some(violated) = violated {
-                let message = check
-                    .violations
-                    .get(usize::from(violated))
-                    .cloned()
-                    .unwrap_or_default();
-                return Err(SqlError::new(ErrorCode::InsufficientPrivilege, message).into());
-            }
-        }
-    }
-    Ok(())
-}
+pub use kept::{Fired, FiredRows, WatchedRows, check_rows};
 
 /// What a write gave.
 pub struct Written {
@@ -231,7 +73,7 @@ impl Runner<'_> {
     /// # Errors
     /// As [`Runner::call`].
     pub fn call_rows(&self, id: u32, args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
-        let program = self.library.program(id)?;
+        let program = self.as_definer(id, |runner| runner.library.program(id))?;
         let mut rows = self.call_program(id, args)?;
         let is_set = self
             .library
@@ -261,7 +103,12 @@ impl Runner<'_> {
         Ok(Value::Text(array.finish()))
     }
 
+    /// Calls a routine, with its owner's rights if it says so.
     fn call_program(&self, id: u32, args: &[ValueRef<'_>]) -> Result<Vec<Vec<Value>>, SqlError> {
+        self.as_definer(id, |runner| runner.call_as_is(id, args))
+    }
+
+    fn call_as_is(&self, id: u32, args: &[ValueRef<'_>]) -> Result<Vec<Vec<Value>>, SqlError> {
         let program = self.library.program(id)?;
         if program.strict && args.iter().any(|arg| arg.is_null()) {
             return Ok(Vec::new());
@@ -324,7 +171,9 @@ impl Runner<'_> {
         old: Option<&[Value]>,
         new: Option<&[Value]>,
     ) -> Result<Option<Vec<Value>>, SqlError> {
-        let program = self.library.program(trigger.id)?;
+        let program = self.as_definer(trigger.function, |runner| {
+            runner.library.program(trigger.id)
+        })?;
         let places = program
             .trigger
             .ok_or_else(|| SqlError::new(ErrorCode::Internal, "a trigger's program is none"))?;
@@ -344,7 +193,9 @@ impl Runner<'_> {
         }
         frame.slots[places.operation] = Value::Text(event.word().to_owned());
         self.context.fired.triggers.fetch_add(1, Ordering::Relaxed);
-        let ran = self.nested(|| self.steps(&program.steps, &mut frame));
+        let ran = self.as_definer(trigger.function, |runner| {
+            runner.nested(|| runner.steps(&program.steps, &mut frame))
+        });
         self.context.fired.triggers.fetch_sub(1, Ordering::Relaxed);
         ran?;
         let row = frame.row.ok_or_else(|| {

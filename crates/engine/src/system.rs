@@ -22,6 +22,7 @@ use springhead_sql::system::{self, Cache, Relation, Surroundings, Table, View};
 
 use crate::access::Roles;
 use crate::functions::{Context, Output, SessionContext, from_sqlite, to_sqlite};
+use crate::session::prepared::PreparedStatements;
 use crate::settings;
 
 /// The databases that a session may know of: id and name.
@@ -38,6 +39,8 @@ pub struct System {
     pub state_path: std::path::PathBuf,
     /// Who knows of standbys, if anyone does.
     pub standbys: Option<Arc<StandbyRows>>,
+    /// The session's prepared statements.
+    pub prepared: Arc<PreparedStatements>,
     /// Rows of relations that depend on more than the catalog.
     pub live: Cache,
 }
@@ -55,6 +58,10 @@ impl Surroundings for Around<'_> {
     fn standbys(&self) -> Vec<system::Row> {
         let rows = self.system.standbys.as_ref();
         rows.map_or_else(Vec::new, |rows| rows())
+    }
+
+    fn prepared(&self) -> Vec<system::PreparedRow> {
+        self.system.prepared.rows()
     }
 
     fn setting(&self, name: &str) -> Option<String> {

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::cdc::RenderCache;
 use crate::horizon::Horizon;
+use crate::notify::Listened;
 use crate::workers::Workers;
 
 /// A commit, or a piece of a large one, with what has been rendered from it so far. Shared by all
@@ -70,6 +71,8 @@ pub struct Hub {
     settled: Condvar,
     /// Moves with each published commit, and when the hub ends.
     moved: watch::Sender<Signal>,
+    /// What the tenant's sessions listen for; what nobody does wakes nobody.
+    pub(crate) listened: Listened,
     subscribers: AtomicUsize,
     memory_bytes: usize,
     read_bytes: u64,
@@ -91,6 +94,23 @@ struct Ring {
     acknowledged: Lsn,
     /// The writer is done for: nothing more is published.
     failed: bool,
+    /// Of the commits that are not shown yet: the first that may have a message which somebody listens
+    /// for, and the last.
+    messages: Option<(Lsn, Lsn)>,
+}
+
+impl Ring {
+    /// Whether a message that somebody listens for is shown now and was not before.
+    fn take_message(&mut self, shown: Lsn) -> bool {
+        let Some((first, last)) = self.messages else {
+            return false;
+        };
+        if first > shown {
+            return false;
+        }
+        self.messages = (last > shown).then(|| (shown.next(), last));
+        true
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +145,11 @@ impl Hub {
                 in_flight_after: None,
                 acknowledged: applied,
                 failed: false,
+                messages: None,
             }),
             settled: Condvar::new(),
             moved: watch::Sender::new(Signal::Published(shown)),
+            listened: Listened::default(),
             subscribers: AtomicUsize::new(0),
             memory_bytes,
             read_bytes,
@@ -220,6 +242,13 @@ impl Hub {
         let mut ring = self.ring.lock();
         ring.in_flight_after = None;
         for published in slices {
+            // Here, where `published` moves: whoever begins to listen either reads this commit because
+            // it is published already, or is known by now.
+            if self.listened.wants(&published) {
+                let last = published.last_lsn();
+                let first = ring.messages.map_or(last, |(first, _)| first);
+                ring.messages = Some((first, last));
+            }
             match published {
                 Published::InMemory(slice) => {
                     ring.published = slice.last_lsn();
@@ -255,6 +284,9 @@ impl Hub {
             limit = self.horizon.limit();
         }
         let shown = published.min(limit);
+        if self.ring.lock().take_message(shown) {
+            self.listened.wake();
+        }
         self.moved.send_if_modified(|signal| {
             let moves = matches!(signal, Signal::Published(before) if *before < shown);
             if moves {
@@ -284,11 +316,13 @@ impl Hub {
     /// Ends every tail: the tenant is gone.
     pub fn end_dropped(&self) {
         self.moved.send_replace(Signal::Dropped);
+        self.listened.wake();
     }
 
     /// Ends every tail: the server stops.
     pub fn end_shutdown(&self) {
         self.moved.send_replace(Signal::ShuttingDown);
+        self.listened.wake();
     }
 
     /// Tails there are.
@@ -329,6 +363,15 @@ pub enum Published {
     OnDisk {
         last_lsn: Lsn,
     },
+}
+
+impl Published {
+    fn last_lsn(&self) -> Lsn {
+        match self {
+            Published::InMemory(slice) => slice.last_lsn(),
+            Published::OnDisk { last_lsn } => *last_lsn,
+        }
+    }
 }
 
 /// Reads one tenant's commits after a position.

@@ -204,6 +204,12 @@ impl<'a> RowRef<'a> {
         self.count == 0
     }
 
+    /// The bytes of its values, without their number: the same for rows with the same values.
+    #[must_use]
+    pub const fn value_bytes(self) -> &'a [u8] {
+        self.values
+    }
+
     /// The values, first to last.
     pub fn values(self) -> Values<'a> {
         Values {

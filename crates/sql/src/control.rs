@@ -58,12 +58,6 @@ pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> 
             },
         }),
         Statement::ShowVariable { variable } => PlanKind::Setting(show(variable)),
-        Statement::Deallocate { name, .. } => {
-            let is_all = name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all");
-            PlanKind::Setting(Setting::Deallocate {
-                name: (!is_all).then(|| names::fold(name)),
-            })
-        }
         Statement::Discard { object_type } => match object_type {
             DiscardObject::ALL => PlanKind::Setting(Setting::Discard),
             DiscardObject::PLANS => PlanKind::NoEffect("DISCARD PLANS"),

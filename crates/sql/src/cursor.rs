@@ -7,13 +7,49 @@ use std::sync::Arc;
 use springhead_proto::{ErrorCode, SqlError};
 
 use crate::catalog::Catalog;
-use crate::plan::{
-    CursorStatement, DeclareCursor, FetchDirection, Parameter, Plan, PlanKind, WriteVerb,
-};
+use crate::plan::{Parameter, Plan, PlanKind, WriteVerb};
 use crate::planner::{self, PlanContext};
 use crate::program::Library;
 use crate::types::PgType;
 use crate::words::{self, Words};
+
+/// A statement about a cursor of the session.
+#[derive(Debug, Clone)]
+pub enum CursorStatement {
+    Declare(DeclareCursor),
+    /// FETCH, or with `moves` MOVE, which returns no rows.
+    Fetch {
+        name: String,
+        direction: FetchDirection,
+        moves: bool,
+    },
+    /// `None` for all.
+    Close {
+        name: Option<String>,
+    },
+}
+
+/// See [`CursorStatement`].
+#[derive(Debug, Clone)]
+pub struct DeclareCursor {
+    pub name: String,
+    /// SCROLL or NO SCROLL, if it says either.
+    pub scroll: Option<bool>,
+    /// It outlives a transaction that commits.
+    pub hold: bool,
+    pub query: Arc<Plan>,
+}
+
+/// Which rows FETCH wants; `None` for all that there are that way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchDirection {
+    Forward(Option<u64>),
+    Backward(Option<u64>),
+    /// From the first row, which is 1, or from the last, which is -1.
+    Absolute(i64),
+    /// From the present row.
+    Relative(i64),
+}
 
 /// The plan of a statement of this kind; `None` if it is of another.
 ///

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::Expr;
 
-use crate::access::{Identity, RowRule};
+use crate::access::RowRule;
 use crate::catalog::{Catalog, Table};
 use crate::plan::Filter;
 use crate::planner::{PlanContext, parse_expression};
@@ -85,30 +85,28 @@ pub struct PolicyFilter {
     pub image: Filter,
     /// The same on the table itself, over the alias [`POLICY_ALIAS`].
     pub stored: String,
+    /// It reads tables or calls programs: an image can be judged only where these are.
+    pub looks: bool,
 }
 
 /// What [`PolicyFilter::stored`] calls the table.
 pub const POLICY_ALIAS: &str = "r0";
 
-/// Plans the policies that decide which rows of `table` an identity sees, over row images.
+/// Plans the policies that decide which rows of `table` the context's identity sees, over row images.
 ///
 /// # Errors
-/// 0A000 naming the table if a policy needs more than the row: a subquery, a volatile function, a
-/// setting.
+/// 0A000 naming the table if a policy needs what a feed does not have: a volatile function, a
+/// setting, the system's catalogs; 42501 if it looks at a table that the identity may not read.
 pub fn plan_policy(
+    catalog: &Arc<Catalog>,
     table: &Arc<Table>,
     rule: &RowRule<'_>,
-    identity: &Arc<Identity>,
+    context: &PlanContext,
 ) -> Result<PolicyFilter, SqlError> {
-    let catalog = Catalog::bootstrap();
-    let context = PlanContext {
-        identity: Arc::clone(identity),
-        ..PlanContext::default()
-    };
-    let mut analyzer = Analyzer::new(&catalog, "", &context, &[], usize::MAX);
+    let mut analyzer = Analyzer::new(catalog, "", context, &[], usize::MAX);
     analyzer.rules = Rules {
         place: Some("a policy on a change feed"),
-        no_subqueries: true,
+        no_subqueries: false,
         no_parameters: true,
         immutable_only: false,
         no_volatile: true,
@@ -118,7 +116,7 @@ pub fn plan_policy(
             "a change feed of \"{}\" with its row policies: {what},",
             table.name.name
         ))
-        .with_hint("a feed decides on each row image by itself; use a policy on the row's columns and auth.uid(), auth.role() or auth.claim()")
+        .with_hint("use a policy on the row's columns, other tables, and auth.uid(), auth.role() or auth.claim()")
     };
     let stored =
         analyzer
@@ -132,6 +130,10 @@ pub fn plan_policy(
     if stored.contains("sh_setting(lower(") || stored.contains("sh_no_setting(") {
         return Err(refused("current_setting()"));
     }
+    if stored.contains("sh_sys") {
+        return Err(refused("the system's catalogs"));
+    }
+    analyzer.check_references()?;
     let mut columns = Vec::new();
     let mut values = Vec::new();
     for (place, column) in table.visible_columns() {
@@ -153,6 +155,7 @@ pub fn plan_policy(
             columns,
         },
         stored,
+        looks: !analyzer.reads.is_empty() || analyzer.runs_programs,
     })
 }
 

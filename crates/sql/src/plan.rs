@@ -8,7 +8,9 @@ use springhead_proto::CollectionId;
 
 use crate::access::Identity;
 use crate::catalog::{Catalog, Definition, QualifiedName, Table};
+use crate::cursor::CursorStatement;
 use crate::live::{LiveOptions, LivePlan, LiveStatement};
+use crate::prepared::PreparedStatement;
 use crate::program::Library;
 use crate::types::PgType;
 
@@ -64,7 +66,7 @@ pub enum PlanKind {
     /// CREATE ROLE and its kin.
     Role(Box<RoleStatement>),
     /// EXPLAIN of a plan: its SQLite text and query plan.
-    Explain(Box<Plan>),
+    Explain(Explained),
     /// LIVE SELECT: its id, and what changes in its result from then on.
     Live(LiveSelect),
     /// CANCEL LIVE and FETCH LIVE: the session's own business.
@@ -88,6 +90,8 @@ pub enum PlanKind {
     OwnCall(OwnCall),
     /// DECLARE, FETCH, MOVE and CLOSE.
     Cursor(CursorStatement),
+    /// PREPARE, EXECUTE, DEALLOCATE.
+    Prepared(PreparedStatement),
 }
 
 /// CALL of one of Springhead's own procedures.
@@ -124,42 +128,12 @@ pub enum OwnProcedure {
     SetDeadLetterPolicy,
 }
 
-/// A statement about a cursor of the session.
+/// The statement of an EXPLAIN.
 #[derive(Debug, Clone)]
-pub enum CursorStatement {
-    Declare(DeclareCursor),
-    /// FETCH, or with `moves` MOVE, which returns no rows.
-    Fetch {
-        name: String,
-        direction: FetchDirection,
-        moves: bool,
-    },
-    /// `None` for all.
-    Close {
-        name: Option<String>,
-    },
-}
-
-/// See [`CursorStatement`].
-#[derive(Debug, Clone)]
-pub struct DeclareCursor {
-    pub name: String,
-    /// SCROLL or NO SCROLL, if it says either.
-    pub scroll: Option<bool>,
-    /// It outlives a transaction that commits.
-    pub hold: bool,
-    pub query: Arc<Plan>,
-}
-
-/// Which rows FETCH wants; `None` for all that there are that way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FetchDirection {
-    Forward(Option<u64>),
-    Backward(Option<u64>),
-    /// From the first row, which is 1, or from the last, which is -1.
-    Absolute(i64),
-    /// From the present row.
-    Relative(i64),
+pub struct Explained {
+    pub plan: Arc<Plan>,
+    /// ANALYZE: it is run.
+    pub runs: bool,
 }
 
 /// A live query as a statement.
@@ -495,10 +469,6 @@ pub enum Setting {
         name: Option<String>,
     },
     Discard,
-    /// DEALLOCATE: forgets the protocol's prepared statements, all or one.
-    Deallocate {
-        name: Option<String>,
-    },
 }
 
 /// CREATE and DROP DATABASE.

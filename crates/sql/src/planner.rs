@@ -16,7 +16,7 @@ use crate::access::{Identity, Roles};
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
-use crate::plan::{LiveSelect, Parameter, Plan, PlanKind, Write, WriteVerb};
+use crate::plan::{Explained, LiveSelect, Parameter, Plan, PlanKind, Write, WriteVerb};
 use crate::program::Library;
 use crate::query::Analyzer;
 use crate::query::scope::{Frame, Scope};
@@ -95,24 +95,7 @@ pub fn plan(
             library: None,
         });
     }
-    let as_text = match control::plan_text(sql)? {
-        Some(kind) => Some(kind),
-        None if crate::program::script::is_do(sql) => crate::program::script::plan_text(sql)?,
-        None => match roles::plan_text(sql)? {
-            Some(kind) => Some(kind),
-            None => match listen::plan_text(sql)? {
-                Some(kind) => Some(kind),
-                None => match crate::live::plan_text(sql)? {
-                    Some(kind) => Some(kind),
-                    None => match copy::plan_text(catalog, sql, context)? {
-                        Some(kind) => Some(kind),
-                        None => ddl::plan_text(catalog, sql, context)?,
-                    },
-                },
-            },
-        },
-    };
-    if let Some(kind) = as_text {
+    if let Some(kind) = plan_text(catalog, sql, context)? {
         return Ok(Plan {
             catalog_version: catalog.version,
             parameters: Vec::new(),
@@ -140,6 +123,36 @@ pub fn plan(
     })
 }
 
+/// The plan of a statement that is read word by word; `None` if it is one for the parser.
+fn plan_text(
+    catalog: &Arc<Catalog>,
+    sql: &str,
+    context: &PlanContext,
+) -> Result<Option<PlanKind>, SqlError> {
+    if let Some(kind) = control::plan_text(sql)? {
+        return Ok(Some(kind));
+    }
+    if crate::program::script::is_do(sql) {
+        return crate::program::script::plan_text(sql);
+    }
+    if let Some(statement) = crate::prepared::plan_text(catalog, sql)? {
+        return Ok(Some(PlanKind::Prepared(statement)));
+    }
+    if let Some(kind) = roles::plan_text(sql)? {
+        return Ok(Some(kind));
+    }
+    if let Some(kind) = listen::plan_text(sql)? {
+        return Ok(Some(kind));
+    }
+    if let Some(kind) = crate::live::plan_text(sql)? {
+        return Ok(Some(kind));
+    }
+    match copy::plan_text(catalog, sql, context)? {
+        Some(kind) => Ok(Some(kind)),
+        None => ddl::plan_text(catalog, sql, context),
+    }
+}
+
 /// `[LIVE] SELECT … [WITH (…)]`.
 ///
 /// # Errors
@@ -161,7 +174,7 @@ pub fn plan_live_select(
 
 /// Whether a statement reads the system's relations or asks about the catalog. A text in it that
 /// looks so costs a little time.
-fn asks_system(kind: &PlanKind) -> bool {
+pub(crate) fn asks_system(kind: &PlanKind) -> bool {
     match kind {
         PlanKind::Query(query) => query.sql.contains("sh_sys"),
         PlanKind::Write(write) => {
@@ -473,14 +486,12 @@ fn explain(
                 )
             })
     });
-    if analyze || asks_to_run {
-        return Err(SqlError::unsupported("EXPLAIN ANALYZE"));
-    }
     // Refused here, and not after its turn, or a row of EXPLAINs would be a recursion.
     if matches!(statement, Statement::Explain { .. }) {
         return Err(SqlError::unsupported("EXPLAIN of this statement"));
     }
     let catalog_version = analyzer.catalog.version;
+    let context = analyzer.context;
     let (kind, parameters) = dispatch(catalog, analyzer, statement)?;
     if !matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)) {
         return Err(SqlError::unsupported("EXPLAIN of this statement"));
@@ -489,8 +500,12 @@ fn explain(
         catalog_version,
         parameters: parameters.clone(),
         system: asks_system(&kind),
+        library: library(catalog, context, &kind),
         kind,
-        library: None,
     };
-    Ok((PlanKind::Explain(Box::new(inner)), parameters))
+    let explained = Explained {
+        plan: Arc::new(inner),
+        runs: analyze || asks_to_run,
+    };
+    Ok((PlanKind::Explain(explained), parameters))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use springhead_proto::{Epoch, ErrorCode, Lsn, SqlError, TimestampMs};
 
+use super::judged::Judged;
 use super::plan::FeedPlan;
 use super::readers::ReaderSeat;
 use super::render::{Framer, Framing, Renderer, SlicePosition, Stop, is_shareable, is_shared};
@@ -42,6 +43,7 @@ pub struct Feed {
     tail: TailReader,
     blocks: VecDeque<Arc<Block>>,
     at: SlicePosition,
+    judged: Judged,
     /// Changes up to here are not wanted: they come before the start.
     after: Lsn,
     /// The last position that the client has as an id.
@@ -72,7 +74,8 @@ impl Feed {
             let mut attempts = 0;
             let read = loop {
                 let version = tenant.catalog().version;
-                let read = Snapshot::read(&tenant, &*log, &plan, now).await;
+                let session = plan.session_of(&options.reader);
+                let read = Snapshot::read(&tenant, &*log, &plan, session, now).await;
                 attempts += 1;
                 if tenant.catalog().version == version {
                     break read?;
@@ -111,6 +114,7 @@ impl Feed {
             tail,
             blocks: VecDeque::new(),
             at: SlicePosition::default(),
+            judged: Judged::default(),
             after: position,
             sent: position,
             seat,
@@ -136,6 +140,7 @@ impl Feed {
     /// Why no more will come.
     pub async fn next(&mut self) -> Result<Bytes, CdcError> {
         loop {
+            self.judge().await?;
             if let Some(frames) = self.render()? {
                 return Ok(frames);
             }
@@ -196,11 +201,26 @@ impl Feed {
         Ok(Some(out.into()))
     }
 
+    /// Finds out who may see what comes next, where policies look at other tables. Cancel-safe.
+    async fn judge(&mut self) -> Result<(), CdcError> {
+        if !self.plan.looks || self.snapshot.is_some() || self.blocks.is_empty() {
+            return Ok(());
+        }
+        self.refresh()?;
+        if self.plan.looks {
+            let session = self.plan.session_of(&self.reader);
+            let (tenant, plan) = (&self.tenant, &self.plan);
+            self.judged = Judged::ahead(tenant, plan, session, &self.blocks, self.at).await?;
+        }
+        Ok(())
+    }
+
     /// Goes on by the rights and policies that are in force now.
     fn refresh(&mut self) -> Result<(), CdcError> {
         let identity = self.reader.identify(&self.cdc.engine)?;
         let version = self.tenant.catalog().version;
-        if !self.plan.is_of(&identity, version) && !self.is_collection_gone() {
+        let roles_version = self.cdc.engine.roles().version;
+        if !self.plan.is_of(&identity, version, roles_version) && !self.is_collection_gone() {
             self.plan = self
                 .cdc
                 .plan(&self.tenant, self.plan.spec.clone(), &self.reader)?;
@@ -238,6 +258,7 @@ impl Feed {
             plan: &self.plan,
             tables: &*self.tenant,
             filters: &self.cdc.filters,
+            judged: &self.judged,
         };
         if let Some(snapshot) = &mut self.snapshot {
             let mut out = Vec::new();
@@ -286,8 +307,8 @@ impl Feed {
                 if done {
                     self.blocks.pop_front();
                     self.at = SlicePosition::default();
-                } else if out.is_empty() {
-                    return Ok(None);
+                } else {
+                    break;
                 }
             }
             evaluated += 1;

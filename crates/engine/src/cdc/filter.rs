@@ -11,9 +11,10 @@ use rusqlite::Connection;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use springhead_log::Clock;
-use springhead_proto::{ErrorCode, RowRef, SqlError};
+use springhead_proto::{CollectionId, ErrorCode, RowRef, SchemaVersion, SqlError};
 use springhead_sql::plan::Filter;
 
+use super::judged::Judged;
 use crate::Entropy;
 use crate::functions::{self, Context, SessionContext, to_sqlite};
 
@@ -76,6 +77,8 @@ struct Evaluator {
 pub(crate) struct Lease<'a> {
     filters: &'a Filters,
     evaluator: Option<Evaluator>,
+    /// What has been judged for a plan whose policies look at other tables.
+    judged: Option<(u64, &'a Judged)>,
 }
 
 /// Filters get no randomness: the planner admits no function that would ask for it.
@@ -101,10 +104,11 @@ impl Filters {
     }
 
     /// An evaluator, for one stretch of rows.
-    pub(crate) fn lease(
-        &self,
+    pub(crate) fn lease<'a>(
+        &'a self,
         session: Option<&Arc<SessionContext>>,
-    ) -> Result<Lease<'_>, SqlError> {
+        judged: Option<(u64, &'a Judged)>,
+    ) -> Result<Lease<'a>, SqlError> {
         let idle = self.idle.lock().pop();
         let evaluator = match idle {
             Some(evaluator) => evaluator,
@@ -125,6 +129,7 @@ impl Filters {
         Ok(Lease {
             filters: self,
             evaluator: Some(evaluator),
+            judged,
         })
     }
 
@@ -154,6 +159,36 @@ impl Filters {
 }
 
 impl Lease<'_> {
+    /// What policies that look at other tables say of a row.
+    ///
+    /// # Errors
+    /// XX000 if it has not been judged; [`super::render::Renderer::slice`] stops before it gets there.
+    pub(crate) fn judged(
+        &self,
+        collection: CollectionId,
+        version: SchemaVersion,
+        row: RowRef<'_>,
+    ) -> Result<bool, SqlError> {
+        self.verdict(collection, version, row).ok_or_else(|| {
+            SqlError::new(
+                ErrorCode::ObjectNotInState,
+                "rights have changed while rows were being sent",
+            )
+            .with_hint("ask again")
+        })
+    }
+
+    /// As [`Lease::judged`]; `None` if it has not been judged.
+    pub(crate) fn verdict(
+        &self,
+        collection: CollectionId,
+        version: SchemaVersion,
+        row: RowRef<'_>,
+    ) -> Option<bool> {
+        let (plan_id, judged) = self.judged?;
+        judged.verdict(plan_id, collection, version, row)
+    }
+
     /// Whether the condition is true of the row: not false and not NULL.
     ///
     /// # Errors

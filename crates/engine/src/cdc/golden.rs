@@ -117,6 +117,7 @@ pub(super) fn render(
         plan: &plan,
         tables,
         filters: &filters,
+        judged: &super::judged::Judged::default(),
     };
     let mut framer = Framer::new(framing, &plan);
     let mut at = SlicePosition::default();

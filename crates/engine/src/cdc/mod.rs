@@ -11,6 +11,7 @@ mod event;
 mod feed;
 mod filter;
 mod json;
+mod judged;
 mod plan;
 mod poll;
 mod readers;
@@ -19,6 +20,7 @@ mod sight;
 mod snapshot;
 mod spec;
 mod start;
+mod version;
 
 #[cfg(test)]
 mod golden;
@@ -95,7 +97,7 @@ struct Plans {
 }
 
 /// Whose sight it is; `None` for who may do everything.
-type SightKey = Option<(u64, Arc<Identity>, Answers)>;
+type SightKey = Option<((u64, u64), Arc<Identity>, Answers)>;
 
 type PlanKey = (TenantId, FeedSpec, Option<(u32, u32)>, SightKey);
 
@@ -103,6 +105,7 @@ type PlanKey = (TenantId, FeedSpec, Option<(u32, u32)>, SightKey);
 #[derive(Default)]
 struct Sights {
     catalog_version: u64,
+    roles_version: u64,
     known: FxHashMap<Arc<Identity>, Arc<Sight>>,
 }
 
@@ -232,7 +235,8 @@ impl Cdc {
             let named = named.and_then(|(id, _)| catalog.table(CollectionId(id)));
             reader.answers(sight.asked(named.map(|table| &**table)))
         });
-        let seen_by = (!identity.superuser).then(|| (catalog.version, identity, answers));
+        let versions = (catalog.version, self.engine.roles().version);
+        let seen_by = (!identity.superuser).then_some((versions, identity, answers));
         let key = (tenant.id(), spec, named, seen_by);
         if let Some(plan) = self.plans.lock().known.get(&key).and_then(Weak::upgrade) {
             return Ok(plan);
@@ -243,7 +247,7 @@ impl Cdc {
             key.1.clone(),
             self.limits.filter.max_bytes,
             sight.map(|sight| {
-                let session = reader.session(&sight.identity);
+                let session = sight.session(reader);
                 (sight, session)
             }),
         )?);
@@ -264,16 +268,20 @@ impl Cdc {
         identity: &Arc<Identity>,
         catalog: &Arc<Catalog>,
     ) -> Arc<Sight> {
+        let roles = springhead_sql::access::Roles::new(self.engine.roles());
         let mut sights = self.sights.lock();
         let sights = sights.entry(tenant).or_default();
-        if sights.catalog_version != catalog.version || sights.known.len() > MAX_SIGHTS {
+        let is_stale = sights.catalog_version != catalog.version
+            || sights.roles_version != roles.version()
+            || sights.known.len() > MAX_SIGHTS;
+        if is_stale {
             sights.known.clear();
             sights.catalog_version = catalog.version;
+            sights.roles_version = roles.version();
         }
-        let sight = sights
-            .known
-            .entry(Arc::clone(identity))
-            .or_insert_with(|| Arc::new(Sight::new(Arc::clone(identity), Arc::clone(catalog))));
+        let sight = sights.known.entry(Arc::clone(identity)).or_insert_with(|| {
+            Arc::new(Sight::new(Arc::clone(identity), Arc::clone(catalog), roles))
+        });
         Arc::clone(sight)
     }
 }

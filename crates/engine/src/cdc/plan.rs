@@ -19,8 +19,9 @@ use springhead_sql::plan::Filter;
 
 use super::event::{Event, Image, RowForm, definition};
 use super::filter::{BoundFilter, Lease};
-use super::sight::Sight;
+use super::sight::{Reader, Sight};
 use super::spec::{FeedSpec, Operation};
+use super::version::Version;
 use crate::Tenant;
 use crate::functions::SessionContext;
 
@@ -46,6 +47,8 @@ pub struct FeedPlan {
     /// What the reader may see, and the session that policies are evaluated for; `None` for who
     /// may see everything.
     sight: Option<(Arc<Sight>, Arc<SessionContext>)>,
+    /// Policies look at other tables: images are judged before they are rendered.
+    pub looks: bool,
     versions: RwLock<FxHashMap<(CollectionId, SchemaVersion), Arc<Version>>>,
 }
 
@@ -57,16 +60,6 @@ pub(crate) struct Base {
     stored_condition: Option<String>,
     /// Ids and names of the columns asked for; empty for all.
     columns: Vec<(u32, String)>,
-}
-
-/// What is known of one collection at one schema version.
-pub(crate) struct Version {
-    pub form: RowForm,
-    filter: Option<BoundFilter>,
-    /// Row policies, tried before the filter.
-    policy: Option<BoundFilter>,
-    /// Nothing of it may be seen.
-    hidden: bool,
 }
 
 /// A change as this feed shows it.
@@ -143,7 +136,10 @@ impl FeedPlan {
         if let Some((sight, _)) = &sight {
             check_sight(sight, base.as_ref())?;
         }
+        let named = base.as_ref().map(|base| &*base.table);
+        let looks = sight.as_ref().is_some_and(|(sight, _)| sight.looks(named));
         Ok(FeedPlan {
+            looks,
             sight,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             spec,
@@ -170,17 +166,31 @@ impl FeedPlan {
         self.sight.is_some() || self.base.as_ref().is_some_and(|base| base.filter.is_some())
     }
 
-    /// The session that conditions are evaluated for.
+    /// A session of its own for one reader, for conditions that run where there is data.
+    pub(crate) fn session_of(&self, reader: &Reader) -> Arc<SessionContext> {
+        match &self.sight {
+            Some((sight, _)) => sight.session(reader),
+            None => Arc::default(),
+        }
+    }
+
+    /// The session that conditions on images are evaluated for, shared by readers.
     pub(crate) fn session(&self) -> Option<&Arc<SessionContext>> {
         self.sight.as_ref().map(|(_, session)| session)
     }
 
-    /// Whether it shows what `identity` may see by the definitions of `catalog_version`.
-    pub(crate) fn is_of(&self, identity: &Arc<Identity>, catalog_version: u64) -> bool {
+    /// Whether it shows what `identity` may see by the definitions and the roles of these versions.
+    pub(crate) fn is_of(
+        &self,
+        identity: &Arc<Identity>,
+        catalog_version: u64,
+        roles_version: u64,
+    ) -> bool {
         match &self.sight {
             None => identity.superuser,
             Some((sight, _)) => {
                 sight.catalog.version == catalog_version
+                    && (!self.looks || sight.roles.version() == roles_version)
                     && (Arc::ptr_eq(&sight.identity, identity) || sight.identity == *identity)
             }
         }
@@ -246,6 +256,25 @@ impl FeedPlan {
             .then_some(verdict))
     }
 
+    /// What is known of a change's collection, if only a look at other tables can say who sees the
+    /// change. What is wrong with it is told where it is rendered.
+    pub(crate) fn looking(
+        &self,
+        tables: &dyn Tables,
+        change: &ChangeRef<'_>,
+    ) -> Option<Arc<Version>> {
+        let is_row = change.before.is_some() || change.after.is_some();
+        let is_told = matches!(
+            change.kind,
+            ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete
+        );
+        if !self.looks || !is_row || !is_told || !self.covers(change) {
+            return None;
+        }
+        let version = self.version(tables, change.collection, change.schema_version);
+        version.ok().filter(|version| version.looks)
+    }
+
     /// The filter as a condition on the stored columns of the table that was named.
     pub(crate) fn stored_condition(&self) -> Option<&str> {
         self.base.as_ref()?.stored_condition.as_deref()
@@ -285,7 +314,9 @@ impl FeedPlan {
             return Ok(false);
         }
         let visible = |row: Option<RowRef<'a>>| match row {
-            Some(row) if version.shows(row, lease)? => Ok::<_, SqlError>(Image::Row(row)),
+            Some(row) if version.shows(row, change.schema_version, lease)? => {
+                Ok::<_, SqlError>(Image::Row(row))
+            }
             _ => Ok(Image::None),
         };
         if verdict.operation == Operation::Truncate {
@@ -341,6 +372,7 @@ impl FeedPlan {
                         form: RowForm::new(table),
                         filter: None,
                         policy: None,
+                        looks: false,
                         hidden: true,
                     });
                 }
@@ -349,14 +381,18 @@ impl FeedPlan {
         let policy = seen
             .as_ref()
             .and_then(|seen| seen.policy.as_ref())
-            .map(|policy| bind_policy(policy, &table))
+            .map(|policy| bind_policy(policy, &table).map(Arc::new))
             .transpose()?;
+        let looks = (seen.as_ref())
+            .and_then(|seen| seen.policy.as_ref())
+            .is_some_and(|policy| policy.looks);
         let allowed = seen.as_ref().map(|seen| &seen.columns);
         let Some(base) = &self.base else {
             return Ok(Version {
                 form: form(table, &[], allowed),
                 filter: None,
                 policy,
+                looks,
                 hidden: false,
             });
         };
@@ -378,6 +414,7 @@ impl FeedPlan {
             form,
             filter,
             policy,
+            looks,
             hidden: false,
         })
     }
@@ -385,46 +422,6 @@ impl FeedPlan {
     /// The collection has new definitions: names may have changed under the same version.
     pub(crate) fn forget_versions(&self) {
         self.versions.write().clear();
-    }
-}
-
-impl Version {
-    /// Whether nothing of it may be seen.
-    pub(crate) fn hidden(&self) -> bool {
-        self.hidden
-    }
-
-    /// Whether the policies show a row and the filter wants it. The filter is not tried on others.
-    ///
-    /// # Errors
-    /// What evaluating the filter says. A policy that fails says no more than that.
-    pub(crate) fn shows(
-        &self,
-        row: RowRef<'_>,
-        lease: Option<&Lease<'_>>,
-    ) -> Result<bool, SqlError> {
-        let Some(lease) = lease else {
-            return Ok(self.policy.is_none() && self.filter.is_none());
-        };
-        if let Some(policy) = &self.policy {
-            let is_shown = lease.matches(policy, row).map_err(|error| {
-                // Its words may hold values of a row that is hidden.
-                SqlError::new(
-                    error.code,
-                    format!(
-                        "a row policy of \"{}\" failed on a row",
-                        self.form.table.name.name
-                    ),
-                )
-            })?;
-            if !is_shown {
-                return Ok(false);
-            }
-        }
-        match &self.filter {
-            Some(filter) => lease.matches(filter, row),
-            None => Ok(true),
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use springhead_proto::{Cursor, Lsn, TimestampMs};
 
 use super::event::write_cursor;
 use super::json;
+use super::judged::Judged;
 use super::plan::FeedPlan;
 use super::readers::ReaderSeat;
 use super::render::{Framer, Framing, Renderer, SlicePosition, Stop};
@@ -52,6 +53,7 @@ pub struct Poll {
     tail: TailReader,
     blocks: VecDeque<Arc<Block>>,
     at: SlicePosition,
+    judged: Judged,
     after: Lsn,
     framer: Framer,
     limit: u64,
@@ -100,6 +102,7 @@ impl Poll {
             reader: options.reader,
             blocks: VecDeque::new(),
             at: SlicePosition::default(),
+            judged: Judged::default(),
             after: position,
             limit: options.limit,
             position,
@@ -173,6 +176,7 @@ impl Poll {
                     }
                 }
             }
+            self.judge().await?;
             self.render(&mut out)?;
             if out.len() >= self.cdc.limits.chunk_bytes {
                 return Ok(Filled::Chunk(out.into()));
@@ -283,13 +287,28 @@ impl Poll {
         }
     }
 
+    /// Finds out who may see what comes next, where policies look at other tables. Cancel-safe.
+    async fn judge(&mut self) -> Result<(), CdcError> {
+        if !self.plan.looks || self.blocks.is_empty() {
+            return Ok(());
+        }
+        self.refresh()?;
+        if self.plan.looks {
+            let session = self.plan.session_of(&self.reader);
+            let (tenant, plan) = (&self.tenant, &self.plan);
+            self.judged = Judged::ahead(tenant, plan, session, &self.blocks, self.at).await?;
+        }
+        Ok(())
+    }
+
     /// Goes on by the rights and policies that are in force now.
     fn refresh(&mut self) -> Result<(), CdcError> {
         let identity = self.reader.identify(&self.cdc.engine)?;
         let catalog = self.tenant.catalog();
         let is_gone =
             (self.plan.table()).is_some_and(|table| catalog.table(table.collection()).is_none());
-        if !self.plan.is_of(&identity, catalog.version) && !is_gone {
+        let roles_version = self.cdc.engine.roles().version;
+        if !self.plan.is_of(&identity, catalog.version, roles_version) && !is_gone {
             self.plan = self
                 .cdc
                 .plan(&self.tenant, self.plan.spec.clone(), &self.reader)?;
@@ -303,6 +322,7 @@ impl Poll {
             plan: &self.plan,
             tables: &*self.tenant,
             filters: &self.cdc.filters,
+            judged: &self.judged,
         };
         let stop = Stop {
             out_bytes: self.cdc.limits.chunk_bytes,

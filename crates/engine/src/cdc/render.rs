@@ -11,6 +11,7 @@ use springhead_proto::{ChangeRef, ErrorCode, Lsn, SqlError};
 use super::event::{Place, write_cursor};
 use super::filter::{Filters, Lease};
 use super::json;
+use super::judged::Judged;
 use super::plan::{FeedPlan, Tables, Verdict};
 use super::spec::{Envelope, Grouping, Operation};
 
@@ -168,6 +169,11 @@ impl SlicePosition {
         self.offset == 0
     }
 
+    /// How much of it has been rendered, in bytes.
+    pub(crate) const fn offset(self) -> usize {
+        self.offset
+    }
+
     /// The LSN of the last change rendered.
     pub(crate) fn lsn(self, slice: &CommitSlice) -> Lsn {
         slice.first_lsn().plus(self.index).previous()
@@ -191,11 +197,13 @@ pub(crate) struct Renderer<'a> {
     pub plan: &'a FeedPlan,
     pub tables: &'a dyn Tables,
     pub filters: &'a Filters,
+    /// For a plan whose policies look at other tables.
+    pub judged: &'a Judged,
 }
 
 impl Renderer<'_> {
-    /// Renders a slice from `at`, leaving out changes up to and including `after`, until its end or
-    /// `stop`. Returns whether its end was reached.
+    /// Renders a slice from `at`, leaving out changes up to and including `after`, until its end,
+    /// `stop`, or a change that has to be judged first. Returns whether its end was reached.
     ///
     /// # Errors
     /// Damage, or what evaluating the filter says.
@@ -229,6 +237,9 @@ impl Renderer<'_> {
                 tx_index: slice.index + at.index,
                 tx_count: slice.commit_count,
             };
+            if place.lsn() > after && self.waits_for_judgement(&change, lease.as_ref()) {
+                return Ok(false);
+            }
             if place.lsn() > after
                 && let Some(verdict) = self.plan.decide(self.tables, &change, lease.as_ref())?
             {
@@ -280,8 +291,26 @@ impl Renderer<'_> {
     pub(crate) fn lease(&self) -> Result<Option<Lease<'_>>, SqlError> {
         self.plan
             .is_filtered()
-            .then(|| self.filters.lease(self.plan.session()))
+            .then(|| {
+                let judged = self.plan.looks.then_some((self.plan.id, self.judged));
+                self.filters.lease(self.plan.session(), judged)
+            })
             .transpose()
+    }
+
+    /// Whether nobody knows yet who may see a change.
+    fn waits_for_judgement(&self, change: &ChangeRef<'_>, lease: Option<&Lease<'_>>) -> bool {
+        let (Some(lease), Some(_)) = (lease, self.plan.looking(self.tables, change)) else {
+            return false;
+        };
+        [change.before, change.after]
+            .into_iter()
+            .flatten()
+            .any(|row| {
+                lease
+                    .verdict(change.collection, change.schema_version, row)
+                    .is_none()
+            })
     }
 }
 
@@ -294,5 +323,6 @@ pub(crate) fn is_shareable(slice: &CommitSlice) -> bool {
 
 /// Whether more than one feed follows this plan, so that sharing pays.
 pub(crate) fn is_shared(plan: &Arc<FeedPlan>) -> bool {
-    Arc::strong_count(plan) > 1
+    // What other tables say now is not to be kept for later.
+    Arc::strong_count(plan) > 1 && !plan.looks
 }

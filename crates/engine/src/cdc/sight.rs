@@ -11,9 +11,11 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_proto::{CollectionId, SqlError};
 use springhead_sql::Catalog;
-use springhead_sql::access::{Columns, Identity, Object, Rows, Use, decide};
+use springhead_sql::access::{Columns, Identity, Object, Roles, Rows, Use, decide};
 use springhead_sql::catalog::{Privilege, Table};
 use springhead_sql::filter::{PolicyFilter, plan_policy};
+use springhead_sql::planner::PlanContext;
+use springhead_sql::program::Library;
 
 use crate::Engine;
 use crate::access::Principal;
@@ -134,16 +136,35 @@ pub(crate) struct TableSight {
 pub(crate) struct Sight {
     pub identity: Arc<Identity>,
     pub catalog: Arc<Catalog>,
+    /// The roles that it was decided by.
+    pub roles: Roles,
     tables: Mutex<FxHashMap<CollectionId, Result<Arc<TableSight>, SqlError>>>,
 }
 
 impl Sight {
-    pub(crate) fn new(identity: Arc<Identity>, catalog: Arc<Catalog>) -> Sight {
+    pub(crate) fn new(identity: Arc<Identity>, catalog: Arc<Catalog>, roles: Roles) -> Sight {
         Sight {
             identity,
             catalog,
+            roles,
             tables: Mutex::default(),
         }
+    }
+
+    /// What its policies are planned with.
+    fn context(&self) -> PlanContext {
+        PlanContext {
+            identity: Arc::clone(&self.identity),
+            roles: self.roles.clone(),
+            ..PlanContext::default()
+        }
+    }
+
+    /// The session that policies are evaluated for, for one reader of this identity.
+    pub(crate) fn session(&self, reader: &Reader) -> Arc<SessionContext> {
+        let session = reader.session(&self.identity);
+        *session.library.lock() = Library::of(&self.catalog, &self.context());
+        session
     }
 
     /// What is seen of a collection.
@@ -174,7 +195,10 @@ impl Sight {
         let sight = decide(&self.identity, Object::Table(table), used)?;
         let policy = match &sight.rows {
             Rows::All => None,
-            Rows::By(rule) => Some(Arc::new(plan_policy(table, rule, &self.identity)?)),
+            Rows::By(rule) => {
+                let policy = plan_policy(&self.catalog, table, rule, &self.context())?;
+                Some(Arc::new(policy))
+            }
         };
         Ok(TableSight {
             asked: policy
@@ -188,17 +212,25 @@ impl Sight {
 
     /// What the policies of a feed's collections ask about the reader: of the one named, or of all.
     pub(crate) fn asked(&self, named: Option<&Table>) -> Asked {
-        let of = |id| self.table(id).map_or(Asked::default(), |table| table.asked);
-        match named {
-            Some(table) => of(table.collection()),
-            None => self
-                .catalog
-                .tables_by_id()
-                .into_iter()
-                .filter(|table| !table.collection().is_system())
-                .fold(Asked::default(), |all, table| {
-                    all.and(of(table.collection()))
-                }),
-        }
+        self.each(named)
+            .fold(Asked::default(), |all, table| all.and(table.asked))
+    }
+
+    /// Whether the policies of a feed's collections look at other tables: of the one named, or of any.
+    pub(crate) fn looks(&self, named: Option<&Table>) -> bool {
+        self.each(named)
+            .any(|table| table.policy.as_ref().is_some_and(|policy| policy.looks))
+    }
+
+    /// What is seen of the collection named, or of all that may be read.
+    fn each(&self, named: Option<&Table>) -> impl Iterator<Item = Arc<TableSight>> {
+        let ids: Vec<CollectionId> = match named {
+            Some(table) => vec![table.collection()],
+            None => (self.catalog.tables_by_id().into_iter())
+                .map(|table| table.collection())
+                .filter(|id| !id.is_system())
+                .collect(),
+        };
+        ids.into_iter().filter_map(|id| self.table(id).ok())
     }
 }

@@ -10,9 +10,11 @@ use springhead_sql::catalog::{Column, Table};
 
 use super::event::{Image, Place, write_cursor};
 use super::json;
-use super::plan::{FeedPlan, Verdict, Version};
+use super::plan::{FeedPlan, Verdict};
 use super::render::Renderer;
 use super::spec::Operation;
+use super::version::Version;
+use crate::functions::SessionContext;
 use crate::{Rows, Tenant};
 use springhead_sql::filter::POLICY_ALIAS;
 
@@ -71,6 +73,7 @@ impl Snapshot {
         tenant: &Tenant,
         log: &dyn Log,
         plan: &FeedPlan,
+        session: Arc<SessionContext>,
         timestamp_ms: TimestampMs,
     ) -> Result<Snapshot, SqlError> {
         let mut tables = tables_of(tenant, plan);
@@ -92,7 +95,6 @@ impl Snapshot {
         if let Some(error) = refused {
             return Err(error);
         }
-        let session = plan.session().cloned().unwrap_or_default();
         let (results, lsn) = tenant.read_snapshots(session, queries).await?;
         // Rows that standbys have not confirmed yet are shown by no feed.
         tenant.wait_visible(lsn).await?;
@@ -152,7 +154,8 @@ impl Snapshot {
             return Ok(true);
         };
         for row in chunk.rows() {
-            if again && (version.hidden() || !version.shows(row, lease.as_ref())?) {
+            let row_version = version.form.table.version();
+            if again && (version.hidden() || !version.shows(row, row_version, lease.as_ref())?) {
                 continue;
             }
             out.extend_from_slice(b"event: snapshot\ndata: ");

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_proto::{Lsn, SqlError};
 use tokio::sync::Notify;
 
+use super::listened::Listened;
 use super::listener::{ChannelStart, Listener, ended};
 use super::{Notification, for_each_message};
 use crate::TailReader;
@@ -39,6 +41,9 @@ struct Members {
     /// The dispatching task is there, and began after this LSN.
     running_after: Option<Lsn>,
 }
+
+/// How long commits without a message for anyone may wait to be passed over.
+const PASS_EVERY: Duration = Duration::from_millis(50);
 
 /// One change of a session's channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +116,8 @@ impl Channels {
                         state.seen = seen.min(after);
                     }
                     let name: Arc<str> = name.into();
+                    // Before `published` is looked at below: of each later commit it is known.
+                    self.hub.listened.add(&name);
                     if state.channels.insert(Arc::clone(&name), after).is_none() {
                         members
                             .by_channel
@@ -123,13 +130,13 @@ impl Channels {
                 ChannelChange::Stop(name) => {
                     if state.channels.remove(name.as_str()).is_some() {
                         state.order.retain(|known| **known != *name);
-                        members.leave(&name, listener);
+                        members.leave(&name, listener, &self.hub.listened);
                     }
                 }
                 ChannelChange::StopAll => {
                     state.channels.clear();
                     for name in std::mem::take(&mut state.order) {
-                        members.leave(&name, listener);
+                        members.leave(&name, listener, &self.hub.listened);
                     }
                 }
             }
@@ -206,10 +213,18 @@ impl Channels {
                 return;
             };
             tokio::select! {
-                () = self.hub.published_after(position) => {}
+                () = self.hub.listened.woken() => {}
+                () = self.other_commits(position) => {}
                 () = self.deserted.notified() => {}
             }
         }
+    }
+
+    /// Completes some time after commits that nobody listens for: they are passed over many at a time,
+    /// so that the place in the log stays within the tail's memory.
+    async fn other_commits(&self, position: Lsn) {
+        self.hub.published_after(position).await;
+        tokio::time::sleep(PASS_EVERY).await;
     }
 
     async fn dispatch(&self, follower: &mut Option<TailReader>) {
@@ -238,6 +253,7 @@ impl Channels {
         *follower = None;
         let mut members = self.members.lock();
         members.by_channel.clear();
+        self.hub.listened.clear();
         for listener in members.listeners.drain(..) {
             listener.end(error.clone());
         }
@@ -269,11 +285,12 @@ impl Channels {
 }
 
 impl Members {
-    fn leave(&mut self, channel: &str, listener: &Arc<Listener>) {
+    fn leave(&mut self, channel: &str, listener: &Arc<Listener>, listened: &Listened) {
         if let Some(listeners) = self.by_channel.get_mut(channel) {
             listeners.retain(|known| !Arc::ptr_eq(known, listener));
             if listeners.is_empty() {
                 self.by_channel.remove(channel);
+                listened.remove(channel);
             }
         }
     }

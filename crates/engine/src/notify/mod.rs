@@ -9,10 +9,11 @@
 //! ```
 //!
 //! [`outbox`] belongs to the writer, [`channels`] to the tenant (one task while anyone listens),
-//! [`listener`] to a session. A commit costs a listener on another channel nothing; a listener that
+//! [`listener`] to a session. A commit costs a listener on another channel nothing ([`listened`]); a listener that
 //! does not read costs its bounded queue, and reads the log from where it was when it comes back.
 
 mod channels;
+mod listened;
 mod listener;
 mod outbox;
 
@@ -22,6 +23,7 @@ use springhead_log::CommitSlice;
 use springhead_proto::{ErrorCode, Lsn, Messages, SqlError, ValueRef};
 
 pub use channels::{ChannelChange, Channels};
+pub(crate) use listened::Listened;
 pub use listener::{ChannelStart, Listener};
 pub use outbox::{Folded, Message, Outbox};
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError, Value};
-use springhead_sql::plan::{CursorStatement, DeclareCursor, FetchDirection, OutputColumn};
+use springhead_sql::cursor::{CursorStatement, DeclareCursor, FetchDirection};
+use springhead_sql::plan::OutputColumn;
 
 use super::execute::Answer;
 use super::{Outcome, Session};

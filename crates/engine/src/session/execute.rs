@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
-use springhead_sql::plan::{Database, Isolation, OutputColumn, WriteVerb};
+use springhead_sql::plan::{Isolation, OutputColumn, WriteVerb};
 use springhead_sql::{PgType, Plan, PlanKind};
 use tokio::sync::oneshot;
 
@@ -120,9 +120,10 @@ impl Session {
                 let done = Box::pin(self.live_statement(&plan.kind, &params)).await;
                 done.map(Answer::Outcome)
             }
-            PlanKind::Explain(explained) => self.explain(explained).await.map(Answer::Outcome),
+            PlanKind::Explain(explained) => self.explain(explained, params).await,
             PlanKind::Advisory(lock) => self.advisory(lock, params).await,
             PlanKind::Cursor(statement) => self.cursor(statement, params).await,
+            PlanKind::Prepared(statement) => self.prepared_statement(sql, statement).await,
             PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
             PlanKind::Do(block) => {
                 let done = Box::pin(self.run_script(block)).await;
@@ -229,6 +230,7 @@ impl Session {
             database_id: tenant.id().0,
             state_path: state::state_file(&tenant.shared.config, tenant.id()),
             standbys: tenant.shared.standbys.load_full(),
+            prepared: Arc::clone(&self.prepared),
             live: springhead_sql::system::Cache::default(),
         }));
     }
@@ -577,96 +579,6 @@ impl Session {
             lsn: held.lsn,
             held: Some(held),
         })
-    }
-
-    async fn run_database(&mut self, database: &Database) -> Result<Outcome, SqlError> {
-        let what = match database {
-            Database::Create { .. } => "CREATE DATABASE",
-            Database::Drop { .. } => "DROP DATABASE",
-        };
-        if self.block.is_some() {
-            return Err(SqlError::new(
-                ErrorCode::ActiveTransaction,
-                format!("{what} cannot run inside a transaction block"),
-            ));
-        }
-        self.expect_writable(what)?;
-        let engine = self.engine.clone().ok_or_else(|| {
-            SqlError::new(
-                ErrorCode::FeatureNotSupported,
-                format!("{what} is not possible here"),
-            )
-        })?;
-        let identity = &self.plan_context.identity;
-        let own = engine.roles().get(&identity.role).cloned();
-        // Nobody owns a database here, so that it takes a superuser to drop one.
-        let is_allowed = identity.superuser
-            || (matches!(database, Database::Create { .. }) && own.is_some_and(|own| own.createdb));
-        if !is_allowed {
-            return Err(SqlError::new(
-                ErrorCode::InsufficientPrivilege,
-                match database {
-                    Database::Create { .. } => "permission denied to create database".to_owned(),
-                    Database::Drop { name, .. } => format!("must be owner of database {name}"),
-                },
-            ));
-        }
-        let mut outcome = Outcome::command(what);
-        match database {
-            Database::Create {
-                name,
-                if_not_exists,
-            } => match Box::pin(engine.create_tenant(name)).await {
-                Ok(_) => {}
-                Err(error) if *if_not_exists && error.code == ErrorCode::DuplicateDatabase => {
-                    outcome.notices.push(error);
-                }
-                Err(error) => return Err(error),
-            },
-            Database::Drop { name, if_exists } => match Box::pin(engine.drop_tenant(name)).await {
-                Ok(()) => {}
-                Err(error) if *if_exists && error.code == ErrorCode::UnknownDatabase => {
-                    outcome.notices.push(SqlError::new(
-                        ErrorCode::UnknownDatabase,
-                        format!("database \"{name}\" does not exist, skipping"),
-                    ));
-                }
-                Err(error) => return Err(error),
-            },
-        }
-        let name = match database {
-            Database::Create { name, .. } | Database::Drop { name, .. } => name,
-        };
-        let action = match database {
-            Database::Create { .. } => "create database",
-            Database::Drop { .. } => "drop database",
-        };
-        self.audit(action, name).await;
-        outcome.lsn = self.tenant.visible();
-        Ok(outcome)
-    }
-
-    async fn explain(&mut self, plan: &Plan) -> Result<Outcome, SqlError> {
-        let sql = match &plan.kind {
-            PlanKind::Query(query) => &query.sql,
-            PlanKind::Write(write) => &write.sql,
-            _ => return Err(SqlError::unsupported("EXPLAIN of this statement")),
-        };
-        let params = vec![Value::Null; plan.parameters.len()];
-        let (mut rows, _) = self
-            .tenant
-            .read_snapshot(&format!("EXPLAIN QUERY PLAN {sql}"), params)
-            .await?;
-        let mut lines = Vec::new();
-        while let Some(chunk) = rows.next_chunk()? {
-            for row in chunk.rows() {
-                if let Some(ValueRef::Text(detail)) = row.get(3) {
-                    lines.push(vec![detail.to_owned()]);
-                }
-            }
-        }
-        lines.push(vec![format!("SQLite: {sql}")]);
-        text_rows("EXPLAIN", &["QUERY PLAN"], lines.into_iter())
     }
 }
 

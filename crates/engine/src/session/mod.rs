@@ -11,11 +11,14 @@ mod changes;
 mod confirm;
 mod copying;
 mod cursors;
+mod databases;
 mod dead_letters;
 mod execute;
+mod explain;
 mod listen;
 mod live;
 mod live_told;
+pub(crate) mod prepared;
 mod roles;
 mod script;
 mod standstill;
@@ -36,6 +39,7 @@ use springhead_sql::{PgType, split};
 use tokio::sync::Notify;
 
 use self::cursors::Cursors;
+use self::prepared::PreparedStatements;
 use crate::access::Principal;
 use crate::copy::CopyOutcome;
 use crate::engine::Engine;
@@ -73,8 +77,7 @@ pub struct Session {
     running: Arc<Running>,
     /// Reads wait until this is visible.
     required_lsn: Lsn,
-    /// Prepared statements that the protocol is to forget; `None` for all of them.
-    deallocated: Vec<Option<String>>,
+    prepared: Arc<PreparedStatements>,
     /// Buffers of the literal lifter, kept from statement to statement.
     lifted: Lifted,
     /// Values before SET LOCAL, to be put back when the transaction ends.
@@ -218,7 +221,7 @@ impl Session {
             is_ahead: false,
             running: Arc::default(),
             required_lsn: Lsn::ZERO,
-            deallocated: Vec::new(),
+            prepared: Arc::default(),
             lifted: Lifted::default(),
             local: Vec::new(),
             listener: None,
@@ -319,12 +322,6 @@ impl Session {
         self.block
             .as_ref()
             .is_some_and(|block| block.writer.is_some())
-    }
-
-    /// The prepared statements that DEALLOCATE or DISCARD named since the last call; `None` is
-    /// all of them.
-    pub fn take_deallocated(&mut self) -> Vec<Option<String>> {
-        std::mem::take(&mut self.deallocated)
     }
 
     /// The value of a setting (SHOW).
@@ -457,21 +454,7 @@ impl Session {
                     );
                     return Ok(Outcome::command("SET").noticed(notice));
                 }
-                let before = self
-                    .context
-                    .settings
-                    .lock()
-                    .insert(name.clone(), value.clone());
-                // A transaction that is rolled back takes its settings with it; SET LOCAL also ends
-                // with a commit.
-                if self.block.is_some() {
-                    self.local.push((name.clone(), before));
-                    if let Some(block) = &mut self.block
-                        && !*local
-                    {
-                        block.kept_settings.push((name.clone(), value.clone()));
-                    }
-                }
+                self.put_setting(name, &value, *local);
                 let mut outcome = Outcome::command("SET");
                 outcome
                     .parameter_status
@@ -484,10 +467,7 @@ impl Session {
                     Some(value) => value,
                     None => self.default_setting(name)?,
                 };
-                self.context
-                    .settings
-                    .lock()
-                    .insert(name.clone(), value.clone());
+                self.put_setting(name, &value, false);
                 let mut outcome = Outcome::command("RESET");
                 outcome
                     .parameter_status
@@ -514,7 +494,7 @@ impl Session {
                 }
                 self.put_configured();
                 if *setting == Setting::Discard {
-                    self.deallocated.push(None);
+                    self.prepared.clear();
                     self.let_go();
                     self.context.sequence_values.lock().clear();
                     *self.context.last_sequence.lock() = None;
@@ -522,15 +502,22 @@ impl Session {
                 }
                 Ok(Outcome::command("RESET"))
             }
-            Setting::Deallocate { name } => {
-                let tag = match name {
-                    Some(_) => "DEALLOCATE",
-                    None => "DEALLOCATE ALL",
-                };
-                self.deallocated.push(name.clone());
-                Ok(Outcome::command(tag))
-            }
             Setting::Show { name } => self.show(name.as_deref()),
+        }
+    }
+
+    /// A transaction that is rolled back takes its settings with it; what is `local` also ends with a
+    /// commit.
+    fn put_setting(&mut self, name: &str, value: &str, local: bool) {
+        let mut values = self.context.settings.lock();
+        let before = values.insert(name.to_owned(), value.to_owned());
+        drop(values);
+        if let Some(block) = &mut self.block {
+            self.local.push((name.to_owned(), before));
+            if !local {
+                let kept = (name.to_owned(), value.to_owned());
+                block.kept_settings.push(kept);
+            }
         }
     }
 

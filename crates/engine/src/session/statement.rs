@@ -190,19 +190,28 @@ pub(crate) fn convert_one(parameter: &Parameter, value: ParamValue<'_>) -> Resul
         ParamValue::Binary(bytes) => types::input_binary(&parameter.pg_type, bytes)?,
         ParamValue::Json(json) => types::input_json(&parameter.pg_type, json)?,
     };
-    if converted == Value::Null
-        && let Some(column) = &parameter.assigned_to
-        && column.not_null
-    {
-        return Err(SqlError::new(
-            ErrorCode::NotNullViolation,
-            format!(
-                "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
-                column.column, column.table
-            ),
-        )
-        .with_table(column.table.clone())
-        .with_column(column.column.clone()));
-    }
+    expect_not_null(parameter, &converted)?;
     Ok(converted)
+}
+
+/// What a value that goes straight into a column must be, which nobody asks once it is bound.
+///
+/// # Errors
+/// 23502 for NULL where the column takes none.
+pub(super) fn expect_not_null(parameter: &Parameter, value: &Value) -> Result<(), SqlError> {
+    let Some(column) = parameter.assigned_to.as_ref() else {
+        return Ok(());
+    };
+    if *value != Value::Null || !column.not_null {
+        return Ok(());
+    }
+    Err(SqlError::new(
+        ErrorCode::NotNullViolation,
+        format!(
+            "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+            column.column, column.table
+        ),
+    )
+    .with_table(column.table.clone())
+    .with_column(column.column.clone()))
 }

@@ -18,8 +18,10 @@ mod ddl;
 mod dead_letters;
 pub(crate) mod device;
 mod follow;
+mod keys;
 pub mod mailbox;
 pub(crate) mod mutate;
+mod restore;
 pub mod run;
 mod work;
 
@@ -93,6 +95,10 @@ struct Owner {
     before: Arc<Catalog>,
     savepoints: Vec<Savepoint>,
     constraints: DeferredConstraints,
+    /// A foreign key has been violated for a time, or still is.
+    had_violations: bool,
+    /// SQLite's count of violations is not right any more: rows are looked at instead.
+    recounts_keys: bool,
 }
 
 struct Savepoint {
@@ -305,6 +311,8 @@ impl Writer {
             before: Arc::clone(&self.catalog),
             savepoints: Vec::new(),
             constraints: DeferredConstraints::default(),
+            had_violations: false,
+            recounts_keys: false,
         });
         let result = opened.and_then(|()| {
             for name in begin.savepoints {
@@ -327,6 +335,7 @@ impl Writer {
         }
         let reply = match self.execute(&request) {
             Ok(executed) => {
+                self.note_violations();
                 let mut done = self.done(Lsn::ZERO);
                 done.rows = executed.rows;
                 done.affected = executed.affected;
@@ -348,10 +357,13 @@ impl Writer {
                 }
             }
             Err(run::NotDone::TransactionLost(error)) => {
-                self.end_owner_rollback();
+                let transaction_lost = !self.restore_owner();
+                if transaction_lost {
+                    self.end_owner_rollback();
+                }
                 Reply::Failed {
                     error,
-                    transaction_lost: true,
+                    transaction_lost,
                 }
             }
         };
@@ -431,35 +443,6 @@ impl Writer {
         let mut done = self.done(Lsn::ZERO);
         done.catalog = Some(Arc::clone(&self.catalog));
         Ok(done)
-    }
-
-    fn set_constraints(
-        &mut self,
-        names: Option<Vec<String>>,
-        deferred: bool,
-    ) -> Result<Done, SqlError> {
-        let owner = self
-            .owner
-            .as_mut()
-            .expect("only its owner's commands come here");
-        match names {
-            None => {
-                owner.constraints.all = Some(deferred);
-                owner.constraints.named.clear();
-            }
-            Some(names) => {
-                for name in names {
-                    run::expect_deferrable(&self.catalog, &name)?;
-                    owner.constraints.named.retain(|(known, _)| *known != name);
-                    owner.constraints.named.push((name, deferred));
-                }
-            }
-        }
-        if !deferred {
-            // Those that are immediate from now on.
-            self.check_foreign_keys(false, None)?;
-        }
-        Ok(self.done(Lsn::ZERO))
     }
 
     /// Gives up the interactive transaction and everything in it.

@@ -3,17 +3,16 @@
 
 use std::sync::Arc;
 
-use libsqlite3_sys as ffi;
-use rusqlite::Connection;
 use rusqlite::types::ToSqlOutput;
 use springhead_proto::{ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlError, ValueRef};
 use springhead_sql::PlanKind;
-use springhead_sql::catalog::{Catalog, ForeignKey};
+use springhead_sql::catalog::Catalog;
 use springhead_sql::plan::{Write, WriteVerb};
 use springhead_sql::program::Library;
 
 use super::{Request, Writer};
 use crate::apply::set_foreign_keys;
+use crate::capture::Mark;
 use crate::memory::Limited;
 use crate::notify::Message;
 use crate::programs::{self, Runner};
@@ -37,7 +36,8 @@ pub enum NotDone {
     /// Planned against another catalog.
     Stale,
     Failed(SqlError),
-    /// SQLite has given up the whole transaction, or it had to be given up, with it.
+    /// SQLite has given up the whole transaction, or it has to be given up, with it. The capture has
+    /// what there was before the statement.
     TransactionLost(SqlError),
     /// The state file is damaged where it had to read. Nothing of what is open has been acknowledged
     /// or logged, so all of it has failed for certain.
@@ -128,30 +128,40 @@ impl Writer {
                 executed.notices.append(&mut request.session.notices.lock());
                 Ok(executed)
             }
-            Err(failure) => {
-                // Not SQLite's own failures: what the statement has changed is there.
-                let is_ours = self.capture.check().is_err() || matches!(failure, Failure::Sql(_));
-                let damaged =
-                    matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
-                let mut error = self.describe(failure);
-                if let PlanKind::Write(write) = &request.plan.kind
-                    && let Some(viewer) = &write.viewer
-                {
-                    error = springhead_sql::access::conceal(&self.catalog, viewer, error);
-                }
-                if damaged {
-                    Err(NotDone::Damaged(error))
-                } else if self.conn.is_autocommit() || is_ours && !leaves_nothing(request) {
-                    Err(NotDone::TransactionLost(error))
-                } else {
-                    self.capture.cut(mark);
-                    self.undo_restarts(restarts);
-                    Err(NotDone::Failed(error))
-                }
-            }
+            Err(failure) => Err(self.undone_by(failure, request, mark, restarts)),
         };
         context.leave();
         executed
+    }
+
+    /// What a failure leaves of the transaction. The capture and the sequences are as they were at
+    /// `mark` and `restarts`, unless there is damage.
+    fn undone_by(
+        &mut self,
+        failure: Failure,
+        request: &Request,
+        mark: Mark,
+        restarts: usize,
+    ) -> NotDone {
+        // Not SQLite's own failures: what the statement has changed is there.
+        let is_ours = self.capture.check().is_err() || matches!(failure, Failure::Sql(_));
+        let damaged = matches!(&failure, Failure::Sqlite(error) if checksum::is_damage(error));
+        let mut error = self.describe(failure);
+        if let PlanKind::Write(write) = &request.plan.kind
+            && let Some(viewer) = &write.viewer
+        {
+            error = springhead_sql::access::conceal(&self.catalog, viewer, error);
+        }
+        if damaged {
+            return NotDone::Damaged(error);
+        }
+        self.capture.cut(mark);
+        self.undo_restarts(restarts);
+        if self.conn.is_autocommit() || is_ours && !leaves_nothing(request) {
+            NotDone::TransactionLost(error)
+        } else {
+            NotDone::Failed(error)
+        }
     }
 
     fn execute_write(&mut self, write: &Write, request: &Request) -> Result<Executed, Failure> {
@@ -395,126 +405,6 @@ impl Writer {
         Ok(Executed::default())
     }
 
-    /// Makes sure that no immediate foreign key is violated now; with `all`, no deferred one either.
-    /// `write` is the statement that has just run, if it is one's.
-    ///
-    /// # Errors
-    /// 23503 naming the constraint.
-    pub(super) fn check_foreign_keys(
-        &self,
-        all: bool,
-        write: Option<&Write>,
-    ) -> Result<(), SqlError> {
-        if deferred_violations(&self.conn) == 0 {
-            return Ok(());
-        }
-        self.context.as_engine(|| self.find_violation(all, write))
-    }
-
-    fn find_violation(&self, all: bool, write: Option<&Write>) -> Result<(), SqlError> {
-        for table in self
-            .catalog
-            .tables
-            .values()
-            .filter(|table| !table.foreign_keys.is_empty())
-        {
-            let mut check = self
-                .conn
-                .prepare(&format!(
-                    "PRAGMA foreign_key_check({})",
-                    table.storage_name()
-                ))
-                .map_err(|error| readers::translate_plain(&error))?;
-            let mut rows = check
-                .query([])
-                .map_err(|error| readers::translate_plain(&error))?;
-            while let Some(row) = rows
-                .next()
-                .map_err(|error| readers::translate_plain(&error))?
-            {
-                let (rowid, ordinal): (Option<i64>, u16) = (
-                    row.get(1)
-                        .map_err(|error| readers::translate_plain(&error))?,
-                    row.get(3)
-                        .map_err(|error| readers::translate_plain(&error))?,
-                );
-                // SQLite numbers a table's keys from the last to the first.
-                let Some(key) = table.foreign_keys.iter().rev().nth(usize::from(ordinal)) else {
-                    continue;
-                };
-                if all || !self.is_deferred(key) {
-                    return Err(self.foreign_key_violation(table, key, rowid, write));
-                }
-            }
-        }
-        if all {
-            return Err(SqlError::new(
-                ErrorCode::ForeignKeyViolation,
-                "a foreign key constraint is violated",
-            ));
-        }
-        Ok(())
-    }
-
-    fn is_deferred(&self, key: &ForeignKey) -> bool {
-        if !key.deferrable {
-            return false;
-        }
-        let Some(owner) = &self.owner else {
-            return key.initially_deferred;
-        };
-        let constraints = &owner.constraints;
-        constraints
-            .named
-            .iter()
-            .find(|(name, _)| *name == key.name)
-            .map(|(_, deferred)| *deferred)
-            .or(constraints.all)
-            .unwrap_or(key.initially_deferred)
-    }
-
-    fn foreign_key_violation(
-        &self,
-        table: &springhead_sql::catalog::Table,
-        key: &ForeignKey,
-        rowid: Option<i64>,
-        write: Option<&Write>,
-    ) -> SqlError {
-        let values = rowid.and_then(|rowid| {
-            let columns: Vec<String> = key.columns.iter().map(|id| format!("c{id}")).collect();
-            let sql = format!(
-                "SELECT {} FROM {} WHERE rowid = ?1",
-                columns.join(", "),
-                table.storage_name()
-            );
-            let mut statement = self.conn.prepare(&sql).ok()?;
-            statement
-                .query_row([rowid], |row| {
-                    (0..columns.len())
-                        .map(|index| {
-                            row.get_ref(index).map(|value| {
-                                crate::functions::from_sqlite(value).map(|value| value.to_owned())
-                            })
-                        })
-                        .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
-                })
-                .ok()?
-                .ok()
-        });
-        // The child is at fault if it was written to; otherwise the parent's row is gone.
-        let child_changed = match write {
-            Some(write) => write.table == table.collection() && write.verb != WriteVerb::Delete,
-            None => self.capture.touches(table.collection()),
-        };
-        springhead_sql::errors::foreign_key_violation(
-            &self.catalog,
-            table,
-            key,
-            values.as_deref(),
-            child_changed,
-        )
-    }
-
     /// The failure in PostgreSQL's words.
     pub(super) fn describe(&self, failure: Failure) -> SqlError {
         match failure {
@@ -541,27 +431,6 @@ pub fn translate(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
     }
 }
 
-/// # Errors
-/// 42704 for an unknown constraint, 42809 for one that cannot be deferred.
-pub(super) fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), SqlError> {
-    let mut keys = catalog
-        .tables
-        .values()
-        .flat_map(|table| &table.foreign_keys)
-        .filter(|key| key.name == name);
-    match keys.next() {
-        None => Err(SqlError::new(
-            ErrorCode::UndefinedObject,
-            format!("constraint \"{name}\" does not exist"),
-        )),
-        Some(key) if !key.deferrable => Err(SqlError::new(
-            ErrorCode::WrongObjectType,
-            format!("constraint \"{name}\" is not deferrable"),
-        )),
-        Some(_) => Ok(()),
-    }
-}
-
 /// Whether the statement leaves nothing in SQLite when it fails for a reason that is not SQLite's:
 /// it runs in a savepoint of its own, or changes nothing.
 fn leaves_nothing(request: &Request) -> bool {
@@ -575,22 +444,4 @@ fn leaves_nothing(request: &Request) -> bool {
         PlanKind::Query(_) => true,
         _ => true,
     }
-}
-
-/// How many violations of foreign keys the open transaction still has to resolve; SQLite says only
-/// whether there are any.
-fn deferred_violations(conn: &Connection) -> i32 {
-    let (mut current, mut high) = (0, 0);
-    // SAFETY: the handle is open, the two places are ours.
-    let code = unsafe {
-        ffi::sqlite3_db_status(
-            conn.handle(),
-            ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
-            &raw mut current,
-            &raw mut high,
-            0,
-        )
-    };
-    debug_assert_eq!(code, ffi::SQLITE_OK);
-    current
 }

@@ -128,7 +128,7 @@ impl Writer {
             conn: &self.conn,
             context: &self.context,
             catalog: &self.catalog,
-            now_us: self.context.clock_us(),
+            now_us: self.context.now_us(),
         }
     }
 

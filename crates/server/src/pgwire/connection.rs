@@ -153,6 +153,7 @@ async fn converse(
     session.run_ahead();
     session.enable_streams();
     session.enable_live(&state.live);
+    session.limit_prepared(state.config.pg_max_prepared);
     let own_idle_limit_at_start = session.setting(IDLE_SETTING);
     let mut connection = Connection {
         wire,
@@ -441,7 +442,6 @@ impl Connection<'_> {
             FrontendMessage::Query(sql) => {
                 extended.before_query(wire, session).await?;
                 simple_query(wire, session, &mut source, sql).await?;
-                extended.forget(session);
                 extended.after_query(session);
                 ready(wire, session).await
             }

@@ -13,8 +13,10 @@ use springhead_engine::session::{COPIES_COLUMNS, changes_columns, fetch_columns,
 use springhead_engine::settings;
 use springhead_engine::{Outcome, ParamValue, Session, Statement, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
+use springhead_sql::cursor::CursorStatement;
 use springhead_sql::live::LiveStatement;
-use springhead_sql::plan::{CursorStatement, OutputColumn, RoleStatement, Setting};
+use springhead_sql::plan::{OutputColumn, RoleStatement, Setting};
+use springhead_sql::prepared::PreparedStatement;
 use springhead_sql::{PgType, PlanKind};
 
 use super::backend::{self, Format, Formats};
@@ -25,9 +27,10 @@ use super::results::{SendError, Unsent, Wire};
 
 /// A connection's prepared statements and portals.
 pub struct Extended {
-    statements: FxHashMap<Box<str>, Arc<Statement>>,
+    /// The prepared statement without a name; the session has the others.
+    unnamed: Option<Arc<Statement>>,
     portals: FxHashMap<Box<str>, Portal>,
-    /// How many of each there may be.
+    /// How many portals there may be.
     max: usize,
     /// An error has been told; what comes before the next Sync is not done.
     skipping: bool,
@@ -59,11 +62,11 @@ enum Parameter {
 }
 
 impl Extended {
-    /// None of either, and at most `max` of each.
+    /// None of either, and at most `max` portals.
     #[must_use]
     pub fn new(max: usize) -> Extended {
         Extended {
-            statements: FxHashMap::default(),
+            unnamed: None,
             portals: FxHashMap::default(),
             max,
             skipping: false,
@@ -91,7 +94,6 @@ impl Extended {
         self.skipping = false;
         self.end_block(wire, session).await;
         self.drop_portals_if_idle(session);
-        self.forget(session);
         Ok(())
     }
 
@@ -101,19 +103,9 @@ impl Extended {
     /// The socket's.
     pub async fn before_query(&mut self, wire: &mut Wire, session: &mut Session) -> io::Result<()> {
         self.end_block(wire, session).await;
-        self.statements.remove("");
+        self.unnamed = None;
         self.portals.remove("");
         Ok(())
-    }
-
-    /// Drops the statements that the session was told to deallocate.
-    pub fn forget(&mut self, session: &mut Session) {
-        for name in session.take_deallocated() {
-            match name {
-                Some(name) => drop(self.statements.remove(name.as_str())),
-                None => self.statements.clear(),
-            }
-        }
     }
 
     /// Portals last as long as their transaction.
@@ -166,7 +158,8 @@ impl Extended {
             }
             FrontendMessage::Close(target) => {
                 match target {
-                    Target::Statement(name) => drop(self.statements.remove(name)),
+                    Target::Statement("") => self.unnamed = None,
+                    Target::Statement(name) => session.close_prepared(name),
                     Target::Portal(name) => drop(self.portals.remove(name)),
                 }
                 backend::close_complete(&mut wire.out);
@@ -188,26 +181,21 @@ impl Extended {
         sql: &str,
         oids: &[u32],
     ) -> Result<(), SqlError> {
-        if name.is_empty() {
-            self.statements.remove(name);
-        } else if self.statements.contains_key(name) {
-            return Err(SqlError::new(
-                ErrorCode::DuplicateStatement,
-                format!("prepared statement \"{name}\" already exists"),
-            ));
-        }
-        self.check_room(self.statements.len(), "prepared statements")?;
         let types = oids
             .iter()
             .map(|&oid| parameter_type(session, oid))
             .collect::<Result<Vec<_>, _>>()?;
-        let statement = session.prepare(sql, &types)?;
-        self.statements.insert(name.into(), statement);
+        if !name.is_empty() {
+            return session.prepare_named(name, sql, &types);
+        }
+        // The one that was there is gone even if this one fails.
+        self.unnamed = None;
+        self.unnamed = Some(session.prepare(sql, &types)?);
         Ok(())
     }
 
     fn bind(&mut self, session: &Session, bind: &Bind<'_>) -> Result<(), SqlError> {
-        let statement = self.statement(bind.statement)?;
+        let statement = self.statement(session, bind.statement)?;
         let wanted = statement.plan.parameters.len();
         if bind.parameters.len() != wanted {
             return Err(SqlError::new(
@@ -235,7 +223,7 @@ impl Extended {
                 format!("cursor \"{}\" already exists", bind.portal),
             ));
         }
-        self.check_room(self.portals.len(), "portals")?;
+        self.check_room()?;
         let parameters = bind
             .parameters
             .iter()
@@ -272,7 +260,7 @@ impl Extended {
     ) -> Result<(), SqlError> {
         let (statement, formats) = match target {
             Target::Statement(name) => {
-                let statement = self.statement(name)?;
+                let statement = self.statement(session, name)?;
                 let types = statement
                     .plan
                     .parameters
@@ -409,25 +397,27 @@ impl Extended {
         }
     }
 
-    fn statement(&self, name: &str) -> Result<Arc<Statement>, SqlError> {
-        self.statements.get(name).cloned().ok_or_else(|| {
-            let message = if name.is_empty() {
-                "unnamed prepared statement does not exist".to_owned()
-            } else {
-                format!("prepared statement \"{name}\" does not exist")
-            };
-            SqlError::new(ErrorCode::UndefinedStatement, message)
+    fn statement(&self, session: &Session, name: &str) -> Result<Arc<Statement>, SqlError> {
+        if !name.is_empty() {
+            return session.prepared(name);
+        }
+        self.unnamed.clone().ok_or_else(|| {
+            SqlError::new(
+                ErrorCode::UndefinedStatement,
+                "unnamed prepared statement does not exist",
+            )
         })
     }
 
-    fn check_room(&self, count: usize, what: &str) -> Result<(), SqlError> {
-        if count < self.max {
+    fn check_room(&self) -> Result<(), SqlError> {
+        if self.portals.len() < self.max {
             return Ok(());
         }
         Err(SqlError::new(
             ErrorCode::TooManyRequests,
             format!(
-                "this connection has {count} {what} open, the limit pg_max_prepared is {}",
+                "this connection has {} portals open, the limit pg_max_prepared is {}",
+                self.portals.len(),
                 self.max
             ),
         )
@@ -499,6 +489,14 @@ fn columns_of(kind: &PlanKind, session: &Session) -> Option<Arc<[OutputColumn]>>
         PlanKind::Cursor(CursorStatement::Fetch {
             name, moves: false, ..
         }) => session.cursor_columns(name),
+        PlanKind::Prepared(PreparedStatement::Execute { name }) => {
+            let prepared = session.prepared(name).ok()?;
+            let is_execute = matches!(prepared.plan.kind, PlanKind::Prepared(_));
+            if is_execute {
+                return None;
+            }
+            columns_of(&prepared.plan.kind, session)
+        }
         PlanKind::Live(_) => Some(live_columns()),
         PlanKind::LiveControl(LiveStatement::Fetch(_)) => Some(fetch_columns()),
         PlanKind::Setting(Setting::Show { name: Some(name) }) if name == "tenants" => {

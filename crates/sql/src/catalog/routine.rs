@@ -17,6 +17,9 @@ pub struct Routine {
     pub volatility: Volatility,
     /// NULL for any NULL argument, without being run.
     pub strict: bool,
+    /// SECURITY DEFINER: its body has its owner's rights.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub definer: bool,
     pub body: String,
     /// Who may execute it: everyone, until something is said.
     #[serde(

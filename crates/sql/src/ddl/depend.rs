@@ -184,7 +184,7 @@ impl Dependent {
                 .map_or("?", |(_, column)| column.name.as_str())
         };
         match self {
-            Dependent::Trigger(id) => match super::routine::relation_of(&change.catalog, *id) {
+            Dependent::Trigger(id) => match super::trigger::relation_of(&change.catalog, *id) {
                 Some((name, relation)) => format!("trigger {name} on {relation}"),
                 None => "trigger ?".to_owned(),
             },
@@ -252,7 +252,7 @@ impl Dependent {
                 Ok(())
             }
             Dependent::View(id) => {
-                super::routine::drop_triggers_of(change, id);
+                super::trigger::drop_triggers_of(change, id);
                 if let Some(view) = change.catalog.view(id) {
                     let view = View::clone(view);
                     change.drop(Definition::View(view));

@@ -149,7 +149,7 @@ fn tables(
         for sequence in owned_sequences(change, table.id, None) {
             sequence::remove(change, sequence);
         }
-        super::routine::drop_triggers_of(change, table.id);
+        super::trigger::drop_triggers_of(change, table.id);
         // As it is now: a cascade may have changed it.
         if let Some(table) = change.table(table.collection()) {
             change
@@ -225,7 +225,7 @@ fn views(
     dependents.without(&themselves);
     dependents.resolve(change, subject(found, "view").as_deref(), cascade)?;
     for view in going {
-        super::routine::drop_triggers_of(change, view.id);
+        super::trigger::drop_triggers_of(change, view.id);
         change.drop(Definition::View(View::clone(&view)));
     }
     Ok(())

@@ -43,6 +43,7 @@ mod sequence;
 pub(crate) mod storage;
 mod table;
 mod text;
+mod trigger;
 mod type_users;
 mod types;
 mod user_type;

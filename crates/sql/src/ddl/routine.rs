@@ -1,8 +1,8 @@
-//! CREATE, ALTER and DROP of functions, procedures and triggers.
+//! CREATE, ALTER and DROP of functions and procedures.
 
 use std::sync::Arc;
 
-use springhead_proto::{CollectionId, ErrorCode, SqlError};
+use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::DataType;
 use sqlparser::tokenizer::Token;
 
@@ -11,15 +11,22 @@ use super::depend::{Dependent, Dependents};
 use super::names::{check_schema, fold};
 use super::text::Reader;
 use super::{expression, permit, types};
-use crate::access::{Identity, Object, Use, decide, must_own};
+use crate::access::{Identity, Object, must_own};
 use crate::catalog::{
-    Argument, Catalog, Definition, Event, Language, Privilege, QualifiedName, ReferentialAction,
-    Relation, Returns, Routine, Table, Timing, Trigger, Volatility,
+    Argument, Catalog, Definition, Language, QualifiedName, Relation, Returns, Routine, Volatility,
 };
 use crate::plan::{PlanKind, display_name};
 use crate::planner::PlanContext;
 use crate::program;
 use crate::types::PgType;
+
+/// What CREATE FUNCTION has said beside what is part of the routine as it is.
+#[derive(Default)]
+struct Said {
+    returns: Option<Returns>,
+    language: Option<String>,
+    body: Option<String>,
+}
 
 impl Reader<'_> {
     /// After CREATE [OR REPLACE] FUNCTION or PROCEDURE.
@@ -40,60 +47,17 @@ impl Reader<'_> {
             language: Language::Sql,
             volatility: Volatility::Volatile,
             strict: false,
+            definer: false,
             body: String::new(),
             access: Routine::default_access(),
         };
         permit::create(self.catalog, self.context)?;
-        let mut returns = None;
-        let (mut language, mut body) = (None, None);
-        loop {
-            if self.words(&["RETURNS", "NULL", "ON", "NULL", "INPUT"]) || self.word("STRICT") {
-                routine.strict = true;
-            } else if self.word("RETURNS") {
-                returns = Some(self.returns()?);
-            } else if self.word("LANGUAGE") {
-                language = Some(self.language()?);
-            } else if self.word("IMMUTABLE") {
-                routine.volatility = Volatility::Immutable;
-            } else if self.word("STABLE") {
-                routine.volatility = Volatility::Stable;
-            } else if self.word("VOLATILE")
-                || self.words(&["CALLED", "ON", "NULL", "INPUT"])
-                || self.word("LEAKPROOF")
-                || self.words(&["NOT", "LEAKPROOF"])
-                || self.words(&["SECURITY", "INVOKER"])
-                || self.words(&["EXTERNAL", "SECURITY", "INVOKER"])
-            {
-            } else if self.words(&["SECURITY", "DEFINER"])
-                || self.words(&["EXTERNAL", "SECURITY", "DEFINER"])
-            {
-                return Err(SqlError::unsupported("SECURITY DEFINER"));
-            } else if self.word("PARALLEL") || self.word("COST") || self.word("ROWS") {
-                self.parser.next_token();
-            } else if self.word("WINDOW") || self.word("SUPPORT") || self.word("TRANSFORM") {
-                return Err(SqlError::unsupported("this option of CREATE FUNCTION"));
-            } else if self.words(&["SET", "SEARCH_PATH"]) {
-                // There is one schema to search.
-                self.setting()?;
-            } else if self.word("SET") {
-                return Err(SqlError::unsupported("CREATE FUNCTION … SET"));
-            } else if self.word("AS") {
-                body = Some(self.string()?);
-            } else if self.word("RETURN") {
-                let from = self.offset();
-                self.parser.parse_expr().map_err(|_| self.unexpected())?;
-                body = Some(format!("SELECT {}", self.slice(from)));
-            } else if self.words(&["BEGIN", "ATOMIC"]) {
-                body = Some(self.atomic()?);
-            } else {
-                break;
-            }
-        }
+        let said = self.routine_options(&mut routine)?;
         self.end()?;
-        routine.language = match language.as_deref() {
+        routine.language = match said.language.as_deref() {
             Some("sql") => Language::Sql,
             Some("plpgsql") => Language::Plpgsql,
-            None if body.is_some() => Language::Sql,
+            None if said.body.is_some() => Language::Sql,
             None => {
                 return Err(SqlError::new(
                     ErrorCode::InvalidFunctionDefinition,
@@ -106,13 +70,13 @@ impl Reader<'_> {
                 )));
             }
         };
-        routine.body = body.ok_or_else(|| {
+        routine.body = said.body.ok_or_else(|| {
             SqlError::new(
                 ErrorCode::InvalidFunctionDefinition,
                 "no function body specified",
             )
         })?;
-        match (procedure, returns) {
+        match (procedure, said.returns) {
             (true, Some(_)) => return Err(self.unexpected()),
             (false, None) => {
                 return Err(SqlError::new(
@@ -124,6 +88,64 @@ impl Reader<'_> {
             (true, None) => {}
         }
         self.put_routine(routine, replace)
+    }
+
+    /// What follows the arguments, in any order. What is a field of the routine is put there.
+    fn routine_options(&mut self, routine: &mut Routine) -> Result<Said, SqlError> {
+        let mut said = Said::default();
+        loop {
+            if self.common_option(routine) {
+            } else if self.word("RETURNS") {
+                said.returns = Some(self.returns()?);
+            } else if self.word("LANGUAGE") {
+                said.language = Some(self.language()?);
+            } else if self.word("WINDOW") || self.word("SUPPORT") || self.word("TRANSFORM") {
+                return Err(SqlError::unsupported("this option of CREATE FUNCTION"));
+            } else if self.words(&["SET", "SEARCH_PATH"]) {
+                // There is one schema to search.
+                self.setting()?;
+            } else if self.word("SET") {
+                return Err(SqlError::unsupported("CREATE FUNCTION … SET"));
+            } else if self.word("AS") {
+                said.body = Some(self.string()?);
+            } else if self.word("RETURN") {
+                let from = self.offset();
+                self.parser.parse_expr().map_err(|_| self.unexpected())?;
+                said.body = Some(format!("SELECT {}", self.slice(from)));
+            } else if self.words(&["BEGIN", "ATOMIC"]) {
+                said.body = Some(self.atomic()?);
+            } else {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// One of the options that CREATE and ALTER have in common; whether there was one.
+    fn common_option(&mut self, routine: &mut Routine) -> bool {
+        if self.words(&["RETURNS", "NULL", "ON", "NULL", "INPUT"]) || self.word("STRICT") {
+            routine.strict = true;
+        } else if self.words(&["CALLED", "ON", "NULL", "INPUT"]) {
+            routine.strict = false;
+        } else if self.word("IMMUTABLE") {
+            routine.volatility = Volatility::Immutable;
+        } else if self.word("STABLE") {
+            routine.volatility = Volatility::Stable;
+        } else if self.word("VOLATILE") {
+            routine.volatility = Volatility::Volatile;
+        } else if self.words(&["SECURITY", "DEFINER"])
+            || self.words(&["EXTERNAL", "SECURITY", "DEFINER"])
+        {
+            routine.definer = true;
+        } else if self.words(&["SECURITY", "INVOKER"])
+            || self.words(&["EXTERNAL", "SECURITY", "INVOKER"])
+        {
+            routine.definer = false;
+        } else if self.word("PARALLEL") || self.word("COST") || self.word("ROWS") {
+            self.parser.next_token();
+        } else {
+            return self.word("LEAKPROOF") || self.words(&["NOT", "LEAKPROOF"]);
+        }
+        true
     }
 
     fn put_routine(&mut self, mut routine: Routine, replace: bool) -> Result<PlanKind, SqlError> {
@@ -382,7 +404,7 @@ impl Reader<'_> {
     }
 
     /// Where the next token begins.
-    fn offset(&self) -> usize {
+    pub(super) fn offset(&self) -> usize {
         crate::query::offset(self.source, self.parser.peek_token().span.start)
     }
 
@@ -421,227 +443,6 @@ impl Reader<'_> {
                 _ => {}
             }
         }
-    }
-
-    /// After CREATE [OR REPLACE] TRIGGER.
-    pub(super) fn create_trigger(&mut self, replace: bool) -> Result<PlanKind, SqlError> {
-        let name = self.ident()?;
-        let timing = if self.word("BEFORE") {
-            Timing::Before
-        } else if self.word("AFTER") {
-            Timing::After
-        } else if self.words(&["INSTEAD", "OF"]) {
-            Timing::InsteadOf
-        } else {
-            return Err(self.unexpected());
-        };
-        let (mut events, mut columns) = (Vec::new(), Vec::new());
-        loop {
-            let event = if self.word("INSERT") {
-                Event::Insert
-            } else if self.word("DELETE") {
-                Event::Delete
-            } else if self.word("UPDATE") {
-                if self.word("OF") {
-                    columns.push(self.ident()?);
-                    while self.parser.consume_token(&Token::Comma) {
-                        columns.push(self.ident()?);
-                    }
-                }
-                Event::Update
-            } else if self.word("TRUNCATE") {
-                return Err(SqlError::unsupported("triggers on TRUNCATE"));
-            } else {
-                return Err(self.unexpected());
-            };
-            events.push(event);
-            if !self.word("OR") {
-                break;
-            }
-        }
-        if !self.word("ON") {
-            return Err(self.unexpected());
-        }
-        let on = self.name()?;
-        if self.word("REFERENCING") {
-            return Err(SqlError::unsupported("transition tables of triggers"));
-        }
-        if self.words(&["NOT", "DEFERRABLE"]) {
-        } else if self.word("DEFERRABLE") || self.word("INITIALLY") || self.word("FROM") {
-            return Err(SqlError::unsupported("constraint triggers"));
-        }
-        let mut each_row = false;
-        if self.word("FOR") {
-            self.word("EACH");
-            each_row = self.word("ROW");
-            if !each_row && !self.word("STATEMENT") {
-                return Err(self.unexpected());
-            }
-        }
-        let condition = if self.word("WHEN") {
-            Some(self.in_parentheses()?)
-        } else {
-            None
-        };
-        if !self.words(&["EXECUTE", "FUNCTION"]) && !self.words(&["EXECUTE", "PROCEDURE"]) {
-            return Err(self.unexpected());
-        }
-        let function = self.name()?;
-        let arguments = self.constants()?;
-        self.end()?;
-        let trigger = Trigger {
-            id: 0,
-            name: QualifiedName::new(on.schema.clone(), name),
-            relation: 0,
-            timing,
-            events,
-            update_of: Vec::new(),
-            each_row,
-            condition,
-            function: 0,
-            arguments,
-            disabled: false,
-        };
-        self.put_trigger(trigger, &on, &columns, &function, replace)
-    }
-
-    fn put_trigger(
-        &mut self,
-        mut trigger: Trigger,
-        on: &QualifiedName,
-        columns: &[String],
-        function: &QualifiedName,
-        replace: bool,
-    ) -> Result<PlanKind, SqlError> {
-        check_schema(on)?;
-        match self.catalog.relation(on) {
-            Some(Relation::Table(id)) => {
-                let table = self.catalog.expect_table(on)?;
-                super::names::check_owner(table)?;
-                check_table(&trigger, table)?;
-                trigger.relation = id.0;
-                for column in columns {
-                    trigger.update_of.push(table.expect_column(column)?.1.id);
-                }
-            }
-            Some(Relation::View(id)) => {
-                check_view(&trigger, &on.name)?;
-                trigger.relation = id;
-            }
-            Some(_) => {
-                return Err(SqlError::new(
-                    ErrorCode::WrongObjectType,
-                    format!("relation \"{}\" cannot have triggers", on.name),
-                ));
-            }
-            None => {
-                return Err(SqlError::new(
-                    ErrorCode::UndefinedTable,
-                    format!("relation \"{}\" does not exist", display_name(on)),
-                ));
-            }
-        }
-        let found = self
-            .catalog
-            .routines_named(&function.schema, &function.name);
-        let routine = found
-            .into_iter()
-            .find(|routine| routine.arguments.is_empty() && !routine.procedure)
-            .ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::UndefinedFunction,
-                    format!("function {}() does not exist", display_name(function)),
-                )
-            })?;
-        if routine.returns != Returns::Trigger {
-            return Err(SqlError::new(
-                ErrorCode::InvalidObjectDefinition,
-                format!("function {} must return type trigger", function.name),
-            ));
-        }
-        let identity = &self.context.identity;
-        let needs = |privilege| Use {
-            privilege,
-            columns: &[],
-        };
-        let relation = match self.catalog.table(CollectionId(trigger.relation)) {
-            Some(table) => Some(Object::Table(table)),
-            None => (self.catalog.view(trigger.relation)).map(|view| Object::View(view)),
-        };
-        if let Some(relation) = relation {
-            decide(identity, relation, needs(Privilege::Trigger))?;
-        }
-        decide(
-            identity,
-            Object::Routine(routine),
-            needs(Privilege::Execute),
-        )?;
-        trigger.function = routine.id;
-        let mut change = self.change("CREATE TRIGGER");
-        let old = self
-            .catalog
-            .triggers_of(trigger.relation)
-            .find(|old| old.name.name == trigger.name.name)
-            .map(|old| old.id);
-        trigger.id = match old {
-            Some(_) if !replace => {
-                return Err(SqlError::new(
-                    ErrorCode::DuplicateObject,
-                    format!(
-                        "trigger \"{}\" for relation \"{}\" already exists",
-                        trigger.name.name, on.name
-                    ),
-                ));
-            }
-            Some(old) => old,
-            None => change.next_id()?,
-        };
-        program::check_condition(self.catalog, self.context, &trigger)?;
-        change.put(Definition::Trigger(trigger));
-        Ok(change.finish())
-    }
-
-    /// `(…)`: the text within.
-    fn in_parentheses(&mut self) -> Result<String, SqlError> {
-        if !self.parser.consume_token(&Token::LParen) {
-            return Err(self.unexpected());
-        }
-        let from = self.offset();
-        let mut depth = 1_usize;
-        loop {
-            let at = self.offset();
-            match self.parser.next_token().token {
-                Token::EOF => return Err(self.unexpected()),
-                Token::LParen => depth += 1,
-                Token::RParen => {
-                    depth -= 1;
-                    if depth == 0 {
-                        return Ok(self.source[from..at].trim().to_owned());
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The arguments of a trigger's function: constants, as texts.
-    fn constants(&mut self) -> Result<Vec<String>, SqlError> {
-        if !self.parser.consume_token(&Token::LParen) {
-            return Err(self.unexpected());
-        }
-        let mut constants = Vec::new();
-        while !self.parser.consume_token(&Token::RParen) {
-            if !constants.is_empty() && !self.parser.consume_token(&Token::Comma) {
-                return Err(self.unexpected());
-            }
-            constants.push(match self.parser.next_token().token {
-                Token::SingleQuotedString(text) => text,
-                Token::Number(text, _) => text,
-                Token::Word(word) => word.value,
-                other => return Err(self.syntax_error(&other.to_string())),
-            });
-        }
-        Ok(constants)
     }
 
     /// After DROP FUNCTION, PROCEDURE or ROUTINE; `procedure` where the word says which.
@@ -774,16 +575,9 @@ impl Reader<'_> {
                     ),
                 ));
             }
-        } else if self.word("IMMUTABLE") {
-            routine.volatility = Volatility::Immutable;
-        } else if self.word("STABLE") {
-            routine.volatility = Volatility::Stable;
-        } else if self.word("VOLATILE") {
-            routine.volatility = Volatility::Volatile;
-        } else if self.word("STRICT") || self.words(&["RETURNS", "NULL", "ON", "NULL", "INPUT"]) {
-            routine.strict = true;
-        } else if self.words(&["CALLED", "ON", "NULL", "INPUT"]) {
-            routine.strict = false;
+        } else if self.common_option(&mut routine) {
+            while self.common_option(&mut routine) {}
+            self.word("RESTRICT");
         } else {
             return Err(SqlError::unsupported(format_args!("{tag} of this form")));
         }
@@ -791,166 +585,6 @@ impl Reader<'_> {
         change.put(Definition::Routine(routine));
         Ok(change.finish())
     }
-
-    /// After DROP TRIGGER.
-    pub(super) fn drop_trigger(&mut self) -> Result<PlanKind, SqlError> {
-        let if_exists = self.words(&["IF", "EXISTS"]);
-        let name = self.ident()?;
-        if !self.word("ON") {
-            return Err(self.unexpected());
-        }
-        let on = self.name()?;
-        permit::own_part(self.catalog, &on, self.context)?;
-        if !self.word("CASCADE") {
-            self.word("RESTRICT");
-        }
-        self.end()?;
-        let mut change = Change::new(self.catalog, "DROP TRIGGER", self.source);
-        match self.trigger_named(&name, &on) {
-            Ok(trigger) => change.drop(Definition::Trigger(trigger)),
-            Err(error) if if_exists => change.notices.push(format!("{}, skipping", error.message)),
-            Err(error) => return Err(error),
-        }
-        Ok(change.finish())
-    }
-
-    /// After ALTER TRIGGER.
-    pub(super) fn alter_trigger(&mut self) -> Result<PlanKind, SqlError> {
-        let name = self.ident()?;
-        if !self.word("ON") {
-            return Err(self.unexpected());
-        }
-        let on = self.name()?;
-        permit::own(self.catalog, &on, self.context)?;
-        if !self.words(&["RENAME", "TO"]) {
-            return Err(SqlError::unsupported("ALTER TRIGGER of this form"));
-        }
-        let to = self.ident()?;
-        self.end()?;
-        let mut trigger = self.trigger_named(&name, &on)?;
-        if self.trigger_named(&to, &on).is_ok() {
-            return Err(SqlError::new(
-                ErrorCode::DuplicateObject,
-                format!(
-                    "trigger \"{to}\" for relation \"{}\" already exists",
-                    on.name
-                ),
-            ));
-        }
-        trigger.name.name = to;
-        let mut change = Change::new(self.catalog, "ALTER TRIGGER", self.source);
-        change.put(Definition::Trigger(trigger));
-        Ok(change.finish())
-    }
-
-    /// After ALTER TABLE t ENABLE or DISABLE TRIGGER.
-    pub(super) fn switch_trigger(
-        &mut self,
-        on: &QualifiedName,
-        disabled: bool,
-    ) -> Result<PlanKind, SqlError> {
-        let mut change = Change::new(self.catalog, "ALTER TABLE", self.source);
-        let table = self.catalog.expect_table(on)?.id;
-        let all = self.word("ALL") || self.word("USER");
-        let name = if all { None } else { Some(self.ident()?) };
-        self.end()?;
-        if let Some(name) = &name {
-            self.trigger_named(name, on)?;
-        }
-        let triggers: Vec<Trigger> = self
-            .catalog
-            .triggers_of(table)
-            .filter(|trigger| name.as_ref().is_none_or(|name| trigger.name.name == *name))
-            .cloned()
-            .collect();
-        for trigger in triggers {
-            change.put(Definition::Trigger(Trigger {
-                disabled,
-                ..trigger
-            }));
-        }
-        Ok(change.finish())
-    }
-
-    pub(super) fn trigger_named(
-        &self,
-        name: &str,
-        on: &QualifiedName,
-    ) -> Result<Trigger, SqlError> {
-        let relation = match self.catalog.relation(on) {
-            Some(Relation::Table(id)) => id.0,
-            Some(Relation::View(id)) => id,
-            _ => {
-                return Err(SqlError::new(
-                    ErrorCode::UndefinedTable,
-                    format!("relation \"{}\" does not exist", display_name(on)),
-                ));
-            }
-        };
-        self.catalog
-            .triggers_of(relation)
-            .find(|trigger| trigger.name.name == name)
-            .cloned()
-            .ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::UndefinedObject,
-                    format!(
-                        "trigger \"{name}\" for table \"{}\" does not exist",
-                        on.name
-                    ),
-                )
-            })
-    }
-}
-
-fn check_table(trigger: &Trigger, table: &Table) -> Result<(), SqlError> {
-    if trigger.timing == Timing::InsteadOf {
-        return Err(SqlError::new(
-            ErrorCode::WrongObjectType,
-            format!("\"{}\" is a table", table.name.name),
-        )
-        .with_detail("Tables cannot have INSTEAD OF triggers."));
-    }
-    if trigger.timing == Timing::Before && trigger.each_row && cascades(table, &trigger.events) {
-        return Err(SqlError::unsupported(
-            "a BEFORE ROW trigger for what a foreign key's ON DELETE or ON UPDATE does to the table",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether a foreign key's action makes such an event of the table's rows.
-pub(super) fn cascades(table: &Table, events: &[Event]) -> bool {
-    use ReferentialAction::{Cascade, SetDefault, SetNull};
-    table.foreign_keys.iter().any(|key| {
-        let deletes = key.on_delete == Cascade;
-        let updates = matches!(key.on_delete, SetNull | SetDefault)
-            || matches!(key.on_update, Cascade | SetNull | SetDefault);
-        deletes && events.contains(&Event::Delete) || updates && events.contains(&Event::Update)
-    })
-}
-
-fn check_view(trigger: &Trigger, name: &str) -> Result<(), SqlError> {
-    let wrong = |detail: &str| {
-        Err(
-            SqlError::new(ErrorCode::WrongObjectType, format!("\"{name}\" is a view"))
-                .with_detail(detail),
-        )
-    };
-    if trigger.timing != Timing::InsteadOf && trigger.each_row {
-        return wrong("Views cannot have row-level BEFORE or AFTER triggers.");
-    }
-    let refuse = |message: &str| Err(SqlError::new(ErrorCode::FeatureNotSupported, message));
-    if trigger.timing == Timing::InsteadOf {
-        if !trigger.each_row {
-            return refuse("INSTEAD OF triggers must be FOR EACH ROW");
-        }
-        if trigger.condition.is_some() {
-            return refuse("INSTEAD OF triggers cannot have WHEN conditions");
-        }
-        return Ok(());
-    }
-    Err(SqlError::unsupported("statement triggers on views"))
 }
 
 /// What would not work without a routine.
@@ -1020,25 +654,4 @@ pub(super) fn add_dependents(
             .map_or_else(String::new, |view| format!("view {}", view.name.name));
         dependents.add_views(change, view, &on, &|_| true);
     }
-}
-
-/// Drops the triggers of a table or view that goes.
-pub(super) fn drop_triggers_of(change: &mut Change<'_>, relation: u32) {
-    let triggers: Vec<Trigger> = change.catalog.triggers_of(relation).cloned().collect();
-    for trigger in triggers {
-        change.drop(Definition::Trigger(trigger));
-    }
-}
-
-/// The name of the table or view that a trigger is on, for messages.
-pub(super) fn relation_of(catalog: &Catalog, trigger: u32) -> Option<(String, String)> {
-    let trigger = catalog.triggers.get(&trigger)?;
-    let relation = catalog
-        .table(CollectionId(trigger.relation))
-        .map(|table| format!("table {}", table.name.name))
-        .or_else(|| {
-            let view = catalog.view(trigger.relation)?;
-            Some(format!("view {}", view.name.name))
-        })?;
-    Some((trigger.name.name.clone(), relation))
 }

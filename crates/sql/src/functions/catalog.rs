@@ -592,6 +592,7 @@ const FUNCTIONS: &[&[Signature]] = &[
     LENIENT,
     NUMBERS,
     TIMES,
+    super::overlaps::SIGNATURES,
     DOCUMENTS,
     SETS,
     AGGREGATES,
@@ -610,7 +611,6 @@ pub fn all_operators() -> impl Iterator<Item = &'static Signature> {
 }
 
 /// Every overload of a function, by its lower-case name; empty if there is none.
-///
 /// Functions of the session, the clock and the catalog (`now`, `nextval`, `current_setting`,
 /// `pg_notify`, `version`, …) are not here: the planner and the engine own them.
 #[must_use]

@@ -15,6 +15,7 @@ mod catalog;
 mod digest;
 mod json;
 mod numbers;
+mod overlaps;
 mod regexes;
 pub mod rowset;
 mod signature;
@@ -92,6 +93,7 @@ pub fn scalars() -> Vec<Scalar> {
         regexes::SCALARS,
         digest::SCALARS,
         times::SCALARS,
+        overlaps::SCALARS,
         json::SCALARS,
         rowset::SCALARS,
         crate::query::runtime::SCALARS,

@@ -158,6 +158,8 @@ pub struct Library {
     pub catalog: Arc<Catalog>,
     context: PlanContext,
     compiled: Mutex<FxHashMap<u32, Arc<Program>>>,
+    /// The same programs for owners of SECURITY DEFINER functions, by the owner.
+    others: Mutex<FxHashMap<String, Arc<Library>>>,
 }
 
 impl Library {
@@ -175,7 +177,32 @@ impl Library {
             catalog: Arc::clone(catalog),
             context: context.clone(),
             compiled: Mutex::default(),
+            others: Mutex::default(),
         })
+    }
+
+    /// The same programs with the rights of `role`.
+    ///
+    /// # Errors
+    /// 42704 if there is no such role any more.
+    pub fn acting(&self, role: &str) -> Result<Arc<Library>, SqlError> {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = others.get(role) {
+            return Ok(Arc::clone(known));
+        }
+        let identity = self.context.roles.identity(role).ok_or_else(|| {
+            SqlError::new(
+                ErrorCode::UndefinedObject,
+                format!("role \"{role}\", which a function belongs to, does not exist"),
+            )
+        })?;
+        let context = PlanContext {
+            identity,
+            ..self.context.clone()
+        };
+        let library = Library::even_if_empty(&self.catalog, &context);
+        others.insert(role.to_owned(), Arc::clone(&library));
+        Ok(library)
     }
 
     /// The program of the routine or the trigger with this id.

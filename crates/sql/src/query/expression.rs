@@ -468,7 +468,7 @@ impl Analyzer<'_> {
             BinaryOperator::PGNotLikeMatch => return self.like(left, right, None, true, false),
             BinaryOperator::PGILikeMatch => return self.like(left, right, None, false, true),
             BinaryOperator::PGNotILikeMatch => return self.like(left, right, None, true, true),
-            BinaryOperator::Overlaps => return Err(SqlError::unsupported("OVERLAPS")),
+            BinaryOperator::Overlaps => return self.overlaps(left, right),
             _ => {}
         }
         let symbol = match op {

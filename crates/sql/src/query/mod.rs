@@ -26,6 +26,7 @@ mod limit;
 pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod output_name;
+mod overlaps;
 mod own_procedure;
 pub(crate) mod params;
 pub(crate) mod policy;
@@ -53,7 +54,7 @@ use sqlparser::tokenizer::Location;
 use crate::access::Identity;
 use crate::catalog::Catalog;
 use crate::grammar::Marks;
-use crate::plan::{PlanKind, Query, Write, WriteVerb};
+use crate::plan::{OutputColumn, PlanKind, Query, Write, WriteVerb};
 use crate::planner::PlanContext;
 use crate::types::PgType;
 
@@ -252,8 +253,17 @@ pub(crate) fn plan_query(
     let analyzed = analyzer.query(query)?;
     let (sql, columns) = analyzed.into_top_level(analyzer)?;
     let sql = system::show_names(sql, &columns);
+    Ok(select_plan(analyzer, sql, columns))
+}
+
+/// A query with this text, or, if a function is called for its effect, a statement that writes.
+pub(crate) fn select_plan(
+    analyzer: &Analyzer<'_>,
+    sql: String,
+    columns: Arc<[OutputColumn]>,
+) -> PlanKind {
     if analyzer.has_effects || !analyzer.sequences.is_empty() {
-        return Ok(PlanKind::Write(Write {
+        return PlanKind::Write(Write {
             verb: WriteVerb::Select,
             sql,
             returning: columns,
@@ -266,12 +276,12 @@ pub(crate) fn plan_query(
             upserts: false,
             instead: false,
             before: Vec::new(),
-        }));
+        });
     }
-    Ok(PlanKind::Query(Query {
+    PlanKind::Query(Query {
         sql,
         columns,
         reads: analyzer.reads(),
         locks: analyzer.locks,
-    }))
+    })
 }

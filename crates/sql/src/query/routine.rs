@@ -71,7 +71,9 @@ impl Analyzer<'_> {
             }
             Returns::Scalar(ty) => {
                 let ty = ty.clone();
-                if let Some(inlined) = self.inlined(&bound, &ty, place)? {
+                if !bound.routine.definer
+                    && let Some(inlined) = self.inlined(&bound, &ty, place)?
+                {
                     return Ok(inlined.placed(place));
                 }
                 let call = self.call_text(&bound, place)?;

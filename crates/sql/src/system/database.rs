@@ -2,7 +2,7 @@
 
 use springhead_proto::SqlError;
 
-use super::cell::{NULL, row};
+use super::cell::{NULL, row, texts};
 use super::oids;
 use super::shape::{Relation, nothing, relation};
 use super::{Role, Row, View};
@@ -88,6 +88,11 @@ pub(super) const RELATIONS: &[Relation] = &[
     relation!("pg_catalog", "pg_prepared_xacts", 0, nothing, {
         "transaction": Oid, "gid": Text, "prepared": Timestamptz, "owner": Name,
         "database": Name,
+    }),
+    relation!(live "pg_catalog", "pg_prepared_statements", 0, pg_prepared_statements, {
+        "name": Text, "statement": Text, "prepare_time": Timestamptz,
+        "parameter_types": TextArray, "from_sql": Bool, "generic_plans": Int8,
+        "custom_plans": Int8,
     }),
     relation!("pg_catalog", "pg_timezone_names", 0, pg_timezone_names, {
         "name": Text, "abbrev": Text, "utc_offset": Text, "is_dst": Bool,
@@ -317,6 +322,21 @@ fn pg_stat_activity(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError
         NULL,
         "client backend",
     ]);
+    Ok(())
+}
+
+fn pg_prepared_statements(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    for prepared in view.session.prepared() {
+        rows.push(row![
+            prepared.name,
+            prepared.statement,
+            prepared.prepared_us,
+            texts(prepared.parameter_types),
+            prepared.from_sql,
+            0,
+            0,
+        ]);
+    }
     Ok(())
 }
 

@@ -59,10 +59,28 @@ pub trait Surroundings: Send + Sync {
     fn database_id(&self) -> u32;
     /// How large its state is, if that is known.
     fn database_bytes(&self) -> Option<i64>;
+    /// The session's prepared statements, by name.
+    fn prepared(&self) -> Vec<PreparedRow> {
+        Vec::new()
+    }
     /// The rows of `springhead.standbys`.
     fn standbys(&self) -> Vec<Row> {
         Vec::new()
     }
+}
+
+/// A prepared statement of the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedRow {
+    pub name: String,
+    /// Its text; of one that PREPARE has made, the whole PREPARE.
+    pub statement: String,
+    /// When it was made, in microseconds since 1970.
+    pub prepared_us: i64,
+    /// Names of the types of `$1`, ….
+    pub parameter_types: Vec<String>,
+    /// Made by PREPARE, not by the protocol.
+    pub from_sql: bool,
 }
 
 /// A role, without anything secret.

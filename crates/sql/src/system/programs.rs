@@ -122,7 +122,7 @@ pub(super) fn procedures(view: &View<'_>, rows: &mut Vec<Row>) {
             0,
             0,
             kind(routine),
-            false,
+            routine.definer,
             false,
             routine.strict,
             is_set,
@@ -223,6 +223,9 @@ pub(super) fn definition(view: &View<'_>, routine: &Routine) -> String {
     }
     if routine.strict {
         traits.push("STRICT");
+    }
+    if routine.definer {
+        traits.push("SECURITY DEFINER");
     }
     if !traits.is_empty() {
         let _ = writeln!(out, " {}", traits.join(" "));

@@ -213,7 +213,8 @@ impl Db {
                     rows: Vec::new(),
                 })
             }
-            PlanKind::Explain(plan) => {
+            PlanKind::Explain(explained) => {
+                let plan = &explained.plan;
                 let (PlanKind::Query(springhead_sql::plan::Query { sql, .. })
                 | PlanKind::Write(springhead_sql::plan::Write { sql, .. })) = &plan.kind
                 else {
