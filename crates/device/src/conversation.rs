@@ -76,6 +76,14 @@ pub struct Conversation {
     pub wants_token: bool,
 }
 
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        if self.accepted {
+            self.device.inner.presence.end();
+        }
+    }
+}
+
 /// Mutations looked at for one push.
 const LOOK_AHEAD: i64 = 4_000;
 
@@ -188,11 +196,10 @@ impl Conversation {
                     reply: true,
                 }));
             }
-            ServerToDevice::Ping(_)
-            | ServerToDevice::Clock(_)
-            | ServerToDevice::PresenceSet(_)
-            | ServerToDevice::PresenceLeave(_)
-            | ServerToDevice::PresenceRoster(_) => {}
+            ServerToDevice::PresenceSet(member) => self.device.inner.presence.heard(member),
+            ServerToDevice::PresenceLeave(left) => self.device.inner.presence.left(&left),
+            ServerToDevice::PresenceRoster(roster) => self.device.inner.presence.roster(roster),
+            ServerToDevice::Ping(_) | ServerToDevice::Clock(_) => {}
         }
         Ok(())
     }
@@ -212,6 +219,7 @@ impl Conversation {
         self.limits = ack.limits;
         self.server_at = ack.cursor.lsn;
         let own = self.device.introduction().await?;
+        self.device.inner.presence.begin(own.device);
         if ack.next_seq > own.next_seq {
             // Somebody else has pushed in this device's name, or its files are of an earlier time.
             // What is pending keeps its name: the server knows by its digest whether it has it.
@@ -318,6 +326,9 @@ impl Conversation {
         }
         self.show_live();
         let mut out = std::mem::take(&mut self.replies);
+        if self.accepted {
+            out.extend(self.device.inner.presence.take_wanted(&self.limits));
+        }
         if std::mem::take(&mut self.owes_ack) {
             let own = self.device.introduction().await?;
             let settled = MutationId {

@@ -19,6 +19,7 @@ use springhead_proto::{SqlError, TenantId};
 use tokio::sync::watch;
 
 use crate::link::{Link, TokenSource};
+use crate::presence::Presence;
 use crate::{Answer, DeviceError, Status, identity, local};
 
 /// A handle to an open device; clones share it. It closes with the last one.
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     principal: Arc<Principal>,
     live: Arc<Live>,
     pub(crate) status: watch::Sender<Status>,
+    pub(crate) presence: Presence,
     link: Mutex<Option<Link>>,
     _lock: File,
 }
@@ -81,6 +83,7 @@ impl Device {
             author,
             principal,
             status: watch::Sender::new(Status::default()),
+            presence: Presence::default(),
             link: Mutex::default(),
             engine,
             _lock: opened.lock,
@@ -261,13 +264,23 @@ impl Device {
         condition: Option<&str>,
         params: &[SyncValue],
     ) -> Result<(), DeviceError> {
-        let shape = Shape {
+        self.subscribe_to(Shape {
             id: ShapeId(id),
             collection: collection.to_owned(),
             condition: condition.map(str::to_owned),
             params: params.to_vec(),
             columns: Vec::new(),
-        };
+        })
+        .await
+    }
+
+    /// As [`Device::subscribe`], for a shape that may have a list of columns: of its documents these
+    /// and the key's are here. The others are NULL on the device, whatever the server has, and are not
+    /// touched there by what the device does to these; those of another shape are there as well.
+    ///
+    /// # Errors
+    /// What the disk says. A column that there is none of ends the shape with the server's answer.
+    pub async fn subscribe_to(&self, shape: Shape) -> Result<(), DeviceError> {
         self.learn(vec![News::Subscribe(shape)]).await?;
         self.renew_link();
         Ok(self.refresh_status().await?)
@@ -397,6 +410,14 @@ impl Device {
         self.inner
             .status
             .send_modify(|status| status.phase = crate::Phase::Local);
+    }
+
+    /// Tries to connect at once, if it waits for the next try: the application knows that the network is
+    /// back, or that somebody waits.
+    pub fn retry_now(&self) {
+        if self.inner.status.borrow().phase == crate::Phase::Offline {
+            self.renew_link();
+        }
     }
 
     fn renew_link(&self) {

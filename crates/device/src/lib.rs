@@ -22,6 +22,7 @@ mod error;
 mod identity;
 mod link;
 mod local;
+mod presence;
 mod reading;
 mod status;
 
@@ -29,5 +30,7 @@ pub use answer::Answer;
 pub use device::Device;
 pub use error::DeviceError;
 pub use link::TokenSource;
+pub use presence::{Member, Members};
 pub use reading::{PendingMutation, RejectedMutation, ShapeState};
+pub use springhead_proto::sync::{DeviceId, Shape, ShapeId};
 pub use status::{Phase, Status};

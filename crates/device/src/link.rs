@@ -27,6 +27,8 @@ pub type TokenSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 const CONNECT: Duration = Duration::from_secs(20);
 const LONGEST_WAIT_MS: u64 = 60_000;
+/// How often the server is told again what this device shows in channels; it forgets after 60 s.
+const PRESENCE: Duration = Duration::from_secs(25);
 /// Frames that have come together are put into the device together.
 const FRAMES_AT_ONCE: usize = 256;
 
@@ -287,6 +289,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         let tenant = &self.device.inner.tenant;
         let visible: Lsn = tenant.visible();
         let mut queue = tenant.tail(visible, vec![CollectionId::DEVICE_PENDING]);
+        let presence = &self.device.inner.presence;
+        let mut shown = Instant::now();
         loop {
             let limits = *self.conversation.limits();
             let silent = self.said + Duration::from_millis(limits.ping_interval_ms.into());
@@ -300,6 +304,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
                 }
                 () = renewed.notified() => return Ok(()),
                 () = sleep(Duration::from_millis(paused)), if paused > 0 => {}
+                () = presence.changed() => {}
+                () = sleep_until(shown + PRESENCE) => {
+                    shown = Instant::now();
+                    presence.renew();
+                }
                 () = sleep_until(silent) => {
                     let ping = Ping { nonce: now_ms(), reply: false };
                     self.say(&[DeviceToServer::Ping(ping)]).await?;

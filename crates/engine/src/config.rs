@@ -90,6 +90,9 @@ pub struct EngineConfig {
     pub dead_letter_retention: Duration,
     /// How far a device's clock may be ahead of the server's, where clocks decide conflicts.
     pub sync_clock_drift_ms: u64,
+    /// Verdicts of one device that are kept after it has acknowledged them: a copy of it that pushes
+    /// what the original has settled gets them again. What is older becomes a dead letter.
+    pub sync_settled_verdicts: u64,
 }
 
 impl EngineConfig {
@@ -137,6 +140,7 @@ impl EngineConfig {
             dead_letter_on_full: OnFull::Escalate,
             dead_letter_retention: Duration::from_secs(30 * 86_400),
             sync_clock_drift_ms: 60_000,
+            sync_settled_verdicts: 200,
         }
     }
 }

@@ -311,21 +311,27 @@ impl Tenant {
             })
     }
 
+    /// Completes once `lsn` is visible, however long that takes. Cancel-safe.
+    pub(crate) async fn when_visible(&self, lsn: Lsn) {
+        self.when(|| self.visible() >= lsn).await;
+    }
+
     async fn wait_until(&self, is_there: impl Fn() -> bool) -> Result<(), ()> {
-        let mut moved = self.shared.moved.subscribe();
-        let mut shown = self.shared.horizon.watch();
-        let wait = async {
-            while !is_there() {
-                // The node's engine outlives its tenants, so the senders are there.
-                tokio::select! {
-                    _ = moved.changed() => {}
-                    _ = shown.changed() => {}
-                }
-            }
-        };
-        tokio::time::timeout(self.shared.config.min_lsn_wait, wait)
+        tokio::time::timeout(self.shared.config.min_lsn_wait, self.when(is_there))
             .await
             .map_err(drop)
+    }
+
+    async fn when(&self, is_there: impl Fn() -> bool) {
+        let mut moved = self.shared.moved.subscribe();
+        let mut shown = self.shared.horizon.watch();
+        while !is_there() {
+            // The node's engine outlives its tenants, so the senders are there.
+            tokio::select! {
+                _ = moved.changed() => {}
+                _ = shown.changed() => {}
+            }
+        }
     }
 
     /// A tail that delivers what comes after `position`, which must not be past [`Tenant::visible`].

@@ -2,7 +2,8 @@
 //!
 //! With the feature `failpoints`, `SPRINGHEAD_FAILPOINT="name:n"` makes the n-th (from 1) pass of
 //! the place called `name` end the process with SIGKILL, as a power cut would: no destructor, no
-//! flush. Without the feature [`hit`] is nothing at all.
+//! flush. A simulation that has several nodes in one process is told of each pass instead
+//! ([`watch`]). Without the feature [`hit`] is nothing at all.
 
 /// Passes the place called `name`.
 #[cfg(not(feature = "failpoints"))]
@@ -15,6 +16,9 @@ pub fn hit(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    if let Some(watcher) = WATCHER.get() {
+        watcher(name);
+    }
     static ARMED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| {
         let value = std::env::var("SPRINGHEAD_FAILPOINT").ok()?;
@@ -28,6 +32,19 @@ pub fn hit(name: &str) {
     if armed_name == name && left.fetch_sub(1, Ordering::Relaxed) == 1 {
         kill_self();
     }
+}
+
+#[cfg(feature = "failpoints")]
+type Watcher = Box<dyn Fn(&str) + Send + Sync>;
+
+#[cfg(feature = "failpoints")]
+static WATCHER: std::sync::OnceLock<Watcher> = std::sync::OnceLock::new();
+
+/// Calls `watcher` at each pass of a place from now on, with its name, on the thread that passes it
+/// and before it goes on. A process has at most one: false if there is one already.
+#[cfg(feature = "failpoints")]
+pub fn watch(watcher: impl Fn(&str) + Send + Sync + 'static) -> bool {
+    WATCHER.set(Box::new(watcher)).is_ok()
 }
 
 #[cfg(feature = "failpoints")]

@@ -163,9 +163,11 @@ impl CollectionId {
     pub const ESCALATIONS: CollectionId = CollectionId(10);
     /// `springhead.dead_letter_totals`: what came in and what became of it.
     pub const DEAD_LETTER_TOTALS: CollectionId = CollectionId(11);
+    /// `springhead.dead_letter_redrives`: those that have begun and not ended.
+    pub const DEAD_LETTER_REDRIVES: CollectionId = CollectionId(12);
     /// `springhead.sync_producers`: how far each device's mutations have come.
     pub const SYNC_PRODUCERS: CollectionId = CollectionId(20);
-    /// `springhead.sync_verdicts`: those that their devices have not acknowledged.
+    /// `springhead.sync_verdicts`: those that their devices have not acknowledged, and the last before.
     pub const SYNC_VERDICTS: CollectionId = CollectionId(21);
     /// `springhead.sync_clocks`: when each column of a row was written, where that decides.
     pub const SYNC_CLOCKS: CollectionId = CollectionId(22);
@@ -203,6 +205,7 @@ impl CollectionId {
                     | Self::DEAD_LETTER_POLICIES
                     | Self::ESCALATIONS
                     | Self::DEAD_LETTER_TOTALS
+                    | Self::DEAD_LETTER_REDRIVES
             )
     }
 }

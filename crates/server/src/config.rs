@@ -245,6 +245,8 @@ settings! {
         sync_idle_timeout: Duration = Duration::from_millis(u64::from(http().sync.device.idle_timeout_ms));
         /// How far a mutation's clock may be ahead of the server's; beyond it the server's counts.
         sync_clock_drift: Duration = Duration::from_millis(u64::from(http().sync.device.max_clock_drift_ms));
+        /// Verdicts of one device that are kept after it has acknowledged them, for copies of its files.
+        sync_settled_verdicts: u64 = engine().sync_settled_verdicts;
         /// Sessions of one tenant.
         sync_sessions: usize = http().sync.sessions;
         /// Mutations that one session may push in a second; in a burst, twice as many.
@@ -507,6 +509,7 @@ impl Config {
             dead_letter_retention: self.dead_letter_retention,
             sync_clock_drift_ms: u64::try_from(self.sync_clock_drift.as_millis())
                 .unwrap_or(u64::MAX),
+            sync_settled_verdicts: self.sync_settled_verdicts,
         }
     }
 

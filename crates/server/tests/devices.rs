@@ -1,5 +1,5 @@
 //! Devices as processes, with a real server: what they write arrives once, also when the device is
-//! killed at any point of push, verdict, apply or acknowledge, or the server is.
+//! killed at any point of push, verdict, apply or acknowledge (`SPRINGHEAD_SYNC_ROUNDS` repeats it).
 
 #![cfg(feature = "failpoints")]
 
@@ -145,7 +145,9 @@ fn g9_a_device_killed_anywhere_loses_nothing_and_does_nothing_twice() {
     let fixture = served();
     let phone = Phone::new(&fixture);
     let (mut id, mut killed, mut lost) = (100, 0, 0);
-    for (point, passes, in_statement) in POINTS {
+    let rounds = std::env::var("SPRINGHEAD_SYNC_ROUNDS").ok();
+    let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(1);
+    for (point, passes, in_statement) in (0..rounds).flat_map(|_| POINTS) {
         for pass in *passes {
             id += 2;
             let failpoint = format!("{point}:{pass}");

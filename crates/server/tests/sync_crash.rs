@@ -1,6 +1,6 @@
 //! kill -9 of the real server at every place of a push, a verdict and a commit, under devices that
 //! push again what they have no verdict for: each mutation is applied once or is one dead letter,
-//! counters are exact.
+//! counters are exact. `SPRINGHEAD_SYNC_ROUNDS` repeats it.
 
 #![cfg(feature = "failpoints")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -183,6 +183,13 @@ fn next(socket: &mut WebSocket<TcpStream>) -> Option<ServerToDevice> {
 
 /// Devices push while the server dies at a place, at its first pass and at a later one.
 fn killed_at(failpoint: &str) {
+    let rounds = std::env::var("SPRINGHEAD_SYNC_ROUNDS").ok();
+    for _ in 0..rounds.and_then(|text| text.parse().ok()).unwrap_or(1) {
+        killed_once(failpoint);
+    }
+}
+
+fn killed_once(failpoint: &str) {
     let directory = tempfile::tempdir().unwrap();
     let ports = Ports::take().unwrap();
     let setup = Setup::new(&default_binary(), directory.path(), &ports);

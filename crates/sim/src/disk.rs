@@ -36,6 +36,7 @@ pub struct Faults {
     pub short_writes: bool,
 }
 
+#[derive(Clone)]
 struct State {
     files: BTreeMap<u64, FileState>,
     next_file: u64,
@@ -183,6 +184,16 @@ impl SimDisk {
         state.generation += 1;
         state.faults = Faults::default();
         state.powered = true;
+    }
+
+    /// Another disk with everything that this one holds at this moment, durable or not: what a process
+    /// leaves that is killed now, while it goes on here.
+    #[must_use]
+    pub fn fork(&self) -> SimDisk {
+        let state = self.lock().clone();
+        SimDisk {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// The names of the files there are, sorted.

@@ -4,5 +4,6 @@
 
 mod alone;
 mod converge;
+mod presence;
 mod served;
 mod support;

@@ -1,7 +1,7 @@
 //! Devices with a server: what they write arrives once, what is refused comes back with its reason,
 //! and what the server has is what they show.
 
-use springhead_device::Device;
+use springhead_device::{Device, Shape, ShapeId};
 use springhead_proto::sync::{Operation, SyncValue, Verb, Violation};
 use tempfile::TempDir;
 
@@ -255,6 +255,102 @@ async fn g9_a_copied_device_keeps_its_queue_and_counts_once() {
     assert_eq!(server.sql(votes).await, ["31"]);
     assert_eq!(lines(&original, votes).await, ["31"]);
     assert_eq!(lines(&copy, votes).await, ["31"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_a_shape_with_columns_holds_these_and_leaves_the_others_alone() {
+    let server = Server::start(SCHEMA).await;
+    let dir = directory();
+    let device = Device::open(dir.path()).await.unwrap();
+    let shape = |id, collection: &str, columns: &[&str]| Shape {
+        id: ShapeId(id),
+        collection: collection.to_owned(),
+        condition: None,
+        params: Vec::new(),
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+    };
+    device
+        .subscribe_to(shape(1, "todos", &["title"]))
+        .await
+        .unwrap();
+    device
+        .subscribe_to(shape(2, "todos", &["no_such"]))
+        .await
+        .unwrap();
+    exchange(&device, &server).await;
+    let shapes = device.shapes().await.unwrap();
+    assert!(
+        shapes[0].complete && shapes[0].ended.is_none(),
+        "{shapes:?}"
+    );
+    let ended = shapes[1].ended.as_deref().unwrap_or_default();
+    assert!(ended.contains("no_such"), "{shapes:?}");
+    let here = "SELECT id, title, votes FROM todos ORDER BY id";
+    assert_eq!(lines(&device, here).await, ["1|milk|", "2|bread|"]);
+    // What it does to the columns that it has touches no other.
+    server.sql("UPDATE todos SET votes = 7 WHERE id = 1").await;
+    device
+        .sql("UPDATE todos SET title = 'oat milk' WHERE id = 1", &[])
+        .await
+        .unwrap();
+    device.inc("todos", 2.into(), "votes", 3).await.unwrap();
+    exchange(&device, &server).await;
+    expect_settled(&device).await;
+    assert_eq!(server.sql(here).await, ["1|oat milk|7", "2|bread|3"]);
+    // Another shape has all of them, and takes them along when it goes.
+    device.subscribe_to(shape(3, "todos", &[])).await.unwrap();
+    exchange(&device, &server).await;
+    assert_eq!(lines(&device, here).await, server.sql(here).await);
+}
+
+/// A whole disk that is set back to an earlier time: the files know nothing of it, and the device does
+/// not notice. Its queue was settled meanwhile, and the same number stands for another mutation.
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_a_device_set_back_to_an_earlier_time_does_nothing_twice() {
+    let server = Server::start(SCHEMA).await;
+    let (dir, device) = device(&server).await;
+    device.inc("todos", 1.into(), "votes", 1).await.unwrap();
+    device.close().await;
+    let earlier = directory();
+    copy(dir.path(), earlier.path());
+
+    let device = Device::open(dir.path()).await.unwrap();
+    exchange(&device, &server).await;
+    // The same as the earlier one is going to write, and another: the first is settled with it.
+    for votes in [10, 100] {
+        device.inc("todos", 1.into(), "votes", votes).await.unwrap();
+        exchange(&device, &server).await;
+    }
+    device.close().await;
+    set_back(dir.path(), earlier.path());
+
+    let device = Device::open(dir.path()).await.unwrap();
+    assert_eq!(device.pending().await.unwrap().len(), 1);
+    device.inc("todos", 1.into(), "votes", 10).await.unwrap();
+    for _ in 0..2 {
+        exchange(&device, &server).await;
+    }
+    expect_settled(&device).await;
+    let votes = "SELECT votes FROM todos WHERE id = 1";
+    assert_eq!(server.sql(votes).await, ["121"]);
+    assert_eq!(lines(&device, votes).await, ["121"]);
+}
+
+/// Puts the files of `from` in the place of those in `to`, which stays the directory that it is.
+fn set_back(to: &std::path::Path, from: &std::path::Path) {
+    for entry in std::fs::read_dir(to).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else if !path.ends_with("IDENTITY") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let identity = std::fs::metadata(to.join("IDENTITY")).unwrap();
+    copy(from, to);
+    use std::os::unix::fs::MetadataExt;
+    let after = std::fs::metadata(to.join("IDENTITY")).unwrap();
+    assert_eq!(identity.ino(), after.ino(), "written over, not made anew");
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

@@ -1,9 +1,9 @@
 //! A server's engine, devices, and what carries their frames: the real conversation and the real
 //! session, with nothing but memory between them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde_json::Value as Json;
 use springhead_device::Device;
@@ -14,7 +14,7 @@ use springhead_engine::session::ParamValue;
 use springhead_engine::sync::{Door, Peer, Sync, SyncLimits, SyncSession};
 use springhead_engine::{Engine, EngineConfig, Entropy};
 use springhead_log::memory::MemoryLog;
-use springhead_log::{Log, SystemClock};
+use springhead_log::{Clock, Log, SystemClock};
 use springhead_proto::sync::{DeviceToServer, HandshakeAnswer, ServerToDevice};
 use springhead_proto::{Epoch, ErrorCode, SqlError, TenantId};
 use springhead_sql::types::text::output_text;
@@ -58,7 +58,8 @@ pub fn directory() -> TempDir {
 pub struct Server {
     pub engine: Engine,
     pub sync: Arc<Sync>,
-    _dir: TempDir,
+    /// Of one that lives no longer than it runs.
+    _dir: Option<TempDir>,
 }
 
 impl Drop for Server {
@@ -70,19 +71,24 @@ impl Drop for Server {
 impl Server {
     pub async fn start(sql: &str) -> Server {
         let dir = directory();
-        let clock = Arc::new(SystemClock);
         let log: Arc<dyn Log> = Arc::new(MemoryLog::new(Epoch(0x5eed_0001)));
-        let config = EngineConfig::new(dir.path());
+        let mut server = Server::open(dir.path(), log, Arc::new(SystemClock));
+        server._dir = Some(dir);
+        server.sql(sql).await;
+        server
+    }
+
+    /// One whose state is in `dir` already, or is to be there.
+    pub fn open(dir: &Path, log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Server {
+        let config = EngineConfig::new(dir);
         let engine = Engine::open(config, log, clock, Arc::new(Counting::default())).unwrap();
         let live = Live::new(engine.clone(), LiveLimits::default());
         let sync = Sync::new(engine.clone(), &live, SyncLimits::default());
-        let server = Server {
+        Server {
             engine,
             sync,
-            _dir: dir,
-        };
-        server.sql(sql).await;
-        server
+            _dir: None,
+        }
     }
 
     /// Runs statements; the last one's rows, values joined by `|`.
@@ -143,9 +149,6 @@ pub struct Wire {
     session: Box<SyncSession>,
 }
 
-/// What comes within this is there.
-const QUIET: Duration = Duration::from_millis(40);
-
 impl Wire {
     pub async fn connect(device: &Device, server: &Server) -> Wire {
         let mut conversation = Conversation::new(device.clone());
@@ -178,18 +181,13 @@ impl Wire {
         self.session.receive(frame, &NoTokens).await.unwrap();
     }
 
-    /// The server's next frame, if one comes before it is quiet.
+    /// The server's next frame; `None` once it has nothing more to say.
     pub async fn hear(&mut self) -> Option<ServerToDevice> {
-        loop {
-            match tokio::time::timeout(QUIET, self.session.ready()).await {
-                Err(_) => return None,
-                Ok(ready) => ready.unwrap_or_else(|closing| panic!("{closing:?}")),
-            }
-            if let Some(frame) = self.session.step().await.unwrap() {
-                let bytes = frame.to_bytes();
-                return Some(ServerToDevice::from_bytes(&bytes, 1 << 24).unwrap());
-            }
-        }
+        let frame = self.session.next_or_quiet().await;
+        let bytes = frame
+            .unwrap_or_else(|closing| panic!("{closing:?}"))?
+            .to_bytes();
+        Some(ServerToDevice::from_bytes(&bytes, 1 << 24).unwrap())
     }
 
     pub async fn push(&mut self) -> bool {

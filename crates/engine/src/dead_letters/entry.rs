@@ -115,6 +115,18 @@ impl Entry {
         found.transpose()
     }
 
+    /// The number of the entry that a producer's mutation of this number and content is, if it is one.
+    /// Looks at all of them: for mutations of which nothing else is known.
+    pub(crate) fn of_mutation(
+        conn: &Connection,
+        (peer_id, seq): (&str, u64),
+        delta: &[u8],
+    ) -> rusqlite::Result<Option<i64>> {
+        conn.prepare_cached("SELECT c1 FROM t8 WHERE c7 = ?1 AND c8 = ?2 AND c9 = ?3 LIMIT 1")?
+            .query_row((seq.cast_signed(), peer_id, delta), |row| row.get(0))
+            .optional()
+    }
+
     fn read(row: &Row<'_>) -> Result<Entry, Failure> {
         let attempts: String = row.get(20)?;
         let attempts: Vec<Attempt> = serde_json::from_str(&attempts).map_err(|error| {

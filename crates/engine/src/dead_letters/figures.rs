@@ -109,10 +109,13 @@ fn look(conn: &Connection, config: &EngineConfig, as_of: Lsn) -> Result<Known, F
     // Numbered as they come, so that the first is the oldest.
     let escalation = first("SELECT c9 FROM t10 ORDER BY c1 LIMIT 1")?;
     let forgotten = escalation.map(|at| after(at, config.dead_letter_retention).saturating_add(1));
+    // One that nobody drives goes on at once.
+    let redrive = super::redrive::is_any(conn)?.then_some(0);
+    let due = entry.into_iter().chain(forgotten).chain(redrive);
     Ok(Known {
         as_of,
         figures: Arc::new(figures(conn)?),
-        due_us: entry.into_iter().chain(forgotten).min().unwrap_or(NEVER),
+        due_us: due.min().unwrap_or(NEVER),
     })
 }
 

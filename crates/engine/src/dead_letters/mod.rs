@@ -17,6 +17,7 @@ mod entry;
 pub(crate) mod figures;
 mod policy;
 pub mod record;
+pub mod redrive;
 pub mod retry;
 mod service;
 mod sweep;
@@ -30,8 +31,9 @@ pub use entry::{Attempt, Entry};
 pub use figures::Figures;
 pub use policy::{ANY_VIOLATION, Action, OnFull, Policy, PolicyChange, VIOLATIONS};
 pub use record::{DeviceFacts, Recorded, Rejected, record};
+pub use redrive::Redriven;
 pub use retry::{Outcome, Retried};
-pub use service::{PolicyInForce, Redriven};
+pub use service::PolicyInForce;
 pub use task::{Refused, Swept, Task, TaskAnswer};
 pub use totals::{Counts, Ended};
 
@@ -41,6 +43,20 @@ pub const ESCALATIONS_CHANNEL: &str = "springhead_escalations";
 /// The queue of mutations whose collection is not there, so that names a device makes up cost
 /// nothing. The name itself is in the entry's delta.
 pub const UNKNOWN_COLLECTION: &str = "?";
+
+/// Whether an error says nothing about what was to be done: somebody else, or the next time, does it.
+pub(crate) fn is_passing(error: &springhead_proto::SqlError) -> bool {
+    use springhead_proto::ErrorCode;
+    matches!(
+        error.code,
+        ErrorCode::ReadOnlyTransaction
+            | ErrorCode::AdminShutdown
+            | ErrorCode::TenantDropped
+            | ErrorCode::OutcomeUnknown
+            | ErrorCode::DiskFull
+            | ErrorCode::Corrupted
+    )
+}
 
 /// Whom a mutation acts for: as much of a principal as decides what it may do, at any later time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

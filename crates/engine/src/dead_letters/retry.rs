@@ -6,6 +6,7 @@ use springhead_proto::SqlError;
 use springhead_proto::sync::{Operation, Violation};
 
 use super::Entry;
+use super::redrive::Turn;
 use crate::sync::Author;
 
 /// Dead letters to be tried again as a unit, in this order: one, then those that depend on it.
@@ -18,6 +19,8 @@ pub struct Retry {
     pub how: How,
     /// In place of the first one's own.
     pub operations: Option<Vec<Operation>>,
+    /// The redrive that it is a step of.
+    pub turn: Option<Turn>,
 }
 
 /// One of them.
@@ -80,6 +83,7 @@ impl Retry {
             by: "springhead".to_owned(),
             how: How::ForceApply,
             operations: None,
+            turn: None,
         }
     }
 

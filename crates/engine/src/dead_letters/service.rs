@@ -11,15 +11,6 @@ use super::{Author, Entry};
 use crate::engine::Engine;
 use crate::{Tenant, sync};
 
-/// What came of a redrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Redriven {
-    /// Entries that were unresolved when it began.
-    pub found: u64,
-    pub applied: u64,
-    pub rejected: u64,
-}
-
 /// A policy as it is in force, with what it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyInForce {

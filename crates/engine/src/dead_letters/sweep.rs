@@ -14,7 +14,7 @@ use super::policy::after;
 use super::record::Recorded;
 use super::retry::{Due, Member};
 use super::task::{Refused, Swept, Task, TaskAnswer};
-use super::{Author, Entry};
+use super::{Author, Entry, is_passing};
 use crate::engine::Engine;
 use crate::functions::now_us;
 use crate::writer::{Work, WorkAnswer};
@@ -82,6 +82,7 @@ impl Engine {
 
     async fn sweep_tenant(&self, id: TenantId) -> Result<Swept, SqlError> {
         let tenant = self.tenant(id).await?;
+        self.resume_redrives(&tenant).await?;
         let mut swept = Swept::default();
         loop {
             let waiting = tenant.waiting_dead_letters().await?;
@@ -104,19 +105,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// Whether it says nothing about what was to be done.
-fn is_passing(error: &SqlError) -> bool {
-    matches!(
-        error.code,
-        ErrorCode::ReadOnlyTransaction
-            | ErrorCode::AdminShutdown
-            | ErrorCode::TenantDropped
-            | ErrorCode::OutcomeUnknown
-            | ErrorCode::DiskFull
-            | ErrorCode::Corrupted
-    )
 }
 
 impl Tenant {

@@ -5,6 +5,7 @@ use springhead_proto::{ErrorCode, SqlError};
 use super::entry::{Attempt, Entry};
 use super::policy::{self, PolicyChange};
 use super::record::{DeviceFacts, Recorded, Rejected, record};
+use super::redrive::{self, Redrive};
 use super::retry::{Due, Retried, Retry};
 use super::totals::Ended;
 use super::{Author, Desk};
@@ -28,6 +29,10 @@ pub enum Task {
         change: PolicyChange,
         by: String,
     },
+    /// All of a collection are to be tried again from now on.
+    BeginRedrive(Box<Redrive>),
+    /// All of them have been, or it was given up.
+    EndRedrive { collection: String },
     /// Somebody, or a redrive, wants it tried again.
     Retry(Box<Retry>),
     /// The time of these entries may be over; those whose it is not stay as they are.
@@ -82,7 +87,11 @@ impl Task {
         match self {
             Task::Record(refused) => refused.delta.len(),
             Task::Expire(due) => due.len() * size_of::<Due>(),
-            Task::Retry(_) | Task::Resolve { .. } | Task::PutPolicy { .. } => 0,
+            Task::BeginRedrive(redrive) => redrive.collection.len(),
+            Task::Retry(_)
+            | Task::Resolve { .. }
+            | Task::PutPolicy { .. }
+            | Task::EndRedrive { .. } => 0,
         }
     }
 }
@@ -135,6 +144,11 @@ pub(crate) fn run(desk: &Desk<'_>, task: &Task) -> Result<TaskAnswer, Failure> {
                 change,
                 (by, desk.now_us),
             )?;
+            Ok(TaskAnswer::Done)
+        }
+        Task::BeginRedrive(begun) => redrive::begin(desk, begun).map(|()| TaskAnswer::Done),
+        Task::EndRedrive { collection } => {
+            redrive::end(desk.conn, collection)?;
             Ok(TaskAnswer::Done)
         }
         Task::Retry(_) | Task::Expire(_) => {

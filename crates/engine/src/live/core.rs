@@ -3,7 +3,6 @@
 //! alone; nothing in it waits for a client.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use springhead_proto::{CollectionId, ErrorCode, Lsn, Row, SqlError};
@@ -14,6 +13,7 @@ use super::commit::{CommitChange, RowChange};
 use super::delta::{Delta, Entry, Identity, ResultSet};
 use super::index::Index;
 use super::outbox::{Item, LiveEnd, LiveId, Outbox};
+use super::progress::{Progress, Reached};
 use super::recompute::Recomputes;
 use super::shadow::Shadow;
 use super::{LiveError, LiveLimits};
@@ -70,27 +70,6 @@ pub(crate) struct Initial {
     pub entries: Vec<Entry>,
 }
 
-/// How far the core has come, for those who must not wait for it.
-pub(crate) struct Progress {
-    /// All of the commits up to it has been put before whom it concerns.
-    position: AtomicU64,
-    /// Up to where the results of queries that wait for their pause are exact; the greatest number if
-    /// none waits.
-    exact_at: AtomicU64,
-}
-
-impl Progress {
-    pub(crate) fn position(&self) -> Lsn {
-        Lsn(self.position.load(Ordering::Acquire))
-    }
-
-    /// Up to where the results of queries that wait for their pause are exact, if any waits.
-    pub(crate) fn exact_at(&self) -> Option<Lsn> {
-        let lsn = self.exact_at.load(Ordering::Acquire);
-        (lsn != u64::MAX).then_some(Lsn(lsn))
-    }
-}
-
 /// See the module's text.
 pub(crate) struct Core {
     pub(super) engine: Engine,
@@ -137,10 +116,7 @@ impl Core {
             tenant,
             limits,
             position,
-            progress: Arc::new(Progress {
-                position: AtomicU64::new(position.0),
-                exact_at: AtomicU64::new(u64::MAX),
-            }),
+            progress: Arc::new(Progress::at(position)),
             shadow,
             instances: FxHashMap::default(),
             shared: FxHashMap::default(),
@@ -376,9 +352,10 @@ impl Core {
 
     /// Tells how far it has come; to be called once all has been put before whom it concerns.
     pub(super) fn note_progress(&self) {
-        let exact_at = self.recomputes.exact_at().map_or(u64::MAX, |lsn| lsn.0);
-        self.progress.exact_at.store(exact_at, Ordering::Release);
-        (self.progress.position).store(self.position.0, Ordering::Release);
+        self.progress.tell(Reached {
+            position: self.position,
+            exact_at: self.recomputes.exact_at(),
+        });
     }
 
     fn commit(&mut self, blocks: &[Arc<Block>], lsn: Lsn) -> Result<(), SqlError> {

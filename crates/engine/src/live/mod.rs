@@ -24,6 +24,7 @@ mod index;
 mod interval;
 mod opening;
 mod outbox;
+mod progress;
 mod recompute;
 mod resume;
 mod shadow;
@@ -48,7 +49,8 @@ pub use springhead_sql::live::LiveOptions;
 pub use subscriber::{LiveEvent, LiveRequest, LiveWaiter, Opened, Subscriber};
 
 use self::asked::AskedBook;
-use self::core::{Core, Progress};
+use self::core::Core;
+use self::progress::Progress;
 use shadow::Shadow;
 
 /// Limits of live queries.

@@ -160,6 +160,11 @@ impl Subscriber {
         self.live.engine.log().tail().epoch
     }
 
+    /// A query is to begin anew, and has not yet.
+    pub(super) fn begins_anew(&self) -> bool {
+        self.anew.is_some()
+    }
+
     /// For waiting without holding the subscriber.
     #[must_use]
     pub fn waiter(&self) -> LiveWaiter {
@@ -517,27 +522,5 @@ impl Subscriber {
         }
         query.at = delta.lsn;
         Some(LiveEvent::Change { id, delta })
-    }
-
-    /// Everything that has come up to this LSN has been handed out, if that is so now.
-    #[must_use]
-    pub fn progress(&mut self) -> Option<Lsn> {
-        let of = self.of.as_ref()?;
-        // Before anything is looked at: what comes later is of later commits.
-        let position = of.progress.position();
-        let recomputes = (self.queries.values())
-            .any(|query| query.prepared.plan().class == LiveClass::Recomputed);
-        let exact_at = of.progress.exact_at().filter(|_| recomputes);
-        let holds = self.squashed.values().any(Squashed::holds);
-        if self.is_behind
-            || holds
-            || self.anew.is_some()
-            || !self.ready.is_empty()
-            || !matches!(self.outbox.peek(), Taken::Empty)
-        {
-            return None;
-        }
-        let oldest = self.queries.values().map(|query| query.at).min()?;
-        Some(position.min(exact_at.unwrap_or(position)).max(oldest))
     }
 }

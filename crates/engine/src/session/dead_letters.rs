@@ -6,33 +6,30 @@
 //! What is then done to users' rows is done with the author's rights ([`crate::sync::Author`]).
 
 mod calls;
+mod redrive;
 mod shown;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use springhead_proto::sync::Operation;
 use springhead_proto::{CollectionId, ErrorCode, Lsn, SqlError, ValueRef};
 use springhead_sql::access::{Object, Use, decide};
 use springhead_sql::catalog::Privilege;
-use tokio::time::Instant;
 
 use super::{Outcome, ParamValue, Session};
 use crate::access::AuditEvent;
 use crate::cdc::find_collection;
+use crate::dead_letters::redrive::Turn;
 use crate::dead_letters::retry::{How, Retry};
 use crate::dead_letters::task::unknown;
 use crate::dead_letters::{
-    self, Entry, PolicyChange, PolicyInForce, Redriven, Retried, Task, TaskAnswer,
-    UNKNOWN_COLLECTION,
+    self, Entry, PolicyChange, PolicyInForce, Retried, Task, TaskAnswer, UNKNOWN_COLLECTION,
 };
 use crate::writer::{Work, WorkAnswer};
 
+pub use redrive::{MAX_REDRIVE_RATE, REDRIVE_RATE};
 pub use shown::{DeadLetterFilter, DeadLetterPage};
 
-/// Retries per second of a redrive that says nothing else, and the most.
-pub const REDRIVE_RATE: i64 = 50;
-pub const MAX_REDRIVE_RATE: i64 = 10_000;
 /// What somebody has to say about an entry, in bytes.
 const MAX_NOTE_BYTES: usize = 4096;
 /// Operations that may be given for a retry.
@@ -59,7 +56,7 @@ impl Session {
             )));
         }
         self.lock_dead_letter(id).await?;
-        let done = self.retry_as(id, How::Retry, operations).await;
+        let done = self.retry_as(id, How::Retry, operations, None).await;
         let outcome = match &done {
             Ok((retried, _)) => match &retried.outcome {
                 dead_letters::Outcome::Applied => "ok",
@@ -99,55 +96,6 @@ impl Session {
             TaskAnswer::Entry(entry) => Ok((*entry, lsn)),
             _ => unreachable!("resolving is answered with the entry"),
         }
-    }
-
-    /// Tries all unresolved ones of a collection again, oldest first, at most so many per second.
-    /// Those that come in meanwhile are not tried.
-    ///
-    /// # Errors
-    /// 42501, 55006 while another redrive of the collection runs, 57014 if it is cancelled: what has
-    /// been tried by then stays so.
-    pub async fn redrive_dead_letters(
-        &mut self,
-        collection: &str,
-        rate_per_s: i64,
-    ) -> Result<Redriven, SqlError> {
-        if !(1..=MAX_REDRIVE_RATE).contains(&rate_per_s) {
-            return Err(invalid(format!(
-                "rate_per_s is {rate_per_s}, and must be from 1 to {MAX_REDRIVE_RATE}"
-            )));
-        }
-        self.expect_writable("CALL")?;
-        let ids = self.lock_dead_letters_of(collection).await?;
-        let tenant = Arc::clone(&self.tenant);
-        if !tenant.redrives.lock().insert(collection.to_owned()) {
-            return Err(SqlError::new(
-                ErrorCode::ObjectInUse,
-                format!("the dead letters of \"{collection}\" are being redriven"),
-            ));
-        }
-        let _guard = Redriving(tenant, collection.to_owned());
-        let mut redriven = Redriven {
-            found: ids.len() as u64,
-            ..Redriven::default()
-        };
-        let done = self.redrive(ids, rate_per_s, &mut redriven).await;
-        let outcome = match &done {
-            Ok(()) => "ok",
-            Err(error) => error.code.sqlstate().0,
-        };
-        let detail = format!(
-            "{} found, {} applied, {} rejected",
-            redriven.found, redriven.applied, redriven.rejected
-        );
-        self.audit_dead_letters(
-            "redrive dead letters",
-            collection.to_owned(),
-            outcome,
-            Some(detail),
-        )
-        .await;
-        done.map(|()| redriven)
     }
 
     /// Sets what happens to dead letters of a collection (and, but for `*`, of one violation alone).
@@ -200,57 +148,12 @@ impl Session {
         tenant.dead_letter_policy(collection, violation).await
     }
 
-    async fn redrive(
-        &mut self,
-        ids: Vec<i64>,
-        rate_per_s: i64,
-        redriven: &mut Redriven,
-    ) -> Result<(), SqlError> {
-        let every = Duration::from_secs(1) / u32::try_from(rate_per_s).unwrap_or(1);
-        let ends = self.statement_timeout().map(|most| Instant::now() + most);
-        let mut next = Instant::now();
-        for id in ids {
-            self.wait_to_redrive(next, ends).await?;
-            next = Instant::now().max(next) + every;
-            // Whoever may no longer does no more.
-            self.refresh_identity()?;
-            match self.retry_as(id, How::Redrive, None).await {
-                Ok((retried, _)) => match retried.outcome {
-                    dead_letters::Outcome::Applied => redriven.applied += 1,
-                    dead_letters::Outcome::Rejected { .. } => redriven.rejected += 1,
-                },
-                // Somebody else was faster, or it went with its chain.
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn wait_to_redrive(&self, next: Instant, ends: Option<Instant>) -> Result<(), SqlError> {
-        let interrupt = self.interruptible();
-        let timeout = async {
-            match ends {
-                Some(ends) => tokio::time::sleep_until(ends).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            error = interrupt.asked() => Err(error),
-            () = timeout => Err(SqlError::new(
-                ErrorCode::QueryCanceled,
-                "canceling statement due to statement timeout",
-            )),
-            () = tokio::time::sleep_until(next) => Ok(()),
-        }
-    }
-
     async fn retry_as(
         &mut self,
         id: i64,
         how: How,
         operations: Option<Vec<Operation>>,
+        turn: Option<Turn>,
     ) -> Result<(Retried, Lsn), SqlError> {
         let engine = self
             .engine
@@ -264,6 +167,7 @@ impl Session {
             by: self.principal.user.to_string(),
             how,
             operations,
+            turn,
         };
         match self.dead_letter_work(Task::Retry(Box::new(retry))).await? {
             (TaskAnswer::Retried(retried), lsn) => Ok((*retried, lsn)),
@@ -344,24 +248,8 @@ impl Session {
     }
 }
 
-/// A redrive that runs; one per collection.
-struct Redriving(Arc<crate::Tenant>, String);
-
-impl Drop for Redriving {
-    fn drop(&mut self) {
-        self.0.redrives.lock().remove(&self.1);
-    }
-}
-
 fn invalid(message: impl Into<String>) -> SqlError {
     SqlError::new(ErrorCode::InvalidParameterValue, message)
-}
-
-fn is_gone(error: &SqlError) -> bool {
-    matches!(
-        error.code,
-        ErrorCode::NotFound | ErrorCode::ObjectNotInState
-    )
 }
 
 /// Operations as the sync protocol has them, in JSON.

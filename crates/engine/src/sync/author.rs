@@ -77,6 +77,16 @@ impl Author {
         tenant: TenantId,
         letter: &dead_letters::Author,
     ) -> Result<Author, SqlError> {
+        let principal = Author::principal_of_letter(engine, letter);
+        engine.check_tenant(&principal, tenant)?;
+        Author::new(engine, &principal)
+    }
+
+    /// As much of whoever it was as decides what it may do.
+    pub(crate) fn principal_of_letter(
+        engine: &Engine,
+        letter: &dead_letters::Author,
+    ) -> Arc<Principal> {
         let roles = engine.roles();
         let is_anyone = roles.is_open && roles.get(&letter.username).is_none();
         let credential = match &letter.claims {
@@ -84,14 +94,12 @@ impl Author {
             Some(_) => Credential::Jwt,
             None => Credential::Password,
         };
-        let principal = Arc::new(Principal {
+        Arc::new(Principal {
             uid: Some(letter.uid.as_str().into()),
             claims: letter.claims.clone().map(Arc::new),
             unrestricted: is_anyone,
             ..Principal::of(&letter.username, credential)
-        });
-        engine.check_tenant(&principal, tenant)?;
-        Author::new(engine, &principal)
+        })
     }
 
     /// What a dead letter says of the device.

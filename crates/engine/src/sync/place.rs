@@ -1,13 +1,15 @@
 //! A mutation's place among its producer's: whether it is due, was decided before, or is nobody's.
 //!
 //! ```text
-//!   1 … acknowledged | acknowledged+1 … seq | seq+1 | seq+2 …
-//!   fenced           | decided: digest      | due   | gap
+//!   1 …       | acknowledged − kept … seq | seq+1 | seq+2 …
+//!   forgotten | decided: digest           | due   | gap
 //! ```
 //!
-//! What the device has acknowledged it never pushes again, so whoever does is a copy of it. In
-//! between the digest tells a repeated push, which gets its verdict again, from another mutation of
-//! the same number, which is a copy's.
+//! The digest tells a repeated push, which gets its verdict again, from another mutation of the same
+//! number, which is a copy's. What the device has acknowledged it never pushes again, so whoever does
+//! is a copy of it, whose queue the original has settled: the last verdicts are kept for that
+//! ([`EngineConfig::sync_settled_verdicts`](crate::EngineConfig)). Before them nobody can say whether
+//! the mutation was applied: it is neither applied nor lost, but a dead letter.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use springhead_proto::sync::{Generation, Hint, Mutation, ProducerId, Rejection, Seq};
@@ -30,6 +32,8 @@ pub(crate) struct Producer {
 pub(crate) enum Place {
     /// It is the one that is due.
     Due(Option<Producer>),
+    /// Its number was settled too long ago to know what had it.
+    Forgotten,
     Decided(Decided),
 }
 
@@ -70,10 +74,11 @@ impl Place {
                 }),
             });
         }
-        let decided = if mutation.seq <= known.acknowledged {
-            Decided::Fenced
-        } else if mutation.seq <= known.seq {
-            decided(conn, mutation)?
+        let decided = if mutation.seq <= known.seq {
+            match decided(conn, mutation)? {
+                Some(decided) => decided,
+                None => return Ok(Place::Forgotten),
+            }
         } else if mutation.seq > known.seq.next() {
             Decided::Gap {
                 expected_seq: known.seq.next(),
@@ -109,8 +114,8 @@ impl Producer {
     }
 }
 
-/// The verdict that a repeated push gets.
-fn decided(conn: &Connection, mutation: &Mutation) -> rusqlite::Result<Decided> {
+/// The verdict that a repeated push gets; `None` if nothing is known of its number any more.
+fn decided(conn: &Connection, mutation: &Mutation) -> rusqlite::Result<Option<Decided>> {
     type Kept = (
         i64,
         Option<i64>,
@@ -134,15 +139,15 @@ fn decided(conn: &Connection, mutation: &Mutation) -> rusqlite::Result<Decided> 
         )
         .optional()?;
     let Some((digest, letter, violation, hint, chain)) = kept else {
-        return Ok(Decided::Fenced);
+        return Ok(None);
     };
     if digest != mutation.digest().cast_signed() {
-        return Ok(Decided::Fenced);
+        return Ok(Some(Decided::Fenced));
     }
     let (Some(letter), Some(violation)) = (letter, violation) else {
-        return Ok(Decided::Duplicate);
+        return Ok(Some(Decided::Duplicate));
     };
-    Ok(Decided::Rejected(Box::new(Rejection {
+    Ok(Some(Decided::Rejected(Box::new(Rejection {
         dead_letter_id: letter.unsigned_abs(),
         violation: violation
             .parse()
@@ -151,7 +156,7 @@ fn decided(conn: &Connection, mutation: &Mutation) -> rusqlite::Result<Decided> 
             .and_then(|hint| serde_json::from_str(&hint).ok())
             .unwrap_or_else(Hint::default),
         chain: chain.map(i64::unsigned_abs),
-    })))
+    }))))
 }
 
 /// Whether a mutation that this one depends on was rejected, and has not been applied or dealt with

@@ -92,9 +92,11 @@ pub(super) struct Owed {
 }
 
 impl Owed {
-    /// Whether the device waits for anything after `at`.
-    pub(super) fn waits(&self, at: Lsn) -> bool {
-        !self.commits.is_empty() || self.up_to > at
+    /// The first LSN after `at` that the device waits to hear of.
+    pub(super) fn due(&self, at: Lsn) -> Option<Lsn> {
+        let commit = self.commits.front().map(|(lsn, _)| *lsn);
+        let up_to = (self.up_to > at).then_some(self.up_to);
+        commit.into_iter().chain(up_to).min()
     }
 
     fn add(&mut self, lsn: Lsn, id: MutationId) {

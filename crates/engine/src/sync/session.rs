@@ -13,6 +13,7 @@
 //! cursor is true of all its shapes.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,6 @@ use super::presence::Attendance;
 use super::push::{Bucket, Owed, Pushes};
 use super::service::{Seat, Sync};
 use super::shape::{OpenShape, Sending};
-use super::tell::LOOK;
 use crate::Tenant;
 use crate::access::{Principal, RoleChanges};
 use crate::live::{Delta, LiveEvent, LiveId, Subscriber};
@@ -395,7 +395,9 @@ impl SyncSession {
         }
         let engine = self.sync.engine.clone();
         let principal = Arc::clone(&self.principal);
-        let looks = self.definitions_due.is_some() || self.owed.waits(self.at);
+        // Within a commit nothing is told but the rest of it.
+        let due = self.due().filter(|_| self.commit.is_empty());
+        let reached = due.map(|due| self.reached(due));
         tokio::select! {
             biased;
             ended = self.seat.end.changed() => {
@@ -444,7 +446,7 @@ impl SyncSession {
                     self.out.push_back(frame);
                 }
             }
-            () = tokio::time::sleep(LOOK), if looks => {}
+            () = there(reached) => {}
         }
         Ok(())
     }
@@ -455,6 +457,13 @@ impl SyncSession {
             || self.sending.is_some()
             || !self.wanted.is_empty()
             || self.pushes.has_decided()
+    }
+
+    /// Whether definitions, rights or a channel have moved and have not been looked at.
+    pub(super) fn has_news(&self) -> bool {
+        self.catalog_changes.has_changed().unwrap_or(true)
+            || self.role_changes.has_changed().unwrap_or(true)
+            || (self.attendance.as_deref()).is_some_and(|attendance| !attendance.is_empty())
     }
 
     /// Whether the user may still do the same.
@@ -485,6 +494,14 @@ impl SyncSession {
         }
         self.look_around().await?;
         Ok(self.out.pop_front())
+    }
+}
+
+/// Completes with what is waited for, if anything is. Cancel-safe.
+pub(super) async fn there(reached: Option<impl Future<Output = ()>>) {
+    match reached {
+        Some(reached) => reached.await,
+        None => std::future::pending().await,
     }
 }
 

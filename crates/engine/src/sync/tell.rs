@@ -2,8 +2,9 @@
 //! how far all of it goes.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use springhead_proto::sync::{
     Delta as DeltaFrame, DeltaChange, MutationId, ResyncOrder, ResyncReason, ServerToDevice,
@@ -11,12 +12,9 @@ use springhead_proto::sync::{
 };
 use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 
-use super::session::{Closing, SyncSession};
+use super::session::{Closing, SyncSession, there};
 use super::shape::{OpenShape, Sending, ShapeQuery};
 use crate::live::{LiveEnd, LiveEvent, Subscriber};
-
-/// How often a position is looked at that nobody tells of.
-pub(super) const LOOK: Duration = Duration::from_millis(2);
 
 impl SyncSession {
     pub(super) async fn on_event(&mut self, event: LiveEvent) -> Result<(), Closing> {
@@ -196,27 +194,30 @@ impl SyncSession {
     /// Hands out every delta up to `lsn`; the first later event waits.
     async fn drain(&mut self, lsn: Lsn) -> Result<(), Closing> {
         loop {
-            while let Some(event) = self.subscriber.try_next().await {
-                let is_later = match &event {
-                    LiveEvent::Change { delta, .. } => delta.lsn > lsn,
-                    LiveEvent::Tick(tick) => *tick > lsn && self.commit.is_empty(),
-                    LiveEvent::Ended { .. } | LiveEvent::Refetched { .. } => false,
-                };
-                if is_later && self.commit.is_empty() {
-                    self.event = Some(event);
-                    return Ok(());
-                }
-                Box::pin(self.on_event(event)).await?;
-            }
-            if self
-                .subscriber
-                .progress()
-                .is_none_or(|position| position >= lsn)
-            {
+            let is_there = match self.subscriber.progress() {
+                Some(position) => position >= lsn,
+                // Something has come, or there is nothing to come.
+                None => self.subscriber.is_empty(),
+            };
+            if is_there {
                 return Ok(());
             }
-            self.subscriber.look();
-            tokio::time::sleep(LOOK).await;
+            let reached = self.subscriber.reached(lsn);
+            let event = tokio::select! {
+                biased;
+                event = self.subscriber.next() => event,
+                () = reached => continue,
+            };
+            let is_later = match &event {
+                LiveEvent::Change { delta, .. } => delta.lsn > lsn,
+                LiveEvent::Tick(tick) => *tick > lsn && self.commit.is_empty(),
+                LiveEvent::Ended { .. } | LiveEvent::Refetched { .. } => false,
+            };
+            if is_later && self.commit.is_empty() {
+                self.event = Some(event);
+                return Ok(());
+            }
+            Box::pin(self.on_event(event)).await?;
         }
     }
 
@@ -263,7 +264,7 @@ impl SyncSession {
             || !self.commit.is_empty()
             || !self.wanted.is_empty()
             || self.sending.is_some();
-        if busy || self.definitions_due.is_none() && !self.owed.waits(self.at) {
+        if busy || self.due().is_none() {
             return Ok(());
         }
         let position = self.position();
@@ -305,6 +306,59 @@ impl SyncSession {
             self.subscriber.close(open.live);
             self.open_again(open, "the collection has other columns".to_owned());
         }
+    }
+
+    /// The next LSN that the device is to hear of being passed, if there is one.
+    pub(super) fn due(&self) -> Option<Lsn> {
+        let owed = self.owed.due(self.at);
+        self.definitions_due.into_iter().chain(owed).min()
+    }
+
+    /// Completes once everything up to `lsn` is there to be handed out. Holds nothing of the session.
+    pub(super) fn reached(&self, lsn: Lsn) -> impl Future<Output = ()> + Send + use<> {
+        let shapes = (!self.shapes.is_empty()).then(|| self.subscriber.reached(lsn));
+        let tenant = Arc::clone(&self.tenant);
+        async move {
+            match shapes {
+                Some(reached) => reached.await,
+                None => tenant.when_visible(lsn).await,
+            }
+        }
+    }
+
+    /// Whether the device has been handed all that there is for it now, and nothing it has said waits
+    /// for an answer. What is visible and has not got to its shapes yet makes it false.
+    #[must_use]
+    pub fn is_quiet(&mut self) -> bool {
+        let is_busy = self.has_work()
+            || !self.commit.is_empty()
+            || self.pushes.len() > 0
+            || self.due().is_some()
+            || self.has_news();
+        !is_busy && self.position() >= self.tenant.visible()
+    }
+
+    /// The next frame; `None` once nothing is to be handed out and nothing is on its way
+    /// ([`SyncSession::is_quiet`]). For whoever drives a session to its rest, without a socket. Not to
+    /// be cancelled.
+    ///
+    /// # Errors
+    /// Why the session is over.
+    pub async fn next_or_quiet(&mut self) -> Result<Option<ServerToDevice>, Closing> {
+        while !self.is_quiet() {
+            let visible = self.tenant.visible();
+            let is_behind = self.position() < visible;
+            let reached = is_behind.then(|| self.reached(visible));
+            tokio::select! {
+                biased;
+                ready = self.ready() => ready?,
+                () = there(reached) => continue,
+            }
+            if let Some(frame) = self.step().await? {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
     }
 
     /// Everything up to it has been handed out.

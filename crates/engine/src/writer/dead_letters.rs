@@ -7,7 +7,7 @@ use super::Writer;
 use super::mutate::Unapplied;
 use super::run::NotDone;
 use crate::dead_letters::retry::{Due, How, Member, Outcome, Retried, Retry};
-use crate::dead_letters::{Action, Attempt, Ended, Entry, Policy, Swept, task};
+use crate::dead_letters::{Action, Attempt, Ended, Entry, Policy, Swept, redrive, task};
 use crate::readers::Failure;
 use crate::sync::violation::Objection;
 
@@ -55,6 +55,11 @@ impl Writer {
                 }
             };
             self.found(written)?;
+        }
+        if let Some(turn) = &retry.turn {
+            let is_applied = matches!(outcome, Outcome::Applied);
+            let advanced = redrive::advance(&self.conn, turn, is_applied);
+            self.found(advanced.map_err(Failure::from))?;
         }
         let id = retry.members[0].id;
         let entry = self.found(Entry::find(&self.conn, id))?;

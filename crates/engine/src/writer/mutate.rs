@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use super::run::NotDone;
 use super::{Request, Writer};
 use crate::capture::Mark;
-use crate::dead_letters::{self, Desk, Recorded, Rejected};
+use crate::dead_letters::{self, Desk, Entry, Recorded, Rejected};
 use crate::functions::CancelFlag;
 use crate::readers::Failure;
 use crate::session::{ParamValue, convert_one};
@@ -72,6 +72,7 @@ impl Writer {
         let (mutation, author) = (&*request.mutation, &request.author);
         let known = match Place::of(&self.conn, mutation, author).map_err(|e| not_done(&e))? {
             Place::Decided(decided) => return Ok(decided),
+            Place::Forgotten => return self.bury_forgotten(request),
             Place::Due(known) => known,
         };
         failpoint::hit("sync.before_apply");
@@ -395,6 +396,31 @@ impl Writer {
         })
     }
 
+    /// Nobody knows whether it was applied: it becomes a dead letter, once, however often it comes.
+    fn bury_forgotten(&mut self, request: &MutationRequest) -> Result<Decided, NotDone> {
+        let violation = Violation::Constraint {
+            detail: Violation::SETTLED_BEFORE.to_owned(),
+        };
+        let mutation = &*request.mutation;
+        let known = Entry::of_mutation(
+            &self.conn,
+            (&mutation.producer.to_string(), mutation.seq.0),
+            &delta_of(mutation),
+        );
+        if let Some(id) = known.map_err(|error| not_done(&error))? {
+            return Ok(Decided::Rejected(Box::new(Rejection {
+                dead_letter_id: id.unsigned_abs(),
+                violation,
+                hint: Hint::default(),
+                chain: None,
+            })));
+        }
+        Ok(match self.bury(request, &objection(violation), None)? {
+            Ok(rejection) => Decided::Rejected(Box::new(rejection)),
+            Err(retry) => retry,
+        })
+    }
+
     fn record_letter(
         &self,
         request: &MutationRequest,
@@ -410,11 +436,6 @@ impl Writer {
             crate::cdc::find_collection(&self.catalog, &operation.collection).ok()
         });
         let document_id = operation.map(|operation| statement::document_id(table, operation));
-        let push = springhead_proto::sync::Push {
-            producer: mutation.producer,
-            generation: mutation.generation,
-            mutations: vec![mutation.clone()],
-        };
         let desk = Desk {
             tenant: self.tenant,
             config: &self.config,
@@ -432,7 +453,7 @@ impl Writer {
                 document_id: document_id.as_deref(),
                 mutation_id: mutation.seq.0,
                 peer_id: &mutation.producer.to_string(),
-                delta: &springhead_proto::sync::body::to_bytes(&push),
+                delta: &delta_of(mutation),
                 violation: &violation,
                 policy_or_constraint: objection.by.as_deref(),
                 compensation: Some(&compensation),
@@ -464,7 +485,7 @@ impl Writer {
         }
     }
 
-    /// Writes that the mutation is decided, and forgets what its device knows.
+    /// Writes that the mutation is decided, and forgets what its device has known for long.
     fn settle(
         &self,
         request: &MutationRequest,
@@ -480,10 +501,11 @@ impl Writer {
             .min(Seq(mutation.seq.0 - 1))
             .max(before.map_or(Seq::ZERO, |known| known.acknowledged));
         if is_new_life || before.is_some_and(|known| acknowledged > known.acknowledged) {
+            let kept = self.config.sync_settled_verdicts;
             let up_to = if is_new_life {
                 i64::MAX
             } else {
-                acknowledged.0.cast_signed()
+                acknowledged.0.saturating_sub(kept).cast_signed()
             };
             self.conn
                 .prepare_cached("DELETE FROM t21 WHERE c1 = ?1 AND c2 <= ?2")?
@@ -534,6 +556,15 @@ impl Writer {
         self.context.fill_random(&mut bytes);
         u64::from_le_bytes(bytes)
     }
+}
+
+/// A mutation as a dead letter keeps it: the body of a push with it alone.
+fn delta_of(mutation: &Mutation) -> Vec<u8> {
+    springhead_proto::sync::body::to_bytes(&springhead_proto::sync::Push {
+        producer: mutation.producer,
+        generation: mutation.generation,
+        mutations: vec![mutation.clone()],
+    })
 }
 
 /// To the mutation as a whole.

@@ -46,11 +46,16 @@ impl Mutation {
         }
     }
 
-    /// A number that two mutations share only if they do the same: how a server that has decided
-    /// this seq already tells a repeated push from a copied device's other write.
+    /// A number that two mutations share only if they do the same at the same time of a device's clock,
+    /// where they have one: how a server that has decided this seq already tells a repeated push from a
+    /// copied device's other write.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        super::fnv1a(&super::body::to_bytes(&self.operations))
+        let mut bytes = super::body::to_bytes(&self.operations);
+        if let Some(hlc) = self.hlc {
+            bytes.extend_from_slice(&hlc.0.to_le_bytes());
+        }
+        super::fnv1a(&bytes)
     }
 }
 

@@ -128,6 +128,9 @@ impl Violation {
     pub const NO_DOCUMENT: &'static str = "no such document";
     /// A mutation that this one was declared to depend on was rejected.
     pub const DEPENDS_ON_REJECTED: &'static str = "depends on a rejected mutation";
+    /// A copy of a device pushed what has the number of a mutation that was settled so long ago that
+    /// nobody knows any more whether it is the same.
+    pub const SETTLED_BEFORE: &'static str = "settled before";
 
     /// The word before the colon: `violation_type` of a dead letter, and what policies of dead
     /// letters and metrics go by.

@@ -29,6 +29,7 @@ impl Catalog {
             dead_letter_policies(),
             escalations(),
             dead_letter_totals(),
+            dead_letter_redrives(),
             sync_producers(),
             sync_verdicts(),
             sync_clocks(),
@@ -80,6 +81,9 @@ impl Catalog {
              c10 TEXT NOT NULL) STRICT",
             "CREATE TABLE t11 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 INTEGER NOT NULL, c4 INTEGER NOT NULL, \
              c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, PRIMARY KEY (c1, c2)) STRICT",
+            "CREATE TABLE t12 (c1 TEXT NOT NULL, c2 INTEGER NOT NULL, c3 INTEGER NOT NULL, c4 INTEGER NOT NULL, \
+             c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, c8 INTEGER NOT NULL, \
+             c9 TEXT NOT NULL, PRIMARY KEY (c1)) STRICT",
             "CREATE TABLE t20 (c1 TEXT NOT NULL, c2 TEXT NOT NULL, c3 TEXT, c4 INTEGER NOT NULL, \
              c5 INTEGER NOT NULL, c6 INTEGER NOT NULL, c7 INTEGER NOT NULL, PRIMARY KEY (c1)) STRICT",
             "CREATE TABLE t21 (c1 TEXT NOT NULL, c2 INTEGER NOT NULL, c3 INTEGER NOT NULL, \
@@ -331,6 +335,26 @@ fn dead_letter_totals() -> Table {
     table
 }
 
+/// Redrives that have begun and not ended: those of the collection after `last_id` and up to
+/// `up_to_id` are still to be tried, for whoever began it.
+fn dead_letter_redrives() -> Table {
+    system_table(
+        CollectionId::DEAD_LETTER_REDRIVES,
+        "dead_letter_redrives",
+        vec![
+            column(1, "collection", PgType::Text, true),
+            column(2, "rate_per_s", PgType::Int8, true),
+            column(3, "last_id", PgType::Int8, true),
+            column(4, "up_to_id", PgType::Int8, true),
+            column(5, "found", PgType::Int8, true),
+            column(6, "applied", PgType::Int8, true),
+            column(7, "rejected", PgType::Int8, true),
+            column(8, "begun_at", PgType::Timestamptz, true),
+            column(9, "begun_by", PgType::Jsonb, true),
+        ],
+    )
+}
+
 fn index(id: u32, name: &str, keys: &[&str]) -> Index {
     Index {
         id,
@@ -359,7 +383,7 @@ fn sync_producers() -> Table {
     )
 }
 
-/// Verdicts that their devices have not acknowledged: of rejected mutations whole, of applied ones
+/// Verdicts that their devices have not acknowledged, and the last ones that they have: of rejected mutations whole, of applied ones
 /// that they are, with what tells a repeated push from another mutation of the same number.
 fn sync_verdicts() -> Table {
     let mut table = system_table(

@@ -177,7 +177,12 @@ impl Writer {
                 Ok(())
             }
             News::Verdict(id, verdict) => self.take_verdict(id, verdict),
-            News::Definitions(definitions) => self.take_definitions(definitions),
+            News::Definitions(definitions) => {
+                failpoint::hit("device.before_definitions");
+                self.take_definitions(definitions)?;
+                failpoint::hit("device.after_definitions");
+                Ok(())
+            }
             News::Subscribe(shape) => self.subscribe(shape),
             News::Unsubscribe(shape) => {
                 self.empty_shape(*shape)?;

@@ -4,7 +4,10 @@ use springhead_proto::sync::{
     Fix, Hint, HintKind, ProducerId, RetryReason, Seq, SyncValue, Verb, Verdict, Violation,
 };
 
+use springhead_engine::sync::SyncLimits;
+
 use super::device::{Rig, columns, op};
+use crate::support::Node;
 
 const TODOS: &str = "CREATE TABLE todos (id integer PRIMARY KEY, title text NOT NULL UNIQUE, \
      votes integer NOT NULL DEFAULT 0 CHECK (votes >= 0 AND votes <= 100), tags jsonb, note text)";
@@ -104,11 +107,15 @@ async fn g9_a_copy_is_fenced_and_loses_nothing() {
     device.next = Seq(1);
     let copied = device.mutation(vec![insert(2, "copy")]);
     assert_eq!(device.push(vec![copied]).await, [Verdict::Fenced]);
-    // What has been acknowledged is never pushed again by whoever acknowledged it.
+    // What has been acknowledged is never pushed again by whoever acknowledged it: it is a copy, and
+    // hears what came of it.
     device.acknowledge().await;
     device.next = Seq(2);
     device.applied(vec![insert(3, "next")]).await;
-    assert_eq!(device.push(vec![own]).await, [Verdict::Fenced]);
+    assert!(matches!(
+        device.push(vec![own]).await[..],
+        [Verdict::Duplicate { .. }]
+    ));
     // Under a name of its own the copy goes on.
     device.producer = ProducerId(2);
     device.connect(&rig).await.unwrap();
@@ -118,6 +125,41 @@ async fn g9_a_copy_is_fenced_and_loses_nothing() {
         rig.sql("SELECT id FROM todos ORDER BY id").await,
         ["1", "2", "3"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_what_was_settled_long_ago_is_neither_applied_again_nor_lost() {
+    let rig = Rig::over(
+        Node::with(|config| config.sync_settled_verdicts = 2),
+        SyncLimits::default(),
+        TODOS,
+    )
+    .await;
+    let mut device = rig.device(1, &[]).await;
+    let first = device.mutation(vec![insert(1, "first")]);
+    device.push(vec![first.clone()]).await;
+    for id in 2..=6 {
+        device
+            .applied(vec![insert(id, &format!("todo {id}"))])
+            .await;
+        device.acknowledge().await;
+    }
+    rig.sql("DELETE FROM todos WHERE id = 1").await;
+    // Nobody knows any more what the first was; a copy that pushes it twice makes one dead letter.
+    let verdicts = [
+        device.push(vec![first.clone()]).await.remove(0),
+        device.push(vec![first]).await.remove(0),
+    ];
+    let Verdict::Rejected(rejection) = &verdicts[0] else {
+        panic!("{verdicts:?}")
+    };
+    assert_eq!(rejection.violation.to_string(), "constraint:settled before");
+    assert_eq!(verdicts[0], verdicts[1]);
+    assert_eq!(rig.sql("SELECT min(id) FROM todos").await, ["2"]);
+    let letters = "SELECT document_id FROM springhead.dead_letters";
+    assert_eq!(rig.sql(letters).await, ["1"]);
+    // The device that it is a copy of goes on.
+    device.applied(vec![insert(7, "seventh")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -257,18 +257,11 @@ impl Device {
         })
         .await;
         let lsn = rig.node.tenant().await.last_commit();
-        loop {
-            self.session().progress();
-            if self.cursor.is_some_and(|cursor| cursor.lsn >= lsn) || self.shapes.is_empty() {
-                return;
-            }
-            let soon = Duration::from_millis(20);
-            let session = self.session.as_mut().unwrap();
-            // Ready or not: then where it is is looked at again.
-            if tokio::time::timeout(soon, session.ready()).await.is_ok()
-                && let Some(frame) = session.step().await.unwrap()
-            {
-                self.take(&frame);
+        while !self.shapes.is_empty() && self.cursor.is_none_or(|cursor| cursor.lsn < lsn) {
+            match self.session().next_or_quiet().await.unwrap() {
+                Some(frame) => self.take(&frame),
+                // The cursor has to be moved over what is none of its shapes'.
+                None => self.session().progress(),
             }
         }
     }
