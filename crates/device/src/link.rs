@@ -286,10 +286,11 @@ fn now_ms() -> u64 {
 impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     async fn run(&mut self, renewed: &Notify, was_live: &mut bool) -> Result<(), End> {
         // Whatever is queued from now on wakes it.
-        let tenant = &self.device.inner.tenant;
+        let device = self.device;
+        let tenant = &device.inner.tenant;
         let visible: Lsn = tenant.visible();
         let mut queue = tenant.tail(visible, vec![CollectionId::DEVICE_PENDING]);
-        let presence = &self.device.inner.presence;
+        let presence = &device.inner.presence;
         let mut shown = Instant::now();
         loop {
             let limits = *self.conversation.limits();

@@ -120,7 +120,7 @@ async fn g9_killed_anywhere_each_mutation_is_applied_dead_lettered_or_pending() 
     }
     if last - first >= 2 * POINTS.len() as u64 {
         let missed: Vec<_> = (POINTS.iter())
-            .filter(|point| !kills.contains_key(point))
+            .filter(|point| !kills.contains_key(*point))
             .collect();
         assert!(missed.is_empty(), "nobody was killed at {missed:?}");
     }

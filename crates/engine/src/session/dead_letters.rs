@@ -27,7 +27,7 @@ use crate::dead_letters::{
 };
 use crate::writer::{Work, WorkAnswer};
 
-pub use redrive::{MAX_REDRIVE_RATE, REDRIVE_RATE};
+pub use redrive::REDRIVE_RATE;
 pub use shown::{DeadLetterFilter, DeadLetterPage};
 
 /// What somebody has to say about an entry, in bytes.

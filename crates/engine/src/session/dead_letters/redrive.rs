@@ -15,7 +15,7 @@ use crate::dead_letters::{self, Outcome, Redriven, Task};
 
 /// Retries per second of a redrive that says nothing else, and the most.
 pub const REDRIVE_RATE: i64 = 50;
-pub const MAX_REDRIVE_RATE: i64 = 10_000;
+const MAX_REDRIVE_RATE: i64 = 10_000;
 
 impl Session {
     /// Tries all unresolved ones of a collection again, oldest first, at most so many per second.
