@@ -157,11 +157,15 @@ impl World {
 
     // ---- one run ----
 
-    /// One kill, at one of the first passes of `point`, and what follows; whether somebody died.
-    pub async fn run(&mut self, point: &'static str, moment: Moment, what: &str) -> bool {
+    /// One kill, at that pass of `point`, and what follows; whether somebody died.
+    pub async fn run(
+        &mut self,
+        (point, moment): (&'static str, Moment),
+        passes: u64,
+        what: &str,
+    ) -> bool {
         self.clock.advance(2_000);
         self.bustle().await;
-        let passes = 1 + self.dice(3);
         let remains = self.fatal(point, passes, moment).await;
         let died = remains.is_some();
         if let Some(remains) = remains {
@@ -200,12 +204,15 @@ impl World {
     async fn fatal(&mut self, point: &'static str, passes: u64, moment: Moment) -> Option<Remains> {
         match moment {
             Moment::Statement => {
+                self.write(0).await;
                 self.arm_device(point, passes);
                 for _ in 0..3 {
+                    self.edit(0).await;
                     self.write(0).await;
                 }
             }
             Moment::DeviceTalks => {
+                self.write(0).await;
                 self.arm_device(point, passes);
                 self.exchange(0).await;
             }
@@ -290,9 +297,13 @@ impl World {
 
     /// A change to what is there, for the image's sake; of rows that nobody will reject.
     async fn edit(&mut self, place: usize) {
-        let (id, n) = (self.dice(30) + 1, self.dice(49));
-        let sql = format!("UPDATE items SET n = {n} WHERE id = {id} AND title LIKE 'title %'");
-        self.device(place).sql(&sql, &[]).await.unwrap();
+        let latest = self.dice(3);
+        let sql = format!(
+            "UPDATE items SET n = (n + 1) % 49 WHERE id = (SELECT id FROM items \
+             WHERE title LIKE 'title %' ORDER BY id DESC LIMIT 1 OFFSET {latest})"
+        );
+        let edited = self.device(place).sql(&sql, &[]).await;
+        assert!(edited.is_ok() || has_fallen(), "{edited:?}");
     }
 
     /// Connects and talks until there is nothing more to say, or somebody dies.
