@@ -321,6 +321,32 @@ fn g1_concurrent_appenders_lose_nothing_acknowledged_in_a_power_cut() {
 
 /// A failed flush says nothing about what is on disk, and a second one would lie (the kernel has
 /// marked the pages clean): the log must never try again.
+/// Killed between writing a frame and flushing it, a process left a frame that the next one trusted and
+/// built its states on; a power cut then took it, and the states were ahead of the log. Found by the
+/// simulation of devices.
+#[test]
+fn g1_what_is_recovered_is_durable_before_it_counts() {
+    for power_off_at in 1..=4 {
+        let disk = SimDisk::new(power_off_at);
+        let log = open(&disk, config()).expect("opened");
+        let append = |label: &str| log.append(vec![commit_of(1, 100, 1, label, 2_000)]);
+        append("first").expect("appended");
+        disk.set_faults(Faults {
+            power_off_at: Some(power_off_at),
+            ..Faults::default()
+        });
+        let _ = append("second");
+        // The process ends there; nobody has cut the power.
+        let left = disk.fork();
+        let log = open(&left, config()).expect("opened again");
+        let seen = commits_in(&read_all(&log));
+        drop(log);
+        left.power_cycle();
+        let log = open(&left, config()).expect("opened after the cut");
+        assert_eq!(commits_in(&read_all(&log)), seen, "call {power_off_at}");
+    }
+}
+
 #[test]
 fn g12_a_failed_flush_or_write_poisons_for_good() {
     let broken = [

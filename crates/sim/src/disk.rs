@@ -187,10 +187,11 @@ impl SimDisk {
     }
 
     /// Another disk with everything that this one holds at this moment, durable or not: what a process
-    /// leaves that is killed now, while it goes on here.
+    /// leaves that is killed now, while it goes on here. Has no faults.
     #[must_use]
     pub fn fork(&self) -> SimDisk {
-        let state = self.lock().clone();
+        let mut state = self.lock().clone();
+        (state.faults, state.powered) = (Faults::default(), true);
         SimDisk {
             state: Arc::new(Mutex::new(state)),
         }

@@ -123,8 +123,9 @@ pub struct SyncSession {
     /// Definitions have changed with the commit of this LSN, and the device has not been told.
     pub(super) definitions_due: Option<Lsn>,
     role_changes: RoleChanges,
-    /// The device has been asked for a new token.
-    asked_token: bool,
+    /// When the device is to be asked for a new token, in microseconds since 1970; `None` if it has
+    /// been, or the token has no end.
+    token_due_us: Option<i64>,
     attendance: Option<Box<Attendance>>,
 }
 
@@ -146,6 +147,8 @@ pub(super) struct Parts {
 impl SyncSession {
     pub(super) fn new(parts: Parts) -> SyncSession {
         let Parts { sync, hello, .. } = parts;
+        let now_us = crate::functions::now_us(&**sync.engine.clock());
+        let token_due_us = token_due_us(&parts.principal, now_us);
         SyncSession {
             subscriber: Subscriber::new(&sync.live, Arc::clone(&parts.tenant)),
             bucket: Bucket::new(sync.limits.mutations_per_s, &**sync.engine.clock()),
@@ -174,7 +177,7 @@ impl SyncSession {
             definitions: parts.definitions,
             catalog_changes: parts.catalog_changes,
             definitions_due: None,
-            asked_token: false,
+            token_due_us,
             attendance: None,
         }
     }
@@ -360,7 +363,8 @@ impl SyncSession {
                 let expires_ms = expires_ms(&principal);
                 let has_same_claims = principal.has_claims_of(&self.principal);
                 self.principal = principal;
-                self.asked_token = false;
+                let now_us = crate::functions::now_us(&**self.sync.engine.clock());
+                self.token_due_us = token_due_us(&self.principal, now_us);
                 // Policies may let other rows through.
                 if !self.identify()? || !has_same_claims {
                     self.start_over(ResyncReason::RightsChanged, &[], "the token has changed");
@@ -418,8 +422,8 @@ impl SyncSession {
                 };
                 return Err(Closing::new(code, error.message.clone()));
             }
-            () = token_due(&principal, &**engine.clock()), if !self.asked_token => {
-                self.asked_token = true;
+            () = at_moment(self.token_due_us, &**engine.clock()) => {
+                self.token_due_us = None;
                 self.out.extend(expires_ms(&principal).map(|expires_ms| {
                     ServerToDevice::TokenWanted(TokenWanted { expires_ms })
                 }));
@@ -514,14 +518,22 @@ async fn presence_came(attendance: Option<&Attendance>) {
     }
 }
 
-/// How long before its end a new token is asked for.
+/// How long before its end a new token is asked for, at most.
 const TOKEN_NOTICE_US: i64 = 60_000_000;
 
-/// Completes once a new token is due. Cancel-safe.
-async fn token_due(principal: &Principal, clock: &dyn springhead_log::Clock) {
-    match principal.expires_at_us {
-        Some(expires) => {
-            let left = expires - TOKEN_NOTICE_US - crate::functions::now_us(clock);
+/// When a token is to be replaced: a minute before its end, or once half of what is left of it is over,
+/// so that short ones are not asked for without end.
+fn token_due_us(principal: &Principal, now_us: i64) -> Option<i64> {
+    let expires = principal.expires_at_us?;
+    let left = expires.saturating_sub(now_us).max(0);
+    Some(expires - TOKEN_NOTICE_US.min(left / 2))
+}
+
+/// Completes at a moment of the wall clock; without one never. Cancel-safe.
+async fn at_moment(due_us: Option<i64>, clock: &dyn springhead_log::Clock) {
+    match due_us {
+        Some(due) => {
+            let left = due - crate::functions::now_us(clock);
             let left = u64::try_from(left).unwrap_or(0);
             tokio::time::sleep(Duration::from_micros(left)).await;
         }

@@ -545,6 +545,12 @@ impl Recovery<'_> {
             // Not a torn write but the clean end of what was written.
             cut = None;
         }
+        // A process that was killed after writing and before flushing leaves frames that are whole and
+        // not durable. From here on they count and states are built on them: a power cut must not take
+        // them any more. Earlier segments were flushed before the next one began.
+        file.sync_data()
+            .and_then(|()| self.disk.sync_dir(self.dir))
+            .map_err(|error| io_error("flush", &last_path, error))?;
         let count = self.segments.len();
         let segments = self.segments.into_iter().enumerate().map(|(place, found)| {
             let sealed = OnceLock::new();
