@@ -5,16 +5,19 @@
 //! LSN there. Then it is cut. Everything else is damage, named by file and offset and never
 //! skipped.
 
+mod erase;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use springhead_proto::{Lsn, TimestampMs};
 
+use self::erase::{erase_head, erase_rest};
 use super::compress::ChunkTable;
 use super::directory::{Found, open_segment_file, remove_if_there};
 use super::files::{EPOCHS_NAME, Epochs, load_running_ms, read_file};
-use super::format::{FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, SegmentHeader};
+use super::format::{HEADER_BYTES, SegmentHeader};
 use super::frames::{Fault, FrameCursor, SegmentFile, read_header};
 use super::index::{End, Run, SegmentIndex};
 use super::keeper::lay_out;
@@ -26,7 +29,7 @@ use super::writer::place_segment;
 use super::{Identity, SegmentConfig, truncate};
 use crate::clock::{Clock, Progress};
 use crate::contract::{EpochRecord, LogError};
-use crate::disk::{Disk, DiskFile, OpenFor, read_up_to, write_all_at};
+use crate::disk::{Disk, DiskFile, OpenFor};
 
 /// A log that is ready to go on.
 pub struct Recovered {
@@ -585,42 +588,6 @@ impl Recovery<'_> {
             last_batch: self.last_batch,
         })
     }
-}
-
-/// Overwrites the head of what is behind the last frame with zeros, so that later looks at the file
-/// find a clean end. Says whether it was a frame of this segment: in a recycled file it may be one
-/// of an earlier segment.
-fn erase_head(file: &dyn DiskFile, segment: &FoundSegment) -> Result<bool, LogError> {
-    let (path, offset) = (&segment.path, segment.end.offset);
-    let room = usize::try_from(segment.length.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let mut head = vec![0; room.min(FRAME_HEADER_BYTES)];
-    read_up_to(file, &mut head, offset).map_err(|error| io_error("read", path, error))?;
-    if head.iter().all(|&byte| byte == 0) {
-        return Ok(false);
-    }
-    let own = FrameHeader::decode(&head)
-        .is_ok_and(|frame| frame.segment_number == segment.header.segment_number);
-    head.fill(0);
-    write_all_at(file, &head, offset)
-        .and_then(|()| file.sync_data())
-        .map_err(|error| io_error("write", path, error))?;
-    Ok(own)
-}
-
-/// Overwrites all that is behind the last frame with zeros.
-fn erase_rest(disk: &dyn Disk, segment: &FoundSegment) -> Result<(), LogError> {
-    let zeros = vec![0; 1 << 16];
-    let mut at = segment.end.offset;
-    let erased = disk.open(&segment.path, OpenFor::Writing).and_then(|file| {
-        while at < segment.length {
-            let left = usize::try_from(segment.length - at).unwrap_or(usize::MAX);
-            let step = left.min(zeros.len());
-            write_all_at(file.as_ref(), &zeros[..step], at)?;
-            at += step as u64;
-        }
-        file.sync_data()
-    });
-    erased.map_err(|error| io_error("write", &segment.path, error))
 }
 
 fn open_cursor(disk: &dyn Disk, segment: &FoundSegment) -> Result<FrameCursor, LogError> {
