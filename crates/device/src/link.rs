@@ -29,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(20);
 const LONGEST_WAIT_MS: u64 = 60_000;
 /// How often the server is told again what this device shows in channels; it forgets after 60 s.
 const PRESENCE: Duration = Duration::from_secs(25);
+/// A connection of its own that was given up may get to the server after the one that followed it, and
+/// take that one's place: so it tries again. Two copies of a device that take it from each other stop.
+const MOST_TAKEOVERS: u32 = 3;
 /// Frames that have come together are put into the device together.
 const FRAMES_AT_ONCE: usize = 256;
 
@@ -119,6 +122,8 @@ async fn keep(
     renewed: Arc<Notify>,
 ) {
     let mut tries = 0;
+    // Ends in a row of which the server said that another session of this device has begun.
+    let mut takeovers = 0;
     loop {
         let end = {
             let Some(inner) = device.upgrade() else {
@@ -134,9 +139,16 @@ async fn keep(
             let message = end
                 .as_ref()
                 .map(|end| format!("{}: {}", end.code, end.message));
-            let stops = end
-                .as_ref()
-                .is_some_and(|end| !may_reconnect(end, token.is_some()));
+            let is_takeover = |end: &End| end.code == SyncErrorCode::TakenOver;
+            takeovers = if end.as_ref().is_some_and(is_takeover) {
+                takeovers + 1
+            } else {
+                0
+            };
+            let stops = end.as_ref().is_some_and(|end| {
+                !may_reconnect(end, token.is_some())
+                    && !(is_takeover(end) && takeovers < MOST_TAKEOVERS)
+            });
             if stops {
                 show(&device, Phase::Stopped, message);
                 return;
