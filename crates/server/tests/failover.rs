@@ -391,6 +391,11 @@ fn g11_a_switchover_goes_by_the_witness_and_a_command_does_not_depose_who_leads(
     let text = refused.text();
     assert_ne!(refused.status, 200, "{text}");
     assert!(text.contains("switchover"), "{text}");
+    // It has not even let go of its primary for it.
+    assert_eq!(
+        status(&b)["replication"]["upstream"]["connected"],
+        json!(true)
+    );
     let begun = Instant::now();
     let handed = a.post("/v1/standbys/switchover", &json!({}));
     assert_eq!(

@@ -17,6 +17,7 @@ use super::handshake::Own;
 use super::slots::State;
 use super::{Replication, Restart, Upstream, peers, receiver};
 use crate::vote::Voting;
+use crate::vote::elect::NotElected;
 use crate::vote::messages::Ask;
 
 /// How long a standby may take to have the last of a primary that hands over.
@@ -72,6 +73,12 @@ pub async fn promote_locked(
             return Err(in_doubt(&doubt));
         }
         tracing::error!(%doubt, "promoted by force: commits that it has acknowledged may be lost");
+    }
+    if let Some(voting) = &replication.voting {
+        // Before anything is given up for it.
+        let known = voting.ask(replication, Ask::Look).await;
+        let known = known.map_err(NotElected::Unreachable)?.said.known;
+        voting.may_campaign(&known, call == Call::HandedOver)?;
     }
     let begun = Instant::now();
     let upstream = replication.upstream.borrow().primary.clone();

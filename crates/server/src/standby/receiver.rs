@@ -7,6 +7,7 @@
 //!    └───────── answer: progress, heartbeat ◄──────┴───────────────────────────────────────┘
 //! ```
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -244,7 +245,7 @@ impl Follow {
             replication: Arc::clone(&self.replication),
             progress: Arc::clone(&self.progress),
             news: Arc::clone(&self.news),
-            caught_up_at: identity.is_primary.then_some(identity.durable),
+            caught_up_at: Cell::new(identity.is_primary.then_some(identity.durable)),
             ancestors: identity.epochs.clone(),
         };
         // That of a connection before this one may still be at work.
@@ -334,9 +335,10 @@ struct Writer {
     replication: Arc<Replication>,
     progress: Arc<watch::Sender<Progress>>,
     news: Arc<News>,
-    /// What a primary had durable when this connection began: with it nothing is in doubt. A standby
-    /// that passes the log on may lack what this one has acknowledged itself.
-    caught_up_at: Option<Lsn>,
+    /// What a primary had durable when this connection began, or when the other node said on it that it
+    /// had been elected: with it nothing is in doubt. A standby that passes the log on may lack what this
+    /// one has acknowledged itself.
+    caught_up_at: Cell<Option<Lsn>>,
     /// The histories of the upstream's log when it was found to be one to follow: a standby that was away
     /// for several goes through them all.
     ancestors: Vec<EpochRecord>,
@@ -381,7 +383,14 @@ impl Writer {
                 log.follow_segment(&header, &epoch)
             }
             ToStandby::Frames { from, bytes, .. } => log.follow_frames(from, &bytes),
-            ToStandby::Announce { durable: lsn, .. } => {
+            ToStandby::Announce {
+                durable: lsn,
+                leads,
+                ..
+            } => {
+                if leads > 0 && self.caught_up_at.get().is_none() {
+                    self.caught_up_at.set(Some(lsn));
+                }
                 *durable = Some(lsn);
                 return Ok(());
             }
@@ -402,7 +411,7 @@ impl Writer {
             progress.written = progress.written.max(position.lsn);
             progress.flushed = position.lsn;
         });
-        if self.caught_up_at.is_some_and(|at| position.lsn >= at) {
+        if self.caught_up_at.get().is_some_and(|at| position.lsn >= at) {
             let settled = self.replication.settle_doubt();
             settled.map_err(|error| format!("role.json: {error}"))?;
             if let Some(voting) = &self.replication.voting {
