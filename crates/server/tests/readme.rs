@@ -19,17 +19,23 @@ const ENDLESS: [&str; 4] = [
     "curl -N",
 ];
 
-/// How the tour is run: each endless command goes on beside what follows, and all end with the shell.
+/// A network and processes of its own.
+const NAMESPACE: [&str; 5] = [
+    "--map-root-user",
+    "--net",
+    "--pid",
+    "--fork",
+    "--kill-child",
+];
+
+/// How the tour is run: each endless command goes on beside what follows. The shell is the first process
+/// of a namespace of its own, so that all end with it.
 const PRELUDE: &str = r#"
 set -euo pipefail
 ip link set lo up
-ended() { kill $(jobs -p) 2>/dev/null || true; wait; }
-trap ended EXIT
-started=()
 # Runs what goes on for ever, and waits for its first line.
 beside() {
     exec {out}< <(exec bash -c "$1" 2>&1)
-    started+=($!)
     timeout 30 head -n 1 <&"$out" | grep . || { echo "nothing came of: $1"; exit 1; }
 }
 ready() { curl -sf --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$1/readyz" >/dev/null; }
@@ -54,7 +60,8 @@ fn the_five_minutes_of_the_readme_work_as_written() {
     std::fs::create_dir_all(&release).unwrap();
     std::os::unix::fs::symlink(default_binary(), release.join("springhead")).unwrap();
     let output = Command::new("unshare")
-        .args(["--map-root-user", "--net", "bash", "-c", &script()])
+        .args(NAMESPACE)
+        .args(["bash", "-c", &script()])
         .current_dir(directory.path())
         .env_remove("PGUSER")
         .env_remove("PGPASSWORD")
@@ -75,7 +82,8 @@ fn the_five_minutes_of_the_readme_work_as_written() {
 
 fn can_make_networks() -> bool {
     Command::new("unshare")
-        .args(["--map-root-user", "--net", "ip", "link", "set", "lo", "up"])
+        .args(NAMESPACE)
+        .args(["ip", "link", "set", "lo", "up"])
         .output()
         .is_ok_and(|output| output.status.success())
 }
@@ -108,7 +116,7 @@ fn script() -> String {
             }
         }
     }
-    script.push_str("kill \"${started[@]}\" 2>/dev/null || true\nkill $server\nwait $server\n");
+    script.push_str("kill $server\nwait $server\n");
     script + &stopped
 }
 

@@ -38,9 +38,7 @@ pub(in crate::functions) fn numeric(value: &Numeric, template: &str) -> Result<S
     };
     bounded(template.len())?;
     let (format, sign_last) = number_format(template)?;
-    let scale = i32::try_from(format.after.len()).unwrap_or(0);
-    let rounded = value.round(scale);
-    let negative = rounded.unscaled.is_negative();
+    let rounded = value.round(i32::try_from(format.after.len()).unwrap_or(0));
     let mut text = Vec::new();
     Decimal {
         unscaled: rounded.unscaled.abs(),
@@ -50,131 +48,100 @@ pub(in crate::functions) fn numeric(value: &Numeric, template: &str) -> Result<S
     let text = into_text(text);
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     let whole = if whole == "0" { "" } else { whole };
-    let places = format
-        .before
-        .iter()
-        .filter(|c| matches!(c, '9' | '0'))
-        .count();
-    let overflow = whole.len() > places;
-    let mut body = String::new();
-    let mut place = 0;
-    let mut zeros = false;
-    for &c in &format.before {
-        if c == ',' {
-            // Nothing to separate yet.
-            body.push(if body.trim().is_empty() { ' ' } else { ',' });
-            continue;
-        }
-        zeros |= c == '0';
-        let from_end = places - place;
-        place += 1;
-        body.push(if overflow {
-            '#'
-        } else if from_end <= whole.len() {
-            char::from(whole.as_bytes()[whole.len() - from_end])
-        } else if zeros || (from_end == 1 && format.after.is_empty()) {
-            '0'
-        } else {
-            ' '
-        });
-    }
-    // With a fraction, zero before the point is not printed unless asked for.
-    if whole.is_empty()
-        && !zeros
-        && !format.after.is_empty()
-        && places > 0
-        && !overflow
-        && !format.fill
-    {
-        let needed =
-            format.after.iter().all(|&c| c == '9') && fraction.bytes().all(|byte| byte == b'0');
-        if needed {
-            body.pop();
-            body.push('0');
-        }
-    }
+    let mut body = format.whole(whole, fraction);
     if format.point {
         body.push('.');
-        let kept = if format.fill {
-            format.after.len()
-        } else {
-            let last_zero = format
-                .after
-                .iter()
-                .rposition(|&c| c == '0')
-                .map_or(0, |at| at + 1);
-            fraction.trim_end_matches('0').len().max(last_zero)
-        };
-        for at in 0..kept {
-            body.push(if overflow {
-                '#'
-            } else {
-                char::from(fraction.as_bytes()[at])
-            });
-        }
+        body.push_str(&format.fraction(whole, fraction));
     }
-    let digits = body.trim_start();
-    let blanks = " ".repeat(body.len() - digits.len());
-    let currency = if format.currency { "$" } else { "" };
-    let printed = match format.sign {
-        Sign::Leading => {
-            let sign = if negative {
-                "-"
-            } else if format.fill {
-                " "
-            } else {
-                ""
-            };
-            format!("{blanks}{sign}{currency}{digits}")
-        }
-        Sign::S if sign_last => format!(
-            "{blanks}{currency}{digits}{}",
-            if negative { '-' } else { '+' }
-        ),
-        Sign::S => format!(
-            "{blanks}{}{currency}{digits}",
-            if negative { '-' } else { '+' }
-        ),
-        Sign::SG if sign_last => format!(
-            "{blanks}{currency}{digits}{}",
-            if negative { '-' } else { '+' }
-        ),
-        Sign::SG => format!(
-            "{}{blanks}{currency}{digits}",
-            if negative { '-' } else { '+' }
-        ),
-        Sign::MI if sign_last => format!(
-            "{blanks}{currency}{digits}{}",
-            if negative {
-                "-"
-            } else if format.fill {
-                " "
-            } else {
-                ""
-            }
-        ),
-        Sign::MI => format!(
-            "{}{blanks}{currency}{digits}",
-            if negative { "-" } else { " " }
-        ),
-        Sign::PL if sign_last => format!(
-            "{blanks}{}{currency}{digits}{}",
-            if negative { "-" } else { " " },
-            if negative { " " } else { "+" }
-        ),
-        Sign::PL => format!(
-            "{}{blanks}{}{currency}{digits}",
-            if negative { " " } else { "+" },
-            if negative { "-" } else { " " }
-        ),
-        Sign::PR if negative => format!("{blanks}<{currency}{digits}>"),
-        Sign::PR => format!("{blanks} {currency}{digits} "),
-    };
+    let printed = format.with_sign(&body, rounded.unscaled.is_negative(), sign_last);
     Ok(if format.fill {
         printed
     } else {
         printed.trim().to_owned()
     })
+}
+
+impl NumberFormat {
+    /// Places for digits before the point.
+    fn places(&self) -> usize {
+        self.before.iter().filter(|c| **c != ',').count()
+    }
+
+    /// What stands before the point.
+    fn whole(&self, whole: &str, fraction: &str) -> String {
+        let places = self.places();
+        let overflow = whole.len() > places;
+        let mut body = String::new();
+        let (mut place, mut zeros) = (0, false);
+        for &c in &self.before {
+            if c == ',' {
+                // Nothing to separate yet.
+                body.push(if body.trim().is_empty() { ' ' } else { ',' });
+                continue;
+            }
+            zeros |= c == '0';
+            let from_end = places - place;
+            place += 1;
+            body.push(if overflow {
+                '#'
+            } else if from_end <= whole.len() {
+                char::from(whole.as_bytes()[whole.len() - from_end])
+            } else if zeros || (from_end == 1 && self.after.is_empty()) {
+                '0'
+            } else {
+                ' '
+            });
+        }
+        // With a fraction, zero before the point is printed only if asked for, or if it is all there is.
+        let all_zero = whole.is_empty() && fraction.bytes().all(|byte| byte == b'0');
+        let optional = !self.fill && !self.after.is_empty() && self.after.iter().all(|&c| c == '9');
+        if all_zero && optional && !zeros && places > 0 {
+            body.pop();
+            body.push('0');
+        }
+        body
+    }
+
+    /// What stands behind the point.
+    fn fraction(&self, whole: &str, fraction: &str) -> String {
+        let kept = if self.fill {
+            self.after.len()
+        } else {
+            let last_zero = self.after.iter().rposition(|&c| c == '0');
+            let asked = last_zero.map_or(0, |at| at + 1);
+            fraction.trim_end_matches('0').len().max(asked)
+        };
+        if whole.len() > self.places() {
+            "#".repeat(kept)
+        } else {
+            fraction[..kept].to_owned()
+        }
+    }
+
+    /// The digits with their sign and currency; `last`: the sign's pattern stands behind them.
+    fn with_sign(&self, body: &str, negative: bool, last: bool) -> String {
+        let digits = body.trim_start();
+        let blanks = " ".repeat(body.len() - digits.len());
+        let digits = format!("{}{digits}", if self.currency { "$" } else { "" });
+        let of = |minus: &'static str, plus: &'static str| if negative { minus } else { plus };
+        // Where a sign may be left out, its place is kept unless FM says otherwise.
+        let quiet = of("-", if self.fill { " " } else { "" });
+        match (self.sign, last) {
+            (Sign::Leading, _) => format!("{blanks}{quiet}{digits}"),
+            (Sign::S | Sign::SG, true) => format!("{blanks}{digits}{}", of("-", "+")),
+            (Sign::S, false) => format!("{blanks}{}{digits}", of("-", "+")),
+            (Sign::SG, false) => format!("{}{blanks}{digits}", of("-", "+")),
+            (Sign::MI, true) => format!("{blanks}{digits}{quiet}"),
+            (Sign::MI, false) => format!("{}{blanks}{digits}", of("-", " ")),
+            (Sign::PL, true) => {
+                format!("{blanks}{}{digits}{}", of("-", " "), of(" ", "+"))
+            }
+            (Sign::PL, false) => {
+                format!("{}{blanks}{}{digits}", of(" ", "+"), of("-", " "))
+            }
+            (Sign::PR, _) => format!("{blanks}{}{digits}{}", of("<", " "), of(">", " ")),
+        }
+    }
 }
 
 fn number_format(template: &str) -> Result<(NumberFormat, bool), SqlError> {
