@@ -41,7 +41,7 @@ beside() {
 ready() { curl -sf --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$1/readyz" >/dev/null; }
 springhead() { ./target/release/springhead "$@"; }
 export -f springhead
-springhead serve >server.log 2>&1 &
+./target/release/springhead serve >server.log 2>&1 &
 server=$!
 ready 6480
 "#;
