@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 
+use crate::query::params::MAX_PARAMETERS;
 use crate::scan::{self, Token};
 use crate::types::PgType;
 
@@ -143,7 +144,14 @@ fn liftable(statement: &str) -> Option<usize> {
         let (token, start, end) = scan::next(statement, at).ok()?;
         match token {
             Token::End => return Some(most),
-            Token::Parameter => most = most.max(statement[start + 1..end].parse().ok()?),
+            Token::Parameter => {
+                let number = statement[start + 1..end].parse().ok()?;
+                // Planned as it is written, it gets the error that it deserves.
+                if number > MAX_PARAMETERS {
+                    return None;
+                }
+                most = most.max(number);
+            }
             _ => {}
         }
         at = end;
@@ -409,6 +417,20 @@ mod tests {
     fn a_literal_that_runs_into_what_follows_is_not_lifted() {
         let mut out = Lifted::default();
         for statement in ["select '.'25", "select 'a'b", "select 'a'$1", "select 'a'ä"] {
+            assert!(!lift(statement, &mut out), "{statement}: {}", out.template);
+        }
+    }
+
+    /// Room was made for every parameter up to the number that was named.
+    #[test]
+    fn a_parameter_past_the_bound_is_not_lifted() {
+        let mut out = Lifted::default();
+        assert!(lift("select $32766, 1", &mut out));
+        for statement in [
+            "select $32767, 1",
+            "select $12147483648::int",
+            "select $99999999999999999999",
+        ] {
             assert!(!lift(statement, &mut out), "{statement}: {}", out.template);
         }
     }

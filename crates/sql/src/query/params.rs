@@ -8,7 +8,7 @@ use crate::types::PgType;
 use super::Analyzer;
 
 /// Parameters past this are refused, as PostgreSQL's protocol does.
-const MAX_PARAMETERS: usize = 32_766;
+pub(crate) const MAX_PARAMETERS: usize = 32_766;
 
 /// A parameter.
 #[derive(Debug, Clone, Default)]
