@@ -4,6 +4,7 @@
 //! Owns the names; `main` loads once, everyone else reads [`Config`]'s fields. Reads no clock,
 //! opens nothing but the configuration file.
 
+mod live;
 mod reference;
 mod standbys;
 mod value;
@@ -510,20 +511,6 @@ impl Config {
             sync_clock_drift_ms: u64::try_from(self.sync_clock_drift.as_millis())
                 .unwrap_or(u64::MAX),
             sync_settled_verdicts: self.sync_settled_verdicts,
-        }
-    }
-
-    /// Limits of live queries.
-    #[must_use]
-    pub fn live(&self) -> LiveLimits {
-        LiveLimits {
-            result_bytes: self.live_result_bytes.in_memory(),
-            outbox_bytes: self.live_outbox_bytes.in_memory(),
-            resume_changes: self.live_resume_changes,
-            per_tenant: self.live_per_tenant,
-            per_connection: self.live_per_connection,
-            keys_by_parts: self.live_keys_by_parts,
-            recompute_pause: self.live_recompute_pause,
         }
     }
 
