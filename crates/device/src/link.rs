@@ -146,8 +146,8 @@ async fn keep(
                 0
             };
             let stops = end.as_ref().is_some_and(|end| {
-                !may_reconnect(end, token.is_some())
-                    && !(is_takeover(end) && takeovers < MOST_TAKEOVERS)
+                let tries_again = is_takeover(end) && takeovers < MOST_TAKEOVERS;
+                !tries_again && !may_reconnect(end, token.is_some())
             });
             if stops {
                 show(&device, Phase::Stopped, message);
