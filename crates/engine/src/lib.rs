@@ -10,6 +10,7 @@ pub mod access;
 mod advisory;
 pub mod apply;
 pub mod backup;
+mod before_truncate;
 pub mod capture;
 pub mod cdc;
 pub mod checksum;

@@ -14,7 +14,8 @@ use springhead_proto::{Lsn, TenantId};
 use springhead_sql::Catalog;
 use tokio::sync::watch;
 
-use crate::readers::Readers;
+use crate::before_truncate::BeforeTruncate;
+use crate::readers::{Readers, Snapshot};
 use crate::tenant::Shared;
 use crate::{checksum, state};
 
@@ -33,6 +34,8 @@ pub struct Published {
     mutations: Mutex<VecDeque<(Lsn, MutationId)>>,
     /// The commit that made the catalog that is in force.
     catalog_changed: watch::Sender<Lsn>,
+    /// For live filters of truncated tables.
+    pub before_truncate: BeforeTruncate,
 }
 
 /// Mutations that are remembered by their commits: sessions ask within moments, and one that asks
@@ -80,6 +83,7 @@ impl Published {
             readers: Arc::downgrade(readers),
             mutations: Mutex::default(),
             catalog_changed: watch::Sender::new(Lsn::ZERO),
+            before_truncate: BeforeTruncate::default(),
         }
     }
 
@@ -108,6 +112,12 @@ impl Published {
         let mutations = self.mutations.lock();
         let place = mutations.binary_search_by_key(&lsn, |(lsn, _)| *lsn).ok()?;
         Some(mutations[place].1)
+    }
+
+    /// The state as it is committed now, if a live filter would ask for it after a TRUNCATE.
+    pub fn before_truncate(&self) -> Option<Snapshot> {
+        let readers = (self.readers.upgrade()).filter(|_| self.before_truncate.is_wanted())?;
+        readers.snapshot_at_once()
     }
 
     /// Where the state file is.

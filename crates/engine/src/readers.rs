@@ -85,6 +85,19 @@ impl Readers {
         opened
     }
 
+    /// A snapshot of what is committed to the file now, for the writer: without waiting for anything,
+    /// the writer itself included. `None` where that is not possible.
+    pub fn snapshot_at_once(self: &Arc<Self>) -> Option<Snapshot> {
+        if !self.gate.try_enter() {
+            return None;
+        }
+        let opened = self.open();
+        if opened.is_err() {
+            self.gate.leave();
+        }
+        opened.ok()
+    }
+
     fn open(self: &Arc<Self>) -> Result<Snapshot, SqlError> {
         let reader = self.take()?;
         let visible = self.hub.visible();
@@ -133,6 +146,15 @@ impl Gate {
             self.opened.wait(&mut closed);
         }
         self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// False while it is closed.
+    fn try_enter(&self) -> bool {
+        let closed = self.closed.lock();
+        if !*closed {
+            self.open.fetch_add(1, Ordering::AcqRel);
+        }
+        !*closed
     }
 
     fn leave(&self) {

@@ -179,6 +179,9 @@ settings! {
         http_max_streams: u32 = http().max_streams;
         /// Bytes of answers that wait for one client's socket.
         http_write_buffer_bytes: Size = Size::of(http().write_buffer_bytes);
+        /// A client that takes nothing of what it is sent for this long, or leaves a WebSocket's pings
+        /// unanswered, is gone.
+        http_peer_timeout: Duration = http().peer_timeout;
         /// Statements of one transaction request, at most.
         http_max_statements: usize = http().max_statements;
         /// Host names beside the loopback ones that requests may name (against DNS rebinding).

@@ -25,14 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const TABLES: &str = "CREATE TABLE items (id integer PRIMARY KEY, grp integer, n integer);
     CREATE TABLE notes (id integer PRIMARY KEY, item integer, text text);
-    CREATE INDEX notes_item ON notes (item)";
+    CREATE INDEX notes_item ON notes (item);
+    CREATE VIEW low AS SELECT id, n FROM items WHERE grp < 2";
 
-const QUERIES: [&str; 5] = [
+const QUERIES: [&str; 7] = [
     "SELECT id, n FROM items WHERE grp = 1",
     "SELECT id, grp, n FROM items WHERE n BETWEEN 20 AND 70",
     "SELECT grp, count(*), sum(n) FROM items GROUP BY grp",
     "SELECT i.id, x.id, x.text FROM items i LEFT JOIN notes x ON x.item = i.id WHERE i.grp < 3",
     "SELECT id, n FROM items ORDER BY n DESC, id LIMIT 5",
+    "SELECT i.id, x.text FROM items i JOIN notes x ON x.item = i.id ORDER BY i.n DESC, i.id, x.id",
+    "SELECT id, n FROM low WHERE n > 20",
 ];
 
 fn rounds() -> usize {

@@ -8,27 +8,30 @@
 mod anchors;
 mod conditions;
 mod options;
+mod order;
 mod planning;
+mod policies;
+mod probe;
 mod shape;
+mod simple;
+mod union;
 
 use std::sync::Arc;
 
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
-use sqlparser::ast::{self, SetExpr, Statement};
+use sqlparser::ast::Statement;
 
 use crate::catalog::Catalog;
 use crate::plan::{OutputColumn, Parameter};
 use crate::planner::{PlanContext, parse_marked};
-use crate::query::Analyzer;
-use crate::query::select::Select;
-use crate::query::typed::Typed;
 use crate::types::PgType;
 
 pub use conditions::{Condition, Operand, Test, literal_prefix};
 pub(crate) use options::plan_text;
 pub use options::{LiveOptions, LiveStatement, MAX_SQUASH_MS, read_live};
+pub use order::{Bound, Direction, Order};
+pub(crate) use probe::Probe;
 
-use conditions::is_compared_as_stored;
 use planning::Planning;
 
 /// How a live query's result is kept.
@@ -42,6 +45,8 @@ pub enum LiveClass {
     Groups,
     /// Outer joins and subqueries: the result's rows of one table's rows that changed rows matter to.
     Anchored,
+    /// UNION ALL of such: the rows of each part that changed rows take part in.
+    Union,
     /// One table, in an order or a window of it: evaluated again when a row that counts changed.
     Window,
     /// Evaluated again after each commit that touches one of its tables.
@@ -59,6 +64,7 @@ impl LiveClass {
             LiveClass::Join => "join",
             LiveClass::Groups => "groups",
             LiveClass::Anchored => "by rows of one table",
+            LiveClass::Union => "union",
             LiveClass::Window => "ordered window",
             LiveClass::Evaluated => "evaluated",
             LiveClass::Recomputed => "recomputed",
@@ -84,9 +90,12 @@ pub struct LivePlan {
     pub key: Vec<PgType>,
     /// Whether rows come in an order.
     pub ordered: bool,
+    /// How that order is kept, where it is not SQLite's each time: for joins, groups and `Anchored`. What
+    /// is computed by parts then has what is ordered by after its key.
+    pub order: Option<Order>,
     /// The collections it reads, ascending.
     pub reads: Vec<CollectionId>,
-    /// For joins and groups the tables in FROM; for `Anchored` those of subqueries too.
+    /// For joins, unions and groups the tables in FROM; for `Anchored` those of subqueries too.
     pub occurrences: Vec<Occurrence>,
     /// For groups the query for one group, for `Anchored` that for one row of the first table; its key
     /// follows the parameters.
@@ -133,7 +142,9 @@ impl LivePlan {
         };
         let cost = match self.class {
             LiveClass::Rows => "each changed row that is found, before and after",
-            LiveClass::Join => "for each changed row, the rows that it takes part in",
+            LiveClass::Join | LiveClass::Union => {
+                "for each changed row, the rows that it takes part in"
+            }
             LiveClass::Groups => "for each changed row, the groups that it counts in",
             LiveClass::Anchored => {
                 "for each changed row, the rows of its first table that it matters to"
@@ -149,6 +160,9 @@ impl LivePlan {
         ];
         if self.class == LiveClass::Rows {
             lines.push(format!("  Found by: {}", self.found_by(&column)));
+        }
+        if let Some(order) = &self.order {
+            lines.push(format!("  Order: {}", order.describe()));
         }
         if !self.order_index.is_empty() {
             let columns: Vec<String> = (self.order_index.iter())
@@ -214,6 +228,10 @@ pub struct AnchorGroups {
 #[derive(Debug)]
 pub struct Occurrence {
     pub collection: CollectionId,
+    /// Of a union: which of its parts it is in.
+    pub part: usize,
+    /// Conditions that each row of it meets that takes part in anything.
+    pub conditions: Vec<Condition>,
     /// The query for the rows that the table row with one key takes part in, or, for groups, the
     /// groups that it counts in. The key's values follow the parameters.
     pub of_key: String,
@@ -240,23 +258,14 @@ pub fn plan_live(
         types: param_types,
         context,
         marks,
+        puts_order_out: false,
+        unrestricted: false,
     };
     let plan = planning.plan(query, recompute)?;
-    if plan.class == LiveClass::Evaluated
-        && plan
-            .columns
-            .iter()
-            .all(|c| is_compared_as_stored(&c.pg_type))
-        && let Some(grouped) = anchors::distinct_as_groups(query)
-        && let Ok(plan) = planning.plan(&grouped, false)
-        && plan.class == LiveClass::Groups
-    {
-        return Ok(LivePlan {
-            because: "DISTINCT over plain tables",
-            ..plan
-        });
+    if plan.class != LiveClass::Evaluated {
+        return Ok(plan);
     }
-    Ok(plan)
+    Ok(planning.otherwise(query, &plan).unwrap_or(plan))
 }
 
 fn refused(why: &str) -> SqlError {
@@ -264,192 +273,4 @@ fn refused(why: &str) -> SqlError {
         ErrorCode::FeatureNotSupported,
         format!("this query cannot be kept true as a live query: {why}"),
     )
-}
-
-/// What is asked of the outermost SELECT, and what was found there. The analyzer hands it over at
-/// its end ([`Analyzer::probe_live`]).
-pub(crate) struct Probe {
-    /// The SELECT that is meant, by where it is in memory; only compared, never followed.
-    target: usize,
-    want: Want,
-    /// The plain tables of FROM and their aliases.
-    pub(crate) tables: Vec<(String, CollectionId)>,
-    /// Whether all of FROM is plain tables.
-    pub(crate) all_plain: bool,
-    /// Grouped by: type, and the text compared.
-    pub(crate) groups: Vec<(PgType, String)>,
-    pub(crate) is_aggregate: bool,
-    groups_of_key: Option<String>,
-}
-
-/// Which variant of the query is made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Want {
-    Nothing,
-    Keys,
-    OfKey {
-        index: usize,
-        first: usize,
-    },
-    GroupsOfKey {
-        index: usize,
-        first: usize,
-    },
-    OfGroup {
-        first: usize,
-    },
-    /// The keys of the first table's rows that a row of one table is joined to, whatever WHERE says.
-    AnchorsOfKey {
-        index: usize,
-        first: usize,
-    },
-    /// The keys of the first table's rows that meet WHERE.
-    Anchors,
-    /// The same, of all or of one, with the groups that they count in.
-    AnchorGroups {
-        of: Option<usize>,
-    },
-}
-
-impl Probe {
-    fn new(query: &ast::Query, want: Want) -> Probe {
-        let target = match &*query.body {
-            SetExpr::Select(select) => std::ptr::from_ref::<ast::Select>(select).addr(),
-            _ => 0,
-        };
-        Probe {
-            target,
-            want,
-            tables: Vec::new(),
-            all_plain: false,
-            groups: Vec::new(),
-            is_aggregate: false,
-            groups_of_key: None,
-        }
-    }
-
-    pub(crate) fn note_group(&mut self, ty: &PgType, compared: &str) {
-        self.groups.push((ty.clone(), compared.to_owned()));
-    }
-}
-
-impl Analyzer<'_> {
-    /// At the end of a SELECT's analysis: tells a live query's probe what it is made of, and makes
-    /// the variant that it wants.
-    pub(crate) fn probe_live(
-        &mut self,
-        select: &ast::Select,
-        result: &mut Select,
-        names: &mut Vec<String>,
-    ) -> Result<(), SqlError> {
-        if self
-            .live
-            .as_ref()
-            .is_none_or(|probe| probe.target != std::ptr::from_ref::<ast::Select>(select).addr())
-        {
-            // A nested SELECT's groups are its own.
-            if let Some(probe) = &mut self.live {
-                probe.groups.clear();
-            }
-            return Ok(());
-        }
-        let mut probe = self.live.take().expect("looked at above");
-        let relations = self.scope().relations.clone();
-        for relation in &relations {
-            let named = (self.named_tables.iter()).find(|(alias, _)| *alias == relation.id);
-            probe.tables.extend(named.cloned());
-        }
-        probe.all_plain = probe.tables.len() == relations.len()
-            && relations.iter().all(|relation| !relation.key.is_empty())
-            && self.scope().sets.is_empty();
-        probe.is_aggregate =
-            self.scope().has_aggregates || !result.group.is_empty() || result.having.is_some();
-        let of = |key: &[String], first: usize| {
-            let terms: Vec<String> = (key.iter().enumerate())
-                .map(|(place, text)| format!("{text} IS ?{}", first + place))
-                .collect();
-            terms.join(" AND ")
-        };
-        let compared: Vec<String> = probe.groups.iter().map(|group| group.1.clone()).collect();
-        let extra = match probe.want {
-            Want::OfKey { index, first } | Want::GroupsOfKey { index, first } => {
-                Some(of(&relations[index].key, first))
-            }
-            Want::OfGroup { first } => Some(of(&compared, first)),
-            Want::AnchorsOfKey { index, first } => {
-                result.condition = None;
-                Some(of(&relations[index].key, first))
-            }
-            Want::AnchorGroups { of: Some(first) } => Some(of(&relations[0].key, first)),
-            Want::Nothing | Want::Keys | Want::Anchors | Want::AnchorGroups { of: None } => None,
-        };
-        if let Some(extra) = extra {
-            result.condition = Some(match result.condition.take() {
-                Some(condition) => format!("({condition}) AND {extra}"),
-                None => extra,
-            });
-        }
-        if let Want::GroupsOfKey { .. } = probe.want {
-            let outputs = if compared.is_empty() {
-                "1".to_owned()
-            } else {
-                compared.join(",")
-            };
-            probe.groups_of_key = Some(format!(
-                "SELECT DISTINCT {outputs} FROM {} WHERE {}",
-                result.from.as_deref().unwrap_or_default(),
-                result.condition.as_deref().unwrap_or("1")
-            ));
-        }
-        if let Want::AnchorsOfKey { .. } | Want::Anchors | Want::AnchorGroups { .. } = probe.want
-            && let Some(anchor) = relations.first()
-        {
-            let mut outputs = anchor.key.clone();
-            if let Want::AnchorGroups { .. } = probe.want {
-                outputs.extend(compared.iter().cloned());
-            }
-            probe.groups_of_key = Some(format!(
-                "SELECT DISTINCT {} FROM {} WHERE {}",
-                outputs.join(","),
-                result.from.as_deref().unwrap_or_default(),
-                result.condition.as_deref().unwrap_or("1")
-            ));
-        }
-        if probe.want != Want::Nothing {
-            let keys = self.key_outputs(&probe, &relations)?;
-            names.extend(keys.iter().map(|_| "key".to_owned()));
-            result.items.extend(keys);
-        }
-        self.live = Some(probe);
-        Ok(())
-    }
-
-    fn key_outputs(
-        &self,
-        probe: &Probe,
-        relations: &[crate::query::scope::Relation],
-    ) -> Result<Vec<Typed>, SqlError> {
-        if probe.is_aggregate {
-            return Ok((probe.groups.iter())
-                .map(|(ty, compared)| {
-                    // Of equal values with several forms the form compared is shown.
-                    let ty = match ty.key_function() {
-                        Some(_) => PgType::Bytea,
-                        None => ty.clone(),
-                    };
-                    Typed::new(compared.clone(), ty)
-                })
-                .collect());
-        }
-        let mut keys = Vec::new();
-        for (relation, (_, collection)) in relations.iter().zip(&probe.tables) {
-            let table = self.catalog.table(*collection).ok_or_else(|| {
-                SqlError::new(ErrorCode::UndefinedTable, "a table has gone meanwhile")
-            })?;
-            for (text, column) in relation.key.iter().zip(table.key_columns()) {
-                keys.push(Typed::new(text.clone(), column.pg_type.clone()));
-            }
-        }
-        Ok(keys)
-    }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, Row, RowRef, SchemaVersion, SqlError, Value, ValueRef};
 use springhead_sql::PgType;
-use springhead_sql::access::Identity;
+use springhead_sql::access::{Identity, Roles};
 use springhead_sql::catalog::Table;
 use springhead_sql::live::{LiveOptions, LivePlan};
 use springhead_sql::plan::{LiveSelect, PlanKind};
@@ -155,7 +155,7 @@ impl Asked {
     ) -> Result<(LiveSelect, PlanContext), SqlError> {
         let context = PlanContext {
             identity: self.who.identify(engine)?,
-            roles: springhead_sql::access::Roles::new(engine.roles()),
+            roles: roles_now(engine, &self.context),
             ..self.context.clone()
         };
         let types: Vec<Option<PgType>> = (self.plan.parameters.iter())
@@ -221,13 +221,22 @@ pub(crate) async fn asker(
     Ok(Asker {
         context: PlanContext {
             identity: who.identify(engine)?,
-            roles: springhead_sql::access::Roles::new(engine.roles()),
+            roles: roles_now(engine, &context),
             ..context
         },
         session,
         who,
         settings: String::new(),
     })
+}
+
+/// The roles that there are now. Where nobody has defined any, every role that owns a view is there.
+fn roles_now(engine: &Engine, context: &PlanContext) -> Roles {
+    let roles = engine.roles();
+    match roles.version == context.roles.version() {
+        true => context.roles.clone(),
+        false => Roles::new(roles),
+    }
 }
 
 /// Plans a query; plans of texts with parameters are kept.

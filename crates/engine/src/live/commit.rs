@@ -35,8 +35,10 @@ pub(crate) struct RowChange<'a> {
 pub(crate) struct TableChange<'a> {
     pub rows: Vec<RowChange<'a>>,
     places: FxHashMap<Box<[u8]>, usize>,
-    /// All rows went, images of them there are none.
+    /// All rows that were there before went, images of them there are none. `rows` are those of after.
     pub truncated: bool,
+    /// The table as it was then, if that is known.
+    pub truncated_as: Option<Arc<Table>>,
 }
 
 /// See the module's text.
@@ -74,6 +76,7 @@ impl<'a> CommitChange<'a> {
         let touched = self.tables.entry(change.collection).or_default();
         if change.kind == ChangeKind::Truncate {
             touched.truncated = true;
+            touched.truncated_as = schema(change.collection, change.schema_version);
             touched.rows.iter_mut().for_each(|row| row.after = None);
             return Ok(());
         }
@@ -87,7 +90,7 @@ impl<'a> CommitChange<'a> {
         };
         let (before, after) = (image(change.before), image(change.after));
         match (&before, &after) {
-            (Some(old), Some(new)) if key_of(old) != key_of(new) => {
+            (Some(old), Some(new)) if old.key() != new.key() => {
                 touched.note(before, None);
                 touched.note(None, after);
             }
@@ -100,6 +103,10 @@ impl<'a> CommitChange<'a> {
     pub(crate) fn settle(&mut self) {
         for table in self.tables.values_mut() {
             table.places.clear();
+            if table.truncated {
+                table.rows.retain(|row| row.after.is_some());
+                continue;
+            }
             table.rows.retain(|row| match (&row.before, &row.after) {
                 (None, None) => false,
                 (Some(before), Some(after)) => before.row != after.row,
@@ -116,7 +123,7 @@ impl<'a> TableChange<'a> {
         let Some(some) = before.as_ref().or(after.as_ref()) else {
             return;
         };
-        let key = key_of(some);
+        let key = some.key();
         let bytes: Box<[u8]> = Row::from_values(key.iter().map(Value::as_ref)).bytes()[..].into();
         match self.places.get(&bytes) {
             Some(&place) => self.rows[place].after = after,
@@ -125,6 +132,19 @@ impl<'a> TableChange<'a> {
                 self.rows.push(RowChange { key, before, after });
             }
         }
+    }
+}
+
+impl Image<'_> {
+    /// The values of its key.
+    pub(crate) fn key(&self) -> Vec<Value> {
+        (self.table.key.iter())
+            .map(|&place| {
+                self.row
+                    .get(place)
+                    .map_or(Value::Null, |value| value.to_owned())
+            })
+            .collect()
     }
 }
 
@@ -142,17 +162,6 @@ impl RowChange<'_> {
             value(before) != value(after)
         })
     }
-}
-
-fn key_of(image: &Image<'_>) -> Vec<Value> {
-    (image.table.key.iter())
-        .map(|&place| {
-            image
-                .row
-                .get(place)
-                .map_or(Value::Null, |value| value.to_owned())
-        })
-        .collect()
 }
 
 fn damaged(what: &str) -> SqlError {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use springhead_proto::{Changes, ErrorCode, Lsn, Row, RowRef, SqlError, Value};
+use springhead_proto::{Changes, ErrorCode, Lsn, Row, RowRef, SqlError, Value, ValueRef};
 use springhead_sql::live::{LiveClass, LivePlan};
 
 use super::asked::Prepared;
@@ -11,7 +11,15 @@ use super::commit::CommitChange;
 use super::core::{ByAnchor, Core, Instance, Kept, entry};
 use super::delta::{Entry, Identity, difference, identity_of};
 use super::outbox::LiveEnd;
+use super::prune::may_meet;
 use crate::Block;
+
+/// Of the step from one commit to the next.
+#[derive(Clone, Copy)]
+enum Side {
+    Before,
+    After,
+}
 
 impl Core {
     /// Queries over copies: these are brought to the commit, and the queries with them.
@@ -48,7 +56,7 @@ impl Core {
         let mut befores = FxHashMap::default();
         let mut failed = Vec::new();
         for &id in &ids {
-            match self.parts(&self.instances[&id], change) {
+            match self.parts(&self.instances[&id], change, Side::Before) {
                 Ok(before) => {
                     befores.insert(id, before);
                 }
@@ -68,7 +76,8 @@ impl Core {
             let Some(before) = befores.remove(&id) else {
                 continue;
             };
-            match self.entries_of_copies(id, before, change) {
+            let entries = self.entries_of_copies(id, before, change);
+            match entries.and_then(|entries| self.in_order(id, entries)) {
                 Ok(entries) => self.publish(id, lsn, entries),
                 Err(error) => failed.push((id, error)),
             }
@@ -112,15 +121,19 @@ impl Core {
         &self,
         instance: &Instance,
         change: &CommitChange<'_>,
+        side: Side,
     ) -> Result<Option<FxHashMap<Identity, Row>>, SqlError> {
-        let Prepared { asked, params } = &instance.query;
-        let params = params.values();
+        let Prepared {
+            asked,
+            params: asked_with,
+        } = &instance.query;
+        let params = asked_with.values();
         let plan = &asked.plan;
         let by_parts = matches!(
             plan.class,
-            LiveClass::Join | LiveClass::Groups | LiveClass::Anchored
+            LiveClass::Join | LiveClass::Union | LiveClass::Groups | LiveClass::Anchored
         );
-        if !by_parts {
+        if !by_parts || matches!(instance.kept, Kept::Set(_)) {
             return Ok(Some(FxHashMap::default()));
         }
         let changed: usize = (plan.occurrences.iter())
@@ -134,9 +147,10 @@ impl Core {
             })
             .sum();
         let as_whole = changed > self.limits.keys_by_parts;
-        if as_whole && plan.class == LiveClass::Join {
-            // Nothing is kept of a join: the whole before is compared with the whole after.
-            return Ok(Some(self.evaluate(instance)?.rows.into_iter().collect()));
+        if as_whole && matches!(plan.class, LiveClass::Join | LiveClass::Union) {
+            // Nothing is kept of these: the whole before is compared with the whole after.
+            let all = self.evaluate_all(instance)?;
+            return Ok(Some(all.rows.into_iter().collect()));
         }
         if as_whole {
             return Ok(None);
@@ -147,16 +161,26 @@ impl Core {
                 continue;
             };
             for row in &table.rows {
+                // A row that is not there has no part in anything.
+                let image = match side {
+                    Side::Before => &row.before,
+                    Side::After => &row.after,
+                };
+                if !(image.as_ref())
+                    .is_some_and(|image| may_meet(&occurrence.conditions, asked_with, image))
+                {
+                    continue;
+                }
                 self.shadow.query(
                     &occurrence.of_key,
                     &params,
                     &row.key,
                     &asked.session,
                     |row| {
-                        let identity = if plan.class == LiveClass::Join {
-                            identity_of(plan, row.as_ref())
-                        } else {
-                            row.bytes()[..].into()
+                        let identity = match plan.class {
+                            LiveClass::Join => identity_of(plan, row.as_ref()),
+                            LiveClass::Union => identity_in_part(plan, occurrence.part, &row),
+                            _ => row.bytes()[..].into(),
                         };
                         rows.insert(identity, row);
                         Ok(())
@@ -175,13 +199,26 @@ impl Core {
     ) -> Result<Vec<Entry>, SqlError> {
         let instance = &self.instances[&id];
         let plan = Arc::clone(instance.query.plan());
+        if let Kept::Set(_) = instance.kept {
+            return self.entries_of_whole(id);
+        }
         match (plan.class, before) {
+            (LiveClass::Union, Some(before)) => {
+                let after = self
+                    .parts(instance, change, Side::After)?
+                    .unwrap_or_default();
+                Ok(by_contents(&plan, difference_of_maps(before, after)))
+            }
             (LiveClass::Join, Some(before)) => {
-                let after = self.parts(instance, change)?.unwrap_or_default();
+                let after = self
+                    .parts(instance, change, Side::After)?
+                    .unwrap_or_default();
                 Ok(difference_of_maps(before, after))
             }
             (LiveClass::Groups, Some(before)) if plan.anchor_groups.is_none() => {
-                let after = self.parts(instance, change)?.unwrap_or_default();
+                let after = self
+                    .parts(instance, change, Side::After)?
+                    .unwrap_or_default();
                 let groups: FxHashMap<Identity, Row> = before.into_iter().chain(after).collect();
                 self.entries_of_groups(id, groups)
             }
@@ -196,7 +233,7 @@ impl Core {
                 }
             }
             (LiveClass::Groups, None) => {
-                let new: FxHashMap<_, _> = self.evaluate(instance)?.rows.into_iter().collect();
+                let new: FxHashMap<_, _> = self.evaluate_all(instance)?.rows.into_iter().collect();
                 let instance = self.instances.get_mut(&id).expect("looked at above");
                 let Kept::Groups(old) =
                     std::mem::replace(&mut instance.kept, Kept::Groups(Box::new(new.clone())))
@@ -205,17 +242,35 @@ impl Core {
                 };
                 Ok(difference_of_maps(*old, new))
             }
-            _ => {
-                let new = self.evaluate(instance)?;
-                let instance = self.instances.get_mut(&id).expect("looked at above");
-                let Kept::Set(old) = &instance.kept else {
-                    return Ok(Vec::new());
-                };
-                let entries = difference(old, &new, plan.ordered);
-                instance.kept = Kept::Set(Box::new(new));
-                Ok(entries)
-            }
+            _ => Ok(Vec::new()),
         }
+    }
+
+    fn entries_of_whole(&mut self, id: u64) -> Result<Vec<Entry>, SqlError> {
+        let instance = &self.instances[&id];
+        let ordered = instance.query.plan().ordered;
+        let new = self.evaluate(instance)?;
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        let Kept::Set(old) = &instance.kept else {
+            return Ok(Vec::new());
+        };
+        let entries = difference(old, &new, ordered);
+        instance.kept = Kept::Set(Box::new(new));
+        Ok(entries)
+    }
+
+    /// Puts what has changed into the order of a query that is kept sorted; what is told of it.
+    fn in_order(&mut self, id: u64, entries: Vec<Entry>) -> Result<Vec<Entry>, SqlError> {
+        let max_bytes = self.limits.result_bytes;
+        let plan = Arc::clone(self.instances[&id].query.plan());
+        let (Some(order), Some(sorted)) = (&plan.order, self.sorted.get_mut(&id)) else {
+            return Ok(entries);
+        };
+        let told = sorted.apply(&plan, order, &entries);
+        if sorted.bytes > max_bytes {
+            return Err(super::shadow::too_large(max_bytes));
+        }
+        Ok(told)
     }
 
     /// The rows of the first table that a commit may matter to; `None` for too many.
@@ -225,7 +280,8 @@ impl Core {
         before: Option<FxHashMap<Identity, Row>>,
         change: &CommitChange<'_>,
     ) -> Result<Option<FxHashSet<Identity>>, SqlError> {
-        let (Some(before), Some(after)) = (before, self.parts(instance, change)?) else {
+        let (Some(before), Some(after)) = (before, self.parts(instance, change, Side::After)?)
+        else {
             return Ok(None);
         };
         let anchors: FxHashSet<Identity> = before.into_keys().chain(after.into_keys()).collect();
@@ -292,7 +348,7 @@ impl Core {
 
     fn entries_of_all_anchored_groups(&mut self, id: u64) -> Result<Vec<Entry>, SqlError> {
         let instance = &self.instances[&id];
-        let new: FxHashMap<_, _> = self.evaluate(instance)?.rows.into_iter().collect();
+        let new: FxHashMap<_, _> = self.evaluate_all(instance)?.rows.into_iter().collect();
         let of_anchors = self.groups_of_anchors(instance)?;
         let instance = self.instances.get_mut(&id).expect("looked at above");
         let Kept::AnchoredGroups(kept) = &mut instance.kept else {
@@ -346,7 +402,7 @@ impl Core {
     fn entries_of_all_anchors(&mut self, id: u64) -> Result<Vec<Entry>, SqlError> {
         let instance = &self.instances[&id];
         let plan = Arc::clone(instance.query.plan());
-        let new = self.evaluate(instance)?.rows;
+        let new = self.evaluate_all(instance)?.rows;
         let instance = self.instances.get_mut(&id).expect("looked at above");
         let Kept::Anchored(kept) = &mut instance.kept else {
             return Ok(Vec::new());
@@ -395,7 +451,7 @@ impl Core {
             // Aggregates over all rows: one group.
             None if groups.is_empty() => {}
             None => {
-                let result = self.evaluate(instance)?;
+                let result = self.evaluate_all(instance)?;
                 let empty = Row::from_values(std::iter::empty());
                 let found = result.rows.into_iter().next().map(|(_, row)| row);
                 new.insert(empty.bytes()[..].into(), found);
@@ -449,6 +505,52 @@ pub(super) fn by_anchor(plan: &LivePlan, rows: Vec<(Identity, Row)>) -> ByAnchor
         by_anchor.entry(anchor).or_default().push((identity, row));
     }
     by_anchor
+}
+
+/// A row's key, and which part of a union it is in.
+fn identity_in_part(plan: &LivePlan, part: usize, row: &Row) -> Identity {
+    let part = ValueRef::Integer(i64::try_from(part).unwrap_or(i64::MAX));
+    let values: Vec<ValueRef<'_>> = std::iter::once(part)
+        .chain(row.values().skip(plan.columns.len()))
+        .collect();
+    Row::from_values(values.into_iter()).bytes()[..].into()
+}
+
+/// Entries of a result whose rows are told apart by their contents alone: rows that come and rows that
+/// go, those that are the same left out.
+fn by_contents(plan: &LivePlan, entries: Vec<Entry>) -> Vec<Entry> {
+    let shown = |row: &Row| {
+        let values: Vec<_> = row.values().take(plan.columns.len()).collect();
+        Row::from_values(values.into_iter())
+    };
+    let mut net: FxHashMap<Identity, (Row, i64)> = FxHashMap::default();
+    let mut count = |row: &Row, by: i64| {
+        let row = shown(row);
+        let identity = row.bytes()[..].into();
+        net.entry(identity).or_insert((row, 0)).1 += by;
+    };
+    for entry in &entries {
+        if let Entry::Removed { row } | Entry::Changed { before: row, .. } = entry {
+            count(row, -1);
+        }
+        if let Entry::Added { row, .. } | Entry::Changed { row, .. } = entry {
+            count(row, 1);
+        }
+    }
+    let mut told = Vec::new();
+    for (row, by) in net.into_values() {
+        for _ in 0..by.unsigned_abs() {
+            let row = row.clone();
+            told.push(match by > 0 {
+                true => Entry::Added {
+                    row,
+                    position: None,
+                },
+                false => Entry::Removed { row },
+            });
+        }
+    }
+    told
 }
 
 fn difference_of_maps(

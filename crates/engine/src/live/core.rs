@@ -2,30 +2,24 @@
 //! commit ([`Core::step`]); all else comes between two steps. It blocks, on SQLite and on memory
 //! alone; nothing in it waits for a client.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use springhead_proto::{CollectionId, ErrorCode, Lsn, Row, SqlError};
 use springhead_sql::live::LiveClass;
 
-use super::asked::{Params, Prepared};
+use super::asked::Prepared;
 use super::commit::{CommitChange, RowChange};
 use super::delta::{Delta, Entry, Identity, ResultSet};
 use super::index::Index;
-use super::outbox::{Item, LiveEnd, LiveId, Outbox};
+use super::outbox::{Item, LiveEnd, LiveId, Outbox, Subscribers};
 use super::progress::{Progress, Reached};
 use super::recompute::Recomputes;
 use super::shadow::Shadow;
+use super::sorted::Sorted;
 use super::{LiveError, LiveLimits};
 use crate::{Block, Engine, Step, Tenant};
-
-/// Queries that are the same share one: asked alike, with the same parameters.
-#[derive(PartialEq, Eq, Hash)]
-pub(super) struct SharedKey {
-    /// Where the [`Asked`] is in memory, which the instance keeps there.
-    asked: usize,
-    params: Params,
-}
 
 /// A live query, of all who have opened the same.
 pub(super) struct Instance {
@@ -33,7 +27,7 @@ pub(super) struct Instance {
     pub kept: Kept,
     /// Commits up to it are in what is kept.
     pub after: Lsn,
-    pub subscribers: Vec<(LiveId, Arc<Outbox>)>,
+    pub subscribers: Subscribers,
 }
 
 /// What is remembered of a result.
@@ -53,6 +47,32 @@ pub(super) enum Kept {
 
 /// A result by the key of the first table's row.
 pub(super) type ByAnchor = FxHashMap<Identity, Vec<(Identity, Row)>>;
+
+/// What a commit has changed of filters, by their numbers.
+#[derive(Default)]
+pub(super) struct Told {
+    pub entries: FxHashMap<u64, Result<Vec<Entry>, SqlError>>,
+    bytes: usize,
+}
+
+impl Told {
+    fn add(&mut self, id: u64, found: Result<Vec<Entry>, SqlError>) {
+        if let Ok(entries) = &found {
+            self.bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
+        }
+        let known = self.entries.entry(id).or_insert_with(|| Ok(Vec::new()));
+        match (known, found) {
+            (Ok(entries), Ok(more)) => entries.extend(more),
+            (known @ Ok(_), Err(error)) => *known = Err(error),
+            (Err(_), _) => {}
+        }
+    }
+
+    /// What it takes in memory, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
 
 /// Who waits for a first result, and from where it wants to go on.
 pub(crate) struct Waiting {
@@ -80,7 +100,9 @@ pub(crate) struct Core {
     pub progress: Arc<Progress>,
     pub shadow: Shadow,
     pub(super) instances: FxHashMap<u64, Box<Instance>>,
-    pub(super) shared: FxHashMap<SharedKey, u64>,
+    /// By [`shared_hash`]: queries that are the same share one. Of two that are not and have the same
+    /// hash, one is not shared.
+    pub(super) shared: FxHashMap<u64, u64>,
     pub(super) of_subscriber: FxHashMap<LiveId, u64>,
     pub(super) next_instance: u64,
     pub(super) index: Index,
@@ -89,6 +111,8 @@ pub(crate) struct Core {
     /// Queries over copies that are [`Kept::Waiting`].
     pub(super) pending: FxHashSet<u64>,
     pub(super) recomputes: Recomputes,
+    /// The rows in their order, of queries that are kept so.
+    pub(super) sorted: FxHashMap<u64, Sorted>,
     /// Queries that are evaluated over copies, by the tables that they read.
     pub(super) readers: FxHashMap<CollectionId, Vec<u64>>,
     /// The first pieces of a commit whose last piece has not come yet.
@@ -126,6 +150,7 @@ impl Core {
             copy_index: Index::default(),
             pending: FxHashSet::default(),
             recomputes: Recomputes::default(),
+            sorted: FxHashMap::default(),
             readers: FxHashMap::default(),
             partial: Vec::new(),
             waiting: Vec::new(),
@@ -168,22 +193,29 @@ impl Core {
             )
             .with_hint("end some, or raise live_per_tenant"));
         }
-        let instance = match self.shared.get(&SharedKey::of(&query)) {
-            Some(&instance) => instance,
+        let instance = match self.same_as(&query) {
+            Some(instance) => instance,
             None => self.instantiate(query)?,
         };
         self.of_subscriber.insert(id, instance);
         let instance = self.instances.get_mut(&instance).expect("it is there");
-        instance.subscribers.reserve_exact(1);
-        instance.subscribers.push((id, Arc::clone(outbox)));
+        instance.subscribers.push(id, Arc::clone(outbox));
         Ok(())
+    }
+
+    /// The query that was asked alike, with the same parameters.
+    fn same_as(&self, query: &Prepared) -> Option<u64> {
+        let id = *self.shared.get(&shared_hash(query))?;
+        let known = &self.instances[&id].query;
+        let is_same = Arc::ptr_eq(&known.asked, &query.asked) && known.params == query.params;
+        is_same.then_some(id)
     }
 
     fn instantiate(&mut self, query: Prepared) -> Result<u64, SqlError> {
         let mut instance = Instance {
             kept: Kept::Nothing,
             after: self.position,
-            subscribers: Vec::new(),
+            subscribers: Subscribers::default(),
             query,
         };
         let plan = Arc::clone(instance.query.plan());
@@ -202,6 +234,7 @@ impl Core {
         let id = self.next_instance;
         let plan = instance.query.plan();
         if plan.class == LiveClass::Rows {
+            self.tenant.published().before_truncate.want();
             self.index.insert(id, plan, &instance.query.params);
         } else {
             for &read in &plan.reads {
@@ -215,7 +248,7 @@ impl Core {
             }
         }
         self.next_instance += 1;
-        self.shared.insert(SharedKey::of(&instance.query), id);
+        self.shared.insert(shared_hash(&instance.query), id);
         self.instances.insert(id, Box::new(instance));
         id
     }
@@ -262,7 +295,7 @@ impl Core {
         let Some(instance) = self.instances.get_mut(&instance_id) else {
             return;
         };
-        instance.subscribers.retain(|(other, _)| *other != id);
+        instance.subscribers.remove(id);
         if instance.subscribers.is_empty() {
             self.forget(instance_id);
         }
@@ -271,16 +304,18 @@ impl Core {
     /// Takes a query away; nobody is told.
     fn forget(&mut self, id: u64) -> Option<Box<Instance>> {
         let instance = self.instances.remove(&id)?;
-        let key = SharedKey::of(&instance.query);
-        if self.shared.get(&key) == Some(&id) {
-            self.shared.remove(&key);
+        let hash = shared_hash(&instance.query);
+        if self.shared.get(&hash) == Some(&id) {
+            self.shared.remove(&hash);
         }
         let plan = instance.query.plan();
         if plan.class == LiveClass::Rows {
+            self.tenant.published().before_truncate.leave();
             self.index.remove(id, plan, &instance.query.params);
         } else {
             self.pending.remove(&id);
             self.recomputes.forget(id);
+            self.sorted.remove(&id);
             if plan.table.is_some() {
                 self.copy_index.remove(id, plan, &instance.query.params);
             }
@@ -302,10 +337,10 @@ impl Core {
         let Some(instance) = self.forget(id) else {
             return;
         };
-        for (id, outbox) in instance.subscribers {
-            self.of_subscriber.remove(&id);
+        for (id, outbox) in instance.subscribers.iter() {
+            self.of_subscriber.remove(id);
             outbox.push(Item::Ended {
-                id,
+                id: *id,
                 end: end.clone(),
             });
         }
@@ -378,60 +413,50 @@ impl Core {
 
     /// Filters of one table: from the images.
     fn commit_rows(&mut self, change: &CommitChange<'_>, lsn: Lsn) {
-        let mut work: FxHashMap<u64, Vec<&RowChange<'_>>> = FxHashMap::default();
+        // Of earlier commits none is kept, whether or not anyone has asked.
+        let before = self.tenant.published().before_truncate.take(lsn);
+        let mut told = Told::default();
         for (collection, table) in &change.tables {
             if !self.index.has(*collection) {
                 continue;
             }
             if table.truncated {
-                self.end_truncated(*collection);
-                continue;
-            }
-            for row in &table.rows {
-                for image in [&row.before, &row.after].into_iter().flatten() {
-                    self.index.candidates(&image.table, image.row, |id| {
-                        let rows = work.entry(id).or_default();
-                        if !rows.last().is_some_and(|last| std::ptr::eq(*last, row)) {
-                            rows.push(row);
-                        }
-                    });
-                }
+                self.rows_of_truncated(*collection, table, before.as_ref(), &mut told);
+            } else {
+                self.found_rows(&table.rows, &mut told);
             }
         }
-        let mut ids: Vec<u64> = work.keys().copied().collect();
+        let mut ids: Vec<u64> = told.entries.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            match self.entries_of_rows(id, &work[&id]) {
-                Ok(entries) => self.publish(id, lsn, entries),
-                Err(error) => self.end(id, &LiveEnd::Failed(error)),
+            match told.entries.remove(&id) {
+                Some(Ok(entries)) => self.publish(id, lsn, entries),
+                Some(Err(error)) => self.end(id, &LiveEnd::Failed(error)),
+                None => {}
             }
         }
     }
 
-    fn end_truncated(&mut self, collection: CollectionId) {
-        let ids: Vec<u64> = (self.instances.iter())
-            .filter(|(_, instance)| {
-                let plan = instance.query.plan();
-                plan.class == LiveClass::Rows && plan.reads.contains(&collection)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        let message = "the table has been truncated".to_owned();
-        for id in ids {
-            self.end(
-                id,
-                &LiveEnd::MustRefetch {
-                    message: message.clone(),
-                },
-            );
+    /// Evaluates changed rows of one table for the filters that may have them.
+    pub(super) fn found_rows(&mut self, rows: &[RowChange<'_>], told: &mut Told) {
+        let mut work: FxHashMap<u64, Vec<&RowChange<'_>>> = FxHashMap::default();
+        for row in rows {
+            for image in [&row.before, &row.after].into_iter().flatten() {
+                self.index.candidates(&image.table, image.row, |id| {
+                    let rows = work.entry(id).or_default();
+                    if !rows.last().is_some_and(|last| std::ptr::eq(*last, row)) {
+                        rows.push(row);
+                    }
+                });
+            }
         }
-    }
-
-    fn entries_of_rows(&self, id: u64, rows: &[&RowChange<'_>]) -> Result<Vec<Entry>, SqlError> {
-        let Some(instance) = self.instances.get(&id) else {
-            return Ok(Vec::new());
-        };
-        filter_rows(&self.shadow, &instance.query, rows.iter().copied())
+        for (id, rows) in work {
+            let Some(instance) = self.instances.get(&id) else {
+                continue;
+            };
+            let found = filter_rows(&self.shadow, &instance.query, rows.into_iter());
+            told.add(id, found);
+        }
     }
 
     pub(super) fn publish(&mut self, id: u64, lsn: Lsn, entries: Vec<Entry>) {
@@ -442,7 +467,7 @@ impl Core {
             return;
         };
         let delta = Delta::new(instance.query.plan(), lsn, entries);
-        for (id, outbox) in &instance.subscribers {
+        for (id, outbox) in instance.subscribers.iter() {
             outbox.push(Item::Change {
                 id: *id,
                 delta: Arc::clone(&delta),
@@ -454,13 +479,10 @@ impl Core {
     }
 }
 
-impl SharedKey {
-    fn of(query: &Prepared) -> SharedKey {
-        SharedKey {
-            asked: Arc::as_ptr(&query.asked).addr(),
-            params: query.params.clone(),
-        }
-    }
+/// Of a query's plan, user and parameters.
+fn shared_hash(query: &Prepared) -> u64 {
+    let asked = Arc::as_ptr(&query.asked).addr();
+    FxBuildHasher.hash_one((asked, &query.params))
 }
 
 /// What a filter makes of changed rows.

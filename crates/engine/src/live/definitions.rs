@@ -11,7 +11,7 @@ use springhead_sql::live::{LiveClass, LivePlan};
 use super::asked::{Asked, Prepared};
 use super::core::{Core, Instance, Kept};
 use super::delta::ResultSet;
-use super::outbox::{LiveEnd, LiveId};
+use super::outbox::{LiveEnd, LiveId, Subscribers};
 
 impl Core {
     /// Looks again at what a change of definitions may mean something else for.
@@ -84,9 +84,7 @@ impl Core {
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        let told: Vec<_> = (ids.iter())
-            .map(|id| (*id, self.told_by(&self.instances[id])))
-            .collect();
+        let told: Vec<_> = (ids.iter()).map(|id| (*id, self.told_by(*id))).collect();
         for collection in &outdated {
             self.shadow.drop_table(*collection);
         }
@@ -98,7 +96,11 @@ impl Core {
     }
 
     /// What a query's subscribers know now; `None` if they know nothing yet.
-    fn told_by(&self, instance: &Instance) -> Result<Option<ResultSet>, SqlError> {
+    fn told_by(&self, id: u64) -> Result<Option<ResultSet>, SqlError> {
+        if let Some(sorted) = self.sorted.get(&id) {
+            return Ok(Some(sorted.shown()));
+        }
+        let instance = &self.instances[&id];
         match &instance.kept {
             Kept::Waiting(told) => Ok(told.as_deref().cloned()),
             Kept::Set(set) => Ok(Some((**set).clone())),
@@ -115,6 +117,7 @@ impl Core {
         let instance = self.instances.get_mut(&id).expect("it was there above");
         instance.after = instance.after.max(loaded_at.unwrap_or(instance.after));
         instance.kept = Kept::Waiting(told.map(Box::new));
+        self.sorted.remove(&id);
         self.pending.insert(id);
         Ok(())
     }
@@ -143,13 +146,14 @@ impl Core {
             Kept::AnchoredGroups(groups) => Kept::AnchoredGroups(groups.clone()),
             Kept::Waiting(told) => Kept::Waiting(told.clone()),
         };
-        let after = instance.after;
+        let (after, sorted) = (instance.after, self.sorted.get(&old).cloned());
         let new = self.put(Instance {
             query,
             kept,
             after,
-            subscribers: vec![(id, outbox)],
+            subscribers: Subscribers::One((id, outbox)),
         });
+        self.sorted.extend(sorted.map(|sorted| (new, sorted)));
         // The copies are held by the new one now.
         self.unsubscribe(id);
         self.of_subscriber.insert(id, new);

@@ -50,6 +50,17 @@ pub struct Delta {
     rendered: [OnceLock<Bytes>; 3],
 }
 
+impl Entry {
+    /// What it takes in memory, roughly.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let rows = match self {
+            Entry::Added { row, .. } | Entry::Removed { row } => row.bytes().len(),
+            Entry::Changed { before, row, .. } => before.bytes().len() + row.bytes().len(),
+        };
+        rows + ROW_BYTES
+    }
+}
+
 impl ResultSet {
     pub(crate) fn push(&mut self, plan: &LivePlan, row: Row, seen: &mut FxHashMap<Identity, u32>) {
         let mut identity = identity_of(plan, row.as_ref());
@@ -69,8 +80,11 @@ impl ResultSet {
 
 /// The encoded values of a row's key; of all its values if it has none.
 pub(crate) fn identity_of(plan: &LivePlan, row: RowRef<'_>) -> Identity {
-    let from = if plan.is_keyed { plan.columns.len() } else { 0 };
-    let values: Vec<_> = row.values().skip(from).collect();
+    let (from, count) = match plan.is_keyed {
+        true => (plan.columns.len(), plan.key.len()),
+        false => (0, plan.columns.len()),
+    };
+    let values: Vec<_> = row.values().skip(from).take(count).collect();
     Row::from_values(values.into_iter()).bytes()[..].into()
 }
 
@@ -169,13 +183,7 @@ impl Delta {
     /// What it takes in memory, roughly.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        (self.entries.iter())
-            .map(|entry| match entry {
-                Entry::Added { row, .. } | Entry::Removed { row } => row.bytes().len(),
-                Entry::Changed { before, row, .. } => before.bytes().len() + row.bytes().len(),
-            })
-            .map(|bytes| bytes + ROW_BYTES)
-            .sum()
+        self.entries.iter().map(Entry::size_bytes).sum()
     }
 
     /// Its JSON members, made once for all who want them: `"added"`, `"changed"` and `"removed"`; with

@@ -11,6 +11,16 @@ use super::copies::by_anchor;
 use super::core::{Core, Initial, Instance, Kept, Waiting};
 use super::delta::{ResultSet, difference};
 use super::outbox::{LiveEnd, LiveId};
+use super::sorted::{Sorted, Window};
+
+/// What a query begins with.
+struct Begun {
+    /// The rows that it is kept by; nothing, if nothing is.
+    all: ResultSet,
+    sorted: Option<Sorted>,
+    /// It is evaluated as a whole, whatever its class.
+    as_whole: bool,
+}
 
 impl Core {
     /// Answers once the query's tables are all of one LSN.
@@ -56,13 +66,14 @@ impl Core {
         let instance = self.instances.get(&id).expect("the caller has looked");
         let plan = Arc::clone(instance.query.plan());
         let told = matches!(instance.kept, Kept::Waiting(Some(_)));
-        let now = match plan.class {
-            LiveClass::Rows | LiveClass::Join if !told => ResultSet::default(),
-            _ => self.evaluate(instance)?,
-        };
+        let Begun {
+            all,
+            sorted,
+            as_whole,
+        } = self.begin(instance, told)?;
         let of_anchors = match &plan.anchor_groups {
-            Some(_) => Some(self.groups_of_anchors(instance)?),
-            None => None,
+            Some(_) if !as_whole => Some(self.groups_of_anchors(instance)?),
+            _ => None,
         };
         let lsn = self.position.max(instance.after);
         let instance = self.instances.get_mut(&id).expect("looked at above");
@@ -70,19 +81,24 @@ impl Core {
             Kept::Waiting(before) => before,
             _ => None,
         };
-        let entries = before.map(|before| difference(&before, &now, plan.ordered));
+        let entries = before.map(|before| match &sorted {
+            Some(sorted) => difference(&before, &sorted.shown(), plan.ordered),
+            None => difference(&before, &all, plan.ordered),
+        });
         instance.kept = match plan.class {
-            LiveClass::Rows | LiveClass::Join => Kept::Nothing,
+            _ if as_whole => Kept::Set(Box::new(all)),
+            LiveClass::Rows | LiveClass::Join | LiveClass::Union => Kept::Nothing,
             LiveClass::Groups => {
-                let groups = now.rows.into_iter().collect();
+                let groups = all.rows.into_iter().collect();
                 match of_anchors {
                     None => Kept::Groups(Box::new(groups)),
                     Some(of_anchors) => Kept::AnchoredGroups(Box::new((groups, of_anchors))),
                 }
             }
-            LiveClass::Anchored => Kept::Anchored(Box::new(by_anchor(&plan, now.rows))),
-            _ => Kept::Set(Box::new(now)),
+            LiveClass::Anchored => Kept::Anchored(Box::new(by_anchor(&plan, all.rows))),
+            _ => Kept::Set(Box::new(all)),
         };
+        self.sorted.extend(sorted.map(|sorted| (id, sorted)));
         self.pending.remove(&id);
         if let Some(entries) = entries {
             self.publish(id, lsn, entries);
@@ -90,10 +106,66 @@ impl Core {
         Ok(())
     }
 
+    /// What a query begins with.
+    fn begin(&self, instance: &Instance, told: bool) -> Result<Begun, SqlError> {
+        let Prepared { asked, params } = &instance.query;
+        let plan = &asked.plan;
+        let Some(order) = &plan.order else {
+            // Of these nothing is kept.
+            let is_free = matches!(
+                plan.class,
+                LiveClass::Rows | LiveClass::Join | LiveClass::Union
+            );
+            let all = match is_free && !told {
+                true => ResultSet::default(),
+                false => self.evaluate(instance)?,
+            };
+            return Ok(Begun {
+                all,
+                sorted: None,
+                as_whole: false,
+            });
+        };
+        let whole = |all| Begun {
+            all,
+            sorted: None,
+            as_whole: true,
+        };
+        let Some(window) = Window::of(order, params) else {
+            // Which is an error, and SQLite says which.
+            return self.evaluate(instance).map(whole);
+        };
+        match self.evaluate_all(instance) {
+            Ok(all) => Ok(Begun {
+                sorted: Some(Sorted::new(plan, order, window, &all)),
+                all,
+                as_whole: false,
+            }),
+            // A window of more than can be kept is looked for each time.
+            Err(error) if error.code == ErrorCode::StatementTooLarge && window.is_part() => {
+                self.evaluate(instance).map(whole)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is shown, by the query itself.
     pub(super) fn evaluate(&self, instance: &Instance) -> Result<ResultSet, SqlError> {
+        self.result_of(instance, &instance.query.asked.plan.sql)
+    }
+
+    /// All rows that are kept by parts: of a query in an order in none, with what they are ordered by.
+    pub(super) fn evaluate_all(&self, instance: &Instance) -> Result<ResultSet, SqlError> {
+        let plan = &instance.query.asked.plan;
+        let sql = plan.order.as_ref().map_or(&plan.sql, |order| &order.all);
+        self.result_of(instance, sql)
+    }
+
+    fn result_of(&self, instance: &Instance, sql: &str) -> Result<ResultSet, SqlError> {
         let Prepared { asked, params } = &instance.query;
         self.shadow.result(
             &asked.plan,
+            sql,
             &params.values(),
             &asked.session,
             self.limits.result_bytes,
@@ -102,14 +174,18 @@ impl Core {
 
     /// The result of a query over copies now; or its net difference from `cursor` to now.
     pub(crate) fn initial(&self, id: LiveId, cursor: Option<Lsn>) -> Result<Initial, LiveError> {
-        let instance = (self.of_subscriber.get(&id))
-            .and_then(|instance| self.instances.get(instance))
+        let (sorted, instance) = (self.of_subscriber.get(&id))
+            .and_then(|id| Some((self.sorted.get(id), self.instances.get(id)?)))
             .ok_or_else(|| LiveError::Refetch("definitions changed meanwhile".to_owned()))?;
         let lsn = self.position.max(instance.after);
         let computed;
-        let now = match &instance.kept {
-            Kept::Set(set) => &**set,
-            _ => {
+        let now = match (&instance.kept, sorted) {
+            (Kept::Set(set), _) => &**set,
+            (_, Some(sorted)) => {
+                computed = sorted.shown();
+                &computed
+            }
+            (_, None) => {
                 computed = self.evaluate(instance)?;
                 &computed
             }
@@ -118,7 +194,7 @@ impl Core {
         match cursor {
             None => rows.extend(now.rows.iter().map(|(_, row)| row.clone())),
             Some(cursor) if cursor < lsn => {
-                let past = self.result_at(instance, cursor, lsn)?;
+                let past = self.result_at(instance, sorted.is_some(), cursor, lsn)?;
                 entries = difference(&past, now, instance.query.plan().ordered);
             }
             Some(_) => {}
@@ -130,6 +206,7 @@ impl Core {
     fn result_at(
         &self,
         instance: &Instance,
+        is_sorted: bool,
         cursor: Lsn,
         now: Lsn,
     ) -> Result<ResultSet, LiveError> {
@@ -148,8 +225,16 @@ impl Core {
         }
         let Prepared { asked, params } = &instance.query;
         let max_bytes = self.limits.result_bytes;
-        Ok(self.shadow.in_the_past(&changes, |shadow| {
-            shadow.result(plan, &params.values(), &asked.session, max_bytes)
-        })?)
+        // As it was told then: a query that is sorted here was sorted here.
+        let sorts = (plan.order.as_ref().filter(|_| is_sorted))
+            .and_then(|order| Some((order, Window::of(order, params)?)));
+        let sql = sorts.map_or(&plan.sql, |(order, _)| &order.all);
+        let past = self.shadow.in_the_past(&changes, |shadow| {
+            shadow.result(plan, sql, &params.values(), &asked.session, max_bytes)
+        })?;
+        Ok(match sorts {
+            Some((order, window)) => Sorted::new(plan, order, window, &past).shown(),
+            None => past,
+        })
     }
 }

@@ -5,13 +5,15 @@
 //! It only prunes: whatever it lets through is evaluated.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use springhead_proto::{CollectionId, RowRef, Value, ValueRef};
 use springhead_sql::catalog::Table;
 use springhead_sql::live::{LivePlan, Operand, Test, literal_prefix};
 
 use super::asked::Params;
+use super::ids::Ids;
 use super::interval::Intervals;
 
 /// The filters of one tenant, by what they look for.
@@ -31,21 +33,12 @@ struct TableIndex {
 /// The conditions on one column.
 #[derive(Default)]
 struct ColumnIndex {
-    /// By encoded value.
-    equal: FxHashMap<Box<[u8]>, Ids>,
+    /// By the encoded value's hash: of two values with the same one, each finds the other's queries too.
+    equal: FxHashMap<u64, Ids>,
     ranges: Intervals,
     prefixes: FxHashMap<Box<[u8]>, Ids>,
     /// How many prefixes there are of each length.
     lengths: BTreeMap<usize, usize>,
-}
-
-/// Mostly there is one.
-#[derive(Default)]
-enum Ids {
-    #[default]
-    None,
-    One(u64),
-    Many(Vec<u64>),
 }
 
 /// Where one query stands.
@@ -53,8 +46,8 @@ enum Place {
     All,
     /// It can never have a row.
     Nowhere,
-    /// Column, and the encoded values that it can have.
-    Equal(u32, Vec<Box<[u8]>>),
+    /// Column, and the hashes of the values that it can have.
+    Equal(u32, Vec<u64>),
     Range(u32, Option<Value>, Option<Value>),
     Prefix(u32, Box<[u8]>),
 }
@@ -133,7 +126,7 @@ impl Index {
         let Some(index) = self.tables.get_mut(&table.collection()) else {
             return;
         };
-        index.all.each(&mut found);
+        index.all.iter().for_each(&mut found);
         let mut bytes = Vec::new();
         for (column, index) in &mut index.columns {
             let value = (table.column_by_id(*column)).and_then(|(place, _)| row.get(place));
@@ -152,12 +145,20 @@ impl ColumnIndex {
             Place::All | Place::Nowhere => {}
             Place::Equal(_, values) => {
                 for value in values {
-                    leave(&mut self.equal, &value, id);
+                    if let Some(ids) = self.equal.get_mut(&value)
+                        && ids.remove(id)
+                    {
+                        self.equal.remove(&value);
+                    }
                 }
             }
             Place::Range(_, low, _) => self.ranges.remove(id, low.as_ref()),
             Place::Prefix(_, prefix) => {
-                leave(&mut self.prefixes, &prefix, id);
+                if let Some(ids) = self.prefixes.get_mut(&prefix)
+                    && ids.remove(id)
+                {
+                    self.prefixes.remove(&prefix);
+                }
                 if let Some(count) = self.lengths.get_mut(&prefix.len()) {
                     *count -= 1;
                     if *count == 0 {
@@ -175,10 +176,8 @@ impl ColumnIndex {
         found: &mut impl FnMut(u64),
     ) {
         if !self.equal.is_empty() {
-            bytes.clear();
-            encode(value, bytes);
-            if let Some(ids) = self.equal.get(&bytes[..]) {
-                ids.each(found);
+            if let Some(ids) = self.equal.get(&hash_of(value, bytes)) {
+                ids.iter().for_each(&mut *found);
             }
         }
         if !value.is_null() && !self.ranges.is_empty() {
@@ -190,54 +189,10 @@ impl ColumnIndex {
                     break;
                 };
                 if let Some(ids) = self.prefixes.get(prefix) {
-                    ids.each(found);
+                    ids.iter().for_each(&mut *found);
                 }
             }
         }
-    }
-}
-
-impl Ids {
-    fn push(&mut self, id: u64) {
-        match self {
-            Ids::None => *self = Ids::One(id),
-            Ids::One(one) => *self = Ids::Many(vec![*one, id]),
-            Ids::Many(ids) => ids.push(id),
-        }
-    }
-
-    /// Whether none is left.
-    fn remove(&mut self, id: u64) -> bool {
-        match self {
-            Ids::One(one) if *one == id => *self = Ids::None,
-            Ids::Many(ids) => {
-                // In any order: those that are found are sorted by whoever looks.
-                if let Some(at) = ids.iter().position(|other| *other == id) {
-                    ids.swap_remove(at);
-                }
-                if ids.is_empty() {
-                    *self = Ids::None;
-                }
-            }
-            _ => {}
-        }
-        matches!(self, Ids::None)
-    }
-
-    fn each(&self, found: &mut impl FnMut(u64)) {
-        match self {
-            Ids::None => {}
-            Ids::One(id) => found(*id),
-            Ids::Many(ids) => ids.iter().copied().for_each(found),
-        }
-    }
-}
-
-fn leave(map: &mut FxHashMap<Box<[u8]>, Ids>, key: &[u8], id: u64) {
-    if let Some(ids) = map.get_mut(key)
-        && ids.remove(id)
-    {
-        map.remove(key);
     }
 }
 
@@ -253,14 +208,11 @@ fn place(plan: &LivePlan, params: &Params) -> Place {
     };
     match &condition.test {
         Test::Equal(operands) => {
-            let mut values: Vec<Box<[u8]>> = (operands.iter())
+            let mut bytes = Vec::new();
+            let mut values: Vec<u64> = (operands.iter())
                 // Nothing is equal to NULL, but what is asked to be NULL.
                 .filter(|operand| matches!(operand, Operand::Null) || value(operand) != Value::Null)
-                .map(|operand| {
-                    let mut bytes = Vec::new();
-                    encode(value(operand).as_ref(), &mut bytes);
-                    bytes.into()
-                })
+                .map(|operand| hash_of(value(operand).as_ref(), &mut bytes))
                 .collect();
             values.sort_unstable();
             values.dedup();
@@ -282,6 +234,9 @@ fn place(plan: &LivePlan, params: &Params) -> Place {
     }
 }
 
-fn encode(value: ValueRef<'_>, out: &mut Vec<u8>) {
-    springhead_proto::RowBuilder::new(out, 1).push(value);
+/// The hash of a value's encoding. `room` is used for it.
+fn hash_of(value: ValueRef<'_>, room: &mut Vec<u8>) -> u64 {
+    room.clear();
+    springhead_proto::RowBuilder::new(room, 1).push(value);
+    FxBuildHasher.hash_one(&room[..])
 }

@@ -176,10 +176,35 @@ pub(super) fn compare(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
         (ValueRef::Integer(a), ValueRef::Integer(b)) => a.cmp(&b),
         (ValueRef::Text(a), ValueRef::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
         (ValueRef::Blob(a), ValueRef::Blob(b)) => a.cmp(b),
-        (ValueRef::Real(a), ValueRef::Real(b)) => a.total_cmp(&b),
-        // No column has both.
+        (ValueRef::Real(a), ValueRef::Real(b)) => reals(a, b),
+        (ValueRef::Integer(a), ValueRef::Real(b)) => integer_and_real(a, b),
+        (ValueRef::Real(a), ValueRef::Integer(b)) => integer_and_real(b, a).reverse(),
         _ => class(a).cmp(&class(b)),
     }
+}
+
+/// Of SQLite's two zeros neither comes first; NaN it has as NULL.
+fn reals(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.total_cmp(&b))
+}
+
+/// Exactly, also where a real has no room for all digits of the integer.
+fn integer_and_real(integer: i64, real: f64) -> Ordering {
+    /// 2^63: past all integers.
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    if real >= END {
+        return Ordering::Less;
+    }
+    if real < -END {
+        return Ordering::Greater;
+    }
+    let whole = real.trunc();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "it is whole and within bounds"
+    )]
+    let rounded = whole as i64;
+    integer.cmp(&rounded).then_with(|| reals(0.0, real - whole))
 }
 
 #[cfg(test)]
@@ -187,6 +212,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn integers_and_reals_are_compared_exactly() {
+        let big = 9_007_199_254_740_993; // 2^53 + 1
+        for (integer, real, expected) in [
+            (1, 1.0, Ordering::Equal),
+            (1, 1.5, Ordering::Less),
+            (-1, -1.5, Ordering::Greater),
+            (big, 9_007_199_254_740_992.0, Ordering::Greater),
+            (i64::MAX, 9.3e18, Ordering::Less),
+            (i64::MIN, -9.3e18, Ordering::Greater),
+            (0, -0.0, Ordering::Equal),
+        ] {
+            let (integer, real) = (ValueRef::Integer(integer), ValueRef::Real(real));
+            assert_eq!(compare(integer, real), expected);
+            assert_eq!(compare(real, integer), expected.reverse());
+        }
+    }
 
     proptest! {
         #[test]

@@ -16,6 +16,48 @@ use super::Delta;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LiveId(pub u64);
 
+/// Who has a query. Mostly it is one.
+#[derive(Default)]
+pub(super) enum Subscribers {
+    #[default]
+    None,
+    One((LiveId, Arc<Outbox>)),
+    Many(Vec<(LiveId, Arc<Outbox>)>),
+}
+
+impl Subscribers {
+    pub(super) fn push(&mut self, id: LiveId, outbox: Arc<Outbox>) {
+        *self = match std::mem::take(self) {
+            Subscribers::None => Subscribers::One((id, outbox)),
+            Subscribers::One(one) => Subscribers::Many(vec![one, (id, outbox)]),
+            Subscribers::Many(mut many) => {
+                many.push((id, outbox));
+                Subscribers::Many(many)
+            }
+        };
+    }
+
+    pub(super) fn remove(&mut self, id: LiveId) {
+        match self {
+            Subscribers::One((one, _)) if *one == id => *self = Subscribers::None,
+            Subscribers::Many(many) => many.retain(|(other, _)| *other != id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, (LiveId, Arc<Outbox>)> {
+        match self {
+            Subscribers::None => std::slice::Iter::default(),
+            Subscribers::One(one) => std::slice::from_ref(one).iter(),
+            Subscribers::Many(many) => many.iter(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.iter().len() == 0
+    }
+}
+
 /// One thing for the connection.
 #[derive(Clone)]
 pub(crate) enum Item {

@@ -325,24 +325,22 @@ impl Shadow {
         Ok(())
     }
 
-    /// The whole result of a plan over what is copied.
+    /// The whole result of a plan over what is copied, by `sql`: the plan's own text, or that of its
+    /// rows in no order.
     pub(crate) fn result(
         &self,
         plan: &LivePlan,
+        sql: &str,
         params: &[Value],
         session: &Arc<SessionContext>,
         max_bytes: usize,
     ) -> Result<ResultSet, SqlError> {
         let mut result = ResultSet::default();
         let mut seen = FxHashMap::default();
-        self.query(&plan.sql, params, &[], session, |row| {
+        self.query(sql, params, &[], session, |row| {
             result.push(plan, row, &mut seen);
             if result.bytes > max_bytes {
-                return Err(SqlError::new(
-                    ErrorCode::StatementTooLarge,
-                    format!("the live query's result is over {max_bytes} bytes"),
-                )
-                .with_hint("ask for less (LIMIT), or raise live_result_bytes"));
+                return Err(too_large(max_bytes));
             }
             Ok(())
         })?;
@@ -365,6 +363,13 @@ impl Shadow {
         })?;
         Ok(found)
     }
+}
+
+/// Of a result that is over the limit.
+pub(crate) fn too_large(max_bytes: usize) -> SqlError {
+    let message = format!("the live query's result is over {max_bytes} bytes");
+    SqlError::new(ErrorCode::StatementTooLarge, message)
+        .with_hint("ask for less (LIMIT), or raise live_result_bytes")
 }
 
 /// The text of [`Shadow::of_image`] for images of `table`.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use springhead_proto::{Cursor, Epoch, ErrorCode, Lsn, SqlError};
 use springhead_sql::live::{LiveClass, LiveOptions, LivePlan};
 use springhead_sql::plan::LiveSelect;
@@ -80,6 +80,8 @@ pub struct Subscriber {
     pub(super) is_behind: bool,
     /// Queries with a pause between changes, and what they wait with.
     pub(super) squashed: FxHashMap<LiveId, Squashed>,
+    /// Queries that begin anew where they cannot go on.
+    refetching: FxHashSet<LiveId>,
     /// A query that is to begin anew, and why.
     anew: Option<(LiveId, String)>,
 }
@@ -88,8 +90,6 @@ pub(super) struct Query {
     pub prepared: Prepared,
     /// The last LSN handed out.
     pub at: Lsn,
-    /// It begins anew where it cannot go on.
-    pub refetches: bool,
 }
 
 /// Waits for something to come for a connection, while others have the [`Subscriber`].
@@ -126,6 +126,7 @@ impl Subscriber {
             ready: VecDeque::new(),
             is_behind: false,
             squashed: FxHashMap::default(),
+            refetching: FxHashSet::default(),
             anew: None,
         }
     }
@@ -244,17 +245,12 @@ impl Subscriber {
             let squashed = Squashed::new(options.squash_ms);
             self.squashed.insert(id, squashed);
         }
-        let refetches = options.refetch;
+        if options.refetch {
+            self.refetching.insert(id);
+        }
         opened.options = options;
         let at = opened.lsn;
-        self.queries.insert(
-            id,
-            Query {
-                prepared,
-                at,
-                refetches,
-            },
-        );
+        self.queries.insert(id, Query { prepared, at });
         Ok(opened)
     }
 
@@ -307,8 +303,7 @@ impl Subscriber {
 
     /// Ends a live query; false if there is none of that id.
     pub fn close(&mut self, id: LiveId) -> bool {
-        let known = self.queries.remove(&id).is_some();
-        self.squashed.remove(&id);
+        let known = self.forget(id);
         if known && let Some(of) = &self.of {
             of.leave(vec![id]);
         }
@@ -320,8 +315,7 @@ impl Subscriber {
     pub async fn change_principal(&mut self, principal: &Arc<Principal>) {
         for id in self.ids() {
             if let Err(error) = self.hand_over(id, principal).await {
-                self.queries.remove(&id);
-                self.squashed.remove(&id);
+                self.forget(id);
                 if let Some(of) = &self.of {
                     of.leave(vec![id]);
                 }
@@ -372,7 +366,7 @@ impl Subscriber {
         let Some(query) = self.queries.get(&id) else {
             return LiveEvent::Tick(Lsn::ZERO);
         };
-        let (mut prepared, refetches) = (query.prepared.clone(), query.refetches);
+        let mut prepared = query.prepared.clone();
         let again = prepared.asked.plan_again(&self.live.engine, &self.tenant);
         let opened = match again {
             Err(error) => Err(error.into()),
@@ -403,14 +397,7 @@ impl Subscriber {
         match opened {
             Ok(opened) => {
                 let at = opened.lsn;
-                self.queries.insert(
-                    id,
-                    Query {
-                        prepared,
-                        at,
-                        refetches,
-                    },
-                );
+                self.queries.insert(id, Query { prepared, at });
                 if let Some(squashed) = self.squashed.get_mut(&id) {
                     squashed.clear();
                 }
@@ -421,8 +408,7 @@ impl Subscriber {
                 }
             }
             Err(error) => {
-                self.queries.remove(&id);
-                self.squashed.remove(&id);
+                self.forget(id);
                 let end = error.end();
                 LiveEvent::Ended { id, end }
             }
@@ -500,14 +486,22 @@ impl Subscriber {
 
     /// A query has ended: it begins anew, if it is to.
     pub(super) fn ended(&mut self, id: LiveId, end: LiveEnd) -> Option<LiveEvent> {
-        let query = self.queries.get(&id)?;
-        if let (true, LiveEnd::MustRefetch { message }) = (query.refetches, &end) {
+        if !self.queries.contains_key(&id) {
+            return None;
+        }
+        if let (true, LiveEnd::MustRefetch { message }) = (self.refetching.contains(&id), &end) {
             self.anew = Some((id, message.clone()));
             return None;
         }
-        self.queries.remove(&id);
-        self.squashed.remove(&id);
+        self.forget(id);
         Some(LiveEvent::Ended { id, end })
+    }
+
+    /// Whether it was known.
+    fn forget(&mut self, id: LiveId) -> bool {
+        self.squashed.remove(&id);
+        self.refetching.remove(&id);
+        self.queries.remove(&id).is_some()
     }
 
     fn changed(&mut self, id: LiveId, delta: Arc<Delta>) -> Option<LiveEvent> {

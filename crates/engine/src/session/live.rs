@@ -194,7 +194,7 @@ impl Session {
         let epoch = subscriber.epoch();
         let (id, lsn) = (opened.id, opened.lsn);
         side.told = Some(told_by_opening(told_so_far, &opened));
-        side.queries.insert(id, Told::new(id, &opened.options));
+        side.queries.insert(id, Told::new(&opened.options));
         let cursor = move |lsn: Lsn| format!("{lsn}@{epoch}");
         let mut teller = Teller {
             queries: &mut side.queries,

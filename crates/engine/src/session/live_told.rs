@@ -20,31 +20,38 @@ use crate::rows::RowsWriter;
 
 /// One of them.
 pub(super) struct Told {
-    options: LiveOptions,
-    channel: Arc<str>,
-    /// Changes that were too large for a notification, until they are fetched.
-    large: Vec<Arc<Delta>>,
-    large_bytes: usize,
+    /// As [`LiveOptions`] has them.
+    before: bool,
+    upsert: bool,
+    /// Changes that were too large for a notification, until they are fetched. A session may have many
+    /// queries, of which few have such.
+    large: Option<Box<Large>>,
+}
+
+#[derive(Default)]
+struct Large {
+    changes: Vec<Arc<Delta>>,
+    bytes: usize,
 }
 
 impl Told {
     /// The changes that were too large, which count as fetched then.
     pub(super) fn take_large(&mut self) -> Vec<Arc<Delta>> {
-        self.large_bytes = 0;
-        std::mem::take(&mut self.large)
+        self.large
+            .take()
+            .map_or_else(Vec::new, |large| large.changes)
     }
 
     /// Whether there are changes that were too large and have not been fetched.
     pub(super) fn has_large(&self) -> bool {
-        !self.large.is_empty()
+        self.large.is_some()
     }
 
-    pub(super) fn new(id: LiveId, options: &LiveOptions) -> Told {
+    pub(super) fn new(options: &LiveOptions) -> Told {
         Told {
-            options: options.clone(),
-            channel: channel_of(id).into(),
-            large: Vec::new(),
-            large_bytes: 0,
+            before: options.before,
+            upsert: options.upsert,
+            large: None,
         }
     }
 }
@@ -112,14 +119,15 @@ impl Teller<'_> {
             (self.cursor)(delta.lsn),
             delta.lsn
         );
-        let members = delta.members(told.options.before, told.options.upsert);
+        let members = delta.members(told.before, told.upsert);
         if head.len() + members.len() + 2 < PAYLOAD_BYTES {
             let members = String::from_utf8_lossy(members);
             self.tell(id, delta.lsn, format!("{head},{members}}}"));
             return None;
         }
-        told.large_bytes += delta.size_bytes();
-        if told.large_bytes > self.most {
+        let large = told.large.get_or_insert_default();
+        large.bytes += delta.size_bytes();
+        if large.bytes > self.most {
             let error = SqlError::new(
                 ErrorCode::CursorExpired,
                 "changes were too large for notifications, and have not been fetched",
@@ -129,7 +137,7 @@ impl Teller<'_> {
             self.queries.remove(&id);
             return Some(id);
         }
-        told.large.push(Arc::clone(delta));
+        large.changes.push(Arc::clone(delta));
         let (mut added, mut changed, mut removed) = (0, 0, 0);
         for entry in &delta.entries {
             match entry {
@@ -232,13 +240,9 @@ impl Teller<'_> {
     }
 
     fn tell(&mut self, id: LiveId, lsn: Lsn, payload: String) {
-        let channel = match self.queries.get(&id) {
-            Some(told) => Arc::clone(&told.channel),
-            None => channel_of(id).into(),
-        };
         self.waiting.push_back(Notification {
             lsn,
-            channel,
+            channel: channel_of(id).into(),
             payload: payload.into(),
             process_id: self.process_id,
         });

@@ -93,8 +93,8 @@ impl Writer {
             && let Some(command) = commands.pop_front()
         {
             match command {
-                Command::Run(request) if is_definition(&request) => {
-                    // Alone: whoever follows is planned against the catalog that it makes.
+                Command::Run(request) if is_alone(&request) => {
+                    // Whoever follows is planned against the catalog that it makes.
                     if !group.is_empty() {
                         commands.push_front(Command::Run(request));
                         break;
@@ -212,6 +212,10 @@ impl Writer {
     }
 
     fn finish_group(&mut self, mut group: Vec<Ran>) {
+        if group.len() > 1 {
+            // It is not the state of just before, where a function truncates.
+            self.before_truncate = None;
+        }
         self.made_by = group
             .iter()
             .filter(|ran| ran.commit.is_some())
@@ -314,6 +318,7 @@ impl Writer {
         commits: Vec<CapturedCommit>,
         may_wait: bool,
     ) -> Result<Vec<Lsn>, SqlError> {
+        let before_truncate = self.before_truncate.take();
         let advances = match &self.context.sequences {
             Some(book) => book.lock().take_advances(&self.catalog),
             None => Vec::new(),
@@ -369,6 +374,9 @@ impl Writer {
         self.published.note_mutations(
             (self.made_by.drain(..)).filter_map(|(place, id)| Some((*last_lsns.get(place)?, id))),
         );
+        if let Some(snapshot) = before_truncate {
+            self.published.before_truncate.keep(last, snapshot);
+        }
         let changes_definitions = self.published.catalog().version != self.catalog.version;
         if changes_definitions {
             self.published
@@ -567,8 +575,11 @@ pub(super) struct Unfinished {
     slices: Vec<Placed>,
 }
 
-fn is_definition(request: &Request) -> bool {
-    matches!(request.plan.kind, springhead_sql::PlanKind::Ddl(_))
+/// Whether it shares its group with no other: a definition, and TRUNCATE, before which the state file has
+/// all that was committed before.
+fn is_alone(request: &Request) -> bool {
+    use springhead_sql::PlanKind::{Ddl, Truncate};
+    matches!(request.plan.kind, Ddl(_) | Truncate { .. })
 }
 
 /// Commits on their way into the log, and what is needed of them once they are there.

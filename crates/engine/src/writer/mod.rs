@@ -38,6 +38,7 @@ use crate::capture::{Capture, Mark};
 use crate::functions::Context;
 use crate::plans::PlanCache;
 use crate::published::Published;
+use crate::readers::Snapshot;
 use crate::schemas::Schemas;
 use crate::sync::MutationId;
 use crate::tail::Hub;
@@ -84,6 +85,8 @@ pub struct Writer {
     in_mutation: bool,
     /// Of the commits on their way into the log, by place: those that are devices' mutations.
     made_by: Vec<(usize, MutationId)>,
+    /// The state before the open transaction, once it has truncated a table that a live filter is of.
+    before_truncate: Option<Snapshot>,
     /// Set for good when the log has failed or the state cannot follow it.
     dead: Option<SqlError>,
 }
@@ -165,6 +168,7 @@ impl Writer {
             may_leave_unfinished: false,
             in_mutation: false,
             made_by: Vec::new(),
+            before_truncate: None,
             dead: None,
         };
         writer.capture.fired = Arc::clone(&writer.context.fired);
@@ -494,6 +498,7 @@ impl Writer {
 
     fn roll_back(&mut self) {
         self.capture.clear();
+        self.before_truncate = None;
         self.undo_restarts(0);
         if std::mem::take(&mut self.open)
             && !self.conn.is_autocommit()

@@ -374,6 +374,9 @@ impl Writer {
             .with_hint("DELETE FROM it: each document is then deleted for all")
             .into());
         }
+        if self.before_truncate.is_none() {
+            self.before_truncate = self.published.before_truncate();
+        }
         // The planner has made sure that whoever refers to these tables is among them.
         self.conn
             .prepare_cached("SAVEPOINT statement")?

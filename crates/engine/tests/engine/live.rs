@@ -9,7 +9,7 @@ use springhead_engine::live::{
     Entry, Live, LiveEvent, LiveId, LiveLimits, LiveOptions, LiveRequest, Opened, Subscriber,
     key_text,
 };
-use springhead_proto::{Cursor, ErrorCode, Lsn, RowRef};
+use springhead_proto::{Cursor, Lsn, RowRef};
 use springhead_sql::live::{LiveClass, LivePlan};
 use springhead_sql::types::text::output_text;
 
@@ -22,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Mirror {
     pub plan: Arc<LivePlan>,
     pub sql: String,
-    rows: Vec<(String, String)>,
+    pub rows: Vec<(String, String)>,
     /// What fresh SELECTs have said, by the commit that they came after.
     pub expected: VecDeque<(Lsn, Vec<String>)>,
 }
@@ -112,8 +112,9 @@ impl Mirror {
     }
 }
 
+/// Who owns the tables and views.
 pub fn principal() -> Arc<Principal> {
-    Principal::unrestricted("postgres")
+    Principal::unrestricted("tester")
 }
 
 pub fn asked(sql: &str) -> LiveRequest<'_> {
@@ -190,7 +191,10 @@ impl Random {
 pub const TABLES: &str = "
     CREATE TABLE a (id integer PRIMARY KEY, g integer, v integer, t text, n numeric(10,2));
     CREATE TABLE b (k text, l integer, a_id integer, w integer, PRIMARY KEY (k, l));
-    CREATE TABLE c (x integer, y text);";
+    CREATE TABLE c (x integer, y text);
+    CREATE VIEW va AS SELECT id, g AS grp, v FROM a WHERE v > 1;
+    CREATE VIEW vab AS SELECT x.id AS aid, b.k, b.l, b.w FROM va x JOIN b ON b.a_id = x.id;
+    CREATE VIEW vg AS SELECT g, count(*) AS m FROM a GROUP BY g;";
 
 const EXTRAS: [&str; 4] = [
     "CREATE INDEX a_g ON a (g)",
@@ -231,7 +235,7 @@ fn statement(r: &mut Random) -> String {
     }
 }
 
-fn transaction(r: &mut Random) -> String {
+pub fn transaction(r: &mut Random) -> String {
     let count = if r.below(3) == 0 { 1 + r.below(5) } else { 1 };
     let statements: Vec<_> = (0..count).map(|_| statement(r)).collect();
     if count == 1 {
@@ -241,9 +245,22 @@ fn transaction(r: &mut Random) -> String {
     }
 }
 
+/// A transaction that truncates, and goes on.
+fn truncation(r: &mut Random) -> String {
+    let table = r.pick(&["a", "b", "c", "a, b"]);
+    let (before, after) = (statement(r), statement(r));
+    match r.below(3) {
+        0 => format!("TRUNCATE {table}"),
+        1 => format!("BEGIN; {before}; TRUNCATE {table}; {after}; COMMIT"),
+        _ => format!(
+            "BEGIN; SAVEPOINT s; TRUNCATE {table}; ROLLBACK TO s; {before}; TRUNCATE {table}; COMMIT"
+        ),
+    }
+}
+
 /// One query of each kind, and the class it must be of.
-fn queries(r: &mut Random) -> Vec<(LiveClass, String)> {
-    use LiveClass::{Anchored, Evaluated, Groups, Join, Recomputed, Rows, Window};
+pub fn queries(r: &mut Random) -> Vec<(LiveClass, String)> {
+    use LiveClass::{Anchored, Evaluated, Groups, Join, Recomputed, Rows, Union, Window};
     let mut n = || r.below(6);
     vec![
         (Rows, format!("SELECT * FROM a WHERE g = {}", n())),
@@ -273,11 +290,36 @@ fn queries(r: &mut Random) -> Vec<(LiveClass, String)> {
         (Anchored, "SELECT id, t FROM a WHERE id IN (SELECT a_id FROM b WHERE w > 1)".to_owned()),
         (Anchored, format!("SELECT id FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.a_id = a.id AND b.w <> {})", n())),
         (Anchored, "SELECT id, (SELECT max(w) FROM b WHERE b.a_id = a.id) AS m FROM a WHERE g > 0".to_owned()),
-        (Evaluated, "SELECT id FROM a WHERE id NOT IN (SELECT a_id FROM b WHERE w > 1)".to_owned()),
+        (Anchored, "SELECT id FROM a WHERE id NOT IN (SELECT a_id FROM b WHERE w > 1)".to_owned()),
+        (Anchored, format!("SELECT id, v NOT IN (SELECT l FROM b WHERE w > {0}) AS q, g IN (SELECT w FROM b) FROM a WHERE v IN (SELECT w FROM b) OR id > {0}", n())),
         (Evaluated, "SELECT id FROM a WHERE v IN (SELECT x FROM c)".to_owned()),
-        (Evaluated, "SELECT x FROM c UNION ALL SELECT g FROM a".to_owned()),
-        (Evaluated, format!("SELECT a.id, b.w FROM a JOIN b ON b.a_id = a.id ORDER BY b.w DESC, b.k, b.l LIMIT {}", 1 + n())),
-        (Evaluated, "SELECT g, count(*) AS m FROM a GROUP BY g ORDER BY m DESC, g LIMIT 3".to_owned()),
+        (Union, "SELECT x FROM c UNION ALL SELECT g FROM a".to_owned()),
+        (Union, format!("SELECT id, v FROM a WHERE g > {} UNION ALL (SELECT b.l, a.v FROM b JOIN a ON a.id = b.a_id) UNION ALL SELECT grp, v FROM va", n())),
+        (Evaluated, "SELECT g FROM a UNION SELECT x FROM c".to_owned()),
+        (Evaluated, "SELECT v FROM a EXCEPT SELECT w FROM b".to_owned()),
+        (Join, format!("SELECT a.id, b.w FROM a JOIN b ON b.a_id = a.id ORDER BY b.w DESC, b.k, b.l LIMIT {}", 1 + n())),
+        (Join, "SELECT a.id, b.k, b.l, a.v + b.w AS s FROM a JOIN b ON b.a_id = a.id ORDER BY s DESC NULLS LAST, 1, b.k, b.l".to_owned()),
+        (Join, "SELECT a.id, b.k FROM a JOIN b ON b.a_id = a.id ORDER BY a.t NULLS FIRST, a.n DESC, b.k || a.t, a.id, b.l, b.k FETCH FIRST 3 ROWS ONLY".to_owned()),
+        (Anchored, format!("SELECT a.id, b.k FROM a LEFT JOIN b ON b.a_id = a.id ORDER BY a.n, a.id, b.k, b.l OFFSET {} LIMIT 4", n())),
+        (Anchored, "SELECT id, t FROM a WHERE id IN (SELECT a_id FROM b WHERE w > 1) ORDER BY upper(t), id DESC".to_owned()),
+        (Groups, "SELECT g, count(*) AS m FROM a GROUP BY g ORDER BY m DESC, g LIMIT 3".to_owned()),
+        (Groups, "SELECT n, count(*), avg(v) FROM a GROUP BY n ORDER BY avg(v), n DESC NULLS LAST".to_owned()),
+        (Groups, "SELECT a.g, count(b.k) AS m FROM a LEFT JOIN b ON b.a_id = a.id GROUP BY a.g ORDER BY m, a.g OFFSET 1".to_owned()),
+        (Groups, "SELECT DISTINCT g, t FROM a ORDER BY t DESC, g LIMIT 4".to_owned()),
+        (Rows, format!("SELECT * FROM va WHERE grp = {}", n())),
+        (Rows, format!("SELECT z.q + 1, z.id FROM va AS z (id, q) WHERE q IN (1, {})", n())),
+        (Rows, format!("WITH s AS (SELECT id, v AS w, t FROM a WHERE g > 1), u AS (SELECT id, w FROM s) SELECT u.w FROM u WHERE u.w < {}", n())),
+        (Window, "SELECT id, v FROM va ORDER BY v DESC, id LIMIT 3".to_owned()),
+        (Groups, "SELECT grp, count(*), sum(d.v) FROM (SELECT grp, v FROM va WHERE grp > 1) d GROUP BY grp".to_owned()),
+        (Join, format!("SELECT aid, w FROM vab WHERE w > {}", n())),
+        (Join, "SELECT c.y, va.v FROM c JOIN va ON va.grp = c.x".to_owned()),
+        (Join, "WITH s AS (SELECT id, v FROM a) SELECT s.v, b.w, o.v FROM s JOIN b ON b.a_id = s.id JOIN s AS o ON o.id = b.w".to_owned()),
+        (Anchored, "SELECT a.id, d.w FROM a LEFT JOIN (SELECT a_id, w FROM b WHERE w > 1) d ON d.a_id = a.id".to_owned()),
+        (Anchored, "SELECT vab.k, c.y FROM vab LEFT JOIN c ON c.x = vab.w".to_owned()),
+        (Anchored, "SELECT b.k, a.id, a.v FROM a RIGHT JOIN b ON b.a_id = a.id".to_owned()),
+        (Anchored, format!("SELECT x.id, c.y FROM a x RIGHT JOIN c ON c.x = x.g AND x.v > {} LEFT JOIN b ON b.a_id = x.id WHERE b.w IS NULL OR b.w > 1", n())),
+        (Evaluated, "SELECT a.id, b.k FROM a FULL JOIN b ON b.a_id = a.id".to_owned()),
+        (Evaluated, "SELECT m FROM vg WHERE g > 1".to_owned()),
         (Evaluated, "WITH s AS (SELECT g, max(v) AS m FROM a GROUP BY g) SELECT a.id FROM a JOIN s ON s.g = a.g AND s.m = a.v".to_owned()),
         (Recomputed, "SELECT id, row_number() OVER (PARTITION BY g ORDER BY id) FROM a WITH (recompute)".to_owned()),
     ]
@@ -337,7 +379,12 @@ async fn run_seed(seed: u64, commits: usize) -> usize {
         let mut last = Lsn::ZERO;
         let burst = 1 + r.below(6);
         for _ in 0..burst {
-            let text = transaction(&mut r);
+            // What was dropped of a connection cannot be made up for across a TRUNCATE.
+            let truncates = !overflows && r.below(30) == 0;
+            let text = match truncates {
+                true => truncation(&mut r),
+                false => transaction(&mut r),
+            };
             let lsn = client.ok(&text).await.lsn;
             last = last.max(lsn).max(node.tenant().await.last_commit());
             for (_, mirror) in &mut mirrors {
@@ -394,7 +441,7 @@ async fn g8_every_live_query_is_what_a_fresh_select_says_after_every_commit() {
     let mut compared = 0;
     let first = seed;
     while compared < wanted {
-        compared += run_seed(seed, 40).await as u64;
+        compared += run_seed(seed, 16).await as u64;
         seed += 1;
     }
     println!("{compared} comparisons over {} seeds", seed - first);
@@ -451,82 +498,4 @@ async fn g2_a_live_query_goes_on_from_any_cursor_with_the_net_difference() {
 
 fn cursor_check(opened: &Opened) {
     assert!(opened.lsn > Lsn::ZERO);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g4_between_snapshot_and_changes_nothing_is_lost_and_nothing_comes_twice() {
-    // SPRINGHEAD_LIVE_ROUNDS=1000000 for the long run.
-    let rounds = usize::try_from(number("SPRINGHEAD_LIVE_ROUNDS").unwrap_or(150)).unwrap();
-    let node = Node::start();
-    node.client().await.ok(TABLES).await;
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for writer in 0..3u64 {
-        let mut client = node.client().await;
-        let stop = Arc::clone(&stop);
-        writers.push(tokio::spawn(async move {
-            let mut r = Random(writer);
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let text = transaction(&mut r);
-                if let Err(error) = client.run(&text).await {
-                    // Writers may be in one another's way.
-                    assert_eq!(error.code, ErrorCode::UniqueViolation, "{text}: {error}");
-                    client.run("ROLLBACK").await.ok();
-                }
-            }
-        }));
-    }
-    // The node's clock stands still: a pause would never be over.
-    let limits = LiveLimits {
-        recompute_pause: Duration::ZERO,
-        ..LiveLimits::default()
-    };
-    let live = Live::new(node.engine.clone(), limits);
-    let tenant = node.tenant().await;
-    let mut r = Random(99);
-    let all = queries(&mut r);
-    for round in 0..rounds {
-        let (_, sql) = &all[round % all.len()];
-        let mut subscriber = Subscriber::new(&live, Arc::clone(&tenant));
-        let opened = subscriber.open(&principal(), &asked(sql)).await.unwrap();
-        let (plan, started) = (Arc::clone(&opened.plan), opened.lsn);
-        let mut mirror = Mirror::new(sql, opened);
-        let mut last = started;
-        drain(&mut subscriber, Lsn(started.0 + 20), |event| match event {
-            LiveEvent::Change { delta, .. } => {
-                assert!(delta.lsn > last, "once, in order, after the snapshot");
-                last = delta.lsn;
-                // A row that was there already, or is not there, fails.
-                mirror.apply(&delta.entries);
-                if plan.is_keyed {
-                    let mut keys: Vec<_> = mirror.rows.iter().map(|(key, _)| key).collect();
-                    keys.sort();
-                    keys.dedup();
-                    assert_eq!(keys.len(), mirror.rows.len(), "{sql}");
-                }
-            }
-            LiveEvent::Tick(_) => {}
-            LiveEvent::Ended { end, .. } => panic!("{sql}: {end:?}"),
-            LiveEvent::Refetched { message, .. } => panic!("{sql}: {message}"),
-        })
-        .await;
-        // And it comes to what another sees that starts later.
-        let mut other = Subscriber::new(&live, Arc::clone(&tenant));
-        let whole = other.open(&principal(), &asked(sql)).await.unwrap();
-        let whole_lsn = whole.lsn;
-        let whole = Mirror::new(sql, whole);
-        drain(&mut subscriber, whole_lsn, |event| {
-            if let LiveEvent::Change { delta, .. } = event
-                && delta.lsn <= whole_lsn
-            {
-                mirror.apply(&delta.entries);
-            }
-        })
-        .await;
-        assert_eq!(mirror.lines(), whole.lines(), "{sql} in round {round}");
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for writer in writers {
-        writer.await.unwrap();
-    }
 }

@@ -242,7 +242,7 @@ async fn a_change_of_definitions_ends_a_live_query_only_if_it_matters() {
     }
     let open = asked("SELECT * FROM b ORDER BY l");
     subscriber.open(&principal(), &open).await.unwrap();
-    client.ok("DROP TABLE b").await;
+    client.ok("DROP TABLE b CASCADE").await;
     match subscriber.next().await {
         LiveEvent::Ended {
             end: LiveEnd::Failed(error),
@@ -251,5 +251,176 @@ async fn a_change_of_definitions_ends_a_live_query_only_if_it_matters() {
             assert_eq!(error.code, ErrorCode::UndefinedTable);
         }
         _ => panic!("an end was to come"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g7_a_tenant_has_so_many_live_queries_and_no_more() {
+    let node = Node::start();
+    node.client().await.ok(TABLES).await;
+    let limits = LiveLimits {
+        per_tenant: 3,
+        per_connection: 2,
+        ..LiveLimits::default()
+    };
+    let live = Live::new(node.engine.clone(), limits);
+    let tenant = node.tenant().await;
+    let mut clients: Vec<Subscriber> = (0..2)
+        .map(|_| Subscriber::new(&live, Arc::clone(&tenant)))
+        .collect();
+    let refused = |opened: Result<_, LiveError>, limit: &str| match opened {
+        Err(LiveError::Sql(error)) => {
+            assert_eq!(error.code, ErrorCode::TooManyConnections, "{error}");
+            assert!(error.hint.as_ref().is_some_and(|hint| hint.contains(limit)));
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("{limit} was to refuse it"),
+    };
+    let query = asked("SELECT count(*) FROM a");
+    let first = clients[0].open(&principal(), &query).await.unwrap().id;
+    clients[0].open(&principal(), &query).await.unwrap();
+    let third = clients[0].open(&principal(), &query).await.map(|_| ());
+    refused(third, "live_per_connection");
+    // Queries that are shared count for each that has them.
+    clients[1].open(&principal(), &query).await.unwrap();
+    let fourth = clients[1].open(&principal(), &query).await.map(|_| ());
+    refused(fourth, "live_per_tenant");
+    assert_eq!(live.counts(), (3, 1));
+    // One that goes makes room for another.
+    assert!(clients[0].close(first));
+    clients[1].open(&principal(), &query).await.unwrap();
+    drop(clients);
+    assert_eq!(live.counts(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g8_a_truncate_takes_each_row_of_a_filter_as_a_delete_does() {
+    // Filters keep no rows: they were once ended by it.
+    let node = Node::start();
+    let mut client = node.client().await;
+    client.ok(TABLES).await;
+    client
+        .ok("INSERT INTO a (id, g, t) SELECT s, s % 3, 't' || s FROM generate_series(1, 3000) AS g(s)")
+        .await;
+    let mut subscriber = subscriber(&node, LiveLimits::default()).await;
+    let mut mirrors = Vec::new();
+    for sql in [
+        "SELECT id, t FROM a WHERE g = 1",
+        "SELECT id FROM a WHERE g > 1 AND t LIKE 't1%'",
+        "SELECT count(*) FROM a",
+    ] {
+        let opened = subscriber.open(&principal(), &asked(sql)).await.unwrap();
+        mirrors.push((opened.id, Mirror::new(sql, opened)));
+    }
+    for (transaction, changes) in [
+        ("TRUNCATE a", 3),
+        ("TRUNCATE a", 0),
+        (
+            "INSERT INTO a (id, g, t) VALUES (1, 1, 't1'), (2, 2, 't1'), (3, 1, 't3')",
+            3,
+        ),
+        // What comes back as it was has not changed; what comes back otherwise has, once.
+        (
+            "BEGIN; UPDATE a SET t = 'x'; TRUNCATE a; INSERT INTO a (id, g, t) VALUES (1, 1, 't1'), (3, 1, 't4'), (4, 2, 't1'); COMMIT",
+            2,
+        ),
+        (
+            "BEGIN; SAVEPOINT s; TRUNCATE a; ROLLBACK TO s; DELETE FROM a WHERE id = 4; COMMIT",
+            2,
+        ),
+        ("BEGIN; TRUNCATE a; ROLLBACK", 0),
+    ] {
+        client.ok(transaction).await;
+        let last = node.tenant().await.last_commit();
+        let mut told = 0;
+        drain(&mut subscriber, last, |event| match event {
+            LiveEvent::Change { id, delta } => {
+                told += 1;
+                let (_, mirror) = mirrors.iter_mut().find(|(known, _)| *known == id).unwrap();
+                mirror.apply(&delta.entries);
+            }
+            LiveEvent::Tick(_) => {}
+            _ => panic!("{transaction}: it was to go on"),
+        })
+        .await;
+        for (_, mirror) in &mirrors {
+            assert_eq!(
+                mirror.lines(),
+                fresh(&mut client, mirror).await,
+                "{transaction}"
+            );
+        }
+        assert_eq!(told, changes, "{transaction}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_of_more_rows_than_can_be_kept_is_looked_for_each_time() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client.ok(TABLES).await;
+    client
+        .ok("INSERT INTO a (id, g) SELECT s, s FROM generate_series(1, 500) AS g(s)")
+        .await;
+    client
+        .ok("INSERT INTO b SELECT 'k', s, s, s % 7 FROM generate_series(1, 500) AS g(s)")
+        .await;
+    let limits = LiveLimits {
+        result_bytes: 10_000,
+        ..LiveLimits::default()
+    };
+    let mut subscriber = subscriber(&node, limits).await;
+    let join = "SELECT a.id, b.w FROM a JOIN b ON b.a_id = a.id ORDER BY b.w, a.id";
+    let too_large = subscriber.open(&principal(), &asked(join)).await;
+    match too_large.map(|_| ()) {
+        Err(LiveError::Sql(error)) => assert_eq!(error.code, ErrorCode::StatementTooLarge),
+        other => panic!("{other:?}"),
+    }
+    let sql = format!("{join} LIMIT 5");
+    let opened = subscriber.open(&principal(), &asked(&sql)).await.unwrap();
+    let mut mirror = Mirror::new(&sql, opened);
+    let last = client.ok("UPDATE b SET w = -1 WHERE l = 77").await.lsn;
+    drain(&mut subscriber, last, |event| {
+        if let LiveEvent::Change { delta, .. } = event {
+            mirror.apply(&delta.entries);
+        }
+    })
+    .await;
+    assert_eq!(mirror.lines(), fresh(&mut client, &mirror).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_live_says_what_is_seen_through_and_how_an_order_is_kept() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client.ok(TABLES).await;
+    for (sql, expected) in [
+        (
+            "SELECT * FROM va WHERE grp = 3",
+            &[
+                "Live query: filter/project (a condition on one table)",
+                "  Found by: g = one of 1 values (hash index)",
+            ][..],
+        ),
+        (
+            "WITH s AS (SELECT id FROM a WHERE t LIKE 'ab%') SELECT * FROM s",
+            &["  Found by: t begins with a text (prefix index)"],
+        ),
+        (
+            "SELECT a.id FROM a JOIN b ON b.a_id = a.id ORDER BY b.w DESC LIMIT 3",
+            &[
+                "Live query: join (inner joins of plain tables)",
+                "  Order: all rows are kept in it, by 1 terms; shown: a window of it",
+            ],
+        ),
+        (
+            "SELECT id FROM a UNION ALL SELECT x FROM c",
+            &["Live query: union (UNION ALL of filters and joins)"],
+        ),
+    ] {
+        let lines = client.lines(&format!("EXPLAIN LIVE {sql}")).await;
+        for line in expected {
+            assert!(lines.iter().any(|known| known == line), "{sql}: {lines:#?}");
+        }
     }
 }

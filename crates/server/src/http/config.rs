@@ -28,6 +28,9 @@ pub struct HttpConfig {
     pub max_streams: u32,
     /// Bytes of answers that wait for one client's socket.
     pub write_buffer_bytes: usize,
+    /// A client that takes nothing of what it is sent for this long, or leaves a WebSocket's pings
+    /// unanswered, is gone.
+    pub peer_timeout: Duration,
     /// A stream that has sent nothing for this long sends a comment or its progress. Under 15 s.
     pub heartbeat: Duration,
     /// After how long a browser should connect again.
@@ -65,6 +68,7 @@ impl Default for HttpConfig {
             body_timeout: Duration::from_secs(60),
             max_streams: 250,
             write_buffer_bytes: 64 << 10,
+            peer_timeout: Duration::from_secs(300),
             heartbeat: Duration::from_secs(10),
             retry: Duration::from_secs(1),
             page_changes: 100,
@@ -95,6 +99,7 @@ impl From<&Config> for HttpConfig {
             body_timeout: config.http_body_timeout,
             max_streams: config.http_max_streams,
             write_buffer_bytes: config.http_write_buffer_bytes.in_memory(),
+            peer_timeout: config.http_peer_timeout,
             heartbeat: config.sse_heartbeat,
             retry: config.sse_retry,
             page_changes: config.poll_changes,

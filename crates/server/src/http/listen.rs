@@ -58,7 +58,7 @@ fn admit(app: &Arc<App>, stream: TcpStream, peer: SocketAddr, connections: &mut 
     let app = Arc::clone(app);
     connections.spawn(async move {
         let entered = Entered(app);
-        if let Err(error) = prepare(&stream) {
+        if let Err(error) = prepare(&stream, entered.0.config.peer_timeout) {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
@@ -75,13 +75,16 @@ impl Drop for Entered {
     }
 }
 
-/// A peer that vanished without a word is noticed by keep-alive probes while nothing is sent.
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+/// A peer that vanished without a word is noticed: by keep-alive probes while nothing is sent, else by
+/// what it does not take (RFC 5482), be it that it is gone or that it does not read.
+fn prepare(stream: &TcpStream, timeout: Duration) -> std::io::Result<()> {
+    let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
     sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
     sockopt::set_tcp_keepcnt(stream, 3)?;
+    sockopt::set_tcp_user_timeout(stream, timeout_ms)?;
     Ok(())
 }
 

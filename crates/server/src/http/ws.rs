@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Bytes as FrameBytes, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Bytes as FrameBytes, Message, Utf8Bytes};
 
 use super::App;
 use super::body::{Body, Response};
@@ -163,6 +163,8 @@ impl Connection {
         let mut shutdown = self.app.shutdown.clone();
         let heartbeat = self.app.config.heartbeat;
         let mut beat_at = Instant::now() + heartbeat;
+        // Behind a proxy only its answers say that a client is still there.
+        let (mut heard, patience) = (Instant::now(), self.app.config.peer_timeout);
         let mut told = Lsn::ZERO;
         loop {
             let engine = self.app.node.engine.clone();
@@ -180,17 +182,10 @@ impl Connection {
                     });
                     return send(socket, frame.to_string()).await;
                 }
-                message = socket.next() => match message {
-                    Some(Ok(Message::Text(text))) => self.request(socket, &text).await?,
-                    Some(Ok(Message::Binary(_))) => {
-                        send(socket, failure(&Value::Null, &Refusal::Code(
-                            INVALID_REQUEST, "requests are text".to_owned(),
-                        ))).await?;
-                    }
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Gone),
-                    // Pings are answered below us.
-                    Some(Ok(_)) => {}
-                },
+                message = socket.next() => {
+                    heard = Instant::now();
+                    self.take(socket, message).await?;
+                }
                 () = ready(listener.as_deref()) => self.tell_messages(socket).await?,
                 event = self.subscriber.next() => {
                     if let LiveEvent::Tick(lsn) = &event {
@@ -199,19 +194,36 @@ impl Connection {
                     self.tell(socket, event).await?;
                 }
                 () = sleep_until(beat_at) => {
-                    beat_at = Instant::now() + heartbeat;
-                    match self.subscriber.progress().filter(|position| *position > told) {
-                        Some(position) => {
-                            told = position;
-                            self.tell_progress(socket, position).await?;
-                        }
-                        None => socket
-                            .send(Message::Ping(FrameBytes::new()))
-                            .await
-                            .map_err(|_| Gone)?,
+                    if heard.elapsed() > patience.max(heartbeat * 2) {
+                        return Err(Gone);
                     }
+                    beat_at = Instant::now() + heartbeat;
+                    if let Some(position) = self.subscriber.progress().filter(|at| *at > told) {
+                        told = position;
+                        self.tell_progress(socket, position).await?;
+                    }
+                    let ping = Message::Ping(FrameBytes::new());
+                    socket.send(ping).await.map_err(|_| Gone)?;
                 }
             }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        socket: &mut Socket,
+        message: Option<Result<Message, tungstenite::Error>>,
+    ) -> Result<(), Gone> {
+        match message {
+            Some(Ok(Message::Text(text))) => self.request(socket, &text).await,
+            Some(Ok(Message::Binary(_))) => {
+                let why = "requests are text".to_owned();
+                let refusal = Refusal::Code(INVALID_REQUEST, why);
+                send(socket, failure(&Value::Null, &refusal)).await
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => Err(Gone),
+            // Pings are answered below us.
+            Some(Ok(_)) => Ok(()),
         }
     }
 

@@ -71,12 +71,38 @@ fn begins_anyhow(pattern: &Operand) -> bool {
 
 /// Reads conditions from WHERE.
 pub(super) struct Reader<'p> {
-    pub columns: &'p [Column],
-    pub parameters: &'p [Parameter],
+    /// Under the names that WHERE has for them.
+    columns: &'p [Column],
+    parameters: &'p [Parameter],
+    /// Among other FROM items: what the table is called, and which of its columns have a name that no
+    /// other has, if that is known.
+    among: Option<(&'p str, &'p dyn Fn(&str) -> bool)>,
     pub found: Vec<Condition>,
 }
 
-impl Reader<'_> {
+impl<'p> Reader<'p> {
+    pub(super) fn new(columns: &'p [Column], parameters: &'p [Parameter]) -> Reader<'p> {
+        Reader {
+            columns,
+            parameters,
+            among: None,
+            found: Vec::new(),
+        }
+    }
+
+    /// For a table that is called `known_as` among others. `is_its_own`: no other has a column of that
+    /// name.
+    pub(super) fn among(
+        self,
+        known_as: &'p str,
+        is_its_own: &'p dyn Fn(&str) -> bool,
+    ) -> Reader<'p> {
+        Reader {
+            among: Some((known_as, is_its_own)),
+            ..self
+        }
+    }
+
     pub(super) fn read(&mut self, condition: &Expr) {
         match condition {
             Expr::Nested(inner) => self.read(inner),
@@ -215,6 +241,17 @@ impl Reader<'_> {
             _ => return None,
         };
         let name = crate::query::names::fold(ident);
+        if let Some((known_as, is_its_own)) = self.among {
+            let is_meant = match expr {
+                Expr::CompoundIdentifier(parts) => {
+                    parts.len() == 2 && crate::query::names::fold(&parts[0]) == known_as
+                }
+                _ => is_its_own(&name),
+            };
+            if !is_meant {
+                return None;
+            }
+        }
         (self.columns.iter())
             .find(|column| !column.hidden && column.name == name && fits(&column.pg_type))
     }

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use springhead_proto::{CollectionId, ErrorCode, SqlError};
-use sqlparser::ast::{self, SetExpr, TableFactor};
+use sqlparser::ast::{self, SetExpr};
 
-use super::conditions::{Reader, Test};
+use super::conditions::{Condition, Reader, Test, is_compared_as_stored};
+use super::order::{Order, bounds};
+use super::policies::policy_finders;
+use super::probe::{Probe, Want};
 use super::shape::Shape;
-use super::{AnchorGroups, LiveClass, LivePlan, Occurrence, Probe, Want, anchors, refused};
-use crate::catalog::{Catalog, Table};
+use super::{AnchorGroups, LiveClass, LivePlan, Occurrence, anchors, refused, simple};
+use crate::access::Identity;
+use crate::catalog::{Catalog, Column, Table};
 use crate::grammar::Marks;
-use crate::plan::OutputColumn;
+use crate::plan::{OutputColumn, Parameter};
 use crate::planner::PlanContext;
 use crate::query::{Analyzer, Rules};
 use crate::types::PgType;
@@ -22,13 +26,23 @@ pub(super) struct Planning<'p> {
     pub types: &'p [Option<PgType>],
     pub context: &'p PlanContext,
     pub marks: Marks,
+    /// Variants come in no order, and with what they would be ordered by.
+    pub puts_order_out: bool,
+    /// Variants are planned without policies.
+    pub unrestricted: bool,
+}
+
+/// Types that are known of parameters now.
+pub(super) fn declared(parameters: &[Parameter]) -> Vec<Option<PgType>> {
+    let types = parameters.iter().map(|parameter| &parameter.pg_type);
+    types.cloned().map(Some).collect()
 }
 
 /// An analyzed variant: its text and its outputs.
 type Variant<'p> = (Analyzer<'p>, String, Arc<[OutputColumn]>);
 
 impl<'p> Planning<'p> {
-    fn run(
+    pub(super) fn run(
         &self,
         query: &ast::Query,
         types: &'p [Option<PgType>],
@@ -41,7 +55,10 @@ impl<'p> Planning<'p> {
             no_volatile: true,
             ..Rules::default()
         };
-        analyzer.live = Some(Box::new(Probe::new(query, want)));
+        if self.unrestricted {
+            analyzer.acting = Arc::new(Identity::unrestricted(&self.context.identity.role));
+        }
+        analyzer.live = Some(Box::new(Probe::new(query, want, self.puts_order_out)));
         let analyzed = analyzer.query(query)?;
         let (sql, columns) = analyzed.into_top_level(&mut analyzer)?;
         Ok((analyzer, sql, columns))
@@ -53,7 +70,7 @@ impl<'p> Planning<'p> {
         analyzer.check_references()?;
         let probe = analyzer.live.take().expect("it was given one");
         let reads = analyzer.reads();
-        let shape = Shape::of(query, &probe, &analyzer);
+        let shape = Shape::of(query, &probe, &analyzer, self.puts_order_out);
         let parameters = analyzer.finish_parameters()?;
         let (class, because) = shape.class(recompute)?;
         let mut plan = LivePlan {
@@ -65,6 +82,7 @@ impl<'p> Planning<'p> {
             is_keyed: shape.has_keys(),
             key: Vec::new(),
             ordered: query.order_by.is_some(),
+            order: None,
             reads,
             occurrences: Vec::new(),
             of_group: None,
@@ -76,7 +94,9 @@ impl<'p> Planning<'p> {
             watched: None,
             parameters,
         };
-        let mut in_from: Vec<CollectionId> = probe.tables.iter().map(|table| table.1).collect();
+        let mut in_from: Vec<CollectionId> = (probe.tables.iter())
+            .map(|source| source.collection)
+            .collect();
         in_from.sort_unstable();
         in_from.dedup();
         if in_from != plan.reads && !matches!(class, LiveClass::Window | LiveClass::Recomputed) {
@@ -87,8 +107,11 @@ impl<'p> Planning<'p> {
         }
         let visible = columns.len();
         if shape.has_keys() {
-            let (_, keyed, all) = self.run(query, self.types, Want::Keys)?;
-            plan.key = all[visible..].iter().map(|c| c.pg_type.clone()).collect();
+            let (mut analyzer, keyed, all) = self.run(query, self.types, Want::Keys)?;
+            let directions = (analyzer.live.take()).map_or_else(Vec::new, |probe| probe.directions);
+            let key = &all[visible..all.len() - directions.len()];
+            plan.key = key.iter().map(|c| c.pg_type.clone()).collect();
+            plan.order = self.puts_order_out.then(|| Order::of(&directions));
             text = keyed;
             columns = all[..visible].into();
         }
@@ -112,14 +135,84 @@ impl<'p> Planning<'p> {
         );
         if has_conditions
             && plan.reads.len() == 1
-            && let [(_, collection)] = probe.tables[..]
-            && let Some(table) = self.catalog.table(collection)
+            && let [source] = &probe.tables[..]
+            && let Some(table) = self.catalog.table(source.collection)
         {
-            look_at_table(&mut plan, query, table, &text);
+            look_at_table(&mut plan, query, &probe, table, &text);
         }
         plan.sql = text;
         plan.columns = columns;
         Ok(plan)
+    }
+
+    /// A query that would be evaluated as a whole, in a form that means the same and is kept by parts.
+    pub(super) fn otherwise(&self, query: &ast::Query, evaluated: &LivePlan) -> Option<LivePlan> {
+        let simpler = simple::simplified(query);
+        let query = simpler.as_ref().unwrap_or(query);
+        let is_better = |plan: &LivePlan| {
+            plan.class != LiveClass::Evaluated && plan.columns == evaluated.columns
+        };
+        let plain = (simpler.is_some()).then(|| self.plan(query, false).ok());
+        (plain.flatten().filter(is_better))
+            .or_else(|| self.in_order(query))
+            .or_else(|| self.as_groups(query, evaluated))
+            .or_else(|| self.united(query))
+            .filter(is_better)
+    }
+
+    /// An ordered query whose rows, in no order, are kept by parts.
+    fn in_order(&self, query: &ast::Query) -> Option<LivePlan> {
+        query.order_by.as_ref()?;
+        let whole = self.plan(query, false).ok()?;
+        let (limit, offset) = bounds(query, &whole.parameters)?;
+        let types = declared(&whole.parameters);
+        let planning = Planning {
+            types: &types,
+            marks: self.marks.clone(),
+            puts_order_out: true,
+            ..*self
+        };
+        let mut unlimited = query.clone();
+        (unlimited.limit_clause, unlimited.fetch) = (None, None);
+        let mut plan = planning.plan(&unlimited, false).ok()?;
+        let is_by_parts = matches!(
+            plan.class,
+            LiveClass::Join | LiveClass::Groups | LiveClass::Anchored
+        );
+        if !is_by_parts || plan.key != whole.key {
+            return None;
+        }
+        plan.order = Some(Order {
+            all: std::mem::replace(&mut plan.sql, whole.sql),
+            limit,
+            offset,
+            ..plan.order?
+        });
+        Some(plan)
+    }
+
+    /// DISTINCT as the groups that it is.
+    fn as_groups(&self, query: &ast::Query, evaluated: &LivePlan) -> Option<LivePlan> {
+        let mut columns = evaluated.columns.iter();
+        if !columns.all(|column| is_compared_as_stored(&column.pg_type)) {
+            return None;
+        }
+        let grouped = anchors::distinct_as_groups(query)?;
+        let plan = self.plan(&grouped, false).ok()?;
+        let plan = match plan.class {
+            LiveClass::Evaluated => self.in_order(&grouped)?,
+            _ => plan,
+        };
+        (plan.class == LiveClass::Groups).then_some(LivePlan {
+            because: "DISTINCT over plain tables",
+            ..plan
+        })
+    }
+
+    fn united(&self, query: &ast::Query) -> Option<LivePlan> {
+        let mut plan = self.plan(query, false).ok()?;
+        self.unite(query, &mut plan).ok()?;
+        Some(plan)
     }
 
     /// For joins and groups: the variants by the key of each table.
@@ -130,16 +223,18 @@ impl<'p> Planning<'p> {
         plan: &mut LivePlan,
     ) -> Result<(), SqlError> {
         let first = plan.parameters.len() + 1;
-        for (index, (_, collection)) in probe.tables.iter().enumerate() {
+        for (index, source) in probe.tables.iter().enumerate() {
             let want = if plan.class == LiveClass::Join {
                 Want::OfKey { index, first }
             } else {
                 Want::GroupsOfKey { index, first }
             };
             let (mut analyzer, sql, _) = self.run(query, self.types, want)?;
-            let made = analyzer.live.take().and_then(|probe| probe.groups_of_key);
+            let made = analyzer.live.take().and_then(|probe| probe.made);
             plan.occurrences.push(Occurrence {
-                collection: *collection,
+                collection: source.collection,
+                part: 0,
+                conditions: self.conditions_on(query, probe, index, &plan.parameters),
                 of_key: made.unwrap_or(sql),
             });
         }
@@ -148,6 +243,38 @@ impl<'p> Planning<'p> {
             plan.of_group = Some(of_group);
         }
         Ok(())
+    }
+
+    /// What WHERE says of one table among inner joins.
+    fn conditions_on(
+        &self,
+        query: &ast::Query,
+        probe: &Probe,
+        index: usize,
+        parameters: &[Parameter],
+    ) -> Vec<Condition> {
+        let (SetExpr::Select(select), Some((alias, names)), Some(table)) = (
+            &*query.body,
+            probe.names.get(index),
+            self.catalog.table(probe.tables[index].collection),
+        ) else {
+            return Vec::new();
+        };
+        let Some(condition) = select.selection.as_ref().filter(|_| !names.is_empty()) else {
+            return Vec::new();
+        };
+        let columns = known_as(table, names);
+        // Where not all names are known, a name alone may be another's.
+        let all_known = probe.names.iter().all(|(_, names)| !names.is_empty());
+        let is_its_own = |name: &str| {
+            let has = |(_, names): &&(String, Vec<(String, u32)>)| {
+                names.iter().any(|(known, _)| known == name)
+            };
+            all_known && probe.names.iter().filter(has).count() == 1
+        };
+        let mut reader = Reader::new(&columns, parameters).among(alias, &is_its_own);
+        reader.read(condition);
+        reader.found
     }
 
     /// Makes an evaluated query one that is kept by the rows of its first table, if it can be.
@@ -162,51 +289,55 @@ impl<'p> Planning<'p> {
         let (first, subqueries) = (count + 1, shape.subqueries());
         let finders =
             anchors::subquery_finders(query, subqueries, count, self.catalog, self.context);
-        let Some(finders) = finders else {
+        let identity = &self.context.identity;
+        let of_policies = policy_finders(query, identity, count, self.catalog, self.context);
+        let (Some(mut finders), Some(of_policies)) = (finders, of_policies) else {
             return Ok(());
         };
-        let mut found: Vec<CollectionId> = (probe.tables.iter().map(|table| table.1))
+        finders.extend(of_policies);
+        let mut found: Vec<CollectionId> = (probe.tables.iter().map(|source| source.collection))
             .chain(finders.iter().map(|finder| finder.collection))
             .collect();
         found.sort_unstable();
         found.dedup();
-        if found != plan.reads {
+        // A policy of a policy's table, or of a view's, is not looked for.
+        if found != plan.reads || shape.tables_beside() != finders.len() {
             return Ok(());
         }
         let mut occurrences = Vec::new();
         let mut push = |collection, (mut analyzer, ..): Variant<'_>| {
-            let made = analyzer.live.take().and_then(|probe| probe.groups_of_key);
-            occurrences.extend(made.map(|of_key| Occurrence { collection, of_key }));
+            let made = analyzer.live.take().and_then(|probe| probe.made);
+            occurrences.extend(made.map(|of_key| Occurrence {
+                collection,
+                part: 0,
+                conditions: Vec::new(),
+                of_key,
+            }));
         };
-        for (index, (_, collection)) in probe.tables.iter().enumerate() {
+        for (index, source) in probe.tables.iter().enumerate() {
             let want = Want::AnchorsOfKey { index, first };
-            push(*collection, self.run(query, self.types, want)?);
+            push(source.collection, self.run(query, self.types, want)?);
         }
         for finder in &finders {
-            let types: Vec<Option<PgType>> = (plan.parameters.iter())
-                .map(|parameter| Some(parameter.pg_type.clone()))
-                .chain(finder.key.iter().cloned().map(Some))
-                .collect();
+            let mut types = declared(&plan.parameters);
+            types.extend(finder.key.iter().cloned().map(Some));
             let planning = Planning {
                 types: &types,
                 marks: self.marks.clone(),
+                unrestricted: finder.unrestricted,
                 ..*self
             };
-            push(
-                finder.collection,
-                planning.run(&finder.query, &types, Want::Anchors)?,
-            );
+            let Ok(variant) = planning.run(&finder.query, &types, Want::Anchors) else {
+                return Ok(());
+            };
+            push(finder.collection, variant);
         }
         if occurrences.len() != probe.tables.len() + finders.len() {
             return Ok(());
         }
-        let of_anchor = Want::OfKey { index: 0, first };
+        let of_anchor = Want::OfAnchor { first };
         plan.of_group = Some(self.run(query, self.types, of_anchor)?.1);
-        let anchor = probe
-            .tables
-            .first()
-            .and_then(|table| self.catalog.table(table.1));
-        plan.group_keys = anchor.map_or(0, |table| table.key.len());
+        plan.group_keys = probe.anchor_keys;
         plan.occurrences = occurrences;
         plan.class = LiveClass::Anchored;
         Ok(())
@@ -225,23 +356,21 @@ impl Planning<'_> {
         let first = plan.parameters.len() + 1;
         let made = |want| {
             let (mut analyzer, ..) = self.run(query, self.types, want)?;
-            let made = analyzer.live.take().and_then(|probe| probe.groups_of_key);
+            let made = analyzer.live.take().and_then(|probe| probe.made);
             made.ok_or_else(|| SqlError::new(ErrorCode::Internal, "a variant was not made"))
         };
-        for (index, (_, collection)) in probe.tables.iter().enumerate() {
+        for (index, source) in probe.tables.iter().enumerate() {
             plan.occurrences.push(Occurrence {
-                collection: *collection,
+                collection: source.collection,
+                part: 0,
+                conditions: Vec::new(),
                 of_key: made(Want::AnchorsOfKey { index, first })?,
             });
         }
-        let anchor = probe
-            .tables
-            .first()
-            .and_then(|table| self.catalog.table(table.1));
         plan.anchor_groups = Some(AnchorGroups {
             all: made(Want::AnchorGroups { of: None })?,
             of_anchor: made(Want::AnchorGroups { of: Some(first) })?,
-            anchor_keys: anchor.map_or(0, |table| table.key.len()),
+            anchor_keys: probe.anchor_keys,
         });
         plan.of_group = Some(self.run(query, self.types, Want::OfGroup { first })?.1);
         plan.class = LiveClass::Groups;
@@ -250,29 +379,34 @@ impl Planning<'_> {
     }
 }
 
-/// What is known of a query over one table alone.
-fn look_at_table(plan: &mut LivePlan, query: &ast::Query, table: &Table, text: &str) {
+/// What is known of a query over one table alone, or over views of it.
+fn look_at_table(
+    plan: &mut LivePlan,
+    query: &ast::Query,
+    probe: &Probe,
+    table: &Table,
+    text: &str,
+) {
     let SetExpr::Select(select) = &*query.body else {
         return;
     };
     plan.table = Some(table.collection());
-    let is_renamed = select.from.first().is_some_and(|from| {
-        matches!(&from.relation, TableFactor::Table { alias: Some(alias), .. } if !alias.columns.is_empty())
-    });
-    if let Some(condition) = &select.selection
-        && !is_renamed
-    {
-        let mut reader = Reader {
-            columns: &table.columns,
-            parameters: &plan.parameters,
-            found: Vec::new(),
-        };
+    let columns =
+        (probe.names.first()).map_or_else(Vec::new, |(_, columns)| known_as(table, columns));
+    if let Some(condition) = &select.selection {
+        let mut reader = Reader::new(&columns, &plan.parameters);
         reader.read(condition);
         plan.conditions = reader.found;
-        (plan.conditions).sort_by_key(|condition| std::cmp::Reverse(condition.test.rank()));
     }
-    if plan.class == LiveClass::Window && !is_renamed {
-        plan.order_index = order_index(plan, query, select, table).unwrap_or_default();
+    for (names, condition) in &probe.inner_conditions {
+        let columns = known_as(table, names);
+        let mut reader = Reader::new(&columns, &plan.parameters);
+        reader.read(condition);
+        plan.conditions.extend(reader.found);
+    }
+    (plan.conditions).sort_by_key(|condition| std::cmp::Reverse(condition.test.rank()));
+    if plan.class == LiveClass::Window {
+        plan.order_index = order_index(plan, query, select, &columns).unwrap_or_default();
     }
     plan.watched = Some(
         (table.columns.iter())
@@ -282,22 +416,34 @@ fn look_at_table(plan: &mut LivePlan, query: &ast::Query, table: &Table, text: &
     );
 }
 
+/// A table's columns under the names that a query has for them.
+fn known_as(table: &Table, names: &[(String, u32)]) -> Vec<Column> {
+    let named = names.iter().filter_map(|(name, id)| {
+        let (_, column) = table.column_by_id(*id)?;
+        Some(Column {
+            name: name.clone(),
+            ..column.clone()
+        })
+    });
+    named.collect()
+}
+
 /// The columns of an index that gives the rows of a window in their order, so that it is refilled
 /// without a look at all rows: those that WHERE fixes, then those of ORDER BY.
 fn order_index(
     plan: &LivePlan,
     query: &ast::Query,
     select: &ast::Select,
-    table: &Table,
+    columns: &[Column],
 ) -> Option<Vec<(u32, bool)>> {
     let ast::OrderByKind::Expressions(terms) = &query.order_by.as_ref()?.kind else {
         return None;
     };
-    let mut columns: Vec<(u32, bool)> = (plan.conditions.iter())
+    let mut found: Vec<(u32, bool)> = (plan.conditions.iter())
         .filter(|condition| matches!(&condition.test, Test::Equal(operands) if operands.len() == 1))
         .map(|condition| (condition.column, false))
         .collect();
-    let fixed = columns.len();
+    let fixed = found.len();
     for term in terms {
         let ast::Expr::Identifier(ident) = &term.expr else {
             break;
@@ -307,16 +453,16 @@ fn order_index(
         let is_output = (select.projection.iter()).any(
             |item| matches!(item, ast::SelectItem::ExprWithAlias { alias, .. } if crate::query::names::fold(alias) == name),
         );
-        let column = (table.columns.iter()).find(|column| !column.hidden && column.name == name);
+        let column = (columns.iter()).find(|column| !column.hidden && column.name == name);
         let Some(column) =
             column.filter(|column| !is_output && column.pg_type.key_function().is_none())
         else {
             break;
         };
         let is_descending = matches!(term.options.sort, Some(ast::OrderBySort::Desc));
-        columns.push((column.id, is_descending));
+        found.push((column.id, is_descending));
     }
-    (columns.len() > fixed).then_some(columns)
+    (found.len() > fixed).then_some(found)
 }
 
 fn check(analyzer: &Analyzer<'_>, sql: &str) -> Result<(), SqlError> {

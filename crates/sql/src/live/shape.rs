@@ -1,11 +1,10 @@
 //! What a query is made of, and which class follows from it.
 
-use std::ops::ControlFlow;
-
 use springhead_proto::SqlError;
-use sqlparser::ast::{self, Expr, JoinOperator, SetExpr, TableFactor};
+use sqlparser::ast::{self, SetExpr};
 
-use super::anchors::joins_fit;
+use super::anchors::{is_item, joins_fit};
+use super::simple::{is_inner, queries_in};
 use super::{LiveClass, Probe, refused};
 use crate::query::Analyzer;
 
@@ -20,6 +19,8 @@ pub(super) struct Shape {
     is_keyed: bool,
     all_plain: bool,
     tables: usize,
+    /// Tables that are named anywhere, policies included.
+    named: usize,
     inner_only: bool,
     /// Queries in it.
     subqueries: usize,
@@ -33,9 +34,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn of(query: &ast::Query, probe: &Probe, analyzer: &Analyzer<'_>) -> Shape {
-        let mut finder = Finder::default();
-        let _ = ast::Visit::visit(query, &mut finder);
+    /// `keeps_order`: what it is ordered by is of no matter here.
+    pub(super) fn of(
+        query: &ast::Query,
+        probe: &Probe,
+        analyzer: &Analyzer<'_>,
+        keeps_order: bool,
+    ) -> Shape {
+        let (queries, has_windows) = queries_in(query);
         let select = match &*query.body {
             SetExpr::Select(select) => Some(select),
             _ => None,
@@ -45,33 +51,32 @@ impl Shape {
             is_keyed: probe.all_plain,
             all_plain: probe.all_plain && analyzer.named_tables.len() == probe.tables.len(),
             tables: probe.tables.len(),
+            named: analyzer.named_tables.len(),
             inner_only: select.is_some_and(|select| {
                 (select.from.iter())
                     .flat_map(|from| &from.joins)
-                    .all(|join| {
-                        matches!(join.relation, TableFactor::Table { .. })
-                            && matches!(
-                                join.join_operator,
-                                JoinOperator::Join(_)
-                                    | JoinOperator::Inner(_)
-                                    | JoinOperator::CrossJoin(_)
-                            )
-                    })
+                    .all(|join| is_item(&join.relation) && is_inner(&join.join_operator))
             }),
-            subqueries: finder.queries - 1,
+            subqueries: queries - 1 - probe.seen_through,
             joins_fit: select.is_some_and(|select| joins_fit(select)),
-            has_windows: finder.windows,
+            has_windows,
             is_recursive: query.with.as_ref().is_some_and(|with| with.recursive),
             is_distinct: select.is_some_and(|select| select.distinct.is_some()),
             is_aggregate: probe.is_aggregate,
-            is_ordered: query.order_by.is_some()
-                || query.limit_clause.is_some()
-                || query.fetch.is_some(),
+            is_ordered: !keeps_order
+                && (query.order_by.is_some()
+                    || query.limit_clause.is_some()
+                    || query.fetch.is_some()),
         }
     }
 
     pub(super) fn subqueries(&self) -> usize {
         self.subqueries
+    }
+
+    /// Tables that are named beside those that rows of FROM are made of: in subqueries and policies.
+    pub(super) fn tables_beside(&self) -> usize {
+        self.named.saturating_sub(self.tables)
     }
 
     /// Whether each row of the result belongs to one row of the first table.
@@ -138,29 +143,5 @@ impl Shape {
             () if self.inner_only => (LiveClass::Join, "inner joins of plain tables"),
             () => (LiveClass::Evaluated, "an outer join"),
         })
-    }
-}
-
-#[derive(Default)]
-struct Finder {
-    queries: usize,
-    windows: bool,
-}
-
-impl ast::Visitor for Finder {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
-        self.queries += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr
-            && function.over.is_some()
-        {
-            self.windows = true;
-        }
-        ControlFlow::Continue(())
     }
 }

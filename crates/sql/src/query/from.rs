@@ -256,6 +256,7 @@ impl Analyzer<'_> {
         let acting = self.owner_of_view(&view);
         let before = std::mem::replace(&mut self.acting, acting);
         self.expanding.push(id);
+        let exposes = !view.security_barrier && self.begin_exposing(&query);
         // A view sees nothing of the query around it.
         let analyzed = self.in_scope(
             Scope {
@@ -268,11 +269,13 @@ impl Analyzer<'_> {
                 Ok(analyzed)
             },
         );
+        let exposed = self.end_exposing(exposes);
         self.expanding.pop();
         self.acting = before;
         let analyzed = analyzed?;
         let alias_id = self.fresh('r');
         let mut columns = analyzed.columns(&alias_id);
+        let keys = self.take_keys(&mut columns, exposed.as_ref());
         for (column, (name, _)) in columns.iter_mut().zip(&view.columns) {
             column.name.clone_from(name);
         }
@@ -281,13 +284,9 @@ impl Analyzer<'_> {
         if view.security_barrier && !self.acting.superuser {
             sql = format!("SELECT * FROM ({sql}) LIMIT -1 OFFSET 0");
         }
-        aliased(
-            format!("({sql}) AS {alias_id}"),
-            alias_id,
-            name,
-            columns,
-            alias,
-        )
+        let sql = format!("({sql}) AS {alias_id}");
+        let item = aliased(sql, alias_id, name, columns, alias)?;
+        Ok(self.with_keys(item, &keys, exposed, false))
     }
 
     pub(super) fn derived(
@@ -304,14 +303,19 @@ impl Analyzer<'_> {
         };
         // It sees the queries around this one, but not the other items of this FROM.
         let hidden = self.hide_siblings();
+        let exposes = self.begin_exposing(subquery);
         let analyzed = self.subquery(subquery);
+        let exposed = self.end_exposing(exposes);
         self.show_siblings(hidden);
         let mut analyzed = analyzed?;
         analyzed.settle(self)?;
         let id = self.fresh('r');
-        let columns = analyzed.columns(&id);
+        let mut columns = analyzed.columns(&id);
+        let keys = self.take_keys(&mut columns, exposed.as_ref());
         let sql = format!("({}) AS {id}", analyzed.into_sql(self)?);
-        aliased(sql, id, fold(&alias.name), columns, Some(alias))
+        let item = aliased(sql, id, fold(&alias.name), columns, Some(alias))?;
+        let is_in_text = self.expanding.is_empty();
+        Ok(self.with_keys(item, &keys, exposed, is_in_text))
     }
 
     /// LATERAL: its rows pass through one value for each row of what stands before it.

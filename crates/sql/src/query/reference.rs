@@ -475,7 +475,7 @@ fn harmless(conjunct: &str) -> Option<(&str, &str, &str)> {
     let end = name.find('"')?;
     let column = &rest[..end + 3];
     let tail = &rest[end + 3..];
-    let value = ["=", "==", "<=", ">=", "<", ">"]
+    let value = ["=", "==", "<=", ">=", "<", ">", "IS "]
         .iter()
         .find_map(|operator| tail.trim_start().strip_prefix(operator))?
         .trim();
@@ -495,6 +495,10 @@ mod tests {
     #[test]
     fn only_plain_comparisons_are_harmless() {
         assert_eq!(harmless("r1.\"c2\" = ?3"), Some(("r1", "\"c2\"", " = ?3")));
+        assert_eq!(
+            harmless("r1.\"c2\" IS ?3"),
+            Some(("r1", "\"c2\"", " IS ?3"))
+        );
         for other in [
             "sh_div(r1.\"c2\",?1) = ?3",
             "r1.\"c2\" = sh_f(?3)",
@@ -502,6 +506,7 @@ mod tests {
             "x1.\"c2\" = ?3",
             "r1.\"c2\" = ?3 OR 1",
             "r1.\"c2\" || ?3",
+            "r1.\"c2\" IS NOT ?3",
         ] {
             assert_eq!(harmless(other), None, "{other}");
         }

@@ -144,7 +144,7 @@ impl Analyzer<'_> {
             let text = self.condition(having, "HAVING")?;
             result.having = Some(text);
         }
-        let terms = self.select_order(order, &names, &mut result, select.distinct.is_some())?;
+        let mut terms = self.select_order(order, &names, &mut result, select.distinct.is_some())?;
         self.distinct(select.distinct.as_ref(), &names, &terms, &mut result)?;
         self.check_grouping()?;
         result.is_aggregate = self.scope().has_aggregates || is_grouped;
@@ -152,7 +152,7 @@ impl Analyzer<'_> {
             // SQLite wants a GROUP BY or an aggregate beside HAVING.
             result.group.push("iif(1,0,0)".to_owned());
         }
-        self.probe_live(select, &mut result, &mut names)?;
+        self.probe_live(select, &mut result, &mut names, &mut terms)?;
         let prefix = self.fresh('q');
         let mut analyzed = Analyzed::new(Body::Select(Box::new(result)), names, prefix);
         for term in terms {

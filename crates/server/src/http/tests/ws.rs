@@ -1,5 +1,7 @@
 //! `/ws`, spoken to by a client that is not ours.
 
+use std::time::{Duration, Instant};
+
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use springhead_engine::access::Principal;
@@ -275,15 +277,18 @@ fn a_query_that_cannot_go_on_begins_anew_where_that_was_asked_for() {
     node.sql("INSERT INTO orders VALUES ('a', 'x', 0)");
     run(async {
         let mut client = Client::connect(&node).await;
-        let params = json!({ "sql": "SELECT id FROM orders", "refetch": true });
+        let params = json!({ "sql": "SELECT * FROM orders", "refetch": true });
         client.ask(1, "live", params).await;
         let id = client.next().await["result"]["live_id"].clone();
         client.event("live.snapshot").await;
         let old = client.event("live.ready").await["cursor"].clone();
-        node.sql("TRUNCATE orders");
+        node.sql("ALTER TABLE orders ADD COLUMN note text DEFAULT 'none'");
         let told = client.event("live.must-refetch").await;
         assert_eq!((&told["live_id"], &told["refetch"]), (&id, &json!(true)));
-        assert_eq!(client.event("live.snapshot").await["rows"], json!([]));
+        assert_eq!(
+            client.event("live.snapshot").await["rows"],
+            json!([["a", "x", 0, "none"]])
+        );
         client.event("live.ready").await;
         let lsn = node.sql("INSERT INTO orders VALUES ('b', 'x', 0)");
         let change = client.event("live.change").await;
@@ -297,7 +302,10 @@ fn a_query_that_cannot_go_on_begins_anew_where_that_was_asked_for() {
             client.event("live.must-refetch").await["code"],
             "cursor_expired"
         );
-        assert_eq!(client.event("live.snapshot").await["rows"], json!([["b"]]));
+        assert_eq!(
+            client.event("live.snapshot").await["rows"],
+            json!([["a"], ["b"]])
+        );
     });
 }
 
@@ -386,4 +394,50 @@ fn g6_authenticate_goes_on_with_live_queries_only_as_far_as_they_are_allowed() {
         }
         assert_eq!(anew, json!([["b"]]));
     });
+}
+
+/// From now on nothing that comes is seen, nor answered by the kernel: the peer has vanished.
+fn vanish(socket: &impl std::os::fd::AsFd) {
+    const RETURN: u16 = 0x06;
+    let drop_all = socket2::SockFilter::new(RETURN, 0, 0, 0);
+    socket2::SockRef::from(socket)
+        .attach_filter(&[drop_all])
+        .unwrap();
+}
+
+#[test]
+fn g7_a_peer_that_vanishes_without_a_word_leaves_nothing() {
+    let node = Node::start_with(|config| {
+        config.sse_heartbeat = Duration::from_millis(100);
+        config.http_peer_timeout = Duration::from_millis(1500);
+    });
+    node.sql("CREATE TABLE orders (id text PRIMARY KEY, status text, qty integer)");
+    let begun = Instant::now();
+    let live = "/live?sql=SELECT%20*%20FROM%20orders";
+    let vanishes = node.stream(live, None);
+    let stays = node.stream(live, None);
+    run(async {
+        let mut sockets = Vec::new();
+        for _ in 0..2 {
+            let mut client = Client::connect(&node).await;
+            let params = json!({ "sql": "SELECT count(*) FROM orders" });
+            client.ask(1, "live", params).await;
+            assert_eq!(client.next().await["id"], 1);
+            sockets.push(client);
+        }
+        node.wait_for_metric("springhead_live_queries", 4);
+        vanish(&vanishes.socket());
+        vanish(sockets[0].socket.get_ref());
+        // Something is on its way to both when they go.
+        node.sql("INSERT INTO orders VALUES ('o1', 'new', 1)");
+        // Who stays answers pings while it reads.
+        while node.metric("springhead_live_queries") != 2 {
+            let waits = tokio::time::timeout(Duration::from_millis(50), sockets[1].socket.next());
+            assert!(!matches!(waits.await, Ok(None | Some(Err(_)))), "closed");
+            assert!(begun.elapsed() < PATIENCE, "they are still there");
+        }
+        node.wait_for_metric("springhead_subscribers{exit=\"websocket\"}", 1);
+    });
+    drop((stays, vanishes));
+    node.wait_for_metric("springhead_live_queries", 0);
 }
