@@ -1,6 +1,7 @@
 /** A list and a note that are written with or without a network, by several tabs, browsers and people. */
 
 import { Device, violationText } from 'springhead'
+import { moved, sharedText } from 'springhead/crdt'
 import { server } from './config.js'
 
 const $ = (id) => document.getElementById(id)
@@ -8,6 +9,7 @@ const $ = (id) => document.getElementById(id)
 const device = await Device.open({ name: 'todo', url: server, client: 'todo-example/1' })
 const todos = device.collection('todos')
 const notes = device.collection('notes')
+const note = sharedText(device, 'notes', 'shared', 'body')
 await device.subscribe('todos')
 await device.subscribe('notes')
 
@@ -78,26 +80,27 @@ function showTodos() {
 
 // The note
 
-let typing
+/** What the field showed when its text was last the note's: what is typed is the difference to it. */
+let base = ''
 
 $('note').addEventListener('input', () => {
-  clearTimeout(typing)
-  typing = setTimeout(saveNote, 300)
+  const next = $('note').value
+  const before = base
+  base = next
+  void note.replace(next, before)
 })
 
-function saveNote() {
-  typing = undefined
-  if (notes.get('shared')) void notes.patch('shared', { body: $('note').value })
-}
-
 function showNote() {
-  const body = notes.get('shared')?.body ?? ''
-  if (typing === undefined && $('note').value !== body) {
-    const { selectionStart, selectionEnd } = $('note')
-    $('note').value = body
-    if (document.activeElement === $('note')) $('note').setSelectionRange(selectionStart, selectionEnd)
+  const field = $('note')
+  const body = note.value
+  // What was typed and is not written yet will be, and then the note is as shown, or newer.
+  if (!note.isWriting && field.value !== body) {
+    const [start, end] = [field.selectionStart, field.selectionEnd].map((place) => moved(field.value, body, place))
+    field.value = body
+    if (document.activeElement === field) field.setSelectionRange(start, end)
   }
-  $('note').disabled = notes.get('shared') === undefined
+  if (!note.isWriting) base = field.value
+  field.disabled = notes.get('shared') === undefined
   $('note-mark').textContent = notes.isPending('shared') ? 'waiting' : ''
 }
 

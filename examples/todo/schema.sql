@@ -7,6 +7,6 @@ CREATE TABLE todos (
 );
 CREATE TABLE notes (
   id   TEXT PRIMARY KEY,
-  body TEXT NOT NULL DEFAULT ''
+  body TEXT CRDT NOT NULL DEFAULT ''
 );
 INSERT INTO notes (id) VALUES ('shared');

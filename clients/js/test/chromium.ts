@@ -10,6 +10,7 @@ import { chromium, type Browser } from 'playwright-core'
 
 const EXAMPLE = new URL('../../../examples/todo/', import.meta.url)
 const SOURCE = fileURLToPath(new URL('../src/index.ts', import.meta.url))
+const CRDT = fileURLToPath(new URL('../src/crdt.ts', import.meta.url))
 const TYPES: Record<string, string> = { html: 'text/html', js: 'text/javascript', css: 'text/css' }
 
 export const CHROMIUM = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
@@ -37,7 +38,7 @@ export class Site {
       target: 'es2022',
       outdir: '/dist',
       write: false,
-      alias: { springhead: SOURCE },
+      alias: { springhead: SOURCE, 'springhead/crdt': CRDT },
     })
     const built = new Map(outputFiles.map(({ path, text }) => [path, text]))
     const server = createServer((request, response) => {

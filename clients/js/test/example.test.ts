@@ -76,6 +76,28 @@ describe.skipIf(BINARY === undefined || !existsSync(CHROMIUM))('the to-do exampl
     for (const page of [tab, other]) {
       await expect.poll(() => page.locator('#note').inputValue(), soon).toBe('The key is under the mat.')
     }
+    // One note, written by two at once without a network: all of it is there in the end.
+    const noteOf = (page: Page) => page.getByRole('textbox', { name: 'Notes for everyone' })
+    await home.setOffline(true)
+    await away.setOffline(true)
+    for (const page of [other, far]) await page.locator('#offline').waitFor()
+    await noteOf(other).focus()
+    await other.keyboard.press('Control+End')
+    await other.keyboard.type(' Ring twice.')
+    await noteOf(far).focus()
+    await far.keyboard.press('Control+Home')
+    await far.keyboard.type('Hello! ')
+    expect(await noteOf(other).inputValue()).toBe('The key is under the mat. Ring twice.')
+    expect(await noteOf(far).inputValue()).toBe('Hello! The key is under the mat.')
+    await expect.poll(() => far.locator('#note-mark').textContent(), soon).toBe('waiting')
+    await picture(far, 'note-offline')
+    await home.setOffline(false)
+    await away.setOffline(false)
+    for (const page of [tab, other, far]) {
+      await expect.poll(() => noteOf(page).inputValue(), soon).toBe('Hello! The key is under the mat. Ring twice.')
+    }
+    const [stored] = (await client.sql("SELECT body FROM notes WHERE id = 'shared'")).rows
+    expect(stored).toEqual(['Hello! The key is under the mat. Ring twice.'])
     // A headless browser promises nothing: the user is told.
     expect(await tab.locator('#storage').isVisible()).toBe(true)
     await picture(tab, 'online')

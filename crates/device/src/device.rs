@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 use springhead_engine::access::Principal;
-use springhead_engine::device::{DeviceWork, News};
+use springhead_engine::device::{DeviceWork, Edit, News};
 use springhead_engine::live::{Live, LiveLimits, Subscriber};
 use springhead_engine::session::ParamValue;
 use springhead_engine::sync::Author;
@@ -248,6 +248,28 @@ impl Device {
             verb: Verb::Inc(columns),
         }])
         .await
+    }
+
+    /// Edits a `TEXT CRDT` or `LIST CRDT` column, online or off, step by step and as one mutation: it
+    /// merges with what others do to the same column meanwhile.
+    ///
+    /// # Errors
+    /// No such document, a column that does not merge, a place beyond its end.
+    pub async fn edit(
+        &self,
+        collection: &str,
+        id: SyncValue,
+        column: &str,
+        edits: Vec<Edit>,
+    ) -> Result<(), DeviceError> {
+        let work = DeviceWork::Edit {
+            collection: collection.to_owned(),
+            id: vec![id],
+            column: column.to_owned(),
+            edits,
+        };
+        self.inner.tenant.device(&self.inner.author, work).await?;
+        Ok(self.refresh_status().await?)
     }
 
     // ---- what the server is to hold, and what it said ----

@@ -31,6 +31,8 @@ pub use device::Device;
 pub use error::DeviceError;
 pub use link::TokenSource;
 pub use presence::{Member, Members};
+pub use springhead_engine::device::Edit;
+
 pub use reading::{PendingMutation, RejectedMutation, ShapeState};
 pub use springhead_proto::sync::{DeviceId, Shape, ShapeId};
 pub use status::{Phase, Status};

@@ -26,6 +26,8 @@ use springhead_sql::types::PgType;
 use crate::notify::{Folded, Message, Outbox};
 use crate::programs::{Fired, FiredRows, WatchedRows};
 
+mod amend;
+
 // Declared here because rusqlite has them only with generated bindings, and generating needs
 // libclang. Signatures: https://www.sqlite.org/c3ref/preupdate_blobwrite.html
 type PreupdateHook = unsafe extern "C" fn(
@@ -67,6 +69,8 @@ struct CapturedTable {
     real: Box<[bool]>,
     /// Whether AFTER ROW triggers are to see its changes.
     fires: bool,
+    /// Whether it has CRDT columns.
+    merges: bool,
     /// Places of the key's columns: a row whose key changes is a delete and an insert.
     key: Box<[usize]>,
 }
@@ -107,6 +111,8 @@ pub struct Capture {
     noted: Vec<u8>,
     /// Whose changes are being noted.
     noting: Noting,
+    /// Rows of a table with CRDT columns have been updated since [`Capture::take_merging`].
+    merging: bool,
 }
 
 /// Whether changes of replicated rows are noted ([`crate::device`]).
@@ -185,6 +191,7 @@ impl Capture {
             fired: Arc::default(),
             noted: Vec::new(),
             noting: Noting::Never,
+            merging: false,
             watched: Arc::default(),
         });
         let argument: *mut Capture = &raw mut *capture;
@@ -201,6 +208,7 @@ impl Capture {
     pub fn set_table(&mut self, table: &Table, fires: bool) {
         let captured = CapturedTable {
             fires,
+            merges: table.has_crdt(),
             schema_version: table.version(),
             real: table
                 .columns
@@ -438,6 +446,7 @@ impl Capture {
         self.count = 0;
         self.collections.clear();
         self.noted.clear();
+        self.merging = false;
         self.failed = None;
     }
 
@@ -506,6 +515,7 @@ impl Capture {
             ));
             return;
         };
+        self.merging |= table.merges && operation == ffi::SQLITE_UPDATE;
         let collection = CollectionId(id);
         let version = table.schema_version;
         self.before.clear();

@@ -93,6 +93,10 @@ pub struct EngineConfig {
     /// Verdicts of one device that are kept after it has acknowledged them: a copy of it that pushes
     /// what the original has settled gets them again. What is older becomes a dead letter.
     pub sync_settled_verdicts: u64,
+    /// The edits that one CRDT column of one row comes of, in bytes.
+    pub crdt_state_bytes: usize,
+    /// After so many edits those of a CRDT column are made one; deleted text is then forgotten.
+    pub crdt_merge_updates: usize,
 }
 
 impl EngineConfig {
@@ -141,6 +145,8 @@ impl EngineConfig {
             dead_letter_retention: Duration::from_secs(30 * 86_400),
             sync_clock_drift_ms: 60_000,
             sync_settled_verdicts: 200,
+            crdt_state_bytes: MIB / 2,
+            crdt_merge_updates: 64,
         }
     }
 }

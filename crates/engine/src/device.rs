@@ -19,9 +19,11 @@ use std::sync::Arc;
 
 use springhead_proto::sync::{
     Definition, Delta, MutationId, Operation, ProducerId, Shape, ShapeEnded, ShapeId,
-    SnapshotChunk, Verdict,
+    SnapshotChunk, SyncValue, Verdict,
 };
 use springhead_proto::{CollectionId, Lsn, SqlError};
+
+pub use springhead_crdt::Edit;
 
 use crate::Tenant;
 use crate::sync::Author;
@@ -52,6 +54,13 @@ pub enum DeviceWork {
         after: Vec<MutationId>,
         /// The rejection that this makes good; it is acknowledged with it.
         instead_of: Option<i64>,
+    },
+    /// Edits of a document's CRDT column: they merge with what others do to it meanwhile.
+    Edit {
+        collection: String,
+        id: Vec<SyncValue>,
+        column: String,
+        edits: Vec<Edit>,
     },
     /// What the server said, and what follows from it, in order.
     News(Vec<News>),
@@ -115,6 +124,12 @@ impl DeviceTask {
     pub(crate) fn bytes(&self) -> usize {
         match &self.work {
             DeviceWork::Write { operations, .. } => operations.len() * 256,
+            DeviceWork::Edit { edits, .. } => (edits.iter())
+                .map(|edit| match edit {
+                    Edit::Insert { text, .. } => text.len(),
+                    _ => 64,
+                })
+                .sum(),
             DeviceWork::News(news) => news
                 .iter()
                 .map(|news| match news {

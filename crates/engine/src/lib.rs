@@ -19,6 +19,7 @@ pub mod config;
 pub mod confirm;
 pub mod copies;
 pub mod copy;
+mod crdt;
 pub mod dead_letters;
 pub mod definitions;
 pub mod device;

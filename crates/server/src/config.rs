@@ -251,6 +251,11 @@ settings! {
         sync_clock_drift: Duration = Duration::from_millis(u64::from(http().sync.device.max_clock_drift_ms));
         /// Verdicts of one device that are kept after it has acknowledged them, for copies of its files.
         sync_settled_verdicts: u64 = engine().sync_settled_verdicts;
+        /// The edits that one CRDT column of one row comes of; a mutation that would take more is
+        /// rejected as too_large.
+        crdt_state_bytes: Size = Size::of(engine().crdt_state_bytes);
+        /// After so many edits those of a CRDT column are made one; deleted text is then forgotten.
+        crdt_merge_updates: usize = engine().crdt_merge_updates;
         /// Sessions of one tenant.
         sync_sessions: usize = http().sync.sessions;
         /// Mutations that one session may push in a second; in a burst, twice as many.
@@ -514,6 +519,8 @@ impl Config {
             sync_clock_drift_ms: u64::try_from(self.sync_clock_drift.as_millis())
                 .unwrap_or(u64::MAX),
             sync_settled_verdicts: self.sync_settled_verdicts,
+            crdt_state_bytes: self.crdt_state_bytes.in_memory(),
+            crdt_merge_updates: self.crdt_merge_updates,
         }
     }
 

@@ -152,8 +152,40 @@ pub struct Column {
     pub identity_always: bool,
     /// PostgreSQL text of GENERATED ALWAYS AS (…) STORED.
     pub generated: Option<String>,
-    /// Not shown: the hidden key.
+    /// Not shown: the hidden key, and the states of CRDT columns.
     pub hidden: bool,
+    /// Declared `TEXT CRDT` or `LIST CRDT`: concurrent edits merge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crdt: Option<Crdt>,
+}
+
+/// What makes a column a CRDT column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crdt {
+    pub kind: CrdtKind,
+    /// The id of the hidden column that has the edits that the value comes of.
+    pub state: u32,
+}
+
+/// What merges: see [`Crdt`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrdtKind {
+    /// Characters of a `text`.
+    Text,
+    /// Elements of a `jsonb` array.
+    List,
+}
+
+impl CrdtKind {
+    /// The type that the column has for everyone else.
+    #[must_use]
+    pub const fn pg_type(self) -> PgType {
+        match self {
+            CrdtKind::Text => PgType::Text,
+            CrdtKind::List => PgType::Jsonb,
+        }
+    }
 }
 
 /// A UNIQUE constraint.
@@ -305,9 +337,48 @@ impl Table {
             .enumerate()
             .filter(|(_, column)| !column.hidden)
     }
+
+    /// The CRDT columns with their places in a row image, and the places of their states.
+    pub fn crdt_columns(&self) -> impl Iterator<Item = CrdtColumn<'_>> {
+        self.columns
+            .iter()
+            .enumerate()
+            .filter_map(|(place, column)| {
+                let crdt = column.crdt?;
+                let (state_place, state) = self.column_by_id(crdt.state)?;
+                Some(CrdtColumn {
+                    kind: crdt.kind,
+                    place,
+                    column,
+                    state_place,
+                    state,
+                })
+            })
+    }
+
+    /// Whether any of its columns merges.
+    #[must_use]
+    pub fn has_crdt(&self) -> bool {
+        self.columns.iter().any(|column| column.crdt.is_some())
+    }
+}
+
+/// A CRDT column of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct CrdtColumn<'t> {
+    pub kind: CrdtKind,
+    /// The column's place in a row image, and the column.
+    pub place: usize,
+    pub column: &'t Column,
+    /// The same of the hidden column with its edits.
+    pub state_place: usize,
+    pub state: &'t Column,
 }
 
 impl Column {
+    /// What comes after a CRDT column's name in that of its state.
+    pub const CRDT_STATE: &'static str = "$crdt";
+
     /// Its name in SQLite.
     #[must_use]
     pub fn storage_name(&self) -> String {

@@ -315,10 +315,11 @@ fn check_size(sql: &str, most: usize) -> Result<(), SqlError> {
 
 fn parser(sql: &str, max_depth: usize) -> Result<Parser<'static>, SqlError> {
     static DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
-    let tokens = Tokenizer::new(&DIALECT, sql)
+    let mut tokens = Tokenizer::new(&DIALECT, sql)
         .tokenize_with_location()
         .map_err(|error| parse_error(sql, &error.into()))?;
     nesting::check(&tokens)?;
+    crate::ddl::crdt::join_words(&mut tokens);
     Ok(Parser::new(&DIALECT)
         .with_recursion_limit(max_depth)
         .with_tokens_with_locations(tokens))

@@ -43,6 +43,10 @@ const NEVER: &[(&str, &[&str])] = &[
             "hyper",
         ],
     ),
+    (
+        "springhead-crdt",
+        &["springhead-*", "tokio", "rusqlite", "libsqlite3-sys"],
+    ),
     ("springhead-device", &["springhead-server"]),
     (
         "springhead-engine",

@@ -3,15 +3,25 @@
  * server also has the last word.
  */
 
+import { applyUpdates } from './cells.js'
+import type { TableDefinition } from './catalog.js'
 import type { Columns, Operation, SyncValue } from './messages.js'
 
-/** The document after `operation`; `undefined` is a document that is not there. */
-export function applyOperation(document: Columns | undefined, operation: Operation): Columns | undefined {
+/**
+ * The document after `operation`; `undefined` is a document that is not there. `table` says which
+ * columns merge.
+ */
+export function applyOperation(
+  document: Columns | undefined,
+  operation: Operation,
+  table?: TableDefinition,
+): Columns | undefined {
   if (operation.insert) return { ...operation.insert }
   if (operation.delete) return undefined
   // No verb but insert makes a document.
   if (document === undefined) return undefined
   if (operation.set) return { ...document, ...operation.set }
+  if (operation.crdt) return applyUpdates(document, operation.crdt, table?.cells)
   if (operation.inc) return combine(document, operation.inc, (held, by) => sum(held ?? 0, by ?? 0))
   if (operation.min) return combine(document, operation.min, (held, by) => pick(held, by, -1))
   if (operation.max) return combine(document, operation.max, (held, by) => pick(held, by, 1))

@@ -3,6 +3,7 @@
  * a device sees that it has the same as the server.
  */
 
+import type { CellKind } from './cells.js'
 import type { Definition } from './messages.js'
 
 /** What the device needs to know of a table. */
@@ -13,10 +14,12 @@ export interface TableDefinition {
   json: ReadonlySet<string>
   /** Whether conflicts are decided by hybrid clocks. */
   byClock: boolean
+  /** Columns that merge. */
+  cells: ReadonlyMap<string, CellKind>
 }
 
 interface Payload {
-  columns?: { name: string; pg_type: unknown; hidden?: boolean }[]
+  columns?: { name: string; pg_type: unknown; hidden?: boolean; crdt?: { kind: CellKind } }[]
   key?: number[]
   conflict?: string
 }
@@ -31,6 +34,7 @@ export function readTable(definition: Definition): TableDefinition | undefined {
     key: key.flatMap((place) => columns[place]?.name ?? []),
     json: new Set(json.map(({ name }) => name)),
     byClock: conflict === 'hlc',
+    cells: new Map(columns.flatMap(({ name, crdt }) => (crdt ? [[name, crdt.kind]] : []))),
   }
 }
 
@@ -51,7 +55,7 @@ export function hashWith(hash: string, definition: Definition, sign: 1 | -1): st
 export const EMPTY_HASH = '0'.repeat(16)
 
 /** FNV-1a, 64 bits, in two halves: the prime is 2^40 + 0x1b3. */
-function fnv1a(bytes: Uint8Array): bigint {
+export function fnv1a(bytes: Uint8Array): bigint {
   let high = 0xcbf29ce4
   let low = 0x84222325
   for (const byte of bytes) {

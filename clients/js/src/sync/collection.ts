@@ -1,5 +1,6 @@
 /** A collection on the device: read, write and watch its documents, with or without a network. */
 
+import { isStateName } from './cells.js'
 import type { Device } from './device.js'
 import type { TableDefinition } from './catalog.js'
 import type { Columns, Operation, SyncValue } from './messages.js'
@@ -42,12 +43,20 @@ export class Writer<T = Columns> {
     })
     if (this.look(keyText(id)) === undefined) return this.emit({ in: this.name, id, insert: columns })
     const rest = Object.fromEntries(Object.entries(columns).filter(([column]) => !keyColumns.includes(column)))
-    if (Object.keys(rest).length > 0) this.emit({ in: this.name, id, set: rest })
+    if (Object.keys(rest).length > 0) this.#set(id, rest)
+  }
+
+  #set(id: SyncValue[], columns: Columns): void {
+    const merging = Object.keys(columns).find((column) => this.device.replica.table(this.name)?.cells.has(column))
+    if (merging !== undefined) {
+      throw new TypeError(`${this.name}.${merging} merges: edit it with sharedText or sharedList of springhead/crdt`)
+    }
+    this.emit({ in: this.name, id, set: columns })
   }
 
   /** Sets columns of a document that is there. */
   patch(id: Id, columns: Values<T>): void {
-    this.emit({ in: this.name, id: [id].flat(), set: this.#wire(columns) })
+    this.#set([id].flat(), this.#wire(columns))
   }
 
   delete(id: Id): void {
@@ -77,6 +86,11 @@ export class Writer<T = Columns> {
   /** Removes elements from array columns. */
   remove(id: Id, elements: { [K in keyof T]?: SyncValue[] }): void {
     this.emit({ in: this.name, id: [id].flat(), remove: elements as Record<string, SyncValue[]> })
+  }
+
+  /** @internal Updates of CRDT columns: see `springhead/crdt`. */
+  merge(id: Id, updates: Record<string, Uint8Array>): void {
+    this.emit({ in: this.name, id: [id].flat(), crdt: updates })
   }
 }
 
@@ -154,6 +168,7 @@ export class Collection<T = Columns> {
 /** A document as the application has it: JSON and arrays are parsed, once the table's definition is known. */
 function fromWire<T>(columns: Columns, table: TableDefinition | undefined): T {
   const document: Record<string, unknown> = { ...columns }
+  for (const name of Object.keys(document)) if (isStateName(name)) delete document[name]
   for (const name of table?.json ?? []) {
     const value = document[name]
     if (typeof value === 'string') document[name] = JSON.parse(value)

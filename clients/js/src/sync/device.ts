@@ -264,7 +264,9 @@ export class Device {
     const look = (name: string, key: string): Columns | undefined => {
       let columns = this.replica.view(name, key)
       for (const operation of operations) {
-        if (operation.in === name && keyText(operation.id) === key) columns = applyOperation(columns, operation)
+        if (operation.in === name && keyText(operation.id) === key) {
+          columns = applyOperation(columns, operation, this.replica.table(name))
+        }
       }
       return columns
     }

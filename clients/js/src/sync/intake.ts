@@ -3,6 +3,7 @@
  * effects are laid over what the device has, and become durable at once.
  */
 
+import { received } from './cells.js'
 import { EMPTY_HASH, hashWith } from './catalog.js'
 import { nowMs } from './clock.js'
 import type { Columns, Delta, DeltaChange, Definition, MutationName, Reject, SnapshotChunk, SyncValue, WireVerdict } from './messages.js'
@@ -85,8 +86,9 @@ export class Intake {
     for (const row of chunk.rows) {
       const id = row.slice(0, chunk.key)
       const before = this.#document(collection, id)
-      const columns: Columns = { ...before?.columns }
-      chunk.columns.forEach((name, at) => (columns[name] = row[at] ?? null))
+      const sent: Columns = {}
+      chunk.columns.forEach((name, at) => (sent[name] = row[at] ?? null))
+      const columns: Columns = { ...before?.columns, ...received(before?.columns, sent) }
       this.#setDocument({ collection, id, columns, shapes: { ...before?.shapes, [chunk.shape]: record.pass } })
     }
     if (chunk.done === undefined) return
@@ -119,7 +121,7 @@ export class Intake {
     const id = change.id ?? []
     const before = this.#document(collection, id)
     if (change.put) {
-      const columns: Columns = { ...before?.columns, ...change.put }
+      const columns: Columns = { ...before?.columns, ...received(before?.columns, change.put) }
       shapes[0]?.key?.forEach((name, at) => (columns[name] ??= id[at] ?? null))
       const held = { ...before?.shapes }
       for (const { shape, pass } of shapes) held[shape.shape] = pass
@@ -128,7 +130,7 @@ export class Intake {
       // A snapshot chunk that is newer than this delta has told already, or will tell.
       return
     } else if (change.set) {
-      this.#setDocument({ ...before, columns: { ...before.columns, ...change.set } })
+      this.#setDocument({ ...before, columns: { ...before.columns, ...received(before.columns, change.set) } })
     } else if (change.delete) {
       this.#overlay.set(keys.document(collection, id), undefined)
     } else if (change.leave) {

@@ -291,7 +291,7 @@ export class Replica {
       if (mutation.inImage) continue
       for (const operation of mutation.operations) {
         if (operation.in === collection && keyText(operation.id) === key) {
-          columns = applyOperation(columns, operation)
+          columns = applyOperation(columns, operation, this.table(collection))
         }
       }
     }

@@ -4,6 +4,7 @@
 
 mod alone;
 mod converge;
+mod crdt;
 mod presence;
 mod served;
 mod support;

@@ -40,6 +40,7 @@ pub(super) fn table(id: u32, name: &str, columns: &[(&str, PgType)], key: &[usiz
         identity: Default::default(),
         generated: None,
         hidden: false,
+        crdt: None,
     });
     let columns: Vec<Column> = columns.collect();
     Arc::new(Table {

@@ -65,10 +65,12 @@ impl ShapeQuery {
                 }
             }
         }
-        let list: Vec<String> = columns.iter().map(|name| quote(name)).collect();
+        let states = states_of(table, &columns);
+        columns.extend(states);
+        let list = select_list(table, &columns);
         // On lines of its own: a comment in it ends there.
         let condition = (shape.condition.as_ref()).map(|condition| format!("(\n{condition}\n)"));
-        let mut sql = format!("SELECT {} FROM {}", list.join(", "), name_of(table));
+        let mut sql = format!("SELECT {list} FROM {}", name_of(table));
         if let Some(condition) = &condition {
             sql.push_str(&format!(" WHERE {condition}"));
         }
@@ -104,14 +106,32 @@ impl ShapeQuery {
                 .collect();
             conditions.push(format!("({})", alternatives.join(" OR ")));
         }
-        let list: Vec<String> = self.columns.iter().map(|name| quote(name)).collect();
-        let mut sql = format!("SELECT {} FROM {}", list.join(", "), name_of(&self.table));
+        let list = select_list(&self.table, &self.columns);
+        let mut sql = format!("SELECT {list} FROM {}", name_of(&self.table));
         if !conditions.is_empty() {
             sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
         }
         sql.push_str(&format!(" ORDER BY {}", key.join(", ")));
         sql
     }
+}
+
+/// The names of the states of those of `columns` that merge: sent beside them, last.
+fn states_of(table: &Table, columns: &[String]) -> Vec<String> {
+    table
+        .crdt_columns()
+        .filter(|merging| columns.contains(&merging.column.name))
+        .map(|merging| merging.state.name.clone())
+        .collect()
+}
+
+/// Qualified, since states have no name alone.
+fn select_list(table: &Table, columns: &[String]) -> String {
+    let of = quote(&table.name.name);
+    let names: Vec<String> = (columns.iter())
+        .map(|name| format!("{of}.{}", quote(name)))
+        .collect();
+    names.join(", ")
 }
 
 /// A shape that is kept for a device.
@@ -121,6 +141,8 @@ pub(crate) struct OpenShape {
     pub columns: Arc<[String]>,
     pub key: usize,
     types: Arc<[PgType]>,
+    /// From here on, columns are the states of CRDT columns.
+    states: usize,
     digest: u64,
     /// Changes up to it are in what the device was sent, but for keys that the snapshot had not to
     /// read again.
@@ -158,6 +180,7 @@ impl OpenShape {
             live,
             columns: Arc::clone(&query.columns),
             key: query.key,
+            states: query.columns.len() - states_of(&query.table, &query.columns).len(),
             types: plan
                 .columns
                 .iter()
@@ -209,11 +232,10 @@ impl OpenShape {
             return None;
         }
         let verb = match entry {
-            Entry::Added { .. } => DeltaVerb::Put(self.values(row, |_| true)),
+            Entry::Added { .. } => DeltaVerb::Put(self.values(row, None)),
             Entry::Removed { .. } => DeltaVerb::Delete,
             Entry::Changed { before, .. } => {
-                let before = before.as_ref();
-                DeltaVerb::Set(self.values(row, |place| row.get(place) != before.get(place)))
+                DeltaVerb::Set(self.values(row, Some(before.as_ref())))
             }
         };
         Some(DeltaChange {
@@ -223,15 +245,29 @@ impl OpenShape {
         })
     }
 
-    fn values(&self, row: RowRef<'_>, wanted: impl Fn(usize) -> bool) -> ColumnValues {
-        let columns = (self.columns.iter().zip(self.types.iter()).enumerate())
+    /// The columns that are not the key's; of a row that the device has as `before`, those that are
+    /// others now.
+    fn values(&self, row: RowRef<'_>, before: Option<RowRef<'_>>) -> ColumnValues {
+        let columns = (self.columns.iter().enumerate())
             .skip(self.key)
-            .filter(|(place, _)| wanted(*place))
-            .map(|(place, (name, pg_type))| {
+            .filter(|(place, _)| before.is_none_or(|before| row.get(*place) != before.get(*place)))
+            .map(|(place, name)| {
                 let value = row.get(place).unwrap_or(ValueRef::Null);
-                (name.clone(), from_storage(pg_type, value))
+                let before = before.and_then(|before| before.get(place));
+                (name.clone(), self.sent(place, before, value))
             });
         ColumnValues(columns.collect())
+    }
+
+    /// A value as it is sent to a device that has `before`; of a CRDT column's edits, what is new.
+    fn sent(&self, place: usize, before: Option<ValueRef<'_>>, value: ValueRef<'_>) -> SyncValue {
+        match value {
+            ValueRef::Blob(state) if place >= self.states => {
+                let before = before.and_then(crate::crdt::state_of);
+                SyncValue::Blob(springhead_crdt::state::difference(before, state))
+            }
+            value => from_storage(&self.types[place], value),
+        }
     }
 
     fn key_of(&self, row: RowRef<'_>) -> Vec<SyncValue> {
@@ -271,10 +307,10 @@ impl OpenShape {
             };
             bytes += chunk.len_bytes();
             for row in chunk.rows() {
-                let values = self.types.iter().zip(row.values());
+                let values = row.values().take(self.types.len()).enumerate();
                 rows.push(
                     values
-                        .map(|(pg_type, value)| from_storage(pg_type, value))
+                        .map(|(place, value)| self.sent(place, None, value))
                         .collect(),
                 );
             }

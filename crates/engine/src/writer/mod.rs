@@ -14,6 +14,7 @@
 
 mod command;
 mod commit;
+mod crdt;
 mod ddl;
 mod dead_letters;
 pub(crate) mod device;
@@ -83,6 +84,10 @@ pub struct Writer {
     may_leave_unfinished: bool,
     /// The statements that run are a mutation's: what is deferred is checked at its end.
     in_mutation: bool,
+    /// Who edits CRDT columns where statements do: nobody else does so under this number.
+    crdt_client: springhead_crdt::Client,
+    /// What updates of CRDT columns have come to, while their statement runs.
+    merged: Option<crdt::Merged>,
     /// Of the commits on their way into the log, by place: those that are devices' mutations.
     made_by: Vec<(usize, MutationId)>,
     /// The state before the open transaction, once it has truncated a table that a live filter is of.
@@ -167,6 +172,8 @@ impl Writer {
             unfinished: None,
             may_leave_unfinished: false,
             in_mutation: false,
+            crdt_client: springhead_crdt::Client::new(0),
+            merged: None,
             made_by: Vec::new(),
             before_truncate: None,
             dead: None,
@@ -177,6 +184,7 @@ impl Writer {
         }
         writer.capture.watched = Arc::clone(&writer.context.watched);
         writer.adopt(&parts.catalog);
+        writer.renew_crdt_client();
         writer.capture.enabled = true;
         writer
     }

@@ -237,6 +237,12 @@ impl Writer {
         };
         let (table, operation) = (&table, &*operation);
         statement::check(table, operation)?;
+        if matches!(operation.verb, Verb::Crdt(_)) {
+            return match self.merge_updates(table, operation, author)? {
+                0 => Err(no_document()),
+                _ => Ok(()),
+            };
+        }
         let statement = match (&operation.verb, statement::simple(table, operation)) {
             (Verb::Set(columns), Some(_)) if table.conflict == Conflict::Hlc => {
                 self.by_clock(table, operation, columns, mutation)?
@@ -246,16 +252,13 @@ impl Writer {
         };
         let affected = self.run_statement(&statement, author)?;
         if affected == 0 && statement.needs_document {
-            return Err(NotDone::Failed(SqlError::new(
-                ErrorCode::NotFound,
-                Violation::NO_DOCUMENT,
-            )));
+            return Err(no_document());
         }
         Ok(())
     }
 
     /// Runs a statement for its author, as any client's; how many rows it met.
-    fn run_statement(
+    pub(super) fn run_statement(
         &mut self,
         statement: &Statement<'_>,
         author: &Arc<Author>,
@@ -565,6 +568,10 @@ fn delta_of(mutation: &Mutation) -> Vec<u8> {
         generation: mutation.generation,
         mutations: vec![mutation.clone()],
     })
+}
+
+fn no_document() -> NotDone {
+    NotDone::Failed(SqlError::new(ErrorCode::NotFound, Violation::NO_DOCUMENT))
 }
 
 /// To the mutation as a whole.

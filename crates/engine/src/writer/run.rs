@@ -87,7 +87,7 @@ impl Writer {
         let limited = limited.then(|| Limited::to(self.config.statement_memory_bytes));
         let result = match &request.plan.kind {
             PlanKind::Write(write) => match &request.rows {
-                None => self.execute_write(write, request),
+                None => self.execute_write(write, request, &mark),
                 Some(rows) => self.execute_rows(write, rows.clone(), request),
             },
             PlanKind::Notify(message) => {
@@ -121,6 +121,7 @@ impl Writer {
         let result = result.and_then(|executed| {
             self.capture.take_messages();
             self.capture.check()?;
+            self.settle_crdt(&mark)?;
             Ok(executed)
         });
         let executed = match result {
@@ -157,17 +158,22 @@ impl Writer {
         }
         self.capture.cut(mark);
         self.undo_restarts(restarts);
-        if self.conn.is_autocommit() || is_ours && !leaves_nothing(request) {
+        if self.conn.is_autocommit() || is_ours && !self.leaves_nothing(request) {
             NotDone::TransactionLost(error)
         } else {
             NotDone::Failed(error)
         }
     }
 
-    fn execute_write(&mut self, write: &Write, request: &Request) -> Result<Executed, Failure> {
+    fn execute_write(
+        &mut self,
+        write: &Write,
+        request: &Request,
+        mark: &Mark,
+    ) -> Result<Executed, Failure> {
         // A statement that fails undoes itself; only what is found wrong after it has succeeded
         // needs a savepoint.
-        if !write.touches_foreign_keys && write.checks.is_empty() {
+        if !write.touches_foreign_keys && write.checks.is_empty() && !self.merges(write) {
             return self.step_write(write, request);
         }
         self.conn
@@ -182,6 +188,7 @@ impl Writer {
             programs::check_rows(&self.conn, write, watched.flatten())?;
             self.check_foreign_keys(!self.in_transaction(), Some(write))?;
             self.capture.check()?;
+            self.settle_crdt(mark)?;
             Ok(executed)
         });
         self.end_savepoint(result)
@@ -408,6 +415,26 @@ impl Writer {
         Ok(Executed::default())
     }
 
+    /// Whether the statement leaves nothing in SQLite when it fails for a reason that is not SQLite's:
+    /// it runs in a savepoint of its own, or changes nothing.
+    fn leaves_nothing(&self, request: &Request) -> bool {
+        match &request.plan.kind {
+            PlanKind::Write(write) => {
+                write.touches_foreign_keys
+                    || !write.checks.is_empty()
+                    || self.merges(write)
+                    || write.verb == WriteVerb::Select
+                    || request.rows.is_some()
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether it writes to a table with CRDT columns.
+    fn merges(&self, write: &Write) -> bool {
+        (self.catalog.table(write.table)).is_some_and(|table| table.has_crdt())
+    }
+
     /// The failure in PostgreSQL's words.
     pub(super) fn describe(&self, failure: Failure) -> SqlError {
         match failure {
@@ -431,20 +458,5 @@ pub fn translate(catalog: &Catalog, error: &rusqlite::Error) -> SqlError {
             springhead_sql::errors::translate(catalog, failure.extended_code, message)
         }
         other => readers::translate_plain(other),
-    }
-}
-
-/// Whether the statement leaves nothing in SQLite when it fails for a reason that is not SQLite's:
-/// it runs in a savepoint of its own, or changes nothing.
-fn leaves_nothing(request: &Request) -> bool {
-    match &request.plan.kind {
-        PlanKind::Write(write) => {
-            write.touches_foreign_keys
-                || !write.checks.is_empty()
-                || write.verb == WriteVerb::Select
-                || request.rows.is_some()
-        }
-        PlanKind::Query(_) => true,
-        _ => true,
     }
 }

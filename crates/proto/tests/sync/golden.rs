@@ -317,6 +317,12 @@ fn verdicts() -> Vec<(&'static str, ServerToDevice)> {
     ]
 }
 
+/// A text that says `milk`, and `oat ` before it: blocks of a CRDT column's state
+/// (`crates/crdt/tests/golden/cells.json`).
+const SEED: &[u8] =
+    b"\x18\0\0\0\x01\x01\xd9\xfd\xea\xf6\xf2\x89\xff\x07\0\x04\x01\x04text\x04milk\0";
+const EDIT: &[u8] = b"\x14\0\0\0\x01\x01\x07\0D\xd9\xfd\xea\xf6\xf2\x89\xff\x07\0\x04oat \0";
+
 fn rows() -> Vec<(&'static str, ServerToDevice)> {
     let change = |verb| DeltaChange {
         shapes: vec![ShapeId(1), ShapeId(2)],
@@ -369,6 +375,25 @@ fn rows() -> Vec<(&'static str, ServerToDevice)> {
                     change(DeltaVerb::Clear),
                 ],
                 more: true,
+            }),
+        ),
+        (
+            "delta_crdt",
+            ServerToDevice::Delta(Delta {
+                cursor: cursor(53),
+                timestamp_ms: None,
+                own: None,
+                changes: vec![
+                    change(DeltaVerb::Put(columns(&[
+                        ("body", "milk".into()),
+                        ("body$crdt", SyncValue::Blob([&[0][..], SEED].concat())),
+                    ]))),
+                    change(DeltaVerb::Set(columns(&[
+                        ("body", "oat milk".into()),
+                        ("body$crdt", SyncValue::Blob([&[1][..], EDIT].concat())),
+                    ]))),
+                ],
+                more: false,
             }),
         ),
         (

@@ -452,5 +452,6 @@ fn column(id: u32, name: &str, pg_type: PgType, not_null: bool) -> Column {
         identity_always: false,
         generated: None,
         hidden: false,
+        crdt: None,
     }
 }

@@ -249,7 +249,7 @@ fn add_column(
     if_not_exists: bool,
 ) -> Result<(), SqlError> {
     let name = fold(&definition.name);
-    if draft.table.column_named(&name).is_some() {
+    if draft.table.columns.iter().any(|column| column.name == name) {
         let message = format!(
             "column \"{name}\" of relation \"{}\" already exists",
             draft.table.name.name
@@ -264,7 +264,12 @@ fn add_column(
     constraint::add_of_column(change, &mut draft.table, definition)?;
     let (_, column) = draft.table.expect_column(&name)?;
     let column = column.clone();
-    draft.fill_new_column(change, &column)
+    draft.fill_new_column(change, &column)?;
+    let state = (column.crdt).and_then(|crdt| draft.table.column_by_id(crdt.state));
+    if let Some(state) = state.map(|(_, state)| state.clone()) {
+        draft.fill_new_column(change, &state)?;
+    }
+    Ok(())
 }
 
 fn drop_column(
@@ -393,7 +398,10 @@ pub(super) fn forget_column(table: &mut Table, id: u32) -> Result<(), SqlError> 
     table.uniques.retain(|unique| !unique.columns.contains(&id));
     table.foreign_keys.retain(|key| !key.columns.contains(&id));
     let key = table.key_ids();
-    table.columns.retain(|column| column.id != id);
+    let state = (before.column_by_id(id)).and_then(|(_, column)| column.crdt);
+    table
+        .columns
+        .retain(|column| column.id != id && state.is_none_or(|crdt| crdt.state != column.id));
     if key.contains(&id) {
         table.key.clear();
         table.key_name = None;
@@ -568,6 +576,7 @@ fn set_type(
 ) -> Result<(), SqlError> {
     let column = draft.table.columns[place].clone();
     let name = &column.name;
+    super::crdt::refuse_other_type(&column, data_type)?;
     let (to, _) = types::column_type(&change.catalog, name, data_type)?;
     if column.generated.is_some() {
         return Err(SqlError::unsupported(format_args!(

@@ -16,7 +16,7 @@ use super::names::{check_owner, choose, fold, join_columns, qualified};
 use super::storage::needs_key_function;
 use super::table::{parent_of, remove_hidden_key};
 use crate::catalog::{
-    Check, Column, ForeignKey, QualifiedName, ReferentialAction, Relation, Table, Unique,
+    Check, Column, CrdtKind, ForeignKey, QualifiedName, ReferentialAction, Relation, Table, Unique,
 };
 use crate::types::PgType;
 
@@ -55,6 +55,28 @@ pub(super) fn add_of_column(
             _ => {}
         }
     }
+    if super::crdt::kind_of(&definition.data_type) == Some(CrdtKind::List) {
+        add_list_check(change, table, &definition.name)?;
+    }
+    Ok(())
+}
+
+/// A list that merges is an array, whoever writes it.
+fn add_list_check(
+    change: &mut Change<'_>,
+    table: &mut Table,
+    column: &Ident,
+) -> Result<(), SqlError> {
+    let name = fold(column);
+    let expression = format!("jsonb_typeof(\"{}\") = 'array'", name.replace('"', "\"\""));
+    let name = choose(&table.name.name, &name, "check", |name| {
+        constraint_is_taken(change, table, name)
+    });
+    table.checks.push(Check {
+        id: change.next_id()?,
+        name,
+        expression,
+    });
     Ok(())
 }
 

@@ -122,6 +122,7 @@ impl Draft {
         if self.table == *self.old && self.sources.is_empty() {
             return Ok(());
         }
+        super::crdt::check_constraints(&self.table)?;
         if self.table.columns != self.old.columns
             || self.table.key_ids() != self.old.key_ids()
             || self.table.name != self.old.name

@@ -25,6 +25,7 @@ mod alter;
 mod change;
 mod comment;
 mod constraint;
+pub(crate) mod crdt;
 mod depend;
 mod domain;
 mod draft;

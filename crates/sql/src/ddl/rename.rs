@@ -118,7 +118,7 @@ pub(super) fn column(
             format!("column \"{from}\" does not exist"),
         )
     })?;
-    if table.column_named(&to).is_some() {
+    if table.columns.iter().any(|column| column.name == to) {
         return Err(SqlError::new(
             ErrorCode::DuplicateColumn,
             format!(
@@ -165,6 +165,11 @@ pub(super) fn column(
             trigger.condition = Some(renamed);
             change.put(Definition::Trigger(trigger));
         }
+    }
+    if let Some(crdt) = draft.table.columns[place].crdt
+        && let Some((state, _)) = draft.table.column_by_id(crdt.state)
+    {
+        draft.table.columns[state].name = super::crdt::state_name(&to);
     }
     draft.table.columns[place].name = to;
     draft.write(change)

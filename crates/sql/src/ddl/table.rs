@@ -75,6 +75,7 @@ pub(super) fn put_new(change: &mut Change<'_>, mut table: Table) -> Result<(), S
             format!("tables can have at most {MAX_COLUMNS} columns"),
         ));
     }
+    super::crdt::check_constraints(&table)?;
     add_hidden_key(&mut table);
     table.since_catalog = change.next_version();
     change.put_table(table.clone());
@@ -135,6 +136,7 @@ pub(super) fn plain_column(id: u32, name: String, pg_type: PgType) -> Column {
         identity_always: false,
         generated: None,
         hidden: false,
+        crdt: None,
     }
 }
 
@@ -261,6 +263,10 @@ fn copy(
             let place = table.columns.len() - 1;
             make_identity(change, table, place, column.identity_always, &[])?;
         }
+        if let Some(crdt) = column.crdt {
+            let place = table.columns.len() - 1;
+            super::crdt::add_state(table, place, crdt.kind, &column.name)?;
+        }
     }
     if like.constraints {
         for check in &source.checks {
@@ -346,19 +352,22 @@ pub(super) fn add_columns(
     let mut serial = Vec::with_capacity(definitions.len());
     for definition in definitions {
         let name = fold(&definition.name);
-        if table.column_named(&name).is_some() {
+        if table.columns.iter().any(|column| column.name == name) {
             return Err(SqlError::new(
                 ErrorCode::DuplicateColumn,
                 format!("column \"{name}\" specified more than once"),
             ));
         }
-        let (pg_type, is_serial) =
-            types::column_type(&change.catalog, &name, &definition.data_type)?;
+        let (pg_type, is_serial) = match super::crdt::kind_of(&definition.data_type) {
+            Some(kind) => (kind.pg_type(), false),
+            None => types::column_type(&change.catalog, &name, &definition.data_type)?,
+        };
         serial.push(is_serial);
         let column = plain_column(table.next_column_id, name, pg_type);
         table.next_column_id += 1;
         table.columns.push(column);
     }
+    super::crdt::add_states(table, first, definitions)?;
     for ((index, definition), is_serial) in definitions.iter().enumerate().zip(serial) {
         set_options(change, table, first + index, definition, is_serial)?;
     }

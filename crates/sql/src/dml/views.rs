@@ -46,6 +46,7 @@ pub(crate) fn as_table(view: &View) -> Arc<Table> {
             identity_always: false,
             generated: None,
             hidden: false,
+            crdt: None,
         })
         .collect();
     Arc::new(Table {

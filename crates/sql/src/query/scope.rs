@@ -7,6 +7,7 @@ use springhead_proto::{CollectionId, ErrorCode, SqlError};
 use sqlparser::ast::Ident;
 use sqlparser::tokenizer::Location;
 
+use crate::catalog::Column;
 use crate::types::PgType;
 
 use super::Analyzer;
@@ -293,7 +294,8 @@ impl Analyzer<'_> {
                 let hidden = relation
                     .table_oid
                     .filter(|_| name == "tableoid")
-                    .map(table_oid_column);
+                    .map(table_oid_column)
+                    .or_else(|| self.crdt_state(relation, &name));
                 let Some(column) = relation
                     .columns
                     .iter()
@@ -328,6 +330,32 @@ impl Analyzer<'_> {
                 Err(self.at(error, place))
             }
         }
+    }
+
+    /// The state of a table's CRDT column, which `*` does not show: `t."name$crdt"`, for whoever may
+    /// read the column.
+    fn crdt_state(&self, relation: &Relation, name: &str) -> Option<ScopeColumn> {
+        let shown = name.strip_suffix(Column::CRDT_STATE)?;
+        relation.table_oid?;
+        let column = relation
+            .columns
+            .iter()
+            .find(|column| column.name == shown)?;
+        let (table, id) = column.origin?;
+        let table = self.catalog.table(table)?;
+        let (_, found) = table.column_by_id(id)?;
+        let (_, state) = table.column_by_id(found.crdt?.state)?;
+        let of_relation = column
+            .sql
+            .strip_suffix(&format!("\"{}\"", found.storage_name()))?;
+        Some(ScopeColumn {
+            name: name.to_owned(),
+            sql: format!("{of_relation}\"{}\"", state.storage_name()),
+            ty: PgType::Bytea,
+            nullable: true,
+            origin: None,
+            used: column.used.clone(),
+        })
     }
 
     /// Notes where a grouped query uses a column that it is not grouped by.

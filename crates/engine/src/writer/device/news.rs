@@ -15,7 +15,7 @@ use std::sync::Arc;
 use springhead_log::failpoint;
 use springhead_proto::sync::{
     CatalogVersion, Delta, DeltaVerb, Generation, Mutation, MutationId, Operation, ProducerId, Seq,
-    Shape, ShapeId, SnapshotChunk, Verdict,
+    Shape, ShapeId, SnapshotChunk, SyncValue, Verb, Verdict,
 };
 use springhead_proto::{CollectionId, Cursor, ErrorCode, Lsn, SqlError};
 use springhead_sql::catalog::Table;
@@ -43,6 +43,16 @@ impl Writer {
                 after,
                 instead_of,
             } => self.write_local(request, operations, after, *instead_of),
+            DeviceWork::Edit {
+                collection,
+                id,
+                column,
+                edits,
+            } => self.edit_local(
+                request,
+                (collection.as_str(), id.as_slice(), column.as_str()),
+                edits,
+            ),
             DeviceWork::News(news) => self.take_news(news, &request.author),
         };
         self.capture.note(Noting::Local);
@@ -75,6 +85,7 @@ impl Writer {
                     .with_hint("write to it with SQL"),
                 ));
             }
+            expect_no_replacement(table, operation)?;
         }
         self.capture.note(Noting::Replay);
         self.apply_operations(operations, &request.author)
@@ -87,6 +98,25 @@ impl Writer {
                 None => Ok(()),
             });
         kept.map_err(|fault| self.undone(fault))
+    }
+
+    /// An edit of a CRDT column of the application's own.
+    fn edit_local(
+        &mut self,
+        request: &DeviceTask,
+        (collection, id, column): (&str, &[SyncValue], &str),
+        edits: &[springhead_crdt::Edit],
+    ) -> Result<(), NotDone> {
+        let update = self.crdt_update(collection, id, column, edits)?;
+        if springhead_crdt::is_nothing(&update) {
+            return Ok(());
+        }
+        let operation = Operation {
+            collection: collection.to_owned(),
+            id: id.to_vec(),
+            verb: Verb::Crdt(vec![(column.to_owned(), update)]),
+        };
+        self.write_local(request, &[operation], &[], None)
     }
 
     /// Applies operations of this device, as any client's: constraints and triggers are in force.
@@ -430,6 +460,8 @@ impl Writer {
                 let now_us = self.device_now_us();
                 store::add_rejection(&self.conn, id, &body, rejection, now_us)?;
                 store::remove_pending(&self.conn, row)?;
+                // Its edits are taken back, and their numbers are not used again.
+                self.renew_crdt_client();
             }
             Verdict::Retry { .. } | Verdict::Gap { .. } | Verdict::Fenced => {}
         }
@@ -493,12 +525,40 @@ impl Writer {
                 Err(Unapplied::NotDone(NotDone::Failed(error))) => Some(error.message.clone()),
                 Err(Unapplied::NotDone(worse)) => return Err(worse),
             };
+            if note.is_some() {
+                // Its edits may yet come to be, under numbers that are free here now.
+                self.renew_crdt_client();
+            }
             let kept = self.keep_images();
             self.capture.note(Noting::Nothing);
             kept.and_then(|()| Ok(store::set_note(&self.conn, pending.id, note.as_deref())?))
                 .map_err(|fault| self.undone(fault))?;
         }
         Ok(())
+    }
+}
+
+/// A replacement of a CRDT column is an edit, which later edits rest on: it is made by UPDATE.
+///
+/// # Errors
+/// 0A000 for an operation that sets one.
+fn expect_no_replacement(table: &Table, operation: &Operation) -> Result<(), SqlError> {
+    let Verb::Set(columns) = &operation.verb else {
+        return Ok(());
+    };
+    match table
+        .crdt_columns()
+        .find(|merging| columns.get(&merging.column.name).is_some())
+    {
+        None => Ok(()),
+        Some(merging) => Err(SqlError::new(
+            ErrorCode::FeatureNotSupported,
+            format!(
+                "\"{}\" merges, and is not set by an operation",
+                merging.column.name
+            ),
+        )
+        .with_hint("edit it, or UPDATE it with SQL")),
     }
 }
 

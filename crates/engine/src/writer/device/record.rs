@@ -7,7 +7,9 @@
 use springhead_proto::sync::{
     CatalogVersion, ColumnValues, Hlc, Mutation, MutationId, Operation, Seq, SyncValue, Verb,
 };
-use springhead_proto::{ChangeKind, ChangeRef, Cursor, ErrorCode, Lsn, RowRef, SqlError, ValueRef};
+use springhead_proto::{
+    ChangeKind, ChangeRef, Cursor, ErrorCode, Lsn, RowRef, SqlError, Value, ValueRef,
+};
 use springhead_sql::catalog::Table;
 
 use super::rows::{Fault, key_of_row};
@@ -52,7 +54,7 @@ impl Writer {
                 store::keep_image(&self.conn, change.collection, &key, before.as_deref())?;
             }
             if direct != 0 {
-                operations.extend(operation(table, &change));
+                operations.extend(operations_of(table, &change)?);
             }
         }
         Ok(operations)
@@ -140,34 +142,72 @@ fn encode(row: RowRef<'_>) -> Vec<u8> {
         .to_vec()
 }
 
-/// What a statement did to one row. `None` if it changed nothing that others see.
-fn operation(table: &Table, change: &ChangeRef<'_>) -> Option<Operation> {
-    let verb = match change.kind {
-        ChangeKind::Insert => Verb::Insert(inserted(table, change.after?)),
-        ChangeKind::Update => {
-            let changed = changed(table, change.before?, change.after?);
-            if changed.0.is_empty() {
-                return None;
+/// What a statement did to one row; nothing if it changed nothing that others see. Edits of CRDT
+/// columns are an operation of their own.
+fn operations_of(table: &Table, change: &ChangeRef<'_>) -> Result<Vec<Operation>, SqlError> {
+    let mut verbs = Vec::new();
+    match (change.kind, change.before, change.after) {
+        (ChangeKind::Insert, _, Some(after)) => verbs.push(Verb::Insert(inserted(table, after))),
+        (ChangeKind::Update, Some(before), Some(after)) => {
+            let updates = edited(table, before, after)?;
+            let mut set = changed(table, before, after);
+            let is_edited = |name: &str| updates.iter().any(|(edited, _)| edited == name);
+            set.0.retain(|(name, _)| !is_edited(name));
+            if !set.0.is_empty() {
+                verbs.push(Verb::Set(set));
             }
-            Verb::Set(changed)
+            if !updates.is_empty() {
+                verbs.push(Verb::Crdt(updates));
+            }
         }
-        ChangeKind::Delete => Verb::Delete,
-        _ => return None,
+        (ChangeKind::Delete, ..) => verbs.push(Verb::Delete),
+        _ => {}
+    }
+    let Some(row) = change.before.or(change.after) else {
+        return Ok(Vec::new());
     };
-    let row = change.before.or(change.after)?;
-    let id = table
-        .key
-        .iter()
+    let id: Vec<SyncValue> = (table.key.iter())
         .map(|&place| {
             let value = row.get(place).unwrap_or(ValueRef::Null);
             from_storage(&table.columns[place].pg_type, value)
         })
         .collect();
-    Some(Operation {
+    let operation = |verb| Operation {
         collection: crate::cdc::collection_name(&table.name),
-        id,
+        id: id.clone(),
         verb,
-    })
+    };
+    Ok(verbs.into_iter().map(operation).collect())
+}
+
+/// The updates that say how CRDT columns have been edited. One that is NULL now has not been edited,
+/// but set.
+fn edited(
+    table: &Table,
+    before: RowRef<'_>,
+    after: RowRef<'_>,
+) -> Result<Vec<(String, Vec<u8>)>, SqlError> {
+    let mut updates = Vec::new();
+    for column in table.crdt_columns() {
+        let value = |row: RowRef<'_>, place: usize| row.get(place).map(|value| value.to_owned());
+        let now = value(after, column.state_place);
+        let Some(Value::Blob(now)) =
+            now.filter(|now| Some(now) != value(before, column.state_place).as_ref())
+        else {
+            continue;
+        };
+        let was = value(before, column.state_place);
+        let shown = before.get(column.place).unwrap_or(ValueRef::Null);
+        let shown = crate::crdt::content_of(&column, shown)?;
+        let was = was
+            .as_ref()
+            .and_then(|was| crate::crdt::state_of(was.as_ref()));
+        let kind = crate::crdt::kind_of(column.kind);
+        let update = springhead_crdt::update_between(kind, (was, shown.as_ref()), &now)
+            .map_err(|error| crate::crdt::sql_error(&error, &column.column.name))?;
+        updates.push((column.column.name.clone(), update));
+    }
+    Ok(updates)
 }
 
 /// The columns that others see and that are not computed, but for the key's.

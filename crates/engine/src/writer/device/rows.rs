@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use rusqlite::types::ToSqlOutput;
 use springhead_proto::sync::{ColumnValues, SyncValue};
 use springhead_proto::{Row, RowRef, SqlError, Value, ValueRef};
-use springhead_sql::catalog::Table;
+use springhead_sql::catalog::{CrdtColumn, Table};
 
 use crate::apply::RowStatements;
 use crate::functions::to_sqlite;
@@ -115,6 +115,11 @@ pub(crate) fn put_columns(
     let mut names = Vec::new();
     let mut values = Vec::new();
     for (name, value) in &columns.0 {
+        if let Some(merging) = (table.crdt_columns()).find(|merging| merging.state.name == *name) {
+            names.push(merging.state.storage_name());
+            values.push(received_state(conn, table, key, &merging, value)?);
+            continue;
+        }
         // A column that is not known here comes with its definition.
         let Some((place, column)) = table.column_named(name) else {
             continue;
@@ -159,6 +164,43 @@ pub(crate) fn put_columns(
     );
     execute(conn, &sql, key.values().chain(own()))?;
     Ok(true)
+}
+
+/// The edits of a CRDT column with what has come of them.
+///
+/// # Errors
+/// Bytes that are none, or what SQLite says.
+fn received_state(
+    conn: &Connection,
+    table: &Table,
+    key: RowRef<'_>,
+    merging: &CrdtColumn<'_>,
+    sent: &SyncValue,
+) -> Result<Value, Fault> {
+    let sent: &[u8] = match sent {
+        SyncValue::Null => return Ok(Value::Null),
+        SyncValue::Blob(sent) => sent,
+        _ => &[],
+    };
+    let key_names: Vec<String> = table.key_columns().map(|c| c.storage_name()).collect();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {}",
+        merging.state.storage_name(),
+        table.storage_name(),
+        numbered(&key_names, 1, " AND ")
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    for (index, value) in key.values().enumerate() {
+        statement.raw_bind_parameter(index + 1, ToSqlOutput::Borrowed(to_sqlite(value)))?;
+    }
+    let mut rows = statement.raw_query();
+    let before = match rows.next()? {
+        Some(row) => row.get::<_, Option<Vec<u8>>>(0)?,
+        None => None,
+    };
+    let state = springhead_crdt::state::received(before.as_deref(), sent)
+        .map_err(|error| crate::crdt::sql_error(&error, &merging.column.name))?;
+    Ok(Value::Blob(state))
 }
 
 fn numbered(names: &[String], first: usize, separator: &str) -> String {

@@ -1,5 +1,6 @@
 //! Device sync, as a device sees it: sessions without sockets over a whole engine.
 
+mod crdt;
 mod decide;
 mod definitions;
 mod device;
