@@ -11,6 +11,7 @@
 pub mod book;
 pub mod checker;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod fixture;
@@ -22,6 +23,7 @@ pub mod postgres;
 pub mod process;
 pub mod rng;
 pub mod scenario;
+pub mod small_disk;
 pub mod world;
 
 /// Every failpoint of the server, each once: read from the sources, so that none is forgotten.

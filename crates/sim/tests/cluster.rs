@@ -18,6 +18,10 @@ fn g11_two_data_nodes_and_a_witness_lose_nothing_acknowledged() {
         all.acknowledged += report.acknowledged;
         all.primaries += report.primaries;
         all.power_cuts += report.power_cuts;
+        all.kills += report.kills;
+        all.stops += report.stops;
+        all.clock_jumps += report.clock_jumps;
+        all.full_disks += report.full_disks;
         all.truncations += report.truncations;
         all.copies += report.copies;
         all.alone += report.alone;

@@ -1,6 +1,6 @@
 //! Who may write: the protocol of epochs and votes between data nodes (two, mostly) and a witness, as a
 //! state machine without IO, clock or randomness. `server` feeds it messages and does what it says; the model
-//! check (`tests/vote_model.rs`) and the simulation feed it everything that can happen.
+//! check (`tests/vote_model`) and the simulation feed it everything that can happen.
 //!
 //! It lives beside the log because what it decides is the log's: a ballot is an epoch's number, a
 //! promotion is [`Log::begin_epoch`](crate::Log::begin_epoch), and what a voter promises must be as
@@ -28,10 +28,17 @@
 //! 4. The witness has no log. It keeps durably who is *in sync*: who has everything that was
 //!    acknowledged. A primary that wants to go on without the other data node first has the witness
 //!    write that down, and the witness refuses candidates that are not in sync. A node is added only
-//!    when it has everything, and is waited for before it is added.
+//!    when it has everything, what the primary's log had at its election included, and is waited for
+//!    before it is added.
 //!
 //! A node that campaigned in vain has promised a ballot above its primary's, and can follow it no more.
-//! The primary, once it hears of that, has itself elected anew with a higher one ([`Voter::renew`]).
+//! The primary, once that node asks for frames, has itself elected anew with a higher one
+//! ([`Voter::saw`], [`Voter::renew`]). A primary that was deposed by the witness's vote alone hears it
+//! from the witness, when it misses its follower and asks to go on alone: it steps down and follows.
+//!
+//! For elections to end, the caller draws how long it waits for a primary anew before each campaign, by
+//! chance from between one and two times its patience, and begins to wait anew with each frame and with
+//! each vote that it grants ([`Output::grants`]).
 //!
 //! With rule 4 a commit acknowledged in synchronous mode survives any one loss: either both data nodes
 //! have it, or the only one that has it is the only one that can be promoted. Source of the idea:
@@ -206,7 +213,8 @@ impl Durable {
 pub enum Message {
     /// A candidate asks for a promise.
     RequestVote { ballot: Ballot, position: Position },
-    /// `promised` is the voter's highest, so that a refused candidate can catch up with it.
+    /// `promised` is the voter's highest, so that a refused candidate can catch up with it. The witness
+    /// also says so to a primary of a lower ballot that has it write something down.
     Vote {
         ballot: Ballot,
         granted: bool,
@@ -259,6 +267,20 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// Whether it grants a vote: who does so waits for the candidate before it campaigns itself.
+    #[must_use]
+    pub fn grants(&self) -> bool {
+        matches!(
+            self,
+            Output::Send {
+                message: Message::Vote { granted: true, .. },
+                ..
+            }
+        )
+    }
+}
+
 /// What a voter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -280,8 +302,8 @@ pub struct Primary {
     pending: Option<(u32, Members)>,
     /// Who is in sync by the witness's last word to this primary.
     confirmed: Option<Members>,
-    /// The highest ballot that it knows to be promised by someone whom it could not vote for: nobody
-    /// who promised that can follow it before it has a higher one.
+    /// The highest ballot that the other data node is known to have promised: it cannot follow before
+    /// this primary has a higher one.
     seen: Ballot,
     /// How many changes it has asked for.
     changes: u32,
@@ -298,6 +320,19 @@ impl Primary {
     #[must_use]
     pub fn required(&self) -> Members {
         self.required
+    }
+
+    /// Up to where a data node is known to have its log flushed.
+    #[must_use]
+    pub fn flushed(&self, node: NodeId) -> Lsn {
+        let flushed = self.flushed.get(usize::from(node.0));
+        flushed.copied().unwrap_or(Lsn::ZERO)
+    }
+
+    /// How many changes of who is in sync it has asked for.
+    #[must_use]
+    pub fn changes(&self) -> u32 {
+        self.changes
     }
 
     /// Up to where commits have been acknowledged.

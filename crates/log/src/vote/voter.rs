@@ -9,12 +9,16 @@ use super::{
 /// Rules that a test leaves out to see that the check finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Omitted {
+    /// Rule 1: a ballot is promised to whoever asks.
+    pub promise_once: bool,
     /// Rule 2.
     pub compare_positions: bool,
     /// Rule 3.
     pub fence_acknowledgements: bool,
     /// The second half of rule 4.
     pub check_in_sync: bool,
+    /// Of rule 4, that what a primary's log had when it was elected counts as acknowledged.
+    pub count_begun: bool,
 }
 
 /// One voter; see the module's text.
@@ -134,7 +138,8 @@ impl Voter {
         own: Position,
     ) -> Vec<Output> {
         let again = ballot == self.durable.promised && self.durable.voted_for == Some(from);
-        let newer = ballot > self.durable.promised;
+        let newer = ballot > self.durable.promised
+            || self.omitted.promise_once && ballot == self.durable.promised;
         let may_lead = if self.is_witness() {
             self.omitted.check_in_sync || self.durable.in_sync.contains(from)
         } else {
@@ -144,9 +149,9 @@ impl Voter {
         let mut outputs = Vec::new();
         if granted && newer {
             outputs = self.promise(ballot, Some(from));
-        } else {
-            self.saw(ballot);
         }
+        // A primary that refuses does not campaign against the candidate: that one may have won by the
+        // witness's vote, and two primaries that answer each other's campaigns with their own never end.
         outputs.push(Output::Send {
             to: from,
             message: Message::Vote {
@@ -158,7 +163,7 @@ impl Voter {
         outputs
     }
 
-    /// A primary hears that somebody has promised `ballot`.
+    /// A follower has asked this primary for frames, having promised `ballot`.
     pub fn saw(&mut self, ballot: Ballot) {
         if let Role::Primary(primary) = &mut self.role {
             primary.seen = primary.seen.max(ballot);
@@ -201,7 +206,13 @@ impl Voter {
         position: Position,
     ) -> Vec<Output> {
         if promised > self.durable.promised {
-            // Somebody is ahead: the next campaign must be, too.
+            let is_primary = matches!(self.role, Role::Primary(_));
+            if is_primary && from != self.witness() {
+                // It cannot follow before this primary has a higher ballot.
+                self.saw(promised);
+                return Vec::new();
+            }
+            // Somebody is ahead, and may lead by the witness's vote: the next campaign must be, too.
             return self.promise(promised, None);
         }
         let Role::Candidate { votes } = self.role else {
@@ -276,7 +287,9 @@ impl Voter {
         vec![Output::Persist(self.durable)]
     }
 
-    /// A follower has flushed everything that its primary has announced to be durable.
+    /// A follower has flushed everything that its primary has announced to be durable, in answer to a
+    /// question that was asked after [`Voter::forget_log`]: an older announcement may be of less than
+    /// what this node has acknowledged since.
     pub fn caught_up(&mut self) -> Vec<Output> {
         if self.durable.may_lead {
             return Vec::new();
@@ -331,6 +344,12 @@ impl Voter {
     /// without it before the witness has it in writing.
     pub fn go_on_alone(&mut self) -> Vec<Output> {
         let own = Members::of([self.id]);
+        if let Role::Primary(primary) = &self.role
+            && primary.pending.is_some_and(|(_, members)| members == own)
+        {
+            // The same wish under a new number would not hear that the last one is granted.
+            return self.remind();
+        }
         self.change_in_sync(own)
     }
 
@@ -382,11 +401,14 @@ impl Voter {
             return vec![Output::Send { to, message }];
         }
         let required = primary.required;
+        let needed = if self.omitted.count_begun {
+            primary.acknowledged
+        } else {
+            primary.acknowledged.max(primary.begun)
+        };
         let have_all = (0..self.data_nodes)
             .filter(|node| required.contains(NodeId(*node)))
-            .all(|node| {
-                primary.flushed[usize::from(node)] >= primary.acknowledged.max(primary.begun)
-            });
+            .all(|node| primary.flushed[usize::from(node)] >= needed);
         if primary.confirmed == Some(required) || !have_all {
             return Vec::new();
         }
@@ -418,8 +440,19 @@ impl Voter {
         members: Members,
     ) -> Vec<Output> {
         let late = (ballot, change) < (self.durable.in_sync_ballot, self.durable.in_sync_change);
-        if !self.is_witness() || ballot < self.durable.promised || late {
+        if !self.is_witness() || late && ballot >= self.durable.promised {
             return Vec::new();
+        }
+        if ballot < self.durable.promised {
+            // A primary that does not know that its time is over hears it here.
+            return vec![Output::Send {
+                to: from,
+                message: Message::Vote {
+                    ballot,
+                    granted: false,
+                    promised: self.durable.promised,
+                },
+            }];
         }
         if ballot > self.durable.promised {
             self.durable.promised = ballot;

@@ -7,26 +7,32 @@
 //!                     clients append at whoever is primary ─► acknowledged?  ─► checked
 //! ```
 //!
-//! What can happen: power cuts of any node at any call of its disk, restarts, links cut one way or both
-//! and healed, messages lost, doubled and out of order, campaigns at bad moments. What must hold (G11):
-//! a primary's log has everything that any earlier one acknowledged, no ballot has two primaries, and
-//! once all is well again both logs are the same and have every acknowledged commit once.
+//! What can happen: power cuts of any node at any call of its disk, kills, restarts, links cut one way or
+//! both, flapping and healed, messages lost, doubled and out of order, processes stopped past every
+//! timeout, clocks that jump by days, full disks, campaigns at bad moments. What must hold (G11): a
+//! primary's log has everything that any earlier one acknowledged, no ballot has two primaries, and once
+//! all is well again the nodes become quiet, and both logs are the same and have every acknowledged
+//! commit once.
 
 mod copying;
+mod faults;
 
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use springhead_log::conformance::commit_of;
 use springhead_log::disk::Disk as _;
-use springhead_log::segment::{Identity, SegmentConfig, SegmentLog, load_vote, store_vote};
-use springhead_log::vote::{Ballot, Durable, Message, NodeId, Output, Position, Role, Voter};
-use springhead_log::{EpochRecord, Log, ManualClock, NoProgress, RawItem, RawLog, RawPosition};
+use springhead_log::segment::{Identity, SegmentConfig, SegmentLog, store_vote};
+use springhead_log::vote::{Ballot, Message, NodeId, Output, Position, Role, Voter};
+use springhead_log::{
+    AppendError, EpochRecord, Log, ManualClock, NoProgress, RawItem, RawLog, RawPosition,
+};
 use springhead_proto::{Epoch, Lsn};
 
-use self::copying::{commits_of, open_follower, position_of};
-use crate::disk::{Faults, SimDisk};
+use self::copying::{commits_of, position_of};
+use crate::disk::SimDisk;
 use crate::rng::Rng;
 
 const DIR: &str = "/log";
@@ -46,6 +52,12 @@ pub struct Report {
     pub acknowledged: usize,
     pub primaries: usize,
     pub power_cuts: u64,
+    /// Processes killed, or ended by themselves since they could not write down what they had to.
+    pub kills: u64,
+    /// Processes stopped for a while.
+    pub stops: u64,
+    pub clock_jumps: u64,
+    pub full_disks: u64,
     pub truncations: u64,
     /// Logs made anew from the primary's.
     pub copies: u64,
@@ -54,18 +66,21 @@ pub struct Report {
     pub trace: u64,
 }
 
-/// What goes over the network.
+/// What goes over the network. `asking` is the follower's connection, as it were: an answer to what it
+/// asked before it was started, or its log was changed, is not heard.
 #[derive(Debug, Clone)]
 enum Wire {
     Vote(Message),
     /// A follower's place, and what it has flushed there; `ends`, now and then, where its log might be
     /// cut.
     Fetch {
+        asking: u64,
         ballot: Ballot,
         at: RawPosition,
         ends: Option<Vec<RawPosition>>,
     },
     Frames {
+        asking: u64,
         ballot: Ballot,
         at: RawPosition,
         items: Vec<RawItem>,
@@ -73,12 +88,14 @@ enum Wire {
     },
     /// The follower's log is no beginning of this one's: cut it here, or begin anew.
     Cut {
+        asking: u64,
         ballot: Ballot,
         /// Where the follower stood when it asked: it may have gone on since.
         at: RawPosition,
         after: Lsn,
     },
     Copy {
+        asking: u64,
         ballot: Ballot,
         at: RawPosition,
         epochs: Vec<EpochRecord>,
@@ -86,21 +103,36 @@ enum Wire {
     },
 }
 
-impl Wire {
-    /// Without the bytes of frames.
-    fn in_short(&self) -> String {
+/// In short: without the bytes of frames.
+impl fmt::Display for Wire {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wire::Vote(message) => format!("{message:?}"),
-            Wire::Fetch { ballot, at, .. } => format!("fetch {ballot:?} {at:?}"),
+            Wire::Vote(message) => write!(out, "{message:?}"),
+            Wire::Fetch { ballot, at, .. } => write!(out, "fetch {ballot:?} {at:?}"),
             Wire::Frames {
                 ballot,
                 at,
                 items,
                 durable,
-            } => format!("frames {ballot:?} {at:?} {} {durable}", items.len()),
-            Wire::Cut { ballot, at, after } => format!("cut {ballot:?} {at:?} {after}"),
-            Wire::Copy { ballot, at, .. } => format!("copy {ballot:?} {at:?}"),
+                ..
+            } => write!(out, "frames {ballot:?} {at:?} {} {durable}", items.len()),
+            Wire::Cut {
+                ballot, at, after, ..
+            } => write!(out, "cut {ballot:?} {at:?} {after}"),
+            Wire::Copy { ballot, at, .. } => write!(out, "copy {ballot:?} {at:?}"),
         }
+    }
+}
+
+/// FNV-1a of all that happened.
+struct Trace(u64);
+
+impl fmt::Write for Trace {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Ok(())
     }
 }
 
@@ -111,6 +143,20 @@ enum Event {
     Write,
     Fault,
     Restart(NodeId),
+    /// A link changes between carrying all and nothing, and does so that many times more.
+    Flap(NodeId, NodeId, u64),
+    /// A disk has room again.
+    Room(NodeId),
+}
+
+impl Event {
+    /// The node whose process has to do something for it.
+    fn for_process(&self) -> Option<NodeId> {
+        match self {
+            Event::Deliver(_, id, _) | Event::Poll(id) => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 struct Scheduled {
@@ -147,6 +193,10 @@ struct Node {
     clock: Arc<ManualClock>,
     /// `None` while it is down.
     running: Option<Running>,
+    /// Its process is stopped until then; what comes for it waits.
+    stopped_until_ms: u64,
+    /// Its disk has little room left, or none.
+    full: bool,
 }
 
 struct Running {
@@ -155,7 +205,10 @@ struct Running {
     log: Option<SegmentLog>,
     /// When it last heard of a primary; a primary: of its follower.
     heard_ms: u64,
+    /// Drawn anew before each campaign.
     patience_ms: u64,
+    /// What it asks its primary in; see [`Wire`].
+    asking: u64,
     /// Commits that a client waits for, by their last LSN.
     waiting: BTreeMap<Lsn, String>,
 }
@@ -171,6 +224,7 @@ pub struct Cluster {
     cut: Vec<(NodeId, NodeId)>,
     faults: bool,
     next_label: u64,
+    last_asking: u64,
     /// What clients were told, with the last LSN.
     acknowledged: BTreeMap<String, Lsn>,
     primaries: BTreeMap<Ballot, NodeId>,
@@ -211,6 +265,8 @@ impl Cluster {
                 disk,
                 clock,
                 running: None,
+                stopped_until_ms: 0,
+                full: false,
             };
             if id < 2 {
                 let config = SegmentConfig {
@@ -236,6 +292,7 @@ impl Cluster {
             cut: Vec::new(),
             faults: true,
             next_label: 0,
+            last_asking: 0,
             acknowledged: BTreeMap::new(),
             primaries: BTreeMap::new(),
             report: Report::default(),
@@ -264,11 +321,7 @@ impl Cluster {
     /// If G11 is broken; says the seed.
     pub fn run(mut self, ms: u64) -> Report {
         self.run_until(ms);
-        self.faults = false;
-        self.cut.clear();
-        for id in 0..3 {
-            self.nodes[id].disk.set_faults(Faults::default());
-        }
+        self.end_faults();
         let end = self.now_ms + 20_000;
         while self.now_ms < end {
             let to = self.now_ms + 500;
@@ -315,9 +368,10 @@ impl Cluster {
     fn is_settled(&self) -> bool {
         let end = |id: usize| {
             let running = self.nodes[id].running.as_ref()?;
-            let log = running.log.as_ref()?;
+            let log = running.log.as_ref()?.identity();
+            // A history that ended before it had a segment is known to whoever began it alone.
             Some((
-                log.identity(),
+                (log.written, log.durable, log.epochs.last().copied()),
                 matches!(running.voter.role(), Role::Primary(_)),
             ))
         };
@@ -330,17 +384,24 @@ impl Cluster {
     }
 
     fn trace(&mut self, event: &Event) {
-        let what = match event {
-            Event::Deliver(from, to, wire) => format!("{from:?} {to:?} {}", wire.in_short()),
-            other => format!("{other:?}"),
-        };
-        for byte in format!("{} {what}", self.now_ms).bytes() {
-            self.report.trace =
-                (self.report.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut trace = Trace(self.report.trace);
+        let now_ms = self.now_ms;
+        match event {
+            Event::Deliver(from, to, wire) => write!(trace, "{now_ms} {from:?} {to:?} {wire}"),
+            other => write!(trace, "{now_ms} {other:?}"),
         }
+        .expect("it takes everything");
+        self.report.trace = trace.0;
     }
 
     fn happen(&mut self, event: Event) {
+        if let Some(id) = event.for_process() {
+            let until_ms = self.nodes[usize::from(id.0)].stopped_until_ms;
+            if until_ms > self.now_ms {
+                self.schedule(until_ms - self.now_ms, event);
+                return;
+            }
+        }
         match event {
             Event::Deliver(from, to, wire) => {
                 if !self.cut.contains(&(from, to)) {
@@ -364,87 +425,10 @@ impl Cluster {
             }
             Event::Fault => {}
             Event::Restart(id) => self.start(id),
+            Event::Flap(from, to, left) => self.flap(from, to, left),
+            Event::Room(id) => self.make_room(id),
         }
         self.notice_power_cuts();
-    }
-
-    /// Something goes wrong, or well again.
-    fn fault(&mut self) {
-        let id = NodeId(u8::try_from(self.random.below(3)).expect("small"));
-        let other = NodeId((id.0 + 1 + u8::try_from(self.random.below(2)).expect("small")) % 3);
-        match self.random.below(8) {
-            0 | 1 => {
-                // Somewhere within what it does next, or at once.
-                let call = 1 + self.random.below(40);
-                let faults = Faults {
-                    power_off_at: Some(call),
-                    ..Faults::default()
-                };
-                self.nodes[usize::from(id.0)].disk.set_faults(faults);
-            }
-            2 => self.power_cut(id),
-            3 => self.cut.push((id, other)),
-            4 => self.cut.extend([(id, other), (other, id)]),
-            _ => self.cut.clear(),
-        }
-    }
-
-    fn notice_power_cuts(&mut self) {
-        for id in 0..3 {
-            if self.nodes[id].running.is_some() && self.nodes[id].disk.is_off() {
-                self.power_cut(NodeId(u8::try_from(id).expect("small")));
-            }
-        }
-    }
-
-    fn power_cut(&mut self, id: NodeId) {
-        let node = &mut self.nodes[usize::from(id.0)];
-        if node.running.take().is_none() {
-            return;
-        }
-        node.disk.power_cycle();
-        node.disk.set_faults(Faults::default());
-        self.report.power_cuts += 1;
-        let after = 10 + self.random.below(800);
-        self.schedule(after, Event::Restart(id));
-    }
-
-    /// Starts a node with what it had durable.
-    fn start(&mut self, id: NodeId) {
-        let patience_ms = ELECTION_MS + self.random.below(ELECTION_MS);
-        let now_ms = self.now_ms;
-        let node = &mut self.nodes[usize::from(id.0)];
-        if node.running.is_some() {
-            return;
-        }
-        let first_time = now_ms == 0;
-        let durable = load_vote(&node.disk, Path::new(DIR));
-        let log = if id.0 < 2 { open_follower(node) } else { None };
-        if node.disk.is_off() {
-            node.disk.power_cycle();
-            node.disk.set_faults(Faults::default());
-            self.schedule(50, Event::Restart(id));
-            return;
-        }
-        let durable = durable.expect("a promise is whole");
-        let doubtful = log
-            .as_ref()
-            .and_then(SegmentLog::cut_tail)
-            .is_some_and(|cut| cut.doubtful);
-        node.running = Some(Running {
-            voter: Voter::new(id, 2, durable.unwrap_or_else(|| Durable::new(2, Ballot(1)))),
-            log,
-            heard_ms: now_ms,
-            patience_ms,
-            waiting: BTreeMap::new(),
-        });
-        if id.0 < 2 && first_time {
-            self.schedule(POLL_MS, Event::Poll(id));
-        }
-        if doubtful && let Some(running) = &mut self.nodes[usize::from(id.0)].running {
-            let outputs = running.voter.forget_log();
-            self.perform(id, outputs);
-        }
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, wire: Wire) {
@@ -490,6 +474,7 @@ impl Cluster {
         }
         if silent_ms > running.patience_ms {
             running.heard_ms = now_ms;
+            running.patience_ms = ELECTION_MS + self.random.below(ELECTION_MS);
             let position = position_of(log);
             let outputs = running.voter.campaign(position);
             self.perform(id, outputs);
@@ -500,6 +485,7 @@ impl Cluster {
             .chance(20)
             .then(|| log.frame_ends(12).unwrap_or_default());
         let fetch = Wire::Fetch {
+            asking: running.asking,
             ballot: running.voter.durable().promised,
             at: log.identity().written,
             ends,
@@ -511,12 +497,15 @@ impl Cluster {
     fn write(&mut self) {
         let start = usize::try_from(self.random.below(2)).expect("small");
         for id in [start, 1 - start] {
-            let Some(running) = self.nodes[id].running.as_mut() else {
+            let node = &mut self.nodes[id];
+            let Some(running) = node.running.as_mut() else {
                 continue;
             };
-            if !matches!(running.voter.role(), Role::Primary(_)) {
+            let is_stopped = node.stopped_until_ms > self.now_ms;
+            if is_stopped || !matches!(running.voter.role(), Role::Primary(_)) {
                 continue;
             }
+            let own = node.id;
             self.next_label += 1;
             let label = self.next_label.to_string();
             let (count, padding) = match self.random.below(15) {
@@ -524,13 +513,15 @@ impl Cluster {
                 _ => (1 + self.random.below(3), 100),
             };
             let log = running.log.as_ref().expect("a data node has a log");
-            let Ok(appended) = log.append(vec![commit_of(1, 100, count, &label, padding)]) else {
-                return;
+            let appended = match log.append(vec![commit_of(1, 100, count, &label, padding)]) {
+                Ok(appended) => appended,
+                Err(AppendError::Refused(_)) => return,
+                Err(AppendError::Poisoned(_)) => return self.end_process(own),
             };
             let last = appended.first_lsn.plus(count - 1);
             running.waiting.insert(last, label);
             let outputs = running.voter.flushed(last);
-            self.perform(NodeId(u8::try_from(id).expect("small")), outputs);
+            self.perform(own, outputs);
             return;
         }
     }
@@ -546,16 +537,25 @@ impl Cluster {
                     .as_ref()
                     .map_or_else(Position::default, position_of);
                 let outputs = running.voter.receive(from, message, position);
+                if outputs.iter().any(Output::grants) {
+                    running.heard_ms = self.now_ms;
+                }
                 self.perform(to, outputs);
             }
-            Wire::Fetch { ballot, at, ends } => self.fetched(from, to, ballot, at, ends),
-            Wire::Frames { ballot, .. } | Wire::Cut { ballot, .. } | Wire::Copy { ballot, .. } => {
+            Wire::Fetch { .. } => self.fetched(from, to, wire),
+            Wire::Frames { ballot, asking, .. }
+            | Wire::Cut { ballot, asking, .. }
+            | Wire::Copy { ballot, asking, .. } => {
+                if asking != running.asking {
+                    return;
+                }
                 let Some(outputs) = running.voter.follow(ballot) else {
                     return;
                 };
                 running.heard_ms = self.now_ms;
                 self.perform(to, outputs);
-                if !self.nodes[usize::from(to.0)].disk.is_off() {
+                let node = &self.nodes[usize::from(to.0)];
+                if node.running.is_some() && !node.disk.is_off() {
                     self.follow(from, to, wire);
                 }
             }
@@ -571,9 +571,9 @@ impl Cluster {
             match output {
                 Output::Persist(durable) => {
                     if store_vote(&node.disk, Path::new(DIR), &durable).is_err() {
-                        // What follows must not be done; the power is off.
-                        assert!(node.disk.is_off(), "seed {}", self.seed);
-                        return;
+                        // What follows must not be done, and nobody knows what is promised.
+                        assert!(node.may_fail(), "seed {}", self.seed);
+                        return self.end_process(id);
                     }
                 }
                 Output::Send { to, message } => self.send(id, to, Wire::Vote(message)),
@@ -601,9 +601,9 @@ impl Cluster {
         running.heard_ms = self.now_ms;
         let log = running.log.as_ref().expect("a data node has a log");
         if log.begin_epoch_as(identity, ballot.0).is_err() {
-            // Its power is off: it comes back as a follower.
-            assert!(node.disk.is_off(), "seed {seed}");
-            return;
+            // It comes back as a follower.
+            assert!(node.may_fail(), "seed {seed}");
+            return self.end_process(id);
         }
         let other = self.primaries.insert(ballot, id);
         assert!(other.is_none(), "seed {seed}: {ballot:?} has two primaries");
