@@ -175,10 +175,10 @@ impl ColumnIndex {
         bytes: &mut Vec<u8>,
         found: &mut impl FnMut(u64),
     ) {
-        if !self.equal.is_empty() {
-            if let Some(ids) = self.equal.get(&hash_of(value, bytes)) {
-                ids.iter().for_each(&mut *found);
-            }
+        if !self.equal.is_empty()
+            && let Some(ids) = self.equal.get(&hash_of(value, bytes))
+        {
+            ids.iter().for_each(&mut *found);
         }
         if !value.is_null() && !self.ranges.is_empty() {
             self.ranges.stab(value, found);

@@ -69,14 +69,21 @@ fn begins_anyhow(pattern: &Operand) -> bool {
     matches!(pattern, Operand::Value(Value::Text(pattern)) if literal_prefix(pattern).is_empty())
 }
 
+/// How a table is told from the other FROM items.
+#[derive(Clone, Copy)]
+struct Among<'p> {
+    known_as: &'p str,
+    /// Whether no other has a column of that name.
+    is_its_own: &'p dyn Fn(&str) -> bool,
+}
+
 /// Reads conditions from WHERE.
 pub(super) struct Reader<'p> {
     /// Under the names that WHERE has for them.
     columns: &'p [Column],
     parameters: &'p [Parameter],
-    /// Among other FROM items: what the table is called, and which of its columns have a name that no
-    /// other has, if that is known.
-    among: Option<(&'p str, &'p dyn Fn(&str) -> bool)>,
+    /// Among other FROM items.
+    among: Option<Among<'p>>,
     pub found: Vec<Condition>,
 }
 
@@ -98,7 +105,10 @@ impl<'p> Reader<'p> {
         is_its_own: &'p dyn Fn(&str) -> bool,
     ) -> Reader<'p> {
         Reader {
-            among: Some((known_as, is_its_own)),
+            among: Some(Among {
+                known_as,
+                is_its_own,
+            }),
             ..self
         }
     }
@@ -241,7 +251,11 @@ impl<'p> Reader<'p> {
             _ => return None,
         };
         let name = crate::query::names::fold(ident);
-        if let Some((known_as, is_its_own)) = self.among {
+        if let Some(Among {
+            known_as,
+            is_its_own,
+        }) = self.among
+        {
             let is_meant = match expr {
                 Expr::CompoundIdentifier(parts) => {
                     parts.len() == 2 && crate::query::names::fold(&parts[0]) == known_as
