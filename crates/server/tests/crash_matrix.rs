@@ -33,7 +33,7 @@ fn killed_at(failpoint: &str) {
 
 /// Beginnings of points that a primary under this load does not pass. The tests of what does pass
 /// them kill there.
-const ELSEWHERE: [&str; 10] = [
+const ELSEWHERE: [&str; 11] = [
     // Backups, their restores, and the archive.
     "backup.",
     "restore.",
@@ -42,11 +42,12 @@ const ELSEWHERE: [&str; 10] = [
     "log.epoch_",
     "log.follow_",
     "log.truncate_",
-    // Devices, their dead letters, and standbys.
+    // Devices, their dead letters, standbys, and their elections.
     "dead_letters.",
     "device.",
     "sync.",
     "standby.",
+    "vote.",
 ];
 
 macro_rules! matrix {
