@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(prepare.types.len(), 3);
         assert_eq!(prepare.types[1], None);
         assert_eq!(prepare.statement, "SELECT $1");
-        assert_eq!(prepare.offset, 52);
+        assert_eq!(prepare.offset, 50);
         let name = || "q".to_owned();
         let execute = PreparedStatement::Execute { name: name() };
         assert_eq!(read("execute Q").unwrap(), execute);

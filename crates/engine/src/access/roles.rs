@@ -243,6 +243,11 @@ impl Directory for Roles {
     fn identity(&self, role: &str) -> Option<Arc<Identity>> {
         Roles::identity(self, role)
     }
+
+    fn owner(&self, role: &str) -> Option<Arc<Identity>> {
+        let found = Roles::identity(self, role);
+        found.or_else(|| self.is_open.then(|| self.unrestricted(&role.into())))
+    }
 }
 
 fn superuser() -> Role {

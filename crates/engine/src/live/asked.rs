@@ -155,7 +155,7 @@ impl Asked {
     ) -> Result<(LiveSelect, PlanContext), SqlError> {
         let context = PlanContext {
             identity: self.who.identify(engine)?,
-            roles: roles_now(engine, &self.context),
+            roles: Roles::new(engine.roles()),
             ..self.context.clone()
         };
         let types: Vec<Option<PgType>> = (self.plan.parameters.iter())
@@ -221,22 +221,13 @@ pub(crate) async fn asker(
     Ok(Asker {
         context: PlanContext {
             identity: who.identify(engine)?,
-            roles: roles_now(engine, &context),
+            roles: Roles::new(engine.roles()),
             ..context
         },
         session,
         who,
         settings: String::new(),
     })
-}
-
-/// The roles that there are now. Where nobody has defined any, every role that owns a view is there.
-fn roles_now(engine: &Engine, context: &PlanContext) -> Roles {
-    let roles = engine.roles();
-    match roles.version == context.roles.version() {
-        true => context.roles.clone(),
-        false => Roles::new(roles),
-    }
 }
 
 /// Plans a query; plans of texts with parameters are kept.

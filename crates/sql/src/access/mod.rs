@@ -63,6 +63,12 @@ pub trait Directory: Send + Sync {
 
     /// The role of this name with what it inherits; `None` if there is none.
     fn identity(&self, role: &str) -> Option<Arc<Identity>>;
+
+    /// What the owner of a view or of a function may do. While nobody has defined users, owners are no
+    /// roles, and may do everything.
+    fn owner(&self, role: &str) -> Option<Arc<Identity>> {
+        self.identity(role)
+    }
 }
 
 /// A [`Directory`] that contexts are compared by.
@@ -90,13 +96,18 @@ impl Roles {
     /// See [`Directory::identity`]. The bootstrap role is always there.
     #[must_use]
     pub fn identity(&self, role: &str) -> Option<Arc<Identity>> {
-        match self.0.identity(role) {
-            None if role == crate::catalog::BOOTSTRAP_ROLE => {
-                Some(Arc::new(Identity::unrestricted(role)))
-            }
-            found => found,
-        }
+        self.0.identity(role).or_else(|| bootstrap(role))
     }
+
+    /// See [`Directory::owner`]. The bootstrap role is always there.
+    #[must_use]
+    pub fn owner(&self, role: &str) -> Option<Arc<Identity>> {
+        self.0.owner(role).or_else(|| bootstrap(role))
+    }
+}
+
+fn bootstrap(role: &str) -> Option<Arc<Identity>> {
+    (role == crate::catalog::BOOTSTRAP_ROLE).then(|| Arc::new(Identity::unrestricted(role)))
 }
 
 struct Open;

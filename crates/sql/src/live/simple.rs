@@ -249,7 +249,7 @@ mod tests {
             ),
             (
                 "WITH s (x) AS (SELECT a FROM t), u AS (SELECT x FROM s) SELECT * FROM u AS v",
-                Some("SELECT * FROM (SELECT x FROM (SELECT a FROM t) s (x)) v"),
+                Some("SELECT * FROM (SELECT x FROM (SELECT a FROM t) s (x)) AS v"),
             ),
             (
                 "SELECT b.x FROM a RIGHT JOIN b ON a.x = b.x",

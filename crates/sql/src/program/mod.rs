@@ -190,7 +190,7 @@ impl Library {
         if let Some(known) = others.get(role) {
             return Ok(Arc::clone(known));
         }
-        let identity = self.context.roles.identity(role).ok_or_else(|| {
+        let identity = self.context.roles.owner(role).ok_or_else(|| {
             SqlError::new(
                 ErrorCode::UndefinedObject,
                 format!("role \"{role}\", which a function belongs to, does not exist"),

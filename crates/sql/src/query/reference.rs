@@ -226,7 +226,7 @@ impl Analyzer<'_> {
         if *self.context.identity.role == *owner {
             return Arc::clone(&self.context.identity);
         }
-        self.context.roles.identity(owner).unwrap_or_else(|| {
+        self.context.roles.owner(owner).unwrap_or_else(|| {
             Arc::new(Identity {
                 role: owner.into(),
                 roles: Arc::from([]),
