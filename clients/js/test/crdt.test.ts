@@ -172,7 +172,7 @@ describe.skipIf(BINARY === undefined)('columns that merge, and the server', () =
     const all = ['z', true, 'a', { k: [1, null] }, 2.5]
     await expect.poll(() => [here.value, there.value], settled).toEqual([all, all])
     await expect.poll(() => sharedText(one, name, 'new', 'body').value, settled).toBe('made here')
-    expect(() => void two.collection(name).patch('n', { body: 'x' })).toThrow('sharedText')
+    await expect(two.collection(name).patch('n', { body: 'x' })).rejects.toThrow('sharedText')
   })
 
   test('g9_random_edits_of_three_devices_converge', async () => {
