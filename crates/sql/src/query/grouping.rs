@@ -130,6 +130,10 @@ impl Analyzer<'_> {
                 result.distinct = Some(Unique::All);
                 Ok(())
             }
+            Some(Distinct::On(expressions)) if expressions.is_empty() => Err(SqlError::new(
+                ErrorCode::SyntaxError,
+                "syntax error at or near \")\"",
+            )),
             Some(Distinct::On(expressions)) => {
                 let mut keys = Vec::with_capacity(expressions.len());
                 for expression in expressions {
