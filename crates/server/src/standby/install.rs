@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use springhead_log::disk::RealDisk;
-use springhead_log::{EpochRecord, Log, LogError, RawPosition};
+use springhead_log::{EpochRecord, Log, LogError};
 use springhead_proto::Lsn;
 
 use super::Options;
@@ -62,20 +62,8 @@ pub async fn take(
     std::fs::create_dir_all(&incoming)?;
     let own = Own {
         identity: Identity {
-            name: options.name.clone(),
-            address: options.address.clone(),
-            cluster_id: 0,
-            epochs: Vec::new(),
-            written: RawPosition {
-                segment: 1,
-                offset: 0,
-                crc: 0,
-                lsn: Lsn::ZERO,
-            },
-            durable: Lsn::ZERO,
-            is_primary: false,
             primary: primary.to_owned(),
-            promised: 0,
+            ..Identity::without_log(&options.name, &options.address)
         },
         token: options.token.clone(),
         timeout: options.timeout,

@@ -67,6 +67,26 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Of who has no log (yet), reached at `address`.
+    pub fn without_log(name: &str, address: &str) -> Identity {
+        Identity {
+            name: name.to_owned(),
+            address: address.to_owned(),
+            cluster_id: 0,
+            epochs: Vec::new(),
+            written: RawPosition {
+                segment: 1,
+                offset: 0,
+                crc: 0,
+                lsn: Lsn::ZERO,
+            },
+            durable: Lsn::ZERO,
+            is_primary: false,
+            primary: String::new(),
+            promised: 0,
+        }
+    }
+
     /// The number of its epoch; 0 while it has none.
     pub fn epoch_number(&self) -> u32 {
         self.epochs.last().map_or(0, |record| record.number)

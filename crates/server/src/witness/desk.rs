@@ -382,27 +382,12 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use springhead_log::RawPosition;
-    use springhead_proto::Lsn;
-
     use super::*;
 
     fn identity(name: &str, cluster_id: u128) -> Identity {
         Identity {
-            name: name.to_owned(),
-            address: format!("http://{name}:6480"),
             cluster_id,
-            epochs: Vec::new(),
-            written: RawPosition {
-                segment: 1,
-                offset: 0,
-                crc: 0,
-                lsn: Lsn::ZERO,
-            },
-            durable: Lsn::ZERO,
-            is_primary: false,
-            primary: String::new(),
-            promised: 0,
+            ..Identity::without_log(name, &format!("http://{name}:6480"))
         }
     }
 

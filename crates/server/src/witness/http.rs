@@ -10,8 +10,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use springhead_log::RawPosition;
-use springhead_proto::Lsn;
 use subtle::ConstantTimeEq as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -237,20 +235,9 @@ async fn converse(
 
 fn identity(witness: &Witness) -> Identity {
     Identity {
-        name: "witness".to_owned(),
-        address: String::new(),
         cluster_id: witness.desk.cluster_id(),
-        epochs: Vec::new(),
-        written: RawPosition {
-            segment: 1,
-            offset: 0,
-            crc: 0,
-            lsn: Lsn::ZERO,
-        },
-        durable: Lsn::ZERO,
-        is_primary: false,
-        primary: String::new(),
         promised: witness.desk.known().promised.0,
+        ..Identity::without_log("witness", "")
     }
 }
 
