@@ -205,7 +205,7 @@ impl Subscriber {
         for (id, entries) in found {
             self.tell_difference(id, position, entries);
         }
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.owes_tick {
             self.ready.push_back(LiveEvent::Tick(position));
         }
         self.is_behind = false;

@@ -84,6 +84,9 @@ pub struct Subscriber {
     refetching: FxHashSet<LiveId>,
     /// A query that is to begin anew, and why.
     anew: Option<(LiveId, String)>,
+    /// Changes of a commit have been handed out, and its tick has not: it is due whatever becomes of
+    /// their queries and of what waits.
+    pub(super) owes_tick: bool,
 }
 
 pub(super) struct Query {
@@ -128,6 +131,7 @@ impl Subscriber {
             squashed: FxHashMap::default(),
             refetching: FxHashSet::default(),
             anew: None,
+            owes_tick: false,
         }
     }
 
@@ -433,8 +437,18 @@ impl Subscriber {
         }
     }
 
-    /// The next event, if there is one now.
+    /// The next event, if there is one now. Cancel-safe.
     pub async fn try_next(&mut self) -> Option<LiveEvent> {
+        let event = self.take_next().await;
+        match event {
+            Some(LiveEvent::Change { .. }) => self.owes_tick = true,
+            Some(LiveEvent::Tick(_)) => self.owes_tick = false,
+            _ => {}
+        }
+        event
+    }
+
+    async fn take_next(&mut self) -> Option<LiveEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
@@ -459,7 +473,7 @@ impl Subscriber {
                 }
                 Taken::Lagged => self.is_behind = true,
                 Taken::Item(Item::Tick(lsn)) => {
-                    if self.queries.values().any(|query| query.at >= lsn) {
+                    if self.owes_tick || self.queries.values().any(|query| query.at >= lsn) {
                         return Some(LiveEvent::Tick(lsn));
                     }
                 }

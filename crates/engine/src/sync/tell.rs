@@ -326,28 +326,30 @@ impl SyncSession {
         }
     }
 
-    /// Whether the device has been handed all that there is for it now, and nothing it has said waits
-    /// for an answer. What is visible and has not got to its shapes yet makes it false.
-    #[must_use]
-    pub fn is_quiet(&mut self) -> bool {
-        let is_busy = self.has_work()
+    /// Whether something is to be handed out, or waited for that [`SyncSession::ready`] tells of.
+    fn is_busy(&self) -> bool {
+        self.has_work()
             || !self.commit.is_empty()
             || self.pushes.len() > 0
             || self.due().is_some()
-            || self.has_news();
-        !is_busy && self.position() >= self.tenant.visible()
+            || self.has_news()
     }
 
-    /// The next frame; `None` once nothing is to be handed out and nothing is on its way
-    /// ([`SyncSession::is_quiet`]). For whoever drives a session to its rest, without a socket. Not to
-    /// be cancelled.
+    /// The next frame; `None` once the device has been handed all that there is for it now, nothing
+    /// that it has said waits for an answer, and all that is visible has got to its shapes. For whoever
+    /// drives a session to its rest, without a socket. Not to be cancelled.
     ///
     /// # Errors
     /// Why the session is over.
     pub async fn next_or_quiet(&mut self) -> Result<Option<ServerToDevice>, Closing> {
-        while !self.is_quiet() {
+        loop {
+            // Both are looked at once: what moves afterwards is not waited for by either.
+            let is_busy = self.is_busy();
             let visible = self.tenant.visible();
             let is_behind = self.position() < visible;
+            if !is_busy && !is_behind {
+                return Ok(None);
+            }
             let reached = is_behind.then(|| self.reached(visible));
             tokio::select! {
                 biased;
@@ -358,7 +360,6 @@ impl SyncSession {
                 return Ok(Some(frame));
             }
         }
-        Ok(None)
     }
 
     /// Everything up to it has been handed out.

@@ -38,6 +38,25 @@ async fn g4_a_shape_is_its_snapshot_and_then_every_commit_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn g10_a_shape_that_goes_in_the_middle_of_a_commit_holds_nothing_up() {
+    let rig = Rig::start(TODOS).await;
+    let shapes = [shape(1, "todos", None), shape(2, "todos", Some("list = 2"))];
+    let mut device = rig.device(1, &shapes).await;
+    device.settle(&rig).await;
+    rig.sql("UPDATE todos SET title = 'new' WHERE id = 1").await;
+    // It has the change, which only the first shape shows, and not yet that the commit is over.
+    device.session().ready().await.unwrap();
+    assert!(device.session().step().await.unwrap().is_none());
+    device.unsubscribe(1).await;
+    rig.sql("CREATE TABLE others (id integer PRIMARY KEY)")
+        .await;
+    let key = ("table".to_owned(), "others".to_owned());
+    device
+        .until(|device| device.definitions.contains_key(&key))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn g9_own_mutations_come_back_by_their_names() {
     let rig = Rig::start(TODOS).await;
     let mut writer = rig.device(1, &[shape(1, "todos", None)]).await;
