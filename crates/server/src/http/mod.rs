@@ -17,6 +17,7 @@ mod consumers;
 mod dead_letters;
 mod error;
 mod events;
+mod exposition;
 mod guard;
 mod lean;
 mod listen;

@@ -8,7 +8,7 @@ use springhead_proto::ErrorCode;
 use super::App;
 use super::body::{Response, json_response, response};
 use super::error::HttpError;
-use super::metrics;
+use super::exposition;
 use super::request::Request;
 
 /// The process answers.
@@ -59,7 +59,7 @@ pub fn ready(request: Request) -> Result<Response, HttpError> {
 pub async fn metrics(request: Request) -> Result<Response, HttpError> {
     request.params.finish(&[])?;
     let dead_letters = request.app.node.engine.dead_letter_figures().await?;
-    let text = metrics::text(&request.app, &dead_letters);
+    let text = exposition::text(&request.app, &dead_letters);
     Ok(response(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
