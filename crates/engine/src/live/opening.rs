@@ -8,7 +8,7 @@ use springhead_sql::live::{LiveOptions, LivePlan};
 use super::asked::Prepared;
 use super::core::{Initial, Waiting};
 use super::delta::{Delta, Entry};
-use super::outbox::{Item, LiveEnd, LiveId, Taken};
+use super::outbox::{LiveEnd, LiveId};
 use super::resume::filter_difference;
 use super::subscriber::{Opened, Subscriber};
 use super::{LiveError, TenantLive};
@@ -92,7 +92,7 @@ impl Subscriber {
         of.kick();
         let Ok(initial) = answer.await else {
             // It has ended meanwhile, and says why.
-            return Err(match self.end_of(id) {
+            return Err(match self.outbox.take_end(id) {
                 Some(LiveEnd::Failed(error)) => error.into(),
                 Some(LiveEnd::MustRefetch { message }) => LiveError::Refetch(message),
                 None => LiveError::Refetch("the query ended while it was opened".to_owned()),
@@ -116,20 +116,6 @@ impl Subscriber {
             rows,
             ..opened(id, plan, lsn, entries)
         })
-    }
-
-    /// The end of a query that is in the outbox; what else is there stays.
-    fn end_of(&self, id: LiveId) -> Option<LiveEnd> {
-        let mut others = Vec::new();
-        let mut found = None;
-        while let Taken::Item(item) = self.outbox.take() {
-            match item {
-                Item::Ended { id: ended, end } if ended == id => found = Some(end),
-                other => others.push(other),
-            }
-        }
-        others.into_iter().for_each(|item| self.outbox.push(item));
-        found
     }
 }
 

@@ -159,6 +159,17 @@ impl Outbox {
         }
     }
 
+    /// Takes the end of one query out; what else is there stays, in its order.
+    pub(crate) fn take_end(&self, id: LiveId) -> Option<LiveEnd> {
+        let mut queue = self.queue.lock();
+        let is_it = |item: &Item| matches!(item, Item::Ended { id: ended, .. } if *ended == id);
+        let place = queue.items.iter().position(is_it)?;
+        match queue.items.remove(place) {
+            Some(Item::Ended { end, .. }) => Some(end),
+            _ => None,
+        }
+    }
+
     /// Whether something is there.
     pub(crate) fn peek(&self) -> Taken {
         let queue = self.queue.lock();
@@ -172,5 +183,36 @@ impl Outbox {
     /// Changes are taken again.
     pub(crate) fn recover(&self) {
         self.queue.lock().is_lagged = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g2_the_end_of_one_query_leaves_the_others_order() {
+        let outbox = Outbox::new(1 << 10);
+        let end = |message: &str| LiveEnd::MustRefetch {
+            message: message.to_owned(),
+        };
+        outbox.push(Item::Tick(Lsn(1)));
+        let ended = |number, message: &str| Item::Ended {
+            id: LiveId(number),
+            end: end(message),
+        };
+        outbox.push(ended(7, "seven"));
+        outbox.push(ended(8, "eight"));
+        outbox.push(Item::Tick(Lsn(2)));
+        let taken = outbox.take_end(LiveId(8));
+        assert!(matches!(taken, Some(LiveEnd::MustRefetch { message }) if message == "eight"));
+        assert!(outbox.take_end(LiveId(8)).is_none());
+        assert!(matches!(outbox.take(), Taken::Item(Item::Tick(Lsn(1)))));
+        assert!(matches!(
+            outbox.take(),
+            Taken::Item(Item::Ended { id: LiveId(7), .. })
+        ));
+        assert!(matches!(outbox.take(), Taken::Item(Item::Tick(Lsn(2)))));
+        assert!(matches!(outbox.take(), Taken::Empty));
     }
 }

@@ -350,6 +350,8 @@ impl Writer {
                     book.lock().give_back(advances);
                 }
                 self.hub.publish(std::iter::empty());
+                // What others have committed meanwhile is visible here again.
+                self.published.moved(self.hub.published());
                 return Err(SqlError::new(ErrorCode::DiskFull, reason.to_string()));
             }
             Err(AppendError::Poisoned(why)) => {
