@@ -5,36 +5,15 @@
 //! `DEVICE_FIRST=17 DEVICE_SEEDS=1` repeats one.
 
 use springhead_device::Device;
-use springhead_proto::sync::{DeviceToServer, Operation, SyncValue, Verb};
+use springhead_proto::sync::{Operation, SyncValue, Verb};
 use tempfile::TempDir;
 
-use crate::support::{Server, Wire, directory, exchange, lines};
+use crate::support::{Dice, Server, Wire, directory, exchange, lines, number};
 
 const SCHEMA: &str = "CREATE TABLE items (id int PRIMARY KEY, title text UNIQUE, n int CHECK (n < 50), low int); \
      CREATE TABLE counters (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 0); \
      INSERT INTO counters (id) VALUES (1), (2); \
      INSERT INTO items VALUES (1, 'a', 1, 9), (2, 'b', 2, 9), (3, 'c', 3, 9)";
-
-/// splitmix64: the same seed gives the same run of choices.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn of(&mut self, sides: u64) -> u64 {
-        self.next() % sides
-    }
-
-    fn small(&mut self, sides: u64) -> i64 {
-        i64::try_from(self.of(sides)).unwrap()
-    }
-}
 
 struct World {
     server: Server,
@@ -134,39 +113,8 @@ impl World {
     /// A connection that may be lost anywhere, over which pushes may come twice or in another order.
     async fn connect(&mut self, place: usize) {
         let device = self.devices[place].1.clone();
-        let mut wire = Wire::connect(&device, &self.server).await;
-        let mut held: Option<DeviceToServer> = None;
-        for _ in 0..self.dice.of(30) {
-            match self.dice.of(6) {
-                0 => {
-                    if let Some(push) = wire.conversation.push(u64::MAX).await.unwrap() {
-                        match self.dice.of(4) {
-                            0 => {
-                                wire.say(push.clone()).await;
-                                wire.say(push).await;
-                            }
-                            // It comes after the next, or never.
-                            1 => held = Some(push),
-                            _ => wire.say(push).await,
-                        }
-                    }
-                    if self.dice.of(2) == 0
-                        && let Some(push) = held.take()
-                    {
-                        wire.say(push).await;
-                    }
-                }
-                1 => wire.settle().await.unwrap(),
-                _ => {
-                    if let Some(frame) = wire.hear().await {
-                        if self.dice.of(8) == 0 {
-                            wire.take(frame.clone()).await.unwrap();
-                        }
-                        wire.take(frame).await.unwrap();
-                    }
-                }
-            }
-        }
+        let wire = Wire::connect(&device, &self.server).await;
+        wire.stumble(&mut self.dice).await;
     }
 
     async fn reopen(&mut self, place: usize) {
@@ -231,13 +179,6 @@ impl World {
             );
         }
     }
-}
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(otherwise)
 }
 
 #[tokio::test(flavor = "multi_thread")]

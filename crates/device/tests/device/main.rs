@@ -8,3 +8,4 @@ mod crdt;
 mod presence;
 mod served;
 mod support;
+mod worlds;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value as Json;
 use springhead_device::Device;
 use springhead_device::conversation::{Conversation, End};
-use springhead_engine::access::Principal;
+use springhead_engine::access::{Credential, Principal};
 use springhead_engine::live::{Live, LiveLimits};
 use springhead_engine::session::ParamValue;
 use springhead_engine::sync::{Door, Peer, Sync, SyncLimits, SyncSession};
@@ -54,6 +54,48 @@ pub fn directory() -> TempDir {
     }
 }
 
+/// splitmix64: the same seed gives the same run of choices.
+pub struct Dice(pub u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn of(&mut self, sides: u64) -> u64 {
+        self.next() % sides
+    }
+
+    pub fn small(&mut self, sides: u64) -> i64 {
+        i64::try_from(self.of(sides)).unwrap()
+    }
+
+    /// One of several.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[usize::try_from(self.of(from.len() as u64)).unwrap()]
+    }
+}
+
+/// A number of the environment's.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(otherwise)
+}
+
+/// Whoever `role` is; the superuser `tester` or a role that has shown a password.
+pub fn principal(role: &str) -> Arc<Principal> {
+    match role {
+        "tester" => Principal::unrestricted("tester"),
+        role => Arc::new(Principal::of(role, Credential::Password)),
+    }
+}
+
 /// A server without sockets.
 pub struct Server {
     pub engine: Engine,
@@ -93,17 +135,20 @@ impl Server {
 
     /// Runs statements; the last one's rows, values joined by `|`.
     pub async fn sql(&self, sql: &str) -> Vec<String> {
-        let principal = Principal::unrestricted("tester");
+        self.sql_as("tester", sql).await.unwrap()
+    }
+
+    /// As [`Server::sql`], for a role; what is refused is the last.
+    pub async fn sql_as(&self, role: &str, sql: &str) -> Result<Vec<String>, SqlError> {
         let mut session = self
             .engine
-            .session(TenantId::DEFAULT, &principal)
-            .await
-            .unwrap();
+            .session(TenantId::DEFAULT, &principal(role))
+            .await?;
         let mut lines = Vec::new();
         for statement in springhead_sql::split::statements(sql) {
-            let statement = session.prepare(statement.unwrap(), &[]).unwrap();
+            let statement = session.prepare(statement.unwrap(), &[])?;
             let none: &[ParamValue<'_>] = &[];
-            let mut outcome = session.execute(&statement, none).await.unwrap();
+            let mut outcome = session.execute(&statement, none).await?;
             lines.clear();
             while let Some(chunk) = outcome
                 .rows
@@ -125,7 +170,7 @@ impl Server {
                 }
             }
         }
-        lines
+        Ok(lines)
     }
 }
 
@@ -151,15 +196,18 @@ pub struct Wire {
 
 impl Wire {
     pub async fn connect(device: &Device, server: &Server) -> Wire {
+        Wire::connect_as("tester", device, server).await
+    }
+
+    pub async fn connect_as(role: &str, device: &Device, server: &Server) -> Wire {
         let mut conversation = Conversation::new(device.clone());
         let DeviceToServer::Handshake(hello) = conversation.hello(None).await.unwrap() else {
             panic!("a conversation begins with a handshake");
         };
-        let principal = Principal::unrestricted("tester");
         let (session, ack) = SyncSession::open(
             &server.sync,
             hello,
-            Some(principal),
+            Some(principal(role)),
             None,
             Peer::default(),
             &NoTokens,
@@ -208,6 +256,43 @@ impl Wire {
             self.say(reply).await;
         }
         Ok(())
+    }
+
+    /// Talks for a while and breaks off anywhere; pushes and frames may come twice, pushes in another
+    /// order or never.
+    pub async fn stumble(mut self, dice: &mut Dice) {
+        let mut held: Option<DeviceToServer> = None;
+        for _ in 0..dice.of(30) {
+            match dice.of(6) {
+                0 => {
+                    if let Some(push) = self.conversation.push(u64::MAX).await.unwrap() {
+                        match dice.of(4) {
+                            0 => {
+                                self.say(push.clone()).await;
+                                self.say(push).await;
+                            }
+                            // It comes after the next, or never.
+                            1 => held = Some(push),
+                            _ => self.say(push).await,
+                        }
+                    }
+                    if dice.of(2) == 0
+                        && let Some(push) = held.take()
+                    {
+                        self.say(push).await;
+                    }
+                }
+                1 => self.settle().await.unwrap(),
+                _ => {
+                    if let Some(frame) = self.hear().await {
+                        if dice.of(8) == 0 {
+                            self.take(frame.clone()).await.unwrap();
+                        }
+                        self.take(frame).await.unwrap();
+                    }
+                }
+            }
+        }
     }
 
     /// Talks until neither side has anything to say.
