@@ -18,6 +18,7 @@ mod crdt;
 mod ddl;
 mod dead_letters;
 pub(crate) mod device;
+mod durable;
 mod follow;
 mod keys;
 pub mod mailbox;
@@ -79,7 +80,7 @@ pub struct Writer {
     /// How long the log took for the last group.
     last_flush: Duration,
     /// Durable, acknowledged perhaps, and not in the state file yet.
-    unfinished: Option<commit::Unfinished>,
+    unfinished: Option<durable::Unfinished>,
     /// Whoever runs the writer now comes back to [`Writer::finish`] soon, whatever happens.
     may_leave_unfinished: bool,
     /// The statements that run are a mutation's: what is deferred is checked at its end.
