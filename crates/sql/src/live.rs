@@ -12,6 +12,7 @@ mod order;
 mod planning;
 mod policies;
 mod probe;
+mod sets;
 mod shape;
 mod simple;
 mod union;
@@ -31,6 +32,7 @@ pub(crate) use options::plan_text;
 pub use options::{LiveOptions, LiveStatement, MAX_SQUASH_MS, read_live};
 pub use order::{Bound, Direction, Order};
 pub(crate) use probe::Probe;
+pub use sets::{FromSides, SetOperation, SetTree, Sides};
 
 use planning::Planning;
 
@@ -47,6 +49,9 @@ pub enum LiveClass {
     Anchored,
     /// UNION ALL of such: the rows of each part that changed rows take part in.
     Union,
+    /// Set operations and full joins: how often each row is in each of their sides, which are of the
+    /// classes above.
+    Sides,
     /// One table, in an order or a window of it: evaluated again when a row that counts changed.
     Window,
     /// Evaluated again after each commit that touches one of its tables.
@@ -65,6 +70,7 @@ impl LiveClass {
             LiveClass::Groups => "groups",
             LiveClass::Anchored => "by rows of one table",
             LiveClass::Union => "union",
+            LiveClass::Sides => "by sides",
             LiveClass::Window => "ordered window",
             LiveClass::Evaluated => "evaluated",
             LiveClass::Recomputed => "recomputed",
@@ -104,6 +110,8 @@ pub struct LivePlan {
     pub group_keys: usize,
     /// For groups over left joins: in which groups the rows of the first table count.
     pub anchor_groups: Option<AnchorGroups>,
+    /// For `Sides`.
+    pub sides: Option<Sides>,
     /// The table, if it is a query over one alone: its rows are all that it depends on.
     pub table: Option<CollectionId>,
     /// For one table: conditions that every row of the result meets, the best to look for first.
@@ -149,6 +157,7 @@ impl LivePlan {
             LiveClass::Anchored => {
                 "for each changed row, the rows of its first table that it matters to"
             }
+            LiveClass::Sides => "of each side what its class costs",
             LiveClass::Window => "the window, when a watched column of a row changed",
             LiveClass::Evaluated | LiveClass::Recomputed => {
                 "the whole query, after each commit that touches its tables"
@@ -161,6 +170,7 @@ impl LivePlan {
         if self.class == LiveClass::Rows {
             lines.push(format!("  Found by: {}", self.found_by(&column)));
         }
+        lines.extend(self.sides.iter().flat_map(Sides::describe));
         if let Some(order) = &self.order {
             lines.push(format!("  Order: {}", order.describe()));
         }

@@ -14,9 +14,11 @@ use super::commit::{CommitChange, RowChange};
 use super::delta::{Delta, Entry, Identity, ResultSet};
 use super::index::Index;
 use super::outbox::{Item, LiveEnd, LiveId, Outbox, Subscribers};
+use super::parts::Evaluator;
 use super::progress::{Progress, Reached};
 use super::recompute::Recomputes;
 use super::shadow::Shadow;
+use super::sides::KeptSides;
 use super::sorted::Sorted;
 use super::{LiveError, LiveLimits};
 use crate::{Block, Engine, Step, Tenant};
@@ -31,6 +33,7 @@ pub(super) struct Instance {
 }
 
 /// What is remembered of a result.
+#[derive(Clone)]
 pub(super) enum Kept {
     /// Row images, or the rows that changed keys are in before and after, are enough.
     Nothing,
@@ -40,6 +43,8 @@ pub(super) enum Kept {
     Anchored(Box<ByAnchor>),
     /// Groups, and the keys of those that each row of the first table counts in.
     AnchoredGroups(Box<(FxHashMap<Identity, Row>, ByAnchor)>),
+    /// What each side of a set operation or full join keeps, and how often rows are in them.
+    Sides(Box<KeptSides>),
     /// Its tables have been copied at `Instance::after`, which the others are on their way to. With
     /// what the subscribers have been told, if they have been told anything.
     Waiting(Option<Box<ResultSet>>),
@@ -157,6 +162,14 @@ impl Core {
             told: Vec::new(),
             is_over: false,
         })
+    }
+
+    /// Asks the copies.
+    pub(super) fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator {
+            shadow: &self.shadow,
+            limits: self.limits,
+        }
     }
 
     pub(crate) fn subscribers(&self) -> usize {

@@ -104,9 +104,11 @@ impl Core {
         match &instance.kept {
             Kept::Waiting(told) => Ok(told.as_deref().cloned()),
             Kept::Set(set) => Ok(Some((**set).clone())),
-            Kept::Groups(_) | Kept::Anchored(_) | Kept::AnchoredGroups(_) | Kept::Nothing => {
-                self.evaluate(instance).map(Some)
-            }
+            Kept::Groups(_)
+            | Kept::Anchored(_)
+            | Kept::AnchoredGroups(_)
+            | Kept::Sides(_)
+            | Kept::Nothing => self.evaluate(instance).map(Some),
         }
     }
 
@@ -138,14 +140,7 @@ impl Core {
         let Some(outbox) = outbox else {
             return Ok(false);
         };
-        let kept = match &instance.kept {
-            Kept::Nothing => Kept::Nothing,
-            Kept::Set(set) => Kept::Set(set.clone()),
-            Kept::Groups(groups) => Kept::Groups(groups.clone()),
-            Kept::Anchored(rows) => Kept::Anchored(rows.clone()),
-            Kept::AnchoredGroups(groups) => Kept::AnchoredGroups(groups.clone()),
-            Kept::Waiting(told) => Kept::Waiting(told.clone()),
-        };
+        let kept = instance.kept.clone();
         let (after, sorted) = (instance.after, self.sorted.get(&old).cloned());
         let new = self.put(Instance {
             query,

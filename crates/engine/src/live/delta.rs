@@ -21,7 +21,7 @@ pub(crate) struct ResultSet {
 }
 
 /// What a row costs beside its bytes.
-const ROW_BYTES: usize = 64;
+pub(super) const ROW_BYTES: usize = 64;
 
 /// One row of a difference.
 #[derive(Debug, Clone, PartialEq)]

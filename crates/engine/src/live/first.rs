@@ -7,7 +7,6 @@ use springhead_sql::live::LiveClass;
 
 use super::LiveError;
 use super::asked::Prepared;
-use super::copies::by_anchor;
 use super::core::{Core, Initial, Instance, Kept, Waiting};
 use super::delta::{ResultSet, difference};
 use super::outbox::{LiveEnd, LiveId};
@@ -71,33 +70,21 @@ impl Core {
             sorted,
             as_whole,
         } = self.begin(instance, told)?;
-        let of_anchors = match &plan.anchor_groups {
-            Some(_) if !as_whole => Some(self.groups_of_anchors(instance)?),
-            _ => None,
-        };
         let lsn = self.position.max(instance.after);
-        let instance = self.instances.get_mut(&id).expect("looked at above");
-        let before = match std::mem::replace(&mut instance.kept, Kept::Nothing) {
-            Kept::Waiting(before) => before,
+        let before = match &instance.kept {
+            Kept::Waiting(before) => before.as_deref(),
             _ => None,
         };
         let entries = before.map(|before| match &sorted {
-            Some(sorted) => difference(&before, &sorted.shown(), plan.ordered),
-            None => difference(&before, &all, plan.ordered),
+            Some(sorted) => difference(before, &sorted.shown(), plan.ordered),
+            None => difference(before, &all, plan.ordered),
         });
-        instance.kept = match plan.class {
-            _ if as_whole => Kept::Set(Box::new(all)),
-            LiveClass::Rows | LiveClass::Join | LiveClass::Union => Kept::Nothing,
-            LiveClass::Groups => {
-                let groups = all.rows.into_iter().collect();
-                match of_anchors {
-                    None => Kept::Groups(Box::new(groups)),
-                    Some(of_anchors) => Kept::AnchoredGroups(Box::new((groups, of_anchors))),
-                }
-            }
-            LiveClass::Anchored => Kept::Anchored(Box::new(by_anchor(&plan, all.rows))),
-            _ => Kept::Set(Box::new(all)),
+        let kept = match as_whole {
+            true => Kept::Set(Box::new(all)),
+            false => self.evaluator().kept_of(instance.query.ask(), all)?,
         };
+        let instance = self.instances.get_mut(&id).expect("looked at above");
+        instance.kept = kept;
         self.sorted.extend(sorted.map(|sorted| (id, sorted)));
         self.pending.remove(&id);
         if let Some(entries) = entries {
@@ -111,10 +98,10 @@ impl Core {
         let Prepared { asked, params } = &instance.query;
         let plan = &asked.plan;
         let Some(order) = &plan.order else {
-            // Of these nothing is kept.
+            // Of these no rows are kept, or others.
             let is_free = matches!(
                 plan.class,
-                LiveClass::Rows | LiveClass::Join | LiveClass::Union
+                LiveClass::Rows | LiveClass::Join | LiveClass::Union | LiveClass::Sides
             );
             let all = match is_free && !told {
                 true => ResultSet::default(),
@@ -135,7 +122,7 @@ impl Core {
             // Which is an error, and SQLite says which.
             return self.evaluate(instance).map(whole);
         };
-        match self.evaluate_all(instance) {
+        match self.evaluator().evaluate_all(instance.query.ask()) {
             Ok(all) => Ok(Begun {
                 sorted: Some(Sorted::new(plan, order, window, &all)),
                 all,
@@ -151,25 +138,7 @@ impl Core {
 
     /// What is shown, by the query itself.
     pub(super) fn evaluate(&self, instance: &Instance) -> Result<ResultSet, SqlError> {
-        self.result_of(instance, &instance.query.asked.plan.sql)
-    }
-
-    /// All rows that are kept by parts: of a query in an order in none, with what they are ordered by.
-    pub(super) fn evaluate_all(&self, instance: &Instance) -> Result<ResultSet, SqlError> {
-        let plan = &instance.query.asked.plan;
-        let sql = plan.order.as_ref().map_or(&plan.sql, |order| &order.all);
-        self.result_of(instance, sql)
-    }
-
-    fn result_of(&self, instance: &Instance, sql: &str) -> Result<ResultSet, SqlError> {
-        let Prepared { asked, params } = &instance.query;
-        self.shadow.result(
-            &asked.plan,
-            sql,
-            &params.values(),
-            &asked.session,
-            self.limits.result_bytes,
-        )
+        self.evaluator().evaluate(instance.query.ask())
     }
 
     /// The result of a query over copies now; or its net difference from `cursor` to now.

@@ -260,7 +260,7 @@ fn truncation(r: &mut Random) -> String {
 
 /// One query of each kind, and the class it must be of.
 pub fn queries(r: &mut Random) -> Vec<(LiveClass, String)> {
-    use LiveClass::{Anchored, Evaluated, Groups, Join, Recomputed, Rows, Union, Window};
+    use LiveClass::{Anchored, Evaluated, Groups, Join, Recomputed, Rows, Sides, Union, Window};
     let mut n = || r.below(6);
     vec![
         (Rows, format!("SELECT * FROM a WHERE g = {}", n())),
@@ -295,8 +295,17 @@ pub fn queries(r: &mut Random) -> Vec<(LiveClass, String)> {
         (Evaluated, "SELECT id FROM a WHERE v IN (SELECT x FROM c)".to_owned()),
         (Union, "SELECT x FROM c UNION ALL SELECT g FROM a".to_owned()),
         (Union, format!("SELECT id, v FROM a WHERE g > {} UNION ALL (SELECT b.l, a.v FROM b JOIN a ON a.id = b.a_id) UNION ALL SELECT grp, v FROM va", n())),
-        (Evaluated, "SELECT g FROM a UNION SELECT x FROM c".to_owned()),
-        (Evaluated, "SELECT v FROM a EXCEPT SELECT w FROM b".to_owned()),
+        (Sides, "SELECT g FROM a UNION SELECT x FROM c".to_owned()),
+        (Sides, "SELECT v FROM a EXCEPT SELECT w FROM b".to_owned()),
+        (Sides, format!("SELECT v FROM a WHERE g <> {} EXCEPT ALL SELECT w FROM b", n())),
+        (Sides, "SELECT g, t FROM a INTERSECT SELECT x, y FROM c".to_owned()),
+        (Sides, "SELECT g FROM a INTERSECT ALL (SELECT x FROM c UNION ALL SELECT w FROM b)".to_owned()),
+        (Sides, format!("SELECT g, count(*) AS m FROM a GROUP BY g UNION SELECT w, l FROM b WHERE l > {}", n())),
+        (Sides, "SELECT a.id, b.w FROM a LEFT JOIN b ON b.a_id = a.id EXCEPT SELECT DISTINCT x.id, y.v FROM a x JOIN a y ON y.id = x.g".to_owned()),
+        (Sides, "(SELECT id FROM a WHERE id IN (SELECT a_id FROM b)) UNION ALL SELECT max(v) FROM a UNION ALL SELECT grp FROM va".to_owned()),
+        (Sides, format!("(SELECT v FROM a UNION SELECT w FROM b) EXCEPT (SELECT x FROM c INTERSECT SELECT g FROM a WHERE v > {})", n())),
+        (Evaluated, "SELECT n FROM a UNION SELECT v FROM a".to_owned()),
+        (Evaluated, "SELECT g FROM a UNION SELECT x FROM c ORDER BY 1 LIMIT 3".to_owned()),
         (Join, format!("SELECT a.id, b.w FROM a JOIN b ON b.a_id = a.id ORDER BY b.w DESC, b.k, b.l LIMIT {}", 1 + n())),
         (Join, "SELECT a.id, b.k, b.l, a.v + b.w AS s FROM a JOIN b ON b.a_id = a.id ORDER BY s DESC NULLS LAST, 1, b.k, b.l".to_owned()),
         (Join, "SELECT a.id, b.k FROM a JOIN b ON b.a_id = a.id ORDER BY a.t NULLS FIRST, a.n DESC, b.k || a.t, a.id, b.l, b.k FETCH FIRST 3 ROWS ONLY".to_owned()),
@@ -318,7 +327,9 @@ pub fn queries(r: &mut Random) -> Vec<(LiveClass, String)> {
         (Anchored, "SELECT vab.k, c.y FROM vab LEFT JOIN c ON c.x = vab.w".to_owned()),
         (Anchored, "SELECT b.k, a.id, a.v FROM a RIGHT JOIN b ON b.a_id = a.id".to_owned()),
         (Anchored, format!("SELECT x.id, c.y FROM a x RIGHT JOIN c ON c.x = x.g AND x.v > {} LEFT JOIN b ON b.a_id = x.id WHERE b.w IS NULL OR b.w > 1", n())),
-        (Evaluated, "SELECT a.id, b.k FROM a FULL JOIN b ON b.a_id = a.id".to_owned()),
+        (Sides, "SELECT a.id, b.k FROM a FULL JOIN b ON b.a_id = a.id".to_owned()),
+        (Sides, format!("SELECT a.t, b.k, a.v + b.w AS s FROM a FULL JOIN b ON b.a_id = a.id AND b.w > {} WHERE a.v IS NULL OR b.w IS NULL OR a.v <> b.w", n())),
+        (Evaluated, "SELECT a.id, c.y FROM c FULL JOIN a ON c.x = a.g".to_owned()),
         (Evaluated, "SELECT m FROM vg WHERE g > 1".to_owned()),
         (Evaluated, "WITH s AS (SELECT g, max(v) AS m FROM a GROUP BY g) SELECT a.id FROM a JOIN s ON s.g = a.g AND s.m = a.v".to_owned()),
         (Recomputed, "SELECT id, row_number() OVER (PARTITION BY g ORDER BY id) FROM a WITH (recompute)".to_owned()),

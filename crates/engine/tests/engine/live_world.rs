@@ -168,7 +168,7 @@ impl World {
         let condition = self.condition(at, "a");
         let order = self.total_order(at, "a");
         let limit = 1 + below(&mut self.r, 4);
-        match below(&mut self.r, 24) {
+        match below(&mut self.r, 27) {
             14 => {
                 let k = below(&mut self.r, 8);
                 format!("SELECT r, c FROM v{a} WHERE r = {k} OR k < {k}")
@@ -200,6 +200,25 @@ impl World {
                 "SELECT {outputs} FROM {a} a WHERE a.ref NOT IN (SELECT b.k FROM {b} b WHERE b.ref > 1)"
             ),
             23 => format!("SELECT a.k, b.k FROM {a} a FULL JOIN {b} b ON b.ref = a.k"),
+            24 | 25 => {
+                let word = (self.r).pick(&[
+                    "UNION",
+                    "INTERSECT",
+                    "EXCEPT",
+                    "EXCEPT ALL",
+                    "INTERSECT ALL",
+                ]);
+                let right = match below(&mut self.r, 4) {
+                    0 => format!("SELECT r, k FROM v{a}"),
+                    1 => format!("SELECT a.ref, b.k FROM {a} a LEFT JOIN {b} b ON b.ref = a.k"),
+                    2 => format!("SELECT max(b.k), b.ref FROM {b} b GROUP BY b.ref"),
+                    _ => format!("SELECT b.k, b.ref FROM {b} b"),
+                };
+                format!("SELECT a.k, a.ref FROM {a} a WHERE {condition} {word} {right}")
+            }
+            26 => format!(
+                "SELECT a.k, a.{column}, b.ref FROM {a} a FULL JOIN {b} b ON b.ref = a.k WHERE {condition} OR b.k > 3"
+            ),
             0..=2 => format!("SELECT {outputs} FROM {a} a WHERE {condition}"),
             3 => format!("SELECT * FROM {a}"),
             4 => format!(

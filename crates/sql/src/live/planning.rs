@@ -88,6 +88,7 @@ impl<'p> Planning<'p> {
             of_group: None,
             group_keys: probe.groups.len(),
             anchor_groups: None,
+            sides: None,
             table: None,
             conditions: Vec::new(),
             order_index: Vec::new(),
@@ -156,7 +157,9 @@ impl<'p> Planning<'p> {
         (plain.flatten().filter(is_better))
             .or_else(|| self.in_order(query))
             .or_else(|| self.as_groups(query, evaluated))
-            .or_else(|| self.united(query))
+            .or_else(|| self.united(query).filter(is_better))
+            .or_else(|| self.set_operation(query))
+            .or_else(|| self.full_join(query))
             .filter(is_better)
     }
 
