@@ -14,6 +14,7 @@
 //! that has fallen behind into one that needs the net difference (docs/adr/0008-live-queries.md).
 
 pub(crate) mod asked;
+pub(crate) mod by_id;
 mod commit;
 mod copies;
 mod core;
@@ -28,6 +29,7 @@ mod outbox;
 mod parts;
 mod progress;
 mod prune;
+mod quick;
 mod recompute;
 mod resume;
 mod shadow;
@@ -347,7 +349,7 @@ async fn follow(live: Arc<Live>, this: Arc<TenantLive>, mut tail: TailReader) {
         };
         let end = match step {
             Ok(None) => continue,
-            Ok(Some(step)) => match this.with_core(move |core| core.step(step)).await {
+            Ok(Some(step)) => match this.step(step).await {
                 Ok(()) => continue,
                 Err(error) => LiveEnd::Failed(error),
             },

@@ -99,7 +99,7 @@ impl Subscriber {
             .collect();
         let mut ticked = Lsn::ZERO;
         for id in due {
-            let (Some(query), Some(squashed)) = (self.queries.get(&id), self.squashed.get(&id))
+            let (Some(query), Some(squashed)) = (self.queries.get(id), self.squashed.get(&id))
             else {
                 self.squashed.remove(&id);
                 continue;
@@ -160,7 +160,7 @@ impl Subscriber {
         position: Lsn,
         entries: Result<Vec<Entry>, LiveError>,
     ) {
-        let Some(query) = self.queries.get_mut(&id) else {
+        let Some(query) = self.queries.get_mut(id) else {
             return;
         };
         match entries {
@@ -191,11 +191,12 @@ impl Subscriber {
         let (position, found) = match self.differences(&of).await {
             Ok(found) => found,
             Err(error) => {
-                let ended = self.queries.drain().map(|(id, _)| LiveEvent::Ended {
+                let ended = self.queries.ids().map(|id| LiveEvent::Ended {
                     id,
                     end: LiveEnd::Failed(error.clone()),
                 });
                 self.ready.extend(ended);
+                self.queries.clear();
                 self.squashed.clear();
                 self.is_behind = false;
                 return;
@@ -219,7 +220,7 @@ impl Subscriber {
         let is_filter = |query: &Prepared| query.plan().class == LiveClass::Rows;
         let copied: Vec<(LiveId, Lsn)> = (self.queries.iter())
             .filter(|(_, query)| !is_filter(&query.prepared))
-            .map(|(id, query)| (*id, query.at))
+            .map(|(id, query)| (id, query.at))
             .collect();
         let outbox = Arc::clone(&self.outbox);
         let (position, mut found) = of
@@ -235,7 +236,7 @@ impl Subscriber {
             .await?;
         let filters: Vec<(LiveId, Prepared, Lsn)> = (self.queries.iter())
             .filter(|(_, query)| is_filter(&query.prepared))
-            .map(|(id, query)| (*id, query.prepared.clone(), query.at))
+            .map(|(id, query)| (id, query.prepared.clone(), query.at))
             .collect();
         for (id, query, at) in filters {
             found.push((id, self.filter_since(of, &query, at, position).await));

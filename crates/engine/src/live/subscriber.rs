@@ -11,6 +11,7 @@ use springhead_sql::plan::LiveSelect;
 use tokio::time::{Instant, sleep_until};
 
 use super::asked::{self, Asker, Params, Prepared};
+use super::by_id::ById;
 use super::delta::Delta;
 use super::outbox::{Item, LiveEnd, LiveId, Outbox, Taken};
 use super::squash::Squashed;
@@ -73,7 +74,7 @@ pub struct Subscriber {
     /// `None` before the first query.
     pub(super) of: Option<Arc<TenantLive>>,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) queries: FxHashMap<LiveId, Query>,
+    pub(super) queries: ById<Query>,
     /// Net differences that are to be handed out.
     pub(super) ready: VecDeque<LiveEvent>,
     /// Changes have been dropped, and the net difference has not been made yet.
@@ -111,7 +112,7 @@ impl LiveWaiter {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         if let Some(of) = &self.of {
-            of.leave(self.queries.keys().copied().collect());
+            of.leave(self.ids());
         }
     }
 }
@@ -125,7 +126,7 @@ impl Subscriber {
             live: Arc::clone(live),
             tenant,
             of: None,
-            queries: FxHashMap::default(),
+            queries: ById::default(),
             ready: VecDeque::new(),
             is_behind: false,
             squashed: FxHashMap::default(),
@@ -138,9 +139,7 @@ impl Subscriber {
     /// The live queries that are open, oldest first.
     #[must_use]
     pub fn ids(&self) -> Vec<LiveId> {
-        let mut ids: Vec<LiveId> = self.queries.keys().copied().collect();
-        ids.sort_unstable();
-        ids
+        self.queries.ids().collect()
     }
 
     /// Live queries that are open.
@@ -330,7 +329,7 @@ impl Subscriber {
     }
 
     async fn hand_over(&mut self, id: LiveId, principal: &Arc<Principal>) -> Result<(), SqlError> {
-        let (Some(query), Some(of)) = (self.queries.get(&id), self.of.clone()) else {
+        let (Some(query), Some(of)) = (self.queries.get(id), self.of.clone()) else {
             return Ok(());
         };
         let old = query.prepared.clone();
@@ -349,13 +348,13 @@ impl Subscriber {
         if sees_the_same {
             let adopted = prepared.clone();
             of.with_core(move |core| core.adopt(id, adopted)).await??;
-            if let Some(query) = self.queries.get_mut(&id) {
+            if let Some(query) = self.queries.get_mut(id) {
                 query.prepared = prepared;
             }
             return Ok(());
         }
         of.with_core(move |core| core.unsubscribe(id)).await?;
-        if let Some(query) = self.queries.get_mut(&id) {
+        if let Some(query) = self.queries.get_mut(id) {
             query.prepared = prepared;
         }
         let event = self
@@ -367,7 +366,7 @@ impl Subscriber {
 
     /// Opens a query of the connection again, which is subscribed no more.
     async fn begin_anew(&mut self, id: LiveId, message: &str) -> LiveEvent {
-        let Some(query) = self.queries.get(&id) else {
+        let Some(query) = self.queries.get(id) else {
             return LiveEvent::Tick(Lsn::ZERO);
         };
         let mut prepared = query.prepared.clone();
@@ -500,7 +499,7 @@ impl Subscriber {
 
     /// A query has ended: it begins anew, if it is to.
     pub(super) fn ended(&mut self, id: LiveId, end: LiveEnd) -> Option<LiveEvent> {
-        if !self.queries.contains_key(&id) {
+        if !self.queries.has(id) {
             return None;
         }
         if let (true, LiveEnd::MustRefetch { message }) = (self.refetching.contains(&id), &end) {
@@ -515,11 +514,11 @@ impl Subscriber {
     fn forget(&mut self, id: LiveId) -> bool {
         self.squashed.remove(&id);
         self.refetching.remove(&id);
-        self.queries.remove(&id).is_some()
+        self.queries.remove(id).is_some()
     }
 
     fn changed(&mut self, id: LiveId, delta: Arc<Delta>) -> Option<LiveEvent> {
-        let query = self.queries.get_mut(&id)?;
+        let query = self.queries.get_mut(id)?;
         // What comes before its start is in its snapshot.
         if delta.lsn <= query.at {
             return None;

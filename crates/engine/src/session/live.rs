@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, Lsn, SqlError, Value};
 use springhead_sql::live::LiveStatement;
 use springhead_sql::plan::{Copy, LiveSelect, OutputColumn};
@@ -21,6 +20,7 @@ use crate::cdc::parse_cursor;
 use crate::copy::{CopyOut, CopyOutcome, LiveCopy};
 use crate::functions::SessionContext;
 use crate::live::asked::{Asker, Params, Who};
+use crate::live::by_id::ById;
 use crate::live::{Live, LiveError, LiveId, LiveWaiter, Opened, Subscriber};
 use crate::notify::Notification;
 use crate::rows::RowsWriter;
@@ -30,7 +30,7 @@ pub(super) struct LiveSide {
     live: Arc<Live>,
     /// Since the first LIVE SELECT.
     subscriber: Option<Subscriber>,
-    queries: FxHashMap<LiveId, Told>,
+    queries: ById<Told>,
     /// What is to be told.
     waiting: VecDeque<Notification>,
     /// Everything of all its queries up to here has been told for certain; `None` before the first.
@@ -86,7 +86,7 @@ impl Session {
         self.live = Some(Box::new(LiveSide {
             live: Arc::clone(live),
             subscriber: None,
-            queries: FxHashMap::default(),
+            queries: ById::default(),
             waiting: VecDeque::new(),
             told: None,
         }));
@@ -212,7 +212,7 @@ impl Session {
         };
         if let Err(error) = begun {
             subscriber.close(id);
-            side.queries.remove(&id);
+            side.queries.remove(id);
             return Err(error);
         }
         let mut rows = RowsWriter::new(1 << 16, 1 << 16);
@@ -241,7 +241,7 @@ impl Session {
             LiveStatement::Cancel(Some(id)) => {
                 let id = LiveId(*id);
                 let is_known = side.subscriber.as_mut().is_some_and(|s| s.close(id));
-                let had_more = side.queries.remove(&id).is_some();
+                let had_more = side.queries.remove(id).is_some();
                 if !is_known && !had_more {
                     return Err(unknown(id));
                 }
@@ -250,7 +250,7 @@ impl Session {
                 Outcome::command("CANCEL LIVE")
             }
             LiveStatement::Fetch(id) => {
-                let told = side.queries.get_mut(&LiveId(*id));
+                let told = side.queries.get_mut(LiveId(*id));
                 let told = told.ok_or_else(|| unknown(LiveId(*id)))?;
                 let large = told.take_large();
                 let cursor = move |lsn: Lsn| format!("{lsn}@{epoch}");

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use springhead_proto::{ErrorCode, Lsn, RowRef, SqlError, Value};
 use springhead_sql::listen::PAYLOAD_BYTES;
 use springhead_sql::live::{LiveOptions, LivePlan};
 
 use super::Outcome;
 use super::live::fetch_columns;
+use crate::live::by_id::ById;
 use crate::live::{
     Delta, Entry, LiveEnd, LiveEvent, LiveId, Opened, key_text, write_key, write_row,
 };
@@ -69,7 +69,7 @@ pub(super) fn unknown(id: LiveId) -> SqlError {
 
 /// Events into notifications.
 pub(super) struct Teller<'s> {
-    pub queries: &'s mut FxHashMap<LiveId, Told>,
+    pub queries: &'s mut ById<Told>,
     pub waiting: &'s mut VecDeque<Notification>,
     pub process_id: i32,
     /// Bytes of changes that are kept for FETCH LIVE, of one query.
@@ -105,14 +105,14 @@ impl Teller<'_> {
                     LiveEnd::Failed(error) => ("error", error),
                 };
                 self.end(id, Lsn::ZERO, event, &error);
-                self.queries.remove(&id);
+                self.queries.remove(id);
             }
         }
         None
     }
 
     fn change(&mut self, id: LiveId, delta: &Arc<Delta>) -> Option<LiveId> {
-        let told = self.queries.get_mut(&id)?;
+        let told = self.queries.get_mut(id)?;
         let head = format!(
             "{{\"event\":\"change\",\"live_id\":{},\"cursor\":\"{}\",\"lsn\":{}",
             id.0,
@@ -134,7 +134,7 @@ impl Teller<'_> {
             );
             let error = error.with_hint("run FETCH LIVE when a change is too large");
             self.end(id, delta.lsn, "must-refetch", &error);
-            self.queries.remove(&id);
+            self.queries.remove(id);
             return Some(id);
         }
         large.changes.push(Arc::clone(delta));

@@ -417,6 +417,23 @@ async fn explain_live_says_what_is_seen_through_and_how_an_order_is_kept() {
             "SELECT id FROM a UNION ALL SELECT x FROM c",
             &["Live query: union (UNION ALL of filters and joins)"],
         ),
+        (
+            "SELECT id FROM a EXCEPT SELECT x FROM c",
+            &[
+                "Live query: by sides (set operations of queries that are kept by parts)",
+                "  Rows: (side 1 EXCEPT side 2), by counts",
+                "  Side 1: filter/project (a condition on one table)",
+                "  Cost per commit: of each side what its class costs",
+            ],
+        ),
+        (
+            "SELECT a.id, b.k FROM a FULL JOIN b ON b.a_id = a.id",
+            &[
+                "Live query: by sides (a full join: a left join, and what is joined to nothing)",
+                "  Rows: those of all sides, by key",
+                "  Side 2: by rows of one table (a subquery)",
+            ],
+        ),
     ] {
         let lines = client.lines(&format!("EXPLAIN LIVE {sql}")).await;
         for line in expected {
