@@ -1,5 +1,7 @@
 //! What a live query takes in memory, counted by an allocator: no other test may run in this process.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -35,6 +35,8 @@ pub(crate) struct Asked {
     pub who: Who,
     pub context: PlanContext,
     pub session: Arc<SessionContext>,
+    /// See [`AskedKey::settings`].
+    pub settings: String,
     /// The query over one row image, for the schema version that was seen last.
     image_sql: Mutex<Option<(SchemaVersion, Arc<str>)>>,
 }
@@ -178,7 +180,7 @@ impl AskedBook {
             recompute: select.options.recompute,
             context: asker.context.clone(),
             who: asker.who.text(),
-            settings: asker.settings,
+            settings: asker.settings.clone(),
         };
         let mut known = self.known.lock();
         if let Some(asked) = known.get(&key).and_then(Weak::upgrade)
@@ -196,6 +198,7 @@ impl AskedBook {
             who: asker.who,
             context: asker.context,
             session: asker.session,
+            settings: asker.settings,
             image_sql: Mutex::default(),
         });
         known.insert(key, Arc::downgrade(&asked));

@@ -185,13 +185,16 @@ impl Core {
     /// Adds a subscriber. Its changes go into `outbox` from now on.
     ///
     /// # Errors
-    /// 53400 past the tenant's limit, or why a table could not be copied.
+    /// 53300 past the tenant's limit, or why a table could not be copied; [`LiveError::Refetch`] if it means
+    /// something else by now.
     pub(crate) fn subscribe(
         &mut self,
         id: LiveId,
         outbox: &Arc<Outbox>,
         query: Prepared,
-    ) -> Result<(), SqlError> {
+    ) -> Result<(), LiveError> {
+        // What has changed since it was planned may have been gone through already, without it.
+        self.expect_current(&query.asked)?;
         // One that was begun, and cancelled before it was answered.
         if self.of_subscriber.contains_key(&id) {
             self.unsubscribe(id);
@@ -204,7 +207,8 @@ impl Core {
                     self.limits.per_tenant
                 ),
             )
-            .with_hint("end some, or raise live_per_tenant"));
+            .with_hint("end some, or raise live_per_tenant")
+            .into());
         }
         let instance = match self.same_as(&query) {
             Some(instance) => instance,

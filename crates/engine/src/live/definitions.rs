@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use springhead_proto::{CollectionId, SqlError};
 use springhead_sql::live::{LiveClass, LivePlan};
 
+use super::LiveError;
 use super::asked::{Asked, Prepared};
 use super::core::{Core, Instance, Kept};
 use super::delta::ResultSet;
@@ -27,6 +28,21 @@ impl Core {
             .collect();
         self.look_again(&ids, "definitions that the query depends on have changed");
         self.renew_copies(&touched);
+    }
+
+    /// Says what has become of a query that nobody has looked at again since it was planned, if it means
+    /// something else now.
+    pub(super) fn expect_current(&self, asked: &Asked) -> Result<(), LiveError> {
+        if asked.plan.catalog_version == self.tenant.catalog().version
+            && asked.context.roles.version() == self.engine.roles().version
+        {
+            return Ok(());
+        }
+        match self.end_of_change(asked, "definitions changed meanwhile") {
+            None => Ok(()),
+            Some(LiveEnd::MustRefetch { message }) => Err(LiveError::Refetch(message)),
+            Some(LiveEnd::Failed(error)) => Err(LiveError::Sql(error)),
+        }
     }
 
     /// Looks again at all queries of those whose rights have changed.

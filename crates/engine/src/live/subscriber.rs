@@ -90,6 +90,9 @@ pub struct Subscriber {
     pub(super) owes_tick: bool,
 }
 
+/// How often a query is planned again whose definitions change while it is opened.
+const ATTEMPTS: usize = 3;
+
 pub(super) struct Query {
     pub prepared: Prepared,
     /// The last LSN handed out.
@@ -228,22 +231,28 @@ impl Subscriber {
             (None, None) => None,
         };
         let of = self.live.of(&self.tenant)?;
-        let prepared = Prepared {
+        let mut prepared = Prepared {
             asked: of.asked.share(asker, select),
             params,
         };
         let id = LiveId(self.live.next_id.fetch_add(1, Ordering::Relaxed));
-        let opened = match self.open_prepared(id, &prepared, cursor, wants_rows).await {
-            Err(error) if options.refetch && error.is_refetch() => {
-                let opened = self.open_prepared(id, &prepared, None, true).await;
-                opened.map(|opened| Opened {
-                    refetched: Some(error.to_string()),
-                    ..opened
-                })
+        let has_cursor = cursor.is_some();
+        let mut opened = self.open_prepared(id, &prepared, cursor, wants_rows).await;
+        let mut refetched = None;
+        for _ in 0..ATTEMPTS {
+            match opened {
+                // Who begins without a cursor does not mind that definitions have changed meanwhile.
+                Err(error) if error.is_refetch() && (options.refetch || !has_cursor) => {
+                    refetched = has_cursor.then(|| error.to_string());
+                    opened = self
+                        .open_again(id, &mut prepared, has_cursor || wants_rows)
+                        .await;
+                }
+                _ => break,
             }
-            other => other,
-        };
+        }
         let mut opened = opened?;
+        opened.refetched = refetched;
         if options.squash_ms > 0 {
             let squashed = Squashed::new(options.squash_ms);
             self.squashed.insert(id, squashed);
@@ -290,7 +299,7 @@ impl Subscriber {
         &mut self,
         id: LiveId,
         query: &Prepared,
-    ) -> Result<Arc<TenantLive>, SqlError> {
+    ) -> Result<Arc<TenantLive>, LiveError> {
         loop {
             let of = self.live.of(&self.tenant)?;
             let (outbox, query) = (Arc::clone(&self.outbox), query.clone());
@@ -370,33 +379,7 @@ impl Subscriber {
             return LiveEvent::Tick(Lsn::ZERO);
         };
         let mut prepared = query.prepared.clone();
-        let again = prepared.asked.plan_again(&self.live.engine, &self.tenant);
-        let opened = match again {
-            Err(error) => Err(error.into()),
-            Ok((select, context)) => {
-                let old = &prepared.asked;
-                let asker = Asker {
-                    who: old.who.clone(),
-                    context,
-                    session: Arc::clone(&old.session),
-                    settings: String::new(),
-                };
-                // Parameters are values of the types that they had.
-                if select.plan.parameters != old.plan.parameters {
-                    Err(LiveError::Refetch(
-                        "its parameters have other types now".to_owned(),
-                    ))
-                } else {
-                    match self.live.of(&self.tenant) {
-                        Err(error) => Err(error.into()),
-                        Ok(of) => {
-                            prepared.asked = of.asked.share(asker, &select);
-                            Box::pin(self.open_prepared(id, &prepared, None, true)).await
-                        }
-                    }
-                }
-            }
-        };
+        let opened = Box::pin(self.open_again(id, &mut prepared, true)).await;
         match opened {
             Ok(opened) => {
                 let at = opened.lsn;
@@ -416,6 +399,30 @@ impl Subscriber {
                 LiveEvent::Ended { id, end }
             }
         }
+    }
+
+    /// Plans a query again, against what is defined and allowed now, and opens it from the beginning.
+    async fn open_again(
+        &mut self,
+        id: LiveId,
+        prepared: &mut Prepared,
+        wants_rows: bool,
+    ) -> Result<Opened, LiveError> {
+        let old = Arc::clone(&prepared.asked);
+        let (select, context) = old.plan_again(&self.live.engine, &self.tenant)?;
+        // Parameters are values of the types that they had.
+        if select.plan.parameters != old.plan.parameters {
+            let message = "its parameters have other types now";
+            return Err(LiveError::Refetch(message.to_owned()));
+        }
+        let asker = Asker {
+            who: old.who.clone(),
+            context,
+            session: Arc::clone(&old.session),
+            settings: old.settings.clone(),
+        };
+        prepared.asked = self.live.of(&self.tenant)?.asked.share(asker, &select);
+        self.open_prepared(id, prepared, None, wants_rows).await
     }
 
     /// The next event, as soon as there is one. Cancel-safe.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use springhead_engine::ParamValue;
 use springhead_engine::access::{Credential, Principal};
 use springhead_engine::live::{
-    Live, LiveEnd, LiveError, LiveEvent, LiveLimits, LiveRequest, Subscriber,
+    Live, LiveEnd, LiveError, LiveEvent, LiveLimits, LiveOptions, LiveRequest, Subscriber,
 };
 use springhead_proto::{ErrorCode, Lsn};
 
 use crate::live::{Mirror, PATIENCE, TABLES, asked, drain, fresh, principal, subscriber};
-use crate::support::Node;
+use crate::support::{Client, Node};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_kept_true_is_refused_with_the_reason() {
@@ -87,6 +87,65 @@ async fn a_recomputed_query_is_evaluated_once_per_pause_and_comes_to_what_a_sele
     .await;
     assert!((1..20).contains(&changes), "{changes} changes");
     assert_eq!(mirror.lines(), fresh(&mut client, &mirror).await);
+}
+
+/// One that was planned before a change of definitions, and began after it had been gone through, was
+/// never looked at again: it went on without a policy that had come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g6_a_live_query_that_begins_while_policies_change_is_under_those_that_count() {
+    let node = Node::start();
+    let mut admin = node.client().await;
+    for sql in [
+        "CREATE TABLE t (k integer PRIMARY KEY, g integer)",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY p0 ON t FOR SELECT USING (true)",
+        "CREATE ROLE ann LOGIN",
+        "GRANT SELECT ON t TO ann",
+    ] {
+        admin.ok(sql).await;
+    }
+    let ann = Arc::new(Principal::of("ann", Credential::Password));
+    let tenant = node.tenant().await;
+    let session = node.engine.session(tenant.id(), &ann).await.unwrap();
+    let mut anns = Client { session };
+    let live = Live::new(node.engine.clone(), LiveLimits::default());
+    // It keeps the task going, and has its definitions gone through at once.
+    let mut keeper = Subscriber::new(&live, Arc::clone(&tenant));
+    let kept = "SELECT k FROM t WHERE g = 1";
+    keeper.open(&principal(), &asked(kept)).await.unwrap();
+    for round in 1..=60 {
+        let mut subscriber = Subscriber::new(&live, Arc::clone(&tenant));
+        let sql = [
+            "SELECT g, count(*) FROM t GROUP BY g",
+            "SELECT k, g FROM t WHERE g > 0",
+            "SELECT x.k, y.k FROM t x JOIN t y ON y.g = x.g",
+        ][round % 3];
+        let hides = round % 2 == 1;
+        let policy = match hides {
+            true => "CREATE POLICY p1 ON t AS RESTRICTIVE FOR SELECT USING (k % 2 = 0)",
+            false => "DROP POLICY p1 ON t",
+        };
+        let request = LiveRequest {
+            options: LiveOptions {
+                refetch: true,
+                ..LiveOptions::default()
+            },
+            ..asked(sql)
+        };
+        let (opened, _) = tokio::join!(subscriber.open(&ann, &request), admin.ok(policy));
+        let mut mirror = Mirror::new(sql, opened.unwrap());
+        let insert = format!("INSERT INTO t VALUES ({round}, {})", round % 4);
+        let last = admin.ok(&insert).await.lsn;
+        drain(&mut subscriber, last, |event| match event {
+            LiveEvent::Change { delta, .. } => mirror.apply(&delta.entries),
+            LiveEvent::Refetched { opened, .. } => mirror = Mirror::new(sql, *opened),
+            LiveEvent::Tick(_) => {}
+            LiveEvent::Ended { end, .. } => panic!("{end:?}"),
+        })
+        .await;
+        let expected = fresh(&mut anns, &mirror).await;
+        assert_eq!(mirror.lines(), expected, "{sql} in round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -170,16 +170,17 @@ impl Run {
 
     async fn commit(&mut self) -> Lsn {
         let text = self.world.transaction();
-        if let Err(error) = self.client.run(&text).await {
-            assert_eq!(
-                error.code,
-                ErrorCode::UniqueViolation,
-                "{}: {text}",
-                self.why
-            );
-            self.client.run("ROLLBACK").await.ok();
+        let mut last = Lsn::ZERO;
+        match self.client.run(&text).await {
+            Ok(answer) => last = answer.lsn,
+            Err(error) => {
+                let expected = ErrorCode::UniqueViolation;
+                assert_eq!(error.code, expected, "{}: {text}", self.why);
+                self.client.run("ROLLBACK").await.ok();
+            }
         }
-        let last = self.node.tenant().await.last_commit();
+        // What is answered may be told to others a moment later.
+        last = last.max(self.node.tenant().await.last_commit());
         for index in 0..self.watched.len() {
             let lines = self.fresh(index).await;
             self.watched[index].mirror.expected.push_back((last, lines));
