@@ -95,11 +95,7 @@ impl<'p> Planning<'p> {
             watched: None,
             parameters,
         };
-        let mut in_from: Vec<CollectionId> = (probe.tables.iter())
-            .map(|source| source.collection)
-            .collect();
-        in_from.sort_unstable();
-        in_from.dedup();
+        let in_from = collections(&probe);
         if in_from != plan.reads && !matches!(class, LiveClass::Window | LiveClass::Recomputed) {
             plan.class = LiveClass::Evaluated;
             if class != LiveClass::Evaluated {
@@ -380,6 +376,15 @@ impl Planning<'_> {
         plan.because = "GROUP BY over left joins of plain tables";
         Ok(())
     }
+}
+
+/// The collections of FROM, ascending.
+fn collections(probe: &Probe) -> Vec<CollectionId> {
+    let tables = probe.tables.iter();
+    let mut found: Vec<CollectionId> = tables.map(|source| source.collection).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// What is known of a query over one table alone, or over views of it.
