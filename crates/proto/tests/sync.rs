@@ -6,5 +6,7 @@ mod damage;
 mod golden;
 #[path = "sync/random.rs"]
 mod random;
+#[path = "sync/size.rs"]
+mod size;
 #[path = "sync/violations.rs"]
 mod violations;

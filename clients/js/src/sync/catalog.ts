@@ -12,8 +12,6 @@ export interface TableDefinition {
   key: string[]
   /** Columns whose values are JSON text on the wire: json, jsonb and arrays. */
   json: ReadonlySet<string>
-  /** Whether conflicts are decided by hybrid clocks. */
-  byClock: boolean
   /** Columns that merge. */
   cells: ReadonlyMap<string, CellKind>
 }
@@ -21,19 +19,17 @@ export interface TableDefinition {
 interface Payload {
   columns?: { name: string; pg_type: unknown; hidden?: boolean; crdt?: { kind: CellKind } }[]
   key?: number[]
-  conflict?: string
 }
 
 /** Reads a table's payload; `undefined` for what is none, or is of a form that is not known here. */
 export function readTable(definition: Definition): TableDefinition | undefined {
   if (definition.type !== 'table') return undefined
-  const { columns, key, conflict } = JSON.parse(definition.payload) as Payload
+  const { columns, key } = JSON.parse(definition.payload) as Payload
   if (!Array.isArray(columns) || !Array.isArray(key)) return undefined
   const json = columns.filter(({ pg_type: type }) => type === 'json' || type === 'jsonb' || isArray(type))
   return {
     key: key.flatMap((place) => columns[place]?.name ?? []),
     json: new Set(json.map(({ name }) => name)),
-    byClock: conflict === 'hlc',
     cells: new Map(columns.flatMap(({ name, crdt }) => (crdt ? [[name, crdt.kind]] : []))),
   }
 }

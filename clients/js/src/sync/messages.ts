@@ -26,9 +26,12 @@ export interface Operation {
   crdt?: Record<string, Uint8Array>
 }
 
-/** One mutation of a push; `base` and `schema` are the push's where they are left out. */
+/**
+ * One mutation of a push. `base` and `schema` are the push's where they are left out, `seq` is the one
+ * after the mutation before; `hlc` is less that of the mutation before.
+ */
 export interface WireMutation {
-  seq: number
+  seq?: number
   base?: string
   schema?: number
   after?: (number | [Uint8Array, number, number])[]

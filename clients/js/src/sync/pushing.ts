@@ -59,20 +59,24 @@ export class Pushing {
     const { producer, generation } = this.replica.meta
     const base = mutations[0]?.base ?? '0'
     const schema = mutations[0]?.schema ?? 0
-    const wire = (mutation: Pending): WireMutation => ({
-      seq: mutation.seq,
-      ...(mutation.base === base ? {} : { base: mutation.base }),
-      ...(mutation.schema === schema ? {} : { schema: mutation.schema }),
-      ...(mutation.after.length === 0 ? {} : { after: mutation.after }),
-      ...(this.#needsClock(mutation) ? { hlc: mutation.hlc } : {}),
-      ops: mutation.operations,
-    })
+    // A seq that follows is left out, and a clock is what it is more than the one before it.
+    let due = 0
+    let clock = 0n
+    const wire = (mutation: Pending): WireMutation => {
+      const follows = mutation.seq === due
+      const hlc = mutation.hlc - clock
+      due = mutation.seq + 1
+      clock = mutation.hlc
+      return {
+        ...(follows ? {} : { seq: mutation.seq }),
+        ...(mutation.base === base ? {} : { base: mutation.base }),
+        ...(mutation.schema === schema ? {} : { schema: mutation.schema }),
+        ...(mutation.after.length === 0 ? {} : { after: mutation.after }),
+        hlc,
+        ops: mutation.operations,
+      }
+    }
     return { producer, generation, base, schema, mutations: mutations.map(wire) }
-  }
-
-  /** Only tables whose conflicts clocks decide need a reading; of a table that is not known, who can tell? */
-  #needsClock({ operations }: Pending): boolean {
-    return operations.some((operation) => this.replica.table(operation.in)?.byClock ?? true)
   }
 
   /** A verdict has come, whichever. */

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! {"producer": bin16, "generation": 1, "base": "42@9c1e04d7", "schema": 7,
-//!  "mutations": [{"seq": 5, "ops": […]},
-//!                {"seq": 6, "base": "43@9c1e04d7", "after": [5], "hlc": 112…, "ops": […]}]}
+//!  "mutations": [{"seq": 5, "hlc": 112590848000000000, "ops": […]},
+//!                {"base": "43@9c1e04d7", "after": [5], "hlc": 65536, "ops": […]}]}
 //! ```
 //!
-//! A mutation's `base` and `schema` are the push's unless it says its own. `after` has the seq of
-//! mutations of the same producer and generation, and `[producer, generation, seq]` for others.
+//! A mutation's `base` and `schema` are the push's unless it says its own; its `seq` is the one after
+//! that of the mutation before it unless it says so; `hlc` is less that of the last one before it that
+//! has one (64 bits, wrapping). `after` has the seq of mutations of the same producer and generation,
+//! and `[producer, generation, seq]` for others.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -36,7 +38,8 @@ struct WirePush {
 
 #[derive(Serialize, Deserialize)]
 struct WireMutation {
-    seq: Seq,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<Cursor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,7 +47,7 @@ struct WireMutation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     after: Vec<Dependency>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    hlc: Option<Hlc>,
+    hlc: Option<i64>,
     ops: Vec<Operation>,
 }
 
@@ -60,8 +63,11 @@ impl Serialize for Push {
         let first = self.mutations.first();
         let base = first.map_or(NO_BASE, |first| first.base);
         let schema = first.map_or(CatalogVersion(0), |first| first.schema_version);
+        let (mut due, mut clock) = (Seq::ZERO, Hlc::default());
         let wire = |mutation: &Mutation| WireMutation {
-            seq: mutation.seq,
+            seq: (mutation.seq
+                != std::mem::replace(&mut due, Seq(mutation.seq.0.saturating_add(1))))
+            .then_some(mutation.seq),
             base: (mutation.base != base).then_some(mutation.base),
             schema: (mutation.schema_version != schema).then_some(mutation.schema_version),
             after: mutation
@@ -69,7 +75,10 @@ impl Serialize for Push {
                 .iter()
                 .map(|id| self.dependency(id))
                 .collect(),
-            hlc: mutation.hlc,
+            hlc: mutation.hlc.map(|hlc| {
+                let before = std::mem::replace(&mut clock, hlc);
+                hlc.0.wrapping_sub(before.0).cast_signed()
+            }),
             ops: mutation.operations.clone(),
         };
         WirePush {
@@ -102,13 +111,24 @@ impl<'de> Deserialize<'de> for Push {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Push, D::Error> {
         let wire = WirePush::deserialize(deserializer)?;
         let (producer, generation) = (wire.producer, wire.generation);
-        let mut last = Seq::ZERO;
+        let (mut last, mut clock) = (Seq::ZERO, Hlc::default());
         let mut mutations = Vec::new();
         for mutation in wire.mutations {
-            if mutation.seq <= last {
+            let seq = match mutation.seq {
+                Some(seq) => seq,
+                None if last == Seq::ZERO => {
+                    return Err(D::Error::custom("the first mutation of a push has no seq"));
+                }
+                None => Seq(last.0.saturating_add(1)),
+            };
+            if seq <= last {
                 return Err(D::Error::custom("the seqs of a push do not ascend from 1"));
             }
-            last = mutation.seq;
+            last = seq;
+            let hlc = mutation.hlc.map(|less| {
+                clock = Hlc(clock.0.wrapping_add_signed(less));
+                clock
+            });
             if mutation.ops.is_empty() {
                 return Err(D::Error::custom("a mutation without an operation"));
             }
@@ -130,11 +150,11 @@ impl<'de> Deserialize<'de> for Push {
             mutations.push(Mutation {
                 producer,
                 generation,
-                seq: mutation.seq,
+                seq,
                 base: mutation.base.unwrap_or(wire.base),
                 schema_version: mutation.schema.unwrap_or(wire.schema),
                 after: after.collect(),
-                hlc: mutation.hlc,
+                hlc,
                 operations: mutation.ops,
             });
         }
