@@ -221,14 +221,15 @@ settings! {
         live_result_bytes: Size = Size::of(LiveLimits::default().result_bytes);
         /// Changes that wait for one connection; past it, it gets their net difference instead.
         live_outbox_bytes: Size = Size::of(LiveLimits::default().outbox_bytes);
-        /// Changes of the log gone through for a net difference; past it the client must refetch.
+        /// Rows of a net difference, and changes gone through where it is not a filter's of one table; past it: refetch.
         live_resume_changes: u64 = LiveLimits::default().resume_changes;
+        /// Changes gone through for the net difference of a filter of one table, or a device's shape; past it: refetch.
+        live_resume_scan: u64 = LiveLimits::default().resume_scan;
         /// Live queries of one tenant at a time; more are refused with 53300.
         live_per_tenant: usize = LiveLimits::default().per_tenant;
         /// Live queries of one connection at a time; more are refused with 53300.
         live_per_connection: usize = LiveLimits::default().per_connection;
-        /// Rows of one commit that joins and groups follow one by one; past it they are evaluated
-        /// as a whole.
+        /// Rows of one commit that joins and groups follow one by one; with more they are evaluated as a whole.
         live_keys_by_parts: usize = LiveLimits::default().keys_by_parts;
         /// Pause between two evaluations of a live query with `WITH (recompute)`.
         live_recompute_pause: Duration = LiveLimits::default().recompute_pause;
@@ -252,8 +253,7 @@ settings! {
         sync_clock_drift: Duration = Duration::from_millis(u64::from(http().sync.device.max_clock_drift_ms));
         /// Verdicts of one device that are kept after it has acknowledged them, for copies of its files.
         sync_settled_verdicts: u64 = engine().sync_settled_verdicts;
-        /// The edits that one CRDT column of one row comes of; a mutation that would take more is
-        /// rejected as too_large.
+        /// The edits that one CRDT column of one row comes of; a mutation with more is rejected as too_large.
         crdt_state_bytes: Size = Size::of(engine().crdt_state_bytes);
         /// After so many edits those of a CRDT column are made one; deleted text is then forgotten.
         crdt_merge_updates: usize = engine().crdt_merge_updates;

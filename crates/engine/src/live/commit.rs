@@ -12,7 +12,10 @@ use springhead_proto::{
 use springhead_sql::catalog::Table;
 
 /// The columns that tables have had.
-pub(crate) type SchemaOf<'s> = &'s dyn Fn(CollectionId, SchemaVersion) -> Option<Arc<Table>>;
+pub(crate) type SchemaOf<'s> = &'s mut dyn FnMut(CollectionId, SchemaVersion) -> Option<Arc<Table>>;
+
+/// Whether a row may matter to whoever looks.
+pub(crate) type Matters<'s> = &'s mut dyn FnMut(&Table, RowRef<'_>) -> bool;
 
 /// A row, and the table as it was when the row was written.
 #[derive(Clone)]
@@ -60,21 +63,41 @@ impl<'a> CommitChange<'a> {
         wanted: &dyn Fn(CollectionId) -> bool,
         schema: SchemaOf<'_>,
     ) -> Result<(), SqlError> {
+        self.add_those(slice, wanted, schema, &mut |_, _| true)
+    }
+
+    /// As [`CommitChange::add`], but for changes of rows that do not matter, neither as they were nor
+    /// as they are.
+    ///
+    /// # Errors
+    /// As [`CommitChange::add`].
+    pub(crate) fn add_those(
+        &mut self,
+        slice: &'a CommitSlice,
+        wanted: &dyn Fn(CollectionId) -> bool,
+        schema: SchemaOf<'_>,
+        matters: Matters<'_>,
+    ) -> Result<(), SqlError> {
         for change in Changes::new(&slice.changes) {
             let change = change.map_err(|error| damaged(&error.to_string()))?;
             match change.kind {
                 ChangeKind::Definition => self.definitions.push(change.collection),
                 ChangeKind::Message | ChangeKind::Sequence => {}
-                _ if wanted(change.collection) => self.add_change(&change, schema)?,
+                _ if wanted(change.collection) => self.add_change(&change, schema, matters)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn add_change(&mut self, change: &ChangeRef<'a>, schema: SchemaOf<'_>) -> Result<(), SqlError> {
-        let touched = self.tables.entry(change.collection).or_default();
+    fn add_change(
+        &mut self,
+        change: &ChangeRef<'a>,
+        schema: SchemaOf<'_>,
+        matters: Matters<'_>,
+    ) -> Result<(), SqlError> {
         if change.kind == ChangeKind::Truncate {
+            let touched = self.tables.entry(change.collection).or_default();
             touched.truncated = true;
             touched.truncated_as = schema(change.collection, change.schema_version);
             touched.rows.iter_mut().for_each(|row| row.after = None);
@@ -82,6 +105,10 @@ impl<'a> CommitChange<'a> {
         }
         let table = schema(change.collection, change.schema_version)
             .ok_or_else(|| damaged("a change follows an unknown schema version"))?;
+        let mut rows = [change.before, change.after].into_iter().flatten();
+        if !rows.any(|row| matters(&table, row)) {
+            return Ok(());
+        }
         let image = |row: Option<RowRef<'a>>| {
             row.map(|row| Image {
                 row,
@@ -89,6 +116,7 @@ impl<'a> CommitChange<'a> {
             })
         };
         let (before, after) = (image(change.before), image(change.after));
+        let touched = self.tables.entry(change.collection).or_default();
         match (&before, &after) {
             (Some(old), Some(new)) if old.key() != new.key() => {
                 touched.note(before, None);

@@ -415,9 +415,9 @@ impl Core {
         {
             let tenant = Arc::clone(&self.tenant);
             let wanted = |id: CollectionId| self.index.has(id) || self.readers.contains_key(&id);
-            let schema = move |id, version| tenant.schema(id, version);
+            let mut schema = move |id, version| tenant.schema(id, version);
             for block in blocks {
-                change.add(&block.slice, &wanted, &schema)?;
+                change.add(&block.slice, &wanted, &mut schema)?;
             }
         }
         if !change.definitions.is_empty() {

@@ -68,8 +68,11 @@ pub struct LiveLimits {
     pub result_bytes: usize,
     /// Bytes of changes that wait for one connection; past it, it gets the net difference instead.
     pub outbox_bytes: usize,
-    /// Changes of the log that are gone through for a net difference.
+    /// Rows of a net difference; and the changes of the log that are gone through for that of a query
+    /// over more than one table, or of rows without keys.
     pub resume_changes: u64,
+    /// Changes of the log that are gone through for the net difference of a filter of one table.
+    pub resume_scan: u64,
     /// Live queries of one tenant.
     pub per_tenant: usize,
     /// Live queries of one connection.
@@ -87,6 +90,7 @@ impl Default for LiveLimits {
             result_bytes: 64 << 20,
             outbox_bytes: 4 << 20,
             resume_changes: 100_000,
+            resume_scan: 10_000_000,
             per_tenant: 1_000_000,
             per_connection: 1_000,
             keys_by_parts: 1_000,

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use springhead_proto::{Lsn, SqlError};
-use springhead_sql::live::{LiveOptions, LivePlan};
+use springhead_proto::{Cursor, Lsn, SqlError};
+use springhead_sql::live::{LiveClass, LiveOptions, LivePlan};
 
 use super::asked::Prepared;
 use super::core::{Initial, Waiting};
 use super::delta::{Delta, Entry};
 use super::outbox::{LiveEnd, LiveId};
-use super::resume::filter_difference;
-use super::subscriber::{Opened, Subscriber};
+use super::resume::{filter_difference, touched};
+use super::subscriber::{LiveRequest, Opened, Subscriber};
 use super::{LiveError, TenantLive};
+use crate::access::Principal;
+use crate::cdc::{CdcError, Start, resolve_start};
 use crate::rows::RowsWriter;
 
 impl Subscriber {
@@ -70,12 +72,39 @@ impl Subscriber {
     ) -> Result<Vec<Entry>, LiveError> {
         let (of, query) = (Arc::clone(of), query.clone());
         let limits = self.live.limits;
-        let work = move || {
-            let side = of.side.lock();
-            filter_difference(&of.tenant, &side, &query, from, to, limits)
-        };
+        let work = move || filter_difference(&of.tenant, &of.side, &query, (from, to), limits);
         let readers = &self.tenant.shared.readers;
         readers.call(work).await.map_err(SqlError::from)?
+    }
+
+    /// The rows of a filter of one table that changes after `cursor` have to do with, as they are at the
+    /// position that is given with them: added, or removed with their keys alone, if the filter's columns
+    /// begin with the key's. Unlike a net difference it is right for whoever has seen some of it already.
+    ///
+    /// # Errors
+    /// As [`Subscriber::open`]; [`LiveError::Refetch`] for any other query too.
+    pub async fn touched_since(
+        &self,
+        principal: &Arc<Principal>,
+        request: &LiveRequest<'_>,
+        cursor: Cursor,
+    ) -> Result<(Arc<LivePlan>, Lsn, Vec<Entry>), LiveError> {
+        let query = self.prepare(principal, request).await?;
+        if query.plan().class != LiveClass::Rows {
+            let message = "the query is more than a filter of one table";
+            return Err(LiveError::Refetch(message.to_owned()));
+        }
+        let log = Arc::clone(self.live.engine.log());
+        let from = resolve_start(&self.tenant, &*log, Start::After(cursor)).await;
+        let from = from.map_err(CdcError::from)?;
+        let to = self.tenant.visible();
+        let of = self.live.of(&self.tenant)?;
+        let plan = Arc::clone(query.plan());
+        let limits = self.live.limits;
+        let work = move || touched(&of.tenant, &of.side, &query, (from, to), limits);
+        let readers = &self.tenant.shared.readers;
+        let entries = readers.call(work).await.map_err(SqlError::from)??;
+        Ok((plan, to, entries))
     }
 
     /// All else: the first result comes from the copies, at the LSN that they are at.

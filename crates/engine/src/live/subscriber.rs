@@ -194,14 +194,34 @@ impl Subscriber {
         principal: &Arc<Principal>,
         request: &LiveRequest<'_>,
     ) -> Result<Opened, LiveError> {
+        let (asker, select, params) = self.plan(principal, request).await?;
+        let wants_rows = select.options.snapshot != Some(false);
+        self.open_select(asker, &select, params, request.cursor, wants_rows)
+            .await
+    }
+
+    async fn plan(
+        &self,
+        principal: &Arc<Principal>,
+        request: &LiveRequest<'_>,
+    ) -> Result<(Asker, LiveSelect, Params), LiveError> {
         let asker = asked::asker(&self.live.engine, &self.tenant, principal).await?;
         let recompute = request.options.recompute;
         let mut select = asked::plan(&self.tenant, request.sql, recompute, &asker.context)?;
         let params = asked::convert(&select.plan, request.params)?;
         select.options = asked::options(&request.options, select.options);
-        let wants_rows = select.options.snapshot != Some(false);
-        self.open_select(asker, &select, params, request.cursor, wants_rows)
-            .await
+        Ok((asker, select, params))
+    }
+
+    /// A query that nobody keeps.
+    pub(super) async fn prepare(
+        &self,
+        principal: &Arc<Principal>,
+        request: &LiveRequest<'_>,
+    ) -> Result<Prepared, LiveError> {
+        let (asker, select, params) = self.plan(principal, request).await?;
+        let asked = self.live.of(&self.tenant)?.asked.share(asker, &select);
+        Ok(Prepared { asked, params })
     }
 
     /// Opens a query that has been planned; without `cursor` from that of its options. The rows of a
@@ -443,7 +463,8 @@ impl Subscriber {
         }
     }
 
-    /// The next event, if there is one now. Cancel-safe.
+    /// The next event, if there is one now. Cancel-safe. What seldom happens is on the heap, since
+    /// connections wait with a future of this size.
     pub async fn try_next(&mut self) -> Option<LiveEvent> {
         let event = self.take_next().await;
         match event {
@@ -461,18 +482,18 @@ impl Subscriber {
             }
             if let Some((id, message)) = self.anew.clone() {
                 // Cancelled, it begins again.
-                let event = self.begin_anew(id, &message).await;
+                let event = Box::pin(self.begin_anew(id, &message)).await;
                 self.anew = None;
                 return Some(event);
             }
             if self.is_behind {
-                self.catch_up().await;
+                Box::pin(self.catch_up()).await;
                 continue;
             }
             match self.outbox.take() {
                 Taken::Empty => {
                     if self.squash_due().is_some_and(|due| due <= Instant::now()) {
-                        self.release_squashed().await;
+                        Box::pin(self.release_squashed()).await;
                         continue;
                     }
                     return None;

@@ -16,7 +16,7 @@ use super::{Author, Producer, Sync};
 use crate::Tenant;
 use crate::access::Principal;
 use crate::cdc::CdcError;
-use crate::live::{LiveError, LiveOptions, LiveRequest};
+use crate::live::{Entry, LiveError, LiveOptions, LiveRequest};
 
 /// A session with its answer to the handshake; boxed, since it is large beside a refusal.
 pub type Opened = (Box<SyncSession>, HandshakeAck);
@@ -145,6 +145,7 @@ impl SyncSession {
     pub(super) async fn open_complete(&mut self) -> Result<(), Closing> {
         let from = self.cursor(self.at);
         let mut changes: Vec<DeltaChange> = Vec::new();
+        // Each shape is opened at the position of its moment.
         let mut reached: Option<Lsn> = None;
         for wanted in self.take_complete() {
             let id = wanted.shape.id;
@@ -156,7 +157,7 @@ impl SyncSession {
                         changes.extend(entries.filter_map(|entry| open.change(delta.lsn, entry)));
                     }
                     open.from = opened.lsn;
-                    reached = Some(reached.map_or(opened.lsn, |known| known.min(opened.lsn)));
+                    reached = reached.max(Some(opened.lsn));
                     self.shapes.push(open);
                 }
                 Err(LiveError::Sql(error)) => self.shape_failed(id, &error),
@@ -180,6 +181,11 @@ impl SyncSession {
             }
         }
         if let Some(reached) = reached {
+            // What the others have missed up to the last one's belongs to the same delta: its cursor has
+            // to be true of all of them, or the device would ask for differences from a wrong place.
+            self.collected = Some(changes);
+            self.drain(reached).await?;
+            let changes = self.collected.take().unwrap_or_default();
             self.catch_up(reached, changes);
         }
         Ok(())
@@ -209,6 +215,7 @@ impl SyncSession {
             // In the same commit for the device as the last chunk it has.
             self.early(changes);
         }
+        self.shapes.reserve_exact(1);
         self.shapes.push(open);
         Ok(sending)
     }
@@ -250,16 +257,34 @@ impl SyncSession {
         open: &OpenShape,
         resume: &Resume,
     ) -> Option<(Resume, Vec<DeltaChange>)> {
-        let (mut had, opened) = self.follow(wanted, Some(resume.cursor)).await.ok()?;
-        self.subscriber().close(opened.id);
-        had.from = Lsn(u64::MAX);
+        let query = ShapeQuery::of(&self.tenant.catalog(), &wanted.shape).ok()?;
+        let texts = texts(&wanted.shape.params);
+        let params = shape_params(&wanted.shape.params, &texts);
+        let request = LiveRequest {
+            sql: &query.sql,
+            params: &params,
+            cursor: None,
+            options: LiveOptions::default(),
+        };
+        let principal = Arc::clone(&self.principal);
+        let touched = self
+            .subscriber()
+            .touched_since(&principal, &request, resume.cursor);
+        // It may have been told of some of them before it was cut off again: a net difference would not be
+        // one for it.
+        let (plan, lsn, entries) = touched.await.ok()?;
+        let shape = |from| {
+            let mut shape = OpenShape::new(wanted.shape.clone(), &query, open.live, &plan);
+            shape.from = from;
+            shape
+        };
+        let (mut had, any) = (shape(Lsn(u64::MAX)), shape(Lsn::ZERO));
         had.has_up_to(&resume.key).ok()?;
         debug_assert_eq!(had.key, open.key);
-        let changes = opened.delta.iter().flat_map(|delta| {
-            delta
-                .entries
-                .iter()
-                .filter_map(|entry| had.change(delta.lsn, entry))
+        let changes = entries.iter().filter_map(|entry| match entry {
+            // Of rows after the key too: what is in no chunk any more may have come by a delta.
+            Entry::Removed { .. } => any.change(lsn, entry),
+            _ => had.change(lsn, entry),
         });
         Some((resume.clone(), changes.collect()))
     }

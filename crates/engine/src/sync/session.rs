@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use springhead_proto::sync::{
-    Acknowledge, ClockAnswer, DeviceId, DeviceToServer, ErrorFrame, Generation, Ping, ProducerId,
-    ResyncOrder, ResyncReason, Seq, ServerToDevice, ShapeId, Subscription, SyncErrorCode,
-    TokenWanted,
+    Acknowledge, ClockAnswer, DeltaChange, DeviceId, DeviceToServer, ErrorFrame, Generation, Ping,
+    ProducerId, ResyncOrder, ResyncReason, Seq, ServerToDevice, ShapeId, Subscription,
+    SyncErrorCode, TokenWanted,
 };
 use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 use springhead_sql::access::Identity;
@@ -115,6 +115,8 @@ pub struct SyncSession {
     pub(super) event: Option<LiveEvent>,
     /// Changes of the commit whose tick has not come yet.
     pub(super) commit: Vec<(LiveId, Arc<Delta>)>,
+    /// Changes of commits that are to go out with those that a device comes back to, as one.
+    pub(super) collected: Option<Vec<DeltaChange>>,
     /// The device's cursor, once it has what it was sent.
     pub(super) at: Lsn,
     pub(super) owed: Owed,
@@ -172,6 +174,7 @@ impl SyncSession {
             sending: None,
             event: None,
             commit: Vec::new(),
+            collected: None,
             at: parts.at,
             owed: Owed::default(),
             definitions: parts.definitions,
@@ -397,6 +400,9 @@ impl SyncSession {
         if self.has_work() {
             return Ok(());
         }
+        // A session that waits holds no room for what it has said.
+        self.out = VecDeque::new();
+        self.wanted = VecDeque::new();
         let engine = self.sync.engine.clone();
         let principal = Arc::clone(&self.principal);
         // Within a commit nothing is told but the rest of it.

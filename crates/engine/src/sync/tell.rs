@@ -99,6 +99,11 @@ impl SyncSession {
                 );
             }
         }
+        if let Some(collected) = &mut self.collected {
+            // If it is the device's own, it is told so once the cursor is there.
+            collected.extend(changes);
+            return;
+        }
         let own = self.own(lsn);
         if let Some(id) = own {
             self.owed.told(id);
@@ -192,21 +197,23 @@ impl SyncSession {
     }
 
     /// Hands out every delta up to `lsn`; the first later event waits.
-    async fn drain(&mut self, lsn: Lsn) -> Result<(), Closing> {
+    pub(super) async fn drain(&mut self, lsn: Lsn) -> Result<(), Closing> {
         loop {
+            // A commit of which changes have been taken ends with its tick, wherever its queries are.
+            let is_within = !self.commit.is_empty();
             let is_there = match self.subscriber.progress() {
                 Some(position) => position >= lsn,
                 // Something has come, or there is nothing to come.
                 None => self.subscriber.is_empty(),
             };
-            if is_there {
+            if is_there && !is_within {
                 return Ok(());
             }
-            let reached = self.subscriber.reached(lsn);
+            let reached = (!is_within).then(|| self.subscriber.reached(lsn));
             let event = tokio::select! {
                 biased;
                 event = self.subscriber.next() => event,
-                () = reached => continue,
+                () = there(reached) => continue,
             };
             let is_later = match &event {
                 LiveEvent::Change { delta, .. } => delta.lsn > lsn,

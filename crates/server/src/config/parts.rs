@@ -83,6 +83,7 @@ impl Config {
             result_bytes: self.live_result_bytes.in_memory(),
             outbox_bytes: self.live_outbox_bytes.in_memory(),
             resume_changes: self.live_resume_changes,
+            resume_scan: self.live_resume_scan,
             per_tenant: self.live_per_tenant,
             per_connection: self.live_per_connection,
             keys_by_parts: self.live_keys_by_parts,

@@ -3,7 +3,8 @@
 //! a token becomes somebody.
 //!
 //! One task per connection takes a frame and hands one out in turn, so that a device that does not
-//! read is not read from either.
+//! read is not read from either. Most of its time it waits: what it does besides is on the heap
+//! while it lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,19 +146,8 @@ impl Connection {
             .write_buffer_size(0);
         let io = hyper_util::rt::TokioIo::new(upgraded);
         let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        if let Err(End::Closing(closing)) = self.serve(&mut socket).await {
-            let bytes = closing.frame().to_bytes();
-            let farewell = async {
-                socket.send(Message::Binary(bytes.into())).await?;
-                socket.close(Some(close_frame(&closing))).await
-            };
-            // Whether it still hears is its own affair.
-            let _ = timeout(Duration::from_secs(5), farewell).await;
-            // What it is still sending is taken, so that the farewell is not lost to a reset.
-            let _ = timeout(Duration::from_secs(2), discard(socket.get_mut())).await;
-        } else {
-            let _ = timeout(Duration::from_secs(5), socket.close(None)).await;
-        }
+        let end = self.serve(&mut socket).await;
+        Box::pin(say_goodbye(&mut socket, end)).await;
         drop(self.counted);
     }
 
@@ -170,7 +160,7 @@ impl Connection {
             app: Arc::clone(&self.app),
             address: self.address,
         };
-        let first = timeout(HANDSHAKE, self.read(socket)).await;
+        let first = Box::pin(timeout(HANDSHAKE, self.read(socket))).await;
         let first =
             first.map_err(|_| End::with(SyncErrorCode::Timeout, "no handshake in time"))??;
         let DeviceToServer::Handshake(hello) = first else {
@@ -187,12 +177,13 @@ impl Connection {
             self.peer.clone(),
             &tokens,
         );
-        let (mut session, ack) = match opened.await {
+        let (mut session, ack) = match Box::pin(opened).await {
             Ok(opened) => opened,
-            Err(refused) => return self.refuse(socket, refused).await,
+            Err(refused) => return Box::pin(self.refuse(socket, refused)).await,
         };
-        let answer = HandshakeAnswer::Accepted(ack);
-        send(socket, &ServerToDevice::HandshakeAck(answer)).await?;
+        let answer = ServerToDevice::HandshakeAck(HandshakeAnswer::Accepted(ack));
+        Box::pin(send(socket, &answer)).await?;
+        drop(answer);
         self.converse(socket, &mut session, &tokens).await
     }
 
@@ -227,12 +218,12 @@ impl Connection {
                 }
                 frame = self.read(socket) => {
                     heard = Instant::now();
-                    session.receive(frame?, tokens).await?;
+                    Box::pin(session.receive(frame?, tokens)).await?;
                 }
                 ready = session.ready() => {
                     ready?;
-                    if let Some(frame) = session.step().await? {
-                        send(socket, &frame).await?;
+                    if let Some(frame) = Box::pin(session.step()).await? {
+                        Box::pin(send(socket, &frame)).await?;
                         beat_at = Instant::now() + ping;
                     }
                 }
@@ -243,7 +234,8 @@ impl Connection {
                     session.progress();
                     beat_at = Instant::now() + ping;
                     nonce += 1;
-                    send(socket, &ServerToDevice::Ping(Ping { nonce, reply: false })).await?;
+                    let ping = ServerToDevice::Ping(Ping { nonce, reply: false });
+                    Box::pin(send(socket, &ping)).await?;
                 }
             }
         }
@@ -279,8 +271,24 @@ impl Connection {
     }
 }
 
-/// An idle device costs little.
-const READ_BUFFER_BYTES: usize = 4 << 10;
+/// An idle device costs little; what is larger is read into room of its own.
+const READ_BUFFER_BYTES: usize = 1 << 10;
+
+async fn say_goodbye(socket: &mut Socket, end: Result<(), End>) {
+    if let Err(End::Closing(closing)) = end {
+        let bytes = closing.frame().to_bytes();
+        let farewell = async {
+            socket.send(Message::Binary(bytes.into())).await?;
+            socket.close(Some(close_frame(&closing))).await
+        };
+        // Whether it still hears is its own affair.
+        let _ = timeout(Duration::from_secs(5), farewell).await;
+        // What it is still sending is taken, so that the farewell is not lost to a reset.
+        let _ = timeout(Duration::from_secs(2), discard(socket.get_mut())).await;
+    } else {
+        let _ = timeout(Duration::from_secs(5), socket.close(None)).await;
+    }
+}
 
 /// Reads what comes until nothing more does, at most so much.
 async fn discard(io: &mut (impl AsyncRead + Unpin)) {

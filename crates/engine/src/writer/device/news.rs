@@ -305,6 +305,7 @@ impl Writer {
             .prepare_cached("SELECT c5 FROM t45 WHERE c1 = ?1")?
             .query_row([chunk.shape.0], |row| row.get(0))?;
         let key_length = usize::try_from(chunk.key).unwrap_or(usize::MAX);
+        let mut newcomers = rows::Newcomers::of(&self.conn, &table, &chunk.columns, key_length)?;
         for row in &chunk.rows {
             if row.len() != chunk.columns.len() || key_length > row.len() {
                 return Err(malformed(
@@ -312,11 +313,14 @@ impl Writer {
                 ));
             }
             let key = rows::key_of_id(&table, &row[..key_length])?;
-            let columns = chunk.columns.iter().cloned().zip(row.iter().cloned());
-            let columns = columns.skip(key_length).collect();
-            rows::put_columns(&self.conn, &table, &key, &columns, false)?;
+            if !newcomers.put(&key, row)? {
+                let columns = chunk.columns.iter().cloned().zip(row.iter().cloned());
+                let columns = columns.skip(key_length).collect();
+                rows::put_columns(&self.conn, &table, &key, &columns, false)?;
+            }
             self.hold(&table, &key, chunk.shape, round)?;
         }
+        drop(newcomers);
         match &chunk.done {
             None => {
                 self.conn

@@ -1,11 +1,11 @@
 //! A replicated table's rows as the server has them: put and taken away as they are. Triggers, foreign
 //! keys and policies have no part in it, since their effects come as rows too.
 
-use rusqlite::Connection;
 use rusqlite::types::ToSqlOutput;
+use rusqlite::{CachedStatement, Connection};
 use springhead_proto::sync::{ColumnValues, SyncValue};
 use springhead_proto::{Row, RowRef, SqlError, Value, ValueRef};
-use springhead_sql::catalog::{CrdtColumn, Table};
+use springhead_sql::catalog::{Column, CrdtColumn, Table};
 
 use crate::apply::RowStatements;
 use crate::functions::to_sqlite;
@@ -99,6 +99,90 @@ fn unreadable(error: springhead_proto::DamagedRow) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
 }
 
+/// Rows of a snapshot that are not there yet, which most are: what is the same for all of them is worked
+/// out once.
+pub(crate) struct Newcomers<'c> {
+    insert: CachedStatement<'c>,
+    /// For each of a row's values where it goes, if it goes anywhere.
+    targets: Vec<Option<Target<'c>>>,
+}
+
+/// Where a value of a snapshot goes.
+enum Target<'c> {
+    Column(&'c Column),
+    /// The edits of a CRDT column.
+    State(CrdtColumn<'c>),
+}
+
+impl<'c> Newcomers<'c> {
+    /// Of rows with these columns, the first of which are the key's.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(crate) fn of(
+        conn: &'c Connection,
+        table: &'c Table,
+        columns: &[String],
+        key_length: usize,
+    ) -> rusqlite::Result<Newcomers<'c>> {
+        let target = |name: &String| {
+            if let Some(merging) = table
+                .crdt_columns()
+                .find(|merging| merging.state.name == *name)
+            {
+                return Some(Target::State(merging));
+            }
+            let (place, column) = table.column_named(name)?;
+            let is_put = column.generated.is_none() && !table.key.contains(&place);
+            is_put.then_some(Target::Column(column))
+        };
+        let targets: Vec<_> = columns.iter().skip(key_length).map(target).collect();
+        let key = table.key_columns().map(Column::storage_name);
+        let others = targets.iter().flatten().map(|target| match target {
+            Target::Column(column) => column.storage_name(),
+            Target::State(merging) => merging.state.storage_name(),
+        });
+        let names: Vec<String> = key.chain(others).collect();
+        let places: Vec<String> = (1..=names.len())
+            .map(|number| format!("?{number}"))
+            .collect();
+        let insert = conn.prepare_cached(&format!(
+            "INSERT OR IGNORE INTO {} ({}) VALUES ({})",
+            table.storage_name(),
+            names.join(", "),
+            places.join(", ")
+        ))?;
+        Ok(Newcomers { insert, targets })
+    }
+
+    /// Puts a row; false if something is in its place, the row as it was or another.
+    ///
+    /// # Errors
+    /// A value that is none of its column's, or what SQLite says.
+    pub(crate) fn put(&mut self, key: &[u8], row: &[SyncValue]) -> Result<bool, Fault> {
+        let key = RowRef::parse(key).map_err(unreadable)?;
+        let mut at = 0;
+        for value in key.values() {
+            at += 1;
+            self.insert
+                .raw_bind_parameter(at, ToSqlOutput::Borrowed(to_sqlite(value)))?;
+        }
+        let values = row.iter().skip(at).zip(&self.targets);
+        for (value, target) in values {
+            let stored = match (target, value) {
+                (None, _) => continue,
+                (Some(Target::Column(column)), value) => to_storage(&column.pg_type, value)?,
+                (Some(Target::State(_)), SyncValue::Null) => Value::Null,
+                (Some(Target::State(merging)), value) => state_after(None, value, merging)?,
+            };
+            at += 1;
+            self.insert
+                .raw_bind_parameter(at, ToSqlOutput::Borrowed(to_sqlite(stored.as_ref())))?;
+        }
+        Ok(self.insert.raw_execute()? > 0)
+    }
+}
+
 /// Puts columns of a document; it is made if it is not there, unless it `must_exist`. Whether it is
 /// there now.
 ///
@@ -177,11 +261,9 @@ fn received_state(
     merging: &CrdtColumn<'_>,
     sent: &SyncValue,
 ) -> Result<Value, Fault> {
-    let sent: &[u8] = match sent {
-        SyncValue::Null => return Ok(Value::Null),
-        SyncValue::Blob(sent) => sent,
-        _ => &[],
-    };
+    if *sent == SyncValue::Null {
+        return Ok(Value::Null);
+    }
     let key_names: Vec<String> = table.key_columns().map(|c| c.storage_name()).collect();
     let sql = format!(
         "SELECT {} FROM {} WHERE {}",
@@ -198,7 +280,20 @@ fn received_state(
         Some(row) => row.get::<_, Option<Vec<u8>>>(0)?,
         None => None,
     };
-    let state = springhead_crdt::state::received(before.as_deref(), sent)
+    state_after(before.as_deref(), sent, merging)
+}
+
+/// The edits of a CRDT column where there were `before` and these have been sent.
+fn state_after(
+    before: Option<&[u8]>,
+    sent: &SyncValue,
+    merging: &CrdtColumn<'_>,
+) -> Result<Value, Fault> {
+    let sent: &[u8] = match sent {
+        SyncValue::Blob(sent) => sent,
+        _ => &[],
+    };
+    let state = springhead_crdt::state::received(before, sent)
         .map_err(|error| crate::crdt::sql_error(&error, &merging.column.name))?;
     Ok(Value::Blob(state))
 }

@@ -4,6 +4,7 @@ mod crdt;
 mod decide;
 mod definitions;
 mod device;
+mod forged;
 mod idle;
 mod random;
 mod rights;

@@ -132,6 +132,57 @@ async fn g2_a_device_that_was_away_gets_the_difference() {
     assert_eq!(snapshots.count(), 0);
 }
 
+/// More changes of its table than a difference has rows, most of them others': it still gets the
+/// difference, gone through piece by piece.
+#[tokio::test(flavor = "multi_thread")]
+async fn g2_a_device_that_was_away_for_long_gets_the_difference() {
+    let rig = Rig::start(
+        "CREATE TABLE docs (id integer PRIMARY KEY, owner integer, n integer DEFAULT 0); \
+         INSERT INTO docs SELECT i, i % 100 FROM generate_series(1, 1000) AS i",
+    )
+    .await;
+    let own = shape(1, "docs", Some("owner = 7"));
+    let mut device = rig
+        .device(1, &[own, shape(2, "docs", Some("n >= 0 AND id <= 5"))])
+        .await;
+    device.settle(&rig).await;
+    device.session = None;
+    for round in 1..=110 {
+        rig.sql("UPDATE docs SET n = n + 1").await;
+        match round {
+            20 => rig.sql("UPDATE docs SET owner = 8 WHERE id = 107").await,
+            40 => {
+                rig.sql("UPDATE docs SET owner = 7 WHERE id IN (1, 2)")
+                    .await
+            }
+            60 => rig.sql("DELETE FROM docs WHERE id = 207").await,
+            70 => {
+                rig.sql("INSERT INTO docs VALUES (5007, 7, 0), (6007, 7, 0)")
+                    .await
+            }
+            80 => {
+                rig.sql("UPDATE docs SET owner = 3 WHERE id IN (2, 6007)")
+                    .await
+            }
+            90 => rig.sql("UPDATE docs SET id = 9007 WHERE id = 307").await,
+            _ => Vec::new(),
+        };
+    }
+    device.told.clear();
+    device.connect(&rig).await.unwrap();
+    device.settle(&rig).await;
+    for (shape, condition) in [(1, "owner = 7"), (2, "n >= 0 AND id <= 5")] {
+        let sql = format!("SELECT id, n, owner FROM docs WHERE {condition} ORDER BY id::text");
+        let mut lines = device.lines(shape);
+        lines.sort_unstable();
+        let mut rows = rig.sql(&sql).await;
+        rows.sort_unstable();
+        assert_eq!(lines, rows);
+    }
+    let is_snapshot = |frame: &&ServerToDevice| matches!(frame, ServerToDevice::Snapshot(_));
+    assert_eq!(device.told.iter().filter(is_snapshot).count(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_a_cursor_that_is_no_good_starts_over_and_ends_right() {
     let rig = Rig::start(TODOS).await;
@@ -218,6 +269,46 @@ async fn g4_a_snapshot_that_was_cut_off_goes_on_where_it_was() {
         .map(|(id, row)| format!("{}|{}", id.trim_matches(['[', ']', '"']), row["n"]))
         .collect();
     assert_eq!(held, expected);
+}
+
+/// A snapshot that is cut off twice: what the device was told of the first absence, and went in the
+/// second, is no net difference since the snapshot, and stayed on the device.
+#[tokio::test(flavor = "multi_thread")]
+async fn g4_a_snapshot_that_was_cut_off_twice_keeps_nothing_that_has_gone() {
+    let limits = SyncLimits {
+        chunk_bytes: 1,
+        ..SyncLimits::default()
+    };
+    let rig = Rig::over(
+        Node::start(),
+        limits,
+        "CREATE TABLE big (id text PRIMARY KEY, n integer, pad text); \
+         INSERT INTO big SELECT 'k' || lpad(i::text, 6, '0'), i, repeat('x', 100) \
+         FROM generate_series(1, 5000) AS i",
+    )
+    .await;
+    rig.sql("UPDATE big SET n = -1 WHERE id = 'k000003'").await;
+    let mut device = rig.device(1, &[shape(1, "big", Some("n > 0"))]).await;
+    let is_chunk =
+        |device: &Device| matches!(device.told.last(), Some(ServerToDevice::Snapshot(_)));
+    device.until(is_chunk).await;
+    device.session = None;
+    rig.sql("INSERT INTO big VALUES ('a', 5, 'first')").await;
+    rig.sql("UPDATE big SET n = 7 WHERE id = 'k000003'").await;
+    device.connect(&rig).await.unwrap();
+    let told = device.frame().await;
+    let ServerToDevice::Delta(delta) = &told else {
+        panic!("{told:?}")
+    };
+    assert_eq!(delta.changes.len(), 2, "{delta:?}");
+    device.session = None;
+    rig.sql("DELETE FROM big WHERE id = 'a'").await;
+    rig.sql("UPDATE big SET n = -1 WHERE id = 'k000003'").await;
+    device.connect(&rig).await.unwrap();
+    device.settle(&rig).await;
+    let held: Vec<&String> = device.image[&1].keys().collect();
+    assert_eq!(held.len(), 4_999, "{:?}", held.first());
+    assert!(!held.iter().any(|id| id.contains("k000003")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
