@@ -15,7 +15,7 @@ await device.subscribe('notes')
 
 // How things are
 
-const WORDS = { alone: 'Not connected', offline: 'Offline', connecting: 'Connecting', online: 'Online', refused: 'Refused' }
+const WORDS = { alone: 'Not connected', offline: 'Offline', connecting: 'Connecting', online: 'Online', elsewhere: 'Open elsewhere', refused: 'Refused' }
 
 device.onStatus(({ state, pending, persistent, error }) => {
   const shown = state === 'connecting' && $('connection').dataset.state === 'offline' ? 'offline' : state

@@ -75,7 +75,10 @@ class Script {
 
   /** Seqs of the pushes so far, a list for each. */
   pushes(): number[][] {
-    return this.all('push').map(({ mutations }) => (mutations as { seq: number }[]).map(({ seq }) => seq))
+    return this.all('push').map(({ mutations }) => {
+      let last = 0
+      return (mutations as { seq?: number }[]).map(({ seq }) => (last = seq ?? last + 1))
+    })
   }
 }
 
@@ -141,6 +144,24 @@ describe('a scripted server', () => {
     expect(second?.mutations[0]?.ops).toMatchObject([{ id: ['new'] }])
   })
 
+  test('g9_who_is_taken_over_again_and_again_steps_back_and_comes_when_asked', async () => {
+    const script = new Script()
+    const one = await start(script)
+    for (const connections of [2, 3]) {
+      script.say('error', { code: 'taken_over', message: 'the device has connected again', closing: true })
+      await expect.poll(() => script.connections, soon).toBe(connections)
+      await one.when(({ state }) => state === 'online')
+    }
+    script.say('error', { code: 'taken_over', message: 'the device has connected again', closing: true })
+    expect((await one.when(({ state }) => state === 'elsewhere')).error?.code).toBe('taken_over')
+    await one.collection('t').put({ id: 'meanwhile' })
+    expect(script.connections).toBe(3)
+    one.retryNow()
+    await one.when(({ state }) => state === 'online')
+    await expect.poll(() => script.pushes(), soon).toEqual([[1]])
+    expect(script.connections).toBe(4)
+  })
+
   test('g9_definitions_that_hash_to_something_else_are_asked_for_once', async () => {
     const script = new Script()
     const one = await start(script)
@@ -152,7 +173,7 @@ describe('a scripted server', () => {
     await expect.poll(() => script.all('resync'), soon).toEqual([{ reason: 'catalog_diverged', definitions: true }])
     const hash = one.replica.meta.catalogHash
     script.say('definition', { ...definition, hash, set: [0, 1] })
-    await expect.poll(() => one.replica.meta.cursor === undefined && one.replica.table('t')?.byClock, soon).toBe(true)
+    await expect.poll(() => one.replica.meta.cursor === undefined && one.replica.table('t') !== undefined, soon).toBe(true)
     expect(one.keyColumns('t')).toEqual(['k'])
     await one.collection('t').put({ k: 'a', j: { b: [1] } as never })
     await expect.poll(() => script.all('push').length, soon).toBe(1)

@@ -435,9 +435,11 @@ impl Device {
     }
 
     /// Tries to connect at once, if it waits for the next try: the application knows that the network is
-    /// back, or that somebody waits.
+    /// back, or that somebody waits. Takes the connection from another session of the same device, if it
+    /// has stepped back from one ([`crate::Phase::Elsewhere`]).
     pub fn retry_now(&self) {
-        if self.inner.status.borrow().phase == crate::Phase::Offline {
+        let phase = self.inner.status.borrow().phase;
+        if matches!(phase, crate::Phase::Offline | crate::Phase::Elsewhere) {
             self.renew_link();
         }
     }

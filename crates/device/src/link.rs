@@ -1,7 +1,9 @@
 //! The connection: a WebSocket while there is one, and the next try when there is none.
 //!
 //! Between tries it waits a random time of up to 1, 2, 4, … 60 s. A refusal that trying again does
-//! not mend stops it, and says so in the status.
+//! not mend stops it, and says so in the status. So does another session of the same device, begun
+//! from a copy of it, that takes the connection again and again: this one then waits to be asked for,
+//! or for minutes.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -30,8 +32,14 @@ const LONGEST_WAIT_MS: u64 = 60_000;
 /// How often the server is told again what this device shows in channels; it forgets after 60 s.
 const PRESENCE: Duration = Duration::from_secs(25);
 /// A connection of its own that was given up may get to the server after the one that followed it, and
-/// take that one's place: so it tries again. Two copies of a device that take it from each other stop.
+/// take that one's place: so it tries again. Of two copies of a device that take it from each other one
+/// steps back after so many times in a row.
 const MOST_TAKEOVERS: u32 = 3;
+/// A connection that has lasted as long was not taken in a row with the one before it.
+const LASTING: Duration = Duration::from_secs(60);
+/// Who has stepped back comes again by itself after this long, or up to twice as long: the other may
+/// have gone, and if it has not, it takes the connection once and is left in peace again.
+const STEPPED_BACK_MS: u64 = 300_000;
 /// Frames that have come together are put into the device together.
 const FRAMES_AT_ONCE: usize = 256;
 
@@ -122,16 +130,16 @@ async fn keep(
     renewed: Arc<Notify>,
 ) {
     let mut tries = 0;
-    // Ends in a row of which the server said that another session of this device has begun.
-    let mut takeovers = 0;
+    let mut takeovers = Takeovers::default();
     loop {
-        let end = {
+        let (end, stepped_back) = {
             let Some(inner) = device.upgrade() else {
                 return;
             };
             let device = Device::of_link(inner);
             show(&device, Phase::Connecting, None);
             let mut was_live = false;
+            let begun = Instant::now();
             let end = connect(&device, &target, token.as_ref(), &renewed, &mut was_live).await;
             if was_live {
                 tries = 0;
@@ -139,33 +147,56 @@ async fn keep(
             let message = end
                 .as_ref()
                 .map(|end| format!("{}: {}", end.code, end.message));
-            let is_takeover = |end: &End| end.code == SyncErrorCode::TakenOver;
-            takeovers = if end.as_ref().is_some_and(is_takeover) {
-                takeovers + 1
-            } else {
-                0
-            };
-            let stops = end.as_ref().is_some_and(|end| {
-                let tries_again = is_takeover(end) && takeovers < MOST_TAKEOVERS;
-                !tries_again && !may_reconnect(end, token.is_some())
-            });
-            if stops {
+            let is_takeover = takeovers.ended(end.as_ref(), begun.elapsed());
+            let tries_again = |end: &End| is_takeover || may_reconnect(end, token.is_some());
+            if !end.as_ref().is_none_or(tries_again) {
                 show(&device, Phase::Stopped, message);
                 return;
             }
-            show(&device, Phase::Offline, message);
-            end
+            let stepped_back = takeovers.are_enough();
+            let phase = if stepped_back {
+                Phase::Elsewhere
+            } else {
+                Phase::Offline
+            };
+            show(&device, phase, message);
+            (end, stepped_back)
         };
         let Some(end) = end else {
             // Asked for.
             continue;
         };
-        let wait = wait_ms(tries).max(end.after_ms.unwrap_or(0));
+        let wait = if stepped_back {
+            STEPPED_BACK_MS + random_ms(STEPPED_BACK_MS)
+        } else {
+            wait_ms(tries).max(end.after_ms.unwrap_or(0))
+        };
         tries += 1;
         tokio::select! {
             () = sleep(Duration::from_millis(wait)) => {}
             () = renewed.notified() => {}
         }
+    }
+}
+
+/// Ends in a row of which the server said that another session of this device has begun.
+#[derive(Default)]
+struct Takeovers(u32);
+
+impl Takeovers {
+    /// A connection has ended after some time; whether it was taken over.
+    fn ended(&mut self, end: Option<&End>, lasted: Duration) -> bool {
+        let is_takeover = end.is_some_and(|end| end.code == SyncErrorCode::TakenOver);
+        self.0 = match is_takeover {
+            true if lasted < LASTING => self.0 + 1,
+            true => 1,
+            false => 0,
+        };
+        is_takeover
+    }
+
+    fn are_enough(&self) -> bool {
+        self.0 >= MOST_TAKEOVERS
     }
 }
 
@@ -179,7 +210,10 @@ fn may_reconnect(end: &End, has_tokens: bool) -> bool {
 
 /// A random time of up to 1, 2, 4, … 60 s.
 fn wait_ms(tries: u32) -> u64 {
-    let most = LONGEST_WAIT_MS.min(1000 << tries.min(6));
+    random_ms(LONGEST_WAIT_MS.min(1000 << tries.min(6)))
+}
+
+fn random_ms(most: u64) -> u64 {
     u64::try_from(local::random() % u128::from(most)).unwrap_or(most)
 }
 

@@ -15,6 +15,9 @@ pub enum Phase {
     CatchingUp,
     /// Connected, and the image has what the server had a moment ago.
     Live,
+    /// Another session of this device, begun from a copy of it, has taken the connection again and again.
+    /// It comes back when it is asked to ([`crate::Device::retry_now`]), and now and then by itself.
+    Elsewhere,
     /// The server has refused it in a way that trying again does not mend.
     Stopped,
 }
@@ -29,6 +32,7 @@ impl Phase {
             Phase::Connecting => "connecting",
             Phase::CatchingUp => "catching_up",
             Phase::Live => "live",
+            Phase::Elsewhere => "elsewhere",
             Phase::Stopped => "stopped",
         }
     }

@@ -17,10 +17,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use springhead_device::{Device, Phase, TokenSource};
-use springhead_proto::sync::{Operation, SyncValue, Verb};
+use springhead_proto::sync::{
+    CatalogHash, CatalogVersion, DeviceId, DeviceToServer, Generation, Handshake, Operation,
+    ProducerId, Seq, ServerToDevice, SyncValue, Verb,
+};
 use springhead_sim::fixture::Fixture;
 use springhead_sim::rng::Rng;
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, connect, stream::MaybeTlsStream};
 
 /// How long anything may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -432,4 +436,75 @@ async fn g6_a_session_outlives_its_tokens_while_there_are_new_ones() {
     device.inc("counters", 1.into(), "n", 1).await.unwrap();
     assert_eq!(device.pending().await.unwrap().len(), 1);
     device.close().await;
+}
+
+/// A session in a device's name, as a copy of its files would begin one.
+fn copy_of(
+    producer: ProducerId,
+    fixture: &Fixture,
+) -> WebSocket<MaybeTlsStream<std::net::TcpStream>> {
+    let (mut socket, _) = connect(format!("ws://{}/sync", fixture.setup.http)).unwrap();
+    let hello = DeviceToServer::Handshake(Handshake {
+        protocol: 1,
+        token: None,
+        tenant: None,
+        device: DeviceId(7),
+        producer,
+        generation: Generation::FIRST,
+        cursor: None,
+        catalog_version: CatalogVersion(0),
+        catalog_hash: CatalogHash::default(),
+        settled: Seq::ZERO,
+        shapes: Vec::new(),
+        client: "a copy".to_owned(),
+    });
+    let hello = Message::Binary(hello.to_bytes().into());
+    socket.send(hello).unwrap();
+    loop {
+        if let Message::Binary(bytes) = socket.read().unwrap()
+            && let ServerToDevice::HandshakeAck(_) =
+                ServerToDevice::from_bytes(&bytes, 1 << 20).unwrap()
+        {
+            return socket;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_who_is_taken_over_again_and_again_steps_back_and_comes_when_asked() {
+    let fixture = served();
+    let phone = Phone::new(&fixture, 1).await;
+    phone.live().await;
+    phone.device.disconnect();
+    phone
+        .device
+        .inc("counters", 1.into(), "n", 1)
+        .await
+        .unwrap();
+    let producer = phone.device.pending().await.unwrap()[0].mutation.producer;
+    let url = format!("ws://{}/sync", fixture.setup.http);
+    phone.device.connect(&url, None).unwrap();
+    let mut copies = Vec::new();
+    let mut status = phone.device.status();
+    for _ in 0..3 {
+        phone.live().await;
+        copies.push(copy_of(producer, &fixture));
+        let gone = status.wait_for(|now| now.phase != Phase::Live);
+        drop(tokio::time::timeout(PATIENCE, gone).await.unwrap().unwrap());
+    }
+    let back = status.wait_for(|now| now.phase == Phase::Elsewhere);
+    let error = tokio::time::timeout(PATIENCE, back).await.unwrap();
+    let error = error.unwrap().error.clone().unwrap_or_default();
+    assert!(error.contains("taken_over"), "{error}");
+    // It works on, and the copy is left in peace.
+    phone
+        .device
+        .inc("counters", 1.into(), "n", 1)
+        .await
+        .unwrap();
+    assert_eq!(phone.device.status().borrow().phase, Phase::Elsewhere);
+    assert_eq!(rows(&fixture, "SELECT n FROM counters"), ["1"]);
+    phone.device.retry_now();
+    phone.live().await;
+    assert_eq!(rows(&fixture, "SELECT n FROM counters"), ["2"]);
 }

@@ -20,6 +20,17 @@ import { MemoryStore, type Store } from './store.js'
 import { Tabs, type Connection } from './tabs.js'
 import { keyText, lsnOf } from './values.js'
 
+/**
+ * A connection that was given up may get to the server after the one that followed it, and take its place:
+ * so it is tried again. Of two copies of a device that take it from each other one steps back after so
+ * many times in a row.
+ */
+const MOST_TAKEOVERS = 3
+/** A connection that has lasted as long was not taken in a row with the one before it. */
+const LASTING_MS = 60_000
+/** Who has stepped back comes again by itself after this long, or up to twice as long. */
+const STEPPED_BACK_MS = 300_000
+
 /** What a server takes, unless it is configured otherwise. */
 const MAX_MUTATION_BYTES = 256 * 1024
 
@@ -58,6 +69,11 @@ export type ConnectionState =
   | 'offline'
   | 'connecting'
   | 'online'
+  /**
+   * A copy of this device has taken the connection again and again. It comes back when the page is
+   * looked at, the network comes back or `retryNow` is called, and now and then by itself.
+   */
+  | 'elsewhere'
   /** The server refused for good; `error` says why. */
   | 'refused'
 
@@ -115,7 +131,11 @@ export class Device {
     this.#options = options
     this.#store = store
     this.#tabs = tabs
-    this.presence = new Presence(() => this.#session, replica.meta.device)
+    this.presence = new Presence(() => this.#session, replica.meta.device, {
+      leads: () => this.#leads,
+      say: (presence) => tabs.sayPresence(presence),
+      show: (channel, members) => tabs.showMembers(channel, members),
+    })
     replica.onChange(() => {
       this.#session?.follow()
       this.#tell()
@@ -135,7 +155,11 @@ export class Device {
       batch: (version, batch) => void replica.absorb(version, batch),
       connection: (connection) => device.#follow(connection),
       question: () => device.#leads && device.#announce(),
+      wake: () => device.#leads && device.#tryNow(),
+      presence: (said) => device.#leads && device.presence.hear(said),
+      members: (channel, members) => device.#leads || device.presence.follow(channel, members),
     })
+    device.#watchPage()
     device.#persistent = await store.isPersistent()
     device.#tell()
     return device
@@ -159,6 +183,24 @@ export class Device {
     this.#set('alone')
   }
 
+  /** Tries to connect at once, if it waits for the next try. In any tab; the one that leads does it. */
+  retryNow(): void {
+    if (this.#leads) this.#tryNow()
+    else this.#tabs.wake()
+  }
+
+  #tryNow(): void {
+    if (this.#state === 'offline' || this.#state === 'elsewhere') this.#wake.abort()
+  }
+
+  /** Somebody who looks at the page waits, whichever of its tabs leads. */
+  #watchPage(): void {
+    const page = (globalThis as { document?: Document }).document
+    page?.addEventListener('visibilitychange', () => page.visibilityState === 'visible' && this.retryNow(), {
+      signal: this.#end.signal,
+    })
+  }
+
   /** Lets go of everything. What is stored stays. */
   async close(): Promise<void> {
     this.#end.abort()
@@ -166,6 +208,7 @@ export class Device {
     const session = this.#session
     session?.close()
     await session?.ended()
+    this.presence.end()
     this.#tabs.close()
     await this.#store.close()
     this.#listeners.clear()
@@ -239,6 +282,8 @@ export class Device {
     this.#throttledUntilMs = connection.throttledUntilMs
     this.#clockOffsetMs = connection.clockOffsetMs
     this.#error = connection.error && new SpringheadError(connection.error)
+    if (connection.state === 'online') this.presence.repeat()
+    else this.presence.clear()
     this.#tell()
   }
 
@@ -389,19 +434,28 @@ export class Device {
   async #run(): Promise<void> {
     this.#leads = true
     const backoff = new Backoff(1000, 60_000)
+    let takeovers = 0
     while (!this.#end.signal.aborted) {
       this.#wake = new AbortController()
       if (this.#target === undefined) {
         await pause(2 ** 30, this.#wake.signal)
         continue
       }
+      const begunMs = nowMs()
       const end = await this.#connectOnce(this.#target, () => backoff.reset())
       if (this.#end.signal.aborted) return
       const isOurs = end.error === undefined && !end.mayReconnect
       if (isOurs) continue
-      this.#set(end.mayReconnect ? 'offline' : 'refused', end.error)
-      const waitMs = end.mayReconnect ? backoff.nextMs(end.afterMs) : 2 ** 30
-      await this.#untilWorthTrying(waitMs)
+      const isTakeover = end.error?.code === 'taken_over'
+      takeovers = !isTakeover ? 0 : nowMs() - begunMs < LASTING_MS ? takeovers + 1 : 1
+      if (takeovers >= MOST_TAKEOVERS) {
+        this.#set('elsewhere', end.error)
+        await this.#untilWorthTrying(STEPPED_BACK_MS * (1 + Math.random()))
+        continue
+      }
+      const triesAgain = end.mayReconnect || isTakeover
+      this.#set(triesAgain ? 'offline' : 'refused', end.error)
+      await this.#untilWorthTrying(triesAgain ? backoff.nextMs(end.afterMs) : 2 ** 30)
     }
   }
 
@@ -438,7 +492,11 @@ export class Device {
       },
       shapeEnded: (_: number, error: SpringheadError): void => this.#set(this.#state, error),
       refused: (error: SpringheadError): void => this.#set(this.#state, error),
-      alive: (): void => this.presence.announce(),
+      alive: (): void => {
+        this.presence.announce()
+        // The other tabs say again what they show.
+        this.#announce()
+      },
       presence: this.presence.take.bind(this.presence),
       clock: (offsetMs: number): void => {
         this.#clockOffsetMs = offsetMs

@@ -4,17 +4,24 @@
  * device has one tab, which leads.
  */
 
+import type { Member, TabPresence } from './presence.js'
 import type { Batch } from './store.js'
 
 /** What the tab that leads says of the connection. */
 export interface Connection {
-  state: 'alone' | 'offline' | 'connecting' | 'online' | 'refused'
+  state: 'alone' | 'offline' | 'connecting' | 'online' | 'elsewhere' | 'refused'
   throttledUntilMs: number | undefined
   clockOffsetMs: number
   error: { code: string; message: string; hint?: string } | undefined
 }
 
-type Message = { version: number; batch: Batch } | { connection: Connection } | { question: true }
+type Message =
+  | { version: number; batch: Batch }
+  | { connection: Connection }
+  | { question: true }
+  | { wake: true }
+  | { presence: TabPresence }
+  | { channel: string; members: Member[] }
 
 export interface TabEvents {
   /** Another tab has written a batch. */
@@ -23,6 +30,12 @@ export interface TabEvents {
   connection(connection: Connection): void
   /** Another tab asks how the connection is. */
   question(): void
+  /** Another tab wants a connection now. */
+  wake(): void
+  /** Another tab says what it shows and whom it watches. */
+  presence(said: TabPresence): void
+  /** The leader says who is in a channel. */
+  members(channel: string, members: Member[]): void
 }
 
 export class Tabs {
@@ -41,6 +54,9 @@ export class Tabs {
     this.#channel.onmessage = ({ data }: MessageEvent<Message>) => {
       if ('batch' in data) events.batch(data.version, data.batch)
       else if ('connection' in data) events.connection(data.connection)
+      else if ('wake' in data) events.wake()
+      else if ('presence' in data) events.presence(data.presence)
+      else if ('members' in data) events.members(data.channel, data.members)
       else events.question()
     }
     this.#post({ question: true })
@@ -54,6 +70,21 @@ export class Tabs {
   /** The leader tells the others how the connection is. */
   tell(connection: Connection): void {
     this.#post({ connection })
+  }
+
+  /** Asks the leader to connect now. */
+  wake(): void {
+    this.#post({ wake: true })
+  }
+
+  /** Says to the leader what this tab shows and whom it watches. */
+  sayPresence(presence: TabPresence): void {
+    this.#post({ presence })
+  }
+
+  /** The leader says who is in a channel. */
+  showMembers(channel: string, members: Member[]): void {
+    this.#post({ channel, members })
   }
 
   #post(message: Message): void {

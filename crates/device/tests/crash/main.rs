@@ -120,7 +120,9 @@ async fn g9_killed_anywhere_each_mutation_is_applied_dead_lettered_or_pending() 
     for ((point, moment), count) in &kills {
         println!("  {point} in {moment:?}: {count}");
     }
-    if last - first >= 2 * POINTS.len() as u64 {
+    // A range in the middle may have the later passes alone, which not every moment has.
+    let has_first_passes = first.is_multiple_of(3 * POINTS.len() as u64);
+    if has_first_passes && last - first >= 2 * POINTS.len() as u64 {
         let missed: Vec<_> = (POINTS.iter())
             .filter(|point| !kills.contains_key(*point))
             .collect();

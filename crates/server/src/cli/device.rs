@@ -173,7 +173,9 @@ async fn sync(device: &Device, url: &str, follow: bool, timeout_ms: u64) -> Resu
     let done = async {
         loop {
             let now: Status = status.borrow_and_update().clone();
-            if now.phase == Phase::Stopped {
+            // Of a device that somebody else has: they go on, and this command says so.
+            let is_over = now.phase == Phase::Stopped || now.phase == Phase::Elsewhere && !follow;
+            if is_over {
                 return Err(CliError::Failed(now.error.unwrap_or_default()));
             }
             if now.phase == Phase::Live && now.pending == 0 && !follow {
