@@ -17,7 +17,10 @@ measurements (all, or any of them):
   recovery        time to be ready again after a crash, per GiB of log
   amplification   bytes written to disk per byte of user data
   notify          NOTIFY commits per second, with listeners and without
-  sync            devices: pushes, latency from one to another, first sync, memory of idle ones
+  sync            devices: pushes, merges, latency from one to another, bytes, first sync, coming back after a
+                  million changes, memory of idle ones
+                  (BENCH_SYNC=TEXT: only the parts whose names have it: pushes, merges, visible, bytes,
+                  initial, resume, idle)
   standby         one streaming standby: commits per second at each synchronous_commit, lag, catch-up,
                   promotion, base backup
   live            live queries: commit to message, changes per second, memory per query
