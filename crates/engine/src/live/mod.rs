@@ -90,7 +90,7 @@ impl Default for LiveLimits {
             result_bytes: 64 << 20,
             outbox_bytes: 4 << 20,
             resume_changes: 100_000,
-            resume_scan: 10_000_000,
+            resume_scan: 2_000_000,
             per_tenant: 1_000_000,
             per_connection: 1_000,
             keys_by_parts: 1_000,

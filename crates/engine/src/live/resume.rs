@@ -40,7 +40,8 @@ pub(crate) fn read(
     limits: LiveLimits,
 ) -> Result<Vec<CommitSlice>, LiveError> {
     let mut all = Vec::new();
-    in_windows(tenant, (from, to), collections, &mut |slices, changes| {
+    let range = (from, to, WINDOW_CHANGES);
+    in_windows(tenant, range, collections, &mut |slices, changes| {
         expect_at_most(limits.resume_changes, changes)?;
         all.append(slices);
         Ok(())
@@ -59,11 +60,11 @@ fn expect_at_most(most: u64, changes: u64) -> Result<(), LiveError> {
 /// Takes some slices, and how many changes they and those before them have.
 type Window<'w> = &'w mut dyn FnMut(&mut Vec<CommitSlice>, u64) -> Result<(), LiveError>;
 
-/// Gives `each` the slices after `from` up to `to` piece by piece, and how many changes they and those
-/// before them have. Blocks on disk.
+/// Gives `each` the slices after `from` up to `to`, at least `window` changes at a time, and how many
+/// changes they and those before them have. Blocks on disk.
 fn in_windows(
     tenant: &Tenant,
-    (from, to): (Lsn, Lsn),
+    (from, to, window): (Lsn, Lsn, u64),
     collections: &[CollectionId],
     each: Window<'_>,
 ) -> Result<(), LiveError> {
@@ -81,7 +82,7 @@ fn in_windows(
         let come = slices.iter().skip(known);
         changes += come.map(|slice| slice.count).sum::<u64>();
         let is_last = scanned >= to;
-        if is_last || changes - given >= WINDOW_CHANGES {
+        if is_last || changes - given >= window {
             each(&mut slices, changes)?;
             slices.clear();
             given = changes;
@@ -198,13 +199,13 @@ fn changes_that_matter(
     let plan = query.plan();
     let reads = &plan.reads;
     // Rows without keys may be equal, and can only be told apart within one window.
-    let most = match plan.is_keyed {
-        true => limits.resume_scan,
-        false => limits.resume_changes.min(WINDOW_CHANGES),
+    let (most, window) = match plan.is_keyed {
+        true => (limits.resume_scan, WINDOW_CHANGES),
+        false => (limits.resume_changes, limits.resume_changes),
     };
     let mut index = Index::default();
     index.insert(0, plan, &query.params);
-    in_windows(tenant, (from, to), reads, &mut |slices, changes| {
+    in_windows(tenant, (from, to, window), reads, &mut |slices, changes| {
         expect_at_most(most, changes)?;
         let mut matters = |table: &Table, row: RowRef<'_>| {
             let mut is_candidate = false;

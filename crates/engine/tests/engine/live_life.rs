@@ -261,7 +261,14 @@ async fn equal_queries_are_kept_once_and_gone_with_their_last_client() {
         assert_eq!(changes, 1 + usize::from(number % 4 == 2));
     }
     drop(clients);
-    assert_eq!(live.counts(), (0, 0));
+    // Where somebody else has the core just then, they leave a moment later.
+    let gone = async {
+        while live.counts() != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let gone = tokio::time::timeout(PATIENCE, gone).await;
+    assert!(gone.is_ok(), "{:?}", live.counts());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,6 +151,24 @@ async fn g9_clocks_that_are_years_off_decide_nothing_for_longer_than_the_drift()
     }
 }
 
+/// A counter that two copies of a device count up, each once: the same operation under the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_a_copy_that_writes_the_same_is_told_by_its_clock() {
+    let rig = Rig::start("CREATE TABLE counters (id integer PRIMARY KEY, n integer)").await;
+    rig.sql("INSERT INTO counters VALUES (1, 0)").await;
+    let mut original = rig.device(1, &[]).await;
+    let count = || op("counters", 1, Verb::Inc(columns([("n", 1.into())])));
+    let mut first = original.mutation(vec![count()]);
+    first.hlc = Some(Hlc::at_ms(1_700_000_000_000));
+    assert!(is_applied(&original.push(vec![first.clone()]).await[0]));
+    let mut copied = first.clone();
+    copied.hlc = Some(Hlc(Hlc::at_ms(1_700_000_000_000).0 + 1));
+    assert_eq!(original.push(vec![copied]).await, [Verdict::Fenced]);
+    let again = original.push(vec![first]).await;
+    assert!(matches!(again[..], [Verdict::Duplicate { .. }]));
+    assert_eq!(rig.sql("SELECT n FROM counters").await, ["1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn g9_dependencies_on_what_is_not_there_hold_nobody_up() {
     let rig = Rig::start(NOTES).await;
