@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{process, tools};
+use crate::{checks, process, tools};
 
 /// The targets, and the crate that each belongs to.
 const TARGETS: [(&str, &str); 7] = [
@@ -69,9 +69,12 @@ fn one(target: &str, krate: &str, seconds: &str, input: Option<&str>) -> bool {
     let home = tools::root().join("target/fuzz");
     let corpus = home.join("corpus").join(target);
     let finds = home.join("finds").join(target);
-    let prepared = prepare(&workspace, target, &corpus, &finds);
+    let prepared = prepare(&workspace, &corpus, &finds);
     if let Err(error) = prepared {
         println!("xtask: cannot prepare the target {target}: {error}");
+        return false;
+    }
+    if input.is_none() && !give_seeds(target, krate, &home.join("corpus")) {
         return false;
     }
     let Some(triple) = triple() else {
@@ -109,22 +112,29 @@ fn one(target: &str, krate: &str, seconds: &str, input: Option<&str>) -> bool {
     process::run(&mut fuzzer).success
 }
 
-/// Makes the directories, gives the corpus its seeds (one a line), and takes the versions of
-/// dependencies that everything else is built with.
-fn prepare(workspace: &Path, target: &str, corpus: &Path, finds: &Path) -> std::io::Result<()> {
+/// Makes the directories, and takes the versions of dependencies that everything else is built with.
+fn prepare(workspace: &Path, corpus: &Path, finds: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(corpus)?;
     std::fs::create_dir_all(finds)?;
-    let seeds = workspace.join("seeds").join(format!("{target}.txt"));
-    if seeds.is_file() {
-        for (number, seed) in std::fs::read_to_string(seeds)?.lines().enumerate() {
-            std::fs::write(corpus.join(format!("seed-{number}")), seed)?;
-        }
-    }
     let lock: PathBuf = workspace.join("Cargo.lock");
     if !lock.is_file() {
         std::fs::copy(tools::root().join("Cargo.lock"), lock)?;
     }
     Ok(())
+}
+
+/// The corpus gets the seeds that the suite runs the target over: the test writes them.
+fn give_seeds(target: &str, krate: &str, corpora: &Path) -> bool {
+    let features = format!("springhead-{krate}/failpoints");
+    let mut test = checks::cargo();
+    test.args(["test", "-q", "-p", &format!("springhead-{krate}")]);
+    if matches!(krate, "log" | "server") {
+        test.args(["--features", &features]);
+    }
+    test.args(["--test", "fuzz_targets", "--"])
+        .arg(format!("the_{target}_target"))
+        .env("SPRINGHEAD_FUZZ_CORPUS", corpora);
+    process::run(&mut test).success
 }
 
 fn triple() -> Option<String> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! credentials -> (server) -> Principal -> Engine::identify -> Identity -> plans, feeds
-//! statements about roles -> change (who may) -> admin (one commit, then the registry) -> roles
+//! statements about roles -> change (who may) -> admin (statements of a transaction) -> commit, then roles
 //! ```
 //!
 //! Roles belong to all tenants. They are collections of the default tenant, in memory one value
@@ -10,7 +10,7 @@
 
 pub mod admin;
 pub mod audit;
-mod change;
+pub(crate) mod change;
 pub mod roles;
 pub mod scram;
 mod store;
@@ -145,27 +145,29 @@ impl Engine {
             .ok_or_else(|| revoked("its role has been dropped"))
     }
 
-    /// As [`Engine::identify`], after SET SESSION AUTHORIZATION to `user` and SET ROLE to `role`.
+    /// As [`Engine::identify`], after SET SESSION AUTHORIZATION to `user` and SET ROLE to `role`. What they
+    /// may do is as `roles` say: those in force, or what a transaction that is not committed yet has made
+    /// of them. Whether the credentials are good is for those in force to say.
     ///
     /// # Errors
     /// As [`Engine::identify`], of any of the three.
-    pub fn identify_as(
+    pub(crate) fn identify_as(
         &self,
+        roles: &Roles,
         principal: &Principal,
         user: &str,
         role: Option<&str>,
     ) -> Result<Arc<Identity>, SqlError> {
-        let own = self.identify(principal)?;
-        match role {
-            None if *user == *principal.user => Ok(own),
-            _ => {
-                let roles = self.roles();
-                let name = role.unwrap_or(user);
-                roles
-                    .identity(name)
-                    .ok_or_else(|| revoked("its role has been dropped"))
+        self.check(&self.roles(), principal)?;
+        let name = match role {
+            None if *user == *principal.user && principal.unrestricted => {
+                return Ok(roles.unrestricted(&principal.user));
             }
-        }
+            _ => role.unwrap_or(user),
+        };
+        roles
+            .identity(name)
+            .ok_or_else(|| revoked("its role has been dropped"))
     }
 
     fn check(&self, roles: &Roles, principal: &Principal) -> Result<(), SqlError> {

@@ -57,20 +57,35 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-/// Every file in a database of its own; what went wrong.
+/// How a file begins that is about what belongs to all databases.
+const SHARED: &str = "# In the database postgres";
+
+/// Every file in a database of its own, unless it says otherwise; what went wrong. `SPRINGHEAD_SLT` in the
+/// environment is the name of the only file to run.
 fn run(name: &'static str, connect: impl Fn(&str) -> PgClient) -> Vec<String> {
+    let only = std::env::var("SPRINGHEAD_SLT").ok();
     let mut wrong = Vec::new();
     for file in files() {
-        let database = file
+        let stem = file
             .file_stem()
             .and_then(|stem| stem.to_str())
             .expect("a plain name");
-        connect("postgres")
-            .query(&format!("CREATE DATABASE slt_{database}"))
-            .expect("a database of its own");
+        if only.as_ref().is_some_and(|only| only != stem) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).expect("a file of the repository");
+        let database = if text.starts_with(SHARED) {
+            "postgres".to_owned()
+        } else {
+            let own = format!("slt_{stem}");
+            connect("postgres")
+                .query(&format!("CREATE DATABASE {own}"))
+                .expect("a database of its own");
+            own
+        };
         let mut runner = Runner::new(|| async {
             Ok(Connection {
-                client: connect(&format!("slt_{database}")),
+                client: connect(&database),
                 name,
             })
         });

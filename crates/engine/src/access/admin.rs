@@ -1,14 +1,20 @@
-//! Runs changes of roles: in one commit of the default tenant together with their audit, and into
-//! the registry once that commit is durable.
+//! Runs changes of roles: as statements of a transaction of the default tenant, together with their
+//! audit, and into the registry once that transaction is durable.
+//!
+//! Whoever makes a change has the default tenant's writer from the look at the roles to the commit, so
+//! that no two are made on top of the same roles.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use springhead_proto::{ErrorCode, SqlError, TenantId};
+use springhead_sql::Catalog;
 use springhead_sql::plan::RoleStatement;
 
 use super::audit::AuditEvent;
 use super::change::{Actor, Op, Planner, describe};
 use super::roles::Roles;
+use crate::Session;
 use crate::engine::{Change, Engine, to_its_end};
 use crate::session::ParamValue;
 
@@ -22,8 +28,21 @@ pub struct Changed {
     pub ended_open_mode: bool,
 }
 
+/// What a transaction has made of the roles.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    /// As its own statements see them.
+    pub roles: Arc<Roles>,
+    /// Roles that it drops.
+    pub dropped: Vec<String>,
+}
+
+/// Versions of roles that are not in force: no version that is in force is as high, and none comes twice,
+/// so that no plan made for the ones is taken for the others.
+static NEXT_DRAFT: AtomicU64 = AtomicU64::new(1 << 63);
+
 impl Engine {
-    /// Makes a change of roles, members or tokens.
+    /// Makes a change of roles, members or tokens, in a transaction of its own.
     ///
     /// # Errors
     /// 42501 for what the actor may not do, 42710 and 42704 for names that are taken or unknown.
@@ -33,27 +52,50 @@ impl Engine {
     }
 
     async fn change(&self, actor: &Actor, statement: &RoleStatement) -> Result<Changed, SqlError> {
-        // One at a time, from the look at the roles to their replacement.
-        let _changing = self.role_changes().lock().await;
-        let result = self.plan_and_run(actor, statement).await;
-        if let Err(error) = &result
-            && error.code == ErrorCode::InsufficientPrivilege
-        {
-            let (action, object) = describe(statement);
-            let refused = self.event(actor, action, object, error.code.sqlstate().0);
-            if let Err(error) = self.audit(vec![refused]).await {
-                tracing::error!(%error, "a refused change of roles is not in the audit");
+        let mut session = self.tenant(TenantId::DEFAULT).await?.system_session();
+        session.begin_block();
+        let result = self.change_in(&mut session, None, actor, statement).await;
+        let (mut changed, draft) = match result {
+            Ok(done) => done,
+            Err(error) => {
+                session.reset().await;
+                if let Some(refused) = self.refusal(actor, statement, &error)
+                    && let Err(error) = self.audit(vec![refused]).await
+                {
+                    tracing::error!(%error, "a refused change of roles is not in the audit");
+                }
+                return Err(error);
             }
+        };
+        let was_open = self.roles().is_open;
+        if let Err(error) = self.expect_unnamed(&draft.dropped, None).await {
+            session.reset().await;
+            return Err(error);
         }
-        result
+        session.end_block().await?;
+        let after = self.reload_roles().await?;
+        changed.ended_open_mode = was_open && !after.is_open;
+        Ok(changed)
     }
 
-    async fn plan_and_run(
+    /// Makes a change in the open transaction of `session`, which is one of the default tenant; `draft` is
+    /// what it has made of the roles so far. Nothing of it is in force before the transaction has been
+    /// committed and [`Engine::reload_roles`] called.
+    ///
+    /// # Errors
+    /// As [`Engine::change_roles`]; the transaction has then failed.
+    pub(crate) async fn change_in(
         &self,
+        session: &mut Session,
+        draft: Option<&Draft>,
         actor: &Actor,
         statement: &RoleStatement,
-    ) -> Result<Changed, SqlError> {
-        let before = self.roles();
+    ) -> Result<(Changed, Draft), SqlError> {
+        session.own_writer().await?;
+        let before = match draft {
+            Some(draft) => Arc::clone(&draft.roles),
+            None => Arc::new(self.draft_of(session).await?),
+        };
         let planned = {
             let planner = Planner {
                 roles: &before,
@@ -63,24 +105,27 @@ impl Engine {
             };
             planner.plan(statement)?
         };
-        for role in &planned.dropped {
-            self.expect_unnamed(role).await?;
-        }
+        let catalog = session.seen_catalog();
+        self.expect_unnamed(&planned.dropped, Some(&catalog))
+            .await?;
         let mut changed = Changed {
             notices: planned.notices,
             token: planned.token,
             ended_open_mode: false,
         };
+        let mut dropped = draft.map_or_else(Vec::new, |draft| draft.dropped.clone());
         if planned.ops.is_empty() {
-            return Ok(changed);
+            let roles = before;
+            return Ok((changed, Draft { roles, dropped }));
         }
-        let mut ops = planned.ops;
         let event = self.event(actor, planned.action, planned.object, "ok");
-        ops.extend(self.audit_book().ops(event, self.config().audit_rows));
-        self.run_on(TenantId::DEFAULT, ops).await?;
-        let after = self.reload_roles().await?;
-        changed.ended_open_mode = before.is_open && !after.is_open;
-        if changed.ended_open_mode && !after.has_login_superuser() {
+        let audit = self.audit_book().ops(event, self.config().audit_rows);
+        for op in planned.ops.iter().chain(&audit) {
+            session.run_system(op).await?;
+        }
+        let roles = Arc::new(self.draft_of(session).await?);
+        dropped.extend(planned.dropped);
+        if before.is_open && !roles.is_open && !roles.has_login_superuser() {
             changed.notices.push(
                 SqlError::new(
                     ErrorCode::InvalidAuthorization,
@@ -89,16 +134,62 @@ impl Engine {
                 .with_hint("before this session ends: ALTER ROLE postgres PASSWORD '…'"),
             );
         }
-        Ok(changed)
+        Ok((changed, Draft { roles, dropped }))
     }
 
-    /// Rights are kept by the role's name: one that is made again under it must not find any.
-    async fn expect_unnamed(&self, role: &str) -> Result<(), SqlError> {
+    /// The roles as the transaction that has the default tenant's writer sees them.
+    async fn draft_of(&self, session: &mut Session) -> Result<Roles, SqlError> {
+        let [roles, members, tokens] = Roles::queries();
+        let version = NEXT_DRAFT.fetch_add(1, Ordering::Relaxed);
+        let roles = session.read_storage(&roles).await?;
+        let members = session.read_storage(&members).await?;
+        let tokens = session.read_storage(&tokens).await?;
+        Roles::of_rows(version, roles, members, tokens)
+    }
+
+    /// What the audit says of a change that somebody may not make; `None` for other errors.
+    pub(crate) fn refusal(
+        &self,
+        actor: &Actor,
+        statement: &RoleStatement,
+        error: &SqlError,
+    ) -> Option<AuditEvent> {
+        if error.code != ErrorCode::InsufficientPrivilege {
+            return None;
+        }
+        let (action, object) = describe(statement);
+        Some(self.event(actor, action, object, error.code.sqlstate().0))
+    }
+
+    /// Rights are kept by the role's name: one that is made again under it must not find any. `own` is the
+    /// default tenant's catalog as a transaction of its own sees it.
+    ///
+    /// # Errors
+    /// 2BP01 with what names one of `roles`.
+    pub(crate) async fn expect_unnamed(
+        &self,
+        roles: &[String],
+        own: Option<&Catalog>,
+    ) -> Result<(), SqlError> {
+        for role in roles {
+            self.expect_one_unnamed(role, own).await?;
+        }
+        Ok(())
+    }
+
+    async fn expect_one_unnamed(&self, role: &str, own: Option<&Catalog>) -> Result<(), SqlError> {
         const SHOWN: usize = 10;
         let mut objects = Vec::new();
         for tenant in self.tenants() {
-            let catalog = self.tenant(tenant.id).await?.catalog();
-            let found = catalog.objects_of_role(role).into_iter();
+            let found = match own {
+                Some(own) if tenant.id == TenantId::DEFAULT => own.objects_of_role(role),
+                _ => self
+                    .tenant(tenant.id)
+                    .await?
+                    .catalog()
+                    .objects_of_role(role),
+            };
+            let found = found.into_iter();
             objects.extend(found.map(|object| format!("{object} of database {}", tenant.name)));
         }
         if objects.is_empty() {
@@ -142,6 +233,8 @@ impl Engine {
     /// Why they cannot be read; those before stay in force.
     pub async fn reload_roles(&self) -> Result<Arc<Roles>, SqlError> {
         let tenant = self.tenant(TenantId::DEFAULT).await?;
+        // One after the other: each sees what was committed before it began, so the last one is right.
+        let _reading = self.role_changes().lock().await;
         let version = self.roles().version + 1;
         let read = move || Roles::read(&tenant.snapshots().snapshot()?, version);
         let roles = Arc::new(self.on_reader(read).await??);

@@ -10,6 +10,7 @@ use springhead_sql::access::{Directory, Identity};
 
 use super::scram::{Key, Verifier};
 use crate::readers::Snapshot;
+use crate::rows::Rows;
 use crate::state;
 
 /// The superuser that every node has. It has no password until it is given one.
@@ -91,12 +92,39 @@ impl Roles {
     /// # Errors
     /// What SQLite says, or XX001 for rows that are none.
     pub(crate) fn read(snapshot: &Snapshot, version: u64) -> Result<Roles, SqlError> {
-        let mut roles = read_table(snapshot, CollectionId::ROLES, 13, role_of)?;
+        let query = |sql: &str| snapshot.query(sql, &[], &Arc::default(), &Arc::default());
+        let [roles, members, tokens] = Roles::queries();
+        Roles::of_rows(version, query(&roles)?, query(&members)?, query(&tokens)?)
+    }
+
+    /// What they are read with: roles, members, tokens.
+    pub(crate) fn queries() -> [String; 3] {
+        TABLES.map(|(table, columns)| {
+            let columns: Vec<String> = (1..=columns).map(|column| format!("c{column}")).collect();
+            format!(
+                "SELECT {} FROM {}",
+                columns.join(", "),
+                state::storage_name(table)
+            )
+        })
+    }
+
+    /// Of what [`Roles::queries`] give.
+    ///
+    /// # Errors
+    /// As [`Roles::read`].
+    pub(crate) fn of_rows(
+        version: u64,
+        roles: Rows,
+        members: Rows,
+        tokens: Rows,
+    ) -> Result<Roles, SqlError> {
+        let mut roles = read_rows(roles, CollectionId::ROLES, role_of)?;
         if !roles.iter().any(|role| &*role.name == SUPERUSER) {
             roles.push(superuser());
         }
-        let memberships = read_table(snapshot, CollectionId::ROLE_MEMBERS, 4, membership_of)?;
-        let tokens = read_table(snapshot, CollectionId::TOKENS, 10, token_of)?;
+        let memberships = read_rows(members, CollectionId::ROLE_MEMBERS, membership_of)?;
+        let tokens = read_rows(tokens, CollectionId::TOKENS, token_of)?;
         Ok(Roles::new(version, roles, memberships, tokens))
     }
 
@@ -268,19 +296,18 @@ fn superuser() -> Role {
     }
 }
 
-fn read_table<T>(
-    snapshot: &Snapshot,
+/// The collections, and how many columns each has.
+const TABLES: [(CollectionId, u32); 3] = [
+    (CollectionId::ROLES, 13),
+    (CollectionId::ROLE_MEMBERS, 4),
+    (CollectionId::TOKENS, 10),
+];
+
+fn read_rows<T>(
+    mut rows: Rows,
     table: CollectionId,
-    columns: u32,
     read: impl Fn(&[ValueRef<'_>]) -> Option<T>,
 ) -> Result<Vec<T>, SqlError> {
-    let columns: Vec<String> = (1..=columns).map(|column| format!("c{column}")).collect();
-    let sql = format!(
-        "SELECT {} FROM {}",
-        columns.join(", "),
-        state::storage_name(table)
-    );
-    let mut rows = snapshot.query(&sql, &[], &Arc::default(), &Arc::default())?;
     let mut found = Vec::new();
     while let Some(chunk) = rows.next_chunk()? {
         for row in chunk.rows() {

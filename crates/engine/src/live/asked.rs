@@ -107,7 +107,9 @@ impl Who {
     pub(crate) fn identify(&self, engine: &Engine) -> Result<Arc<Identity>, SqlError> {
         match &self.acts_as {
             None => engine.identify(&self.principal),
-            Some((user, role)) => engine.identify_as(&self.principal, user, role.as_deref()),
+            Some((user, role)) => {
+                engine.identify_as(&engine.roles(), &self.principal, user, role.as_deref())
+            }
         }
     }
 

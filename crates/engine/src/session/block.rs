@@ -13,6 +13,7 @@ use springhead_sql::plan::{Isolation, TransactionControl};
 
 use super::{Outcome, Session};
 use crate::access::AuditEvent;
+use crate::access::admin::Draft;
 use crate::notify::ChannelChange;
 use crate::settings;
 use crate::tenant::HeldSnapshot;
@@ -48,6 +49,8 @@ pub(super) struct Block {
     pub used: bool,
     /// LISTENs and UNLISTENs, which count once it has committed.
     pub channels: Vec<ChannelChange>,
+    /// What it has made of the roles, once it has changed any.
+    pub roles: Option<Draft>,
     /// What is in the audit once it has committed: the audit is written by the default tenant's writer,
     /// which may be this block's own until then.
     pub deeds: Vec<AuditEvent>,
@@ -85,6 +88,8 @@ pub(super) struct Savepoint {
     channels: usize,
     /// How many of [`Block::deeds`] there were.
     deeds: usize,
+    /// [`Block::roles`] as they were.
+    roles: Option<Draft>,
 }
 
 impl Session {
@@ -222,6 +227,7 @@ impl Session {
             kept_settings: Vec::new(),
             used: false,
             channels: Vec::new(),
+            roles: None,
             deeds: Vec::new(),
         });
         self.show_transaction();
@@ -292,6 +298,10 @@ impl Session {
     }
 
     async fn commit(&mut self) -> Result<Lsn, SqlError> {
+        if let Err(error) = self.expect_dropped_unnamed().await {
+            self.roll_back().await;
+            return Err(error);
+        }
         let Some(block) = self.block.take() else {
             return Ok(self.tenant.visible());
         };
@@ -300,6 +310,9 @@ impl Session {
         let start = self.tenant.channels.acknowledged();
         let committed = match block.writer {
             None => Ok(self.tenant.visible()),
+            Some(writer) if block.roles.is_some() => {
+                self.commit_roles(writer).await.map(|done| done.lsn)
+            }
             Some(writer) => self
                 .ask_owned(|reply| Command::Commit(writer, reply))
                 .await
@@ -383,11 +396,13 @@ impl Session {
             SavepointAction::Set(name) => {
                 let settings = (self.local.len(), block.kept_settings.len());
                 let (channels, deeds) = (block.channels.len(), block.deeds.len());
+                let roles = block.roles.clone();
                 block.savepoints.push(Savepoint {
                     name,
                     settings,
                     channels,
                     deeds,
+                    roles,
                 });
             }
             SavepointAction::RollbackTo(_) => {
@@ -397,9 +412,11 @@ impl Session {
                     settings: (local, kept),
                     channels,
                     deeds,
+                    roles,
                     ..
                 }) = block.savepoints.last()
                 {
+                    block.roles.clone_from(roles);
                     let (local, kept) = (*local, *kept);
                     block.channels.truncate(*channels);
                     block.deeds.truncate(*deeds);

@@ -226,7 +226,7 @@ impl Session {
             catalog: self.catalog(),
             identity: Arc::clone(&self.plan_context.identity),
             databases: Arc::new(databases),
-            roles: self.engine.as_ref().map(Engine::roles),
+            roles: self.roles(),
             database_id: tenant.id().0,
             state_path: state::state_file(&tenant.shared.config, tenant.id()),
             standbys: tenant.shared.standbys.load_full(),
@@ -277,7 +277,7 @@ impl Session {
     }
 
     /// A statement of the transaction that has the writer.
-    async fn run_owned(
+    pub(super) async fn run_owned(
         &mut self,
         plan: &Arc<Plan>,
         params: Vec<Value>,
@@ -692,7 +692,7 @@ fn never_answered(flag: &CancelFlag) -> SqlError {
         .unwrap_or_else(outcome_unknown)
 }
 
-fn outcome_unknown() -> SqlError {
+pub(super) fn outcome_unknown() -> SqlError {
     SqlError::new(
         ErrorCode::OutcomeUnknown,
         "the writer ended before it answered; the outcome is unknown",

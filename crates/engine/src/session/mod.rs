@@ -15,10 +15,12 @@ mod databases;
 mod dead_letters;
 mod execute;
 mod explain;
+mod interrupt;
 mod listen;
 mod live;
 mod live_told;
 pub(crate) mod prepared;
+mod role_draft;
 mod roles;
 mod script;
 mod standstill;
@@ -405,14 +407,6 @@ impl Session {
         self.fail_block();
     }
 
-    /// A statement waits for its client (COPY FROM): it can be cancelled meanwhile.
-    pub fn interruptible(&self) -> Interrupt {
-        Interrupt {
-            flag: self.running.begin(),
-            running: Arc::clone(&self.running),
-        }
-    }
-
     /// How long a statement may take, if that is limited.
     pub fn statement_timeout(&self) -> Option<std::time::Duration> {
         self.duration("statement_timeout")
@@ -581,31 +575,4 @@ fn unrecognized(name: &str) -> SqlError {
         ErrorCode::UndefinedObject,
         format!("unrecognized configuration parameter \"{name}\""),
     )
-}
-
-/// While it lives, a cancel request is heard though no statement runs: see [`Session::interruptible`].
-pub struct Interrupt {
-    running: Arc<Running>,
-    flag: Arc<CancelFlag>,
-}
-
-impl Interrupt {
-    /// Completes with what the client is told once somebody asks. Cancel-safe.
-    pub async fn asked(&self) -> SqlError {
-        loop {
-            let asked = self.running.asked.notified();
-            tokio::pin!(asked);
-            asked.as_mut().enable();
-            if let Some(error) = self.flag.error() {
-                return error;
-            }
-            asked.await;
-        }
-    }
-}
-
-impl Drop for Interrupt {
-    fn drop(&mut self) {
-        self.running.end();
-    }
 }

@@ -5,15 +5,14 @@
 //! before each statement the identity is looked up anew, so that it is never older than the roles.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use springhead_proto::{ErrorCode, SqlError};
+use springhead_proto::{ErrorCode, SqlError, TenantId};
 use springhead_sql::access::Identity;
 use springhead_sql::plan::RoleStatement;
 use tokio::task::JoinHandle;
 
 use super::{Outcome, Session, execute};
-use crate::access::{Actor, AuditEvent, Credential};
+use crate::access::{Actor, AuditEvent, Roles};
 
 const ROLE: &str = "role";
 const USER: &str = "session_authorization";
@@ -25,7 +24,7 @@ impl Session {
     /// # Errors
     /// 28000 if it may do nothing any more.
     pub(super) fn refresh_identity(&mut self) -> Result<(), SqlError> {
-        let Some(engine) = &self.engine else {
+        let (Some(engine), Some(roles)) = (&self.engine, self.roles()) else {
             return Ok(());
         };
         let identity = {
@@ -35,9 +34,8 @@ impl Session {
             let user = settings
                 .get(USER)
                 .map_or(&*self.principal.user, String::as_str);
-            engine.identify_as(&self.principal, user, role)?
+            engine.identify_as(&roles, &self.principal, user, role)?
         };
-        let roles = engine.roles();
         if roles.version != self.plan_context.roles.version() {
             self.plan_context.roles = springhead_sql::access::Roles::new(roles);
         }
@@ -45,6 +43,15 @@ impl Session {
             self.put_identity(identity);
         }
         Ok(())
+    }
+
+    /// The roles as its statements see them: those in force, or what its transaction has made of them.
+    pub(super) fn roles(&self) -> Option<Arc<Roles>> {
+        let draft = self.block.as_ref().and_then(|block| block.roles.as_ref());
+        match draft {
+            Some(draft) => Some(Arc::clone(&draft.roles)),
+            None => self.engine.as_ref().map(crate::Engine::roles),
+        }
     }
 
     pub(super) fn put_identity(&mut self, identity: Arc<Identity>) {
@@ -81,13 +88,12 @@ impl Session {
             return Ok(None);
         }
         let default = || Some(self.default_of(name));
-        let (Some(value), Some(engine)) = (value, &self.engine) else {
+        let (Some(value), Some(engine), Some(roles)) = (value, &self.engine, self.roles()) else {
             return Ok(default());
         };
         if name == ROLE && value == NONE {
             return Ok(default());
         }
-        let roles = engine.roles();
         if name == USER && *value == *self.principal.user {
             return Ok(default());
         }
@@ -99,10 +105,13 @@ impl Session {
         }
         let is_allowed = if name == USER {
             // Whoever authenticated counts, whatever it has become since.
-            engine.identify(&self.principal)?.superuser
+            let user = &self.principal.user;
+            engine
+                .identify_as(&roles, &self.principal, user, None)?
+                .superuser
         } else {
             let user = self.setting(USER).unwrap_or_default();
-            let as_user = engine.identify_as(&self.principal, &user, None)?;
+            let as_user = engine.identify_as(&roles, &self.principal, &user, None)?;
             as_user.superuser || roles.is_member(&user, value)
         };
         if is_allowed {
@@ -168,13 +177,6 @@ impl Session {
             RoleStatement::DropToken { .. } => "DROP TOKEN",
         };
         self.expect_writable(tag)?;
-        // They belong to all tenants, so that no transaction of one can have them in it.
-        if self.block.is_some() {
-            return Err(
-                SqlError::unsupported(format_args!("{tag} inside a transaction"))
-                    .with_hint("roles belong to all databases: send the statement by itself"),
-            );
-        }
         let Some(engine) = self.engine.clone() else {
             return Err(SqlError::unsupported(tag));
         };
@@ -184,12 +186,21 @@ impl Session {
             tenant: self.tenant.id(),
             address: self.principal.address.clone(),
         };
-        let changed = engine.change_roles(actor, statement.clone()).await?;
-        if changed.ended_open_mode
-            && let Credential::Open(kept) = &self.principal.credential
-        {
-            // Whoever made the first user may finish what it began.
-            kept.store(true, Ordering::Relaxed);
+        let changed = if self.block.is_none() {
+            engine.change_roles(actor, statement.clone()).await?
+        } else if self.tenant.id() == TenantId::DEFAULT {
+            self.change_in_block(&engine, &actor, statement).await?
+        } else {
+            // Roles are in the default tenant's collections: two tenants' changes are no one commit.
+            return Err(SqlError::unsupported(format_args!(
+                "{tag} inside a transaction of a database other than \"default\""
+            ))
+            .with_hint(
+                "send the statement by itself, or connect to \"default\", where roles are kept",
+            ));
+        };
+        if changed.ended_open_mode {
+            self.keep_open_mode();
         }
         let mut outcome = match changed.token {
             Some((id, token)) => {

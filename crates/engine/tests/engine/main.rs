@@ -25,6 +25,7 @@ mod live_world;
 mod looking;
 mod race_model;
 mod replay;
+mod role_transactions;
 mod roles;
 mod sequences;
 mod snapshots;

@@ -1,4 +1,5 @@
-//! The decoders of the log's files, for the fuzz target `segment` (docs/testing.md). Built for it alone.
+//! The decoders of the log's files, for the fuzz target `segment` (docs/testing.md). Built for it, and for
+//! the tests that run it over the files of `tests/fixtures`.
 //!
 //! What comes in stands for what lies on a disk. Checksums are made right first, or nothing behind
 //! them would ever be reached.
@@ -9,7 +10,9 @@ use bytes::Bytes;
 use springhead_proto::{Epoch, Lsn, TenantId, TimestampMs};
 
 use super::compress::ChunkTable;
-use super::format::{FrameHeader, HEADER_BYTES, SegmentHeader, read_commit_head};
+use super::format::{
+    FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, SegmentHeader, read_commit_head,
+};
 use super::frames::{FrameCursor, SegmentFile};
 use super::index::SegmentIndex;
 use super::large::LargeCommit;
@@ -232,4 +235,31 @@ fn chain(bytes: &[u8], seed: u32, file: &mut Vec<u8>) {
     }
     // What is no whole frame lies behind them, as a torn write would.
     file.extend_from_slice(rest);
+}
+
+/// What [`frames`] would have to be given to make the frames of a segment, those apart that have more bytes
+/// than it can: seeds from real files.
+#[must_use]
+pub fn seed_of(segment: &[u8]) -> Vec<u8> {
+    let mut seed = Vec::new();
+    let mut rest = &segment[HEADER_BYTES as usize..];
+    while let Ok(header) = FrameHeader::decode(rest) {
+        let Some((frame, after)) = usize::try_from(header.frame_bytes())
+            .ok()
+            .and_then(|length| rest.split_at_checked(length))
+        else {
+            break;
+        };
+        rest = after;
+        let Ok(length) = u8::try_from(header.payload_length) else {
+            continue;
+        };
+        let byte = |value: u64| u8::try_from(value).unwrap_or(u8::MAX);
+        seed.push(byte(u64::from(header.flags)));
+        seed.push(byte(u64::from(header.commits)));
+        seed.push(byte(header.count));
+        seed.push(length);
+        seed.extend_from_slice(&frame[FRAME_HEADER_BYTES..][..usize::from(length)]);
+    }
+    seed
 }

@@ -27,7 +27,7 @@ mod files;
 mod follow;
 mod format;
 mod frames;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, feature = "failpoints"))]
 pub mod fuzzing;
 mod index;
 mod inspect;
