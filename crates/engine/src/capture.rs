@@ -25,8 +25,10 @@ use springhead_sql::types::PgType;
 
 use crate::notify::{Folded, Message, Outbox};
 use crate::programs::{Fired, FiredRows, WatchedRows};
+use images::image;
 
 mod amend;
+mod images;
 
 // Declared here because rusqlite has them only with generated bindings, and generating needs
 // libclang. Signatures: https://www.sqlite.org/c3ref/preupdate_blobwrite.html
@@ -267,6 +269,11 @@ impl Capture {
             self.collections.clear();
         }
         self.failed = None;
+    }
+
+    /// Whether the open commit has got more than messages since `mark`.
+    pub fn has_rows_since(&self, mark: &Mark) -> bool {
+        self.count - mark.count > (self.folded.len() - mark.messages) as u64
     }
 
     /// Whether the open commit has changes of `collection`.
@@ -627,81 +634,6 @@ fn key_differs(before: &[u8], after: &[u8], key: &[usize]) -> bool {
     let (before, after) = (parse(before), parse(after));
     key.iter()
         .any(|&place| before.get(place) != after.get(place))
-}
-
-type ImageValue =
-    unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
-
-/// Writes the row's old or new image; whether SQLite gave all its values.
-///
-/// # Safety
-/// Only inside the hook.
-unsafe fn image(
-    db: *mut ffi::sqlite3,
-    read: ImageValue,
-    count: c_int,
-    table: &CapturedTable,
-    out: &mut Vec<u8>,
-) -> bool {
-    let mut row = RowBuilder::new(out, usize::try_from(count).unwrap_or(0));
-    for index in 0..count {
-        let mut value: *mut ffi::sqlite3_value = std::ptr::null_mut();
-        // SAFETY: inside the hook, `index` is below the count; the value lives until the hook ends.
-        unsafe {
-            if read(db, index, &raw mut value) != ffi::SQLITE_OK || value.is_null() {
-                return false;
-            }
-            let real = table
-                .real
-                .get(usize::try_from(index).unwrap_or(usize::MAX))
-                .copied()
-                .unwrap_or(false);
-            if real && ffi::sqlite3_value_type(value) == ffi::SQLITE_INTEGER {
-                row.push(ValueRef::Real(ffi::sqlite3_value_double(value)));
-            } else if !push_value(&mut row, value) {
-                return false;
-            }
-        }
-    }
-    true
-}
-
-/// # Safety
-/// `value` is a live SQLite value.
-unsafe fn push_value(row: &mut RowBuilder<'_>, value: *mut ffi::sqlite3_value) -> bool {
-    // SAFETY: the pointer that text or blob gives is good for as many bytes as `bytes` says, until
-    // the next call on the same value.
-    unsafe {
-        match ffi::sqlite3_value_type(value) {
-            ffi::SQLITE_NULL => row.push(ValueRef::Null),
-            ffi::SQLITE_INTEGER => row.push(ValueRef::Integer(ffi::sqlite3_value_int64(value))),
-            ffi::SQLITE_FLOAT => row.push(ValueRef::Real(ffi::sqlite3_value_double(value))),
-            ffi::SQLITE_TEXT => {
-                let data = ffi::sqlite3_value_text(value);
-                let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
-                let bytes = if length == 0 {
-                    &[][..]
-                } else {
-                    std::slice::from_raw_parts(data, length)
-                };
-                match std::str::from_utf8(bytes) {
-                    Ok(text) => row.push(ValueRef::Text(text)),
-                    Err(_) => return false,
-                }
-            }
-            _ => {
-                let data = ffi::sqlite3_value_blob(value);
-                let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
-                let bytes = if length == 0 {
-                    &[][..]
-                } else {
-                    std::slice::from_raw_parts(data.cast::<u8>(), length)
-                };
-                row.push(ValueRef::Blob(bytes));
-            }
-        }
-    }
-    true
 }
 
 unsafe extern "C" fn on_preupdate(

@@ -6,7 +6,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -22,12 +22,15 @@ use springhead_sql::{PgType, types};
 
 use crate::Entropy;
 use crate::access::Principal;
+pub use crate::cancel::{CancelFlag, CancelReason};
+use crate::capture::Capture;
 use crate::clock::Clock;
 use crate::notify::{Message, Outbox};
 use crate::programs::{self, FiredRows, Runner, WatchedRows};
 use crate::sequences::SequenceBook;
 use crate::settings;
 use crate::system::{self, System};
+use crate::writer::DeferredConstraints;
 
 /// What functions see of the session whose statement runs.
 #[derive(Default)]
@@ -62,90 +65,6 @@ impl SessionContext {
     }
 }
 
-/// Why a running statement is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum CancelReason {
-    User = 1,
-    StatementTimeout = 2,
-    LockTimeout = 3,
-    SnapshotTooOld = 4,
-    Shutdown = 5,
-}
-
-/// Set by whoever wants a statement to end; looked at before it starts and while it runs.
-#[derive(Default)]
-pub struct CancelFlag(AtomicU8);
-
-/// Set in [`CancelFlag`] once the statement has begun to run.
-const STARTED: u8 = 0x80;
-
-impl CancelFlag {
-    /// Asks the statement to end; the first reason stays.
-    pub fn cancel(&self, reason: CancelReason) {
-        // A later reason is of no interest.
-        let _ = self
-            .0
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire);
-        let _ = self.0.compare_exchange(
-            STARTED,
-            STARTED | reason as u8,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-    }
-
-    /// Ends a statement that has not begun; whether it had not. Then it never will, and whoever
-    /// asked answers for it.
-    pub fn cancel_waiting(&self, reason: CancelReason) -> bool {
-        self.0
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Marks it as running; false if it has been cancelled and must not.
-    pub fn start(&self) -> bool {
-        self.0
-            .compare_exchange(0, STARTED, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Whether it runs, or has run.
-    #[must_use]
-    pub fn has_started(&self) -> bool {
-        self.0.load(Ordering::Acquire) & STARTED != 0
-    }
-
-    /// Whether somebody asked it to end.
-    #[must_use]
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire) & !STARTED != 0
-    }
-
-    /// What the client is told; `None` if nobody asked.
-    #[must_use]
-    pub fn error(&self) -> Option<SqlError> {
-        Some(match self.0.load(Ordering::Acquire) & !STARTED {
-            0 => return None,
-            2 => SqlError::new(
-                ErrorCode::QueryCanceled,
-                "canceling statement due to statement timeout",
-            ),
-            3 => SqlError::new(
-                ErrorCode::LockNotAvailable,
-                "canceling statement due to lock timeout",
-            ),
-            4 => SqlError::new(ErrorCode::SnapshotTooOld, "snapshot too old")
-                .with_hint("read less at a time, or raise snapshot_max_age"),
-            5 => SqlError::new(ErrorCode::AdminShutdown, "the server is shutting down"),
-            _ => SqlError::new(
-                ErrorCode::QueryCanceled,
-                "canceling statement due to user request",
-            ),
-        })
-    }
-}
-
 /// One connection's link between SQLite and whoever runs a statement on it.
 pub struct Context {
     session: Mutex<Arc<SessionContext>>,
@@ -163,6 +82,12 @@ pub struct Context {
     pub steps: Mutex<Vec<Option<String>>>,
     /// How deep programs call each other now.
     depth: AtomicUsize,
+    /// How many blocks with EXCEPTION are running behind a savepoint.
+    pub guards: AtomicUsize,
+    /// SET CONSTRAINTS of the transaction whose statement runs.
+    pub constraints: Mutex<Option<DeferredConstraints>>,
+    /// Where the connection's changes are captured; null where nothing is.
+    capture: AtomicPtr<Capture>,
     /// Lets the authorizer pass what only the engine itself may do.
     privileged: AtomicBool,
     clock: Arc<dyn Clock>,
@@ -186,6 +111,9 @@ impl Context {
             watched: Arc::default(),
             steps: Mutex::default(),
             depth: AtomicUsize::new(0),
+            guards: AtomicUsize::new(0),
+            constraints: Mutex::default(),
+            capture: AtomicPtr::default(),
             privileged: AtomicBool::new(true),
             clock,
             entropy,
@@ -198,7 +126,26 @@ impl Context {
         *self.cancel.lock() = Arc::clone(cancel);
         *self.error.lock() = None;
         self.depth.store(0, Ordering::Relaxed);
+        self.guards.store(0, Ordering::Relaxed);
         self.privileged.store(false, Ordering::Relaxed);
+    }
+
+    /// Programs on this connection find its capture here.
+    ///
+    /// # Safety
+    /// `capture` lives as long as statements run on the connection, and is used by the thread that runs
+    /// them alone.
+    pub unsafe fn captured_by(&self, capture: *mut Capture) {
+        self.capture.store(capture, Ordering::Relaxed);
+    }
+
+    /// Asks the connection's capture; `None` where nothing is captured. Between two statements of a program
+    /// only: SQLite's hook uses it while one runs.
+    pub fn with_capture<T>(&self, ask: impl FnOnce(&mut Capture) -> T) -> Option<T> {
+        let capture = self.capture.load(Ordering::Relaxed);
+        // SAFETY: who gave the pointer promised that it is alive and this thread's, as for the hook; no
+        // statement of SQLite's is in the hook now, since programs run beside statements.
+        unsafe { capture.as_mut() }.map(ask)
     }
 
     /// After it has run.

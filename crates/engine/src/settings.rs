@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use springhead_proto::{ErrorCode, SqlError};
+use springhead_proto::{ErrorCode, NoticeLevel, SqlError};
 use springhead_sql::plan::Isolation;
 
 /// Which values a setting takes.
@@ -271,6 +271,19 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     number.checked_mul(micros).map(Duration::from_micros)
+}
+
+/// Whether a client with this `client_min_messages` is told of a notice of this level.
+#[must_use]
+pub fn tells(setting: Option<&str>, level: NoticeLevel) -> bool {
+    let least = match setting.unwrap_or("notice").to_ascii_lowercase().as_str() {
+        "log" => NoticeLevel::Log,
+        "warning" => NoticeLevel::Warning,
+        "error" | "fatal" | "panic" => NoticeLevel::Info,
+        level if level.starts_with("debug") => NoticeLevel::Debug,
+        _ => NoticeLevel::Notice,
+    };
+    level >= least
 }
 
 /// The isolation level of a setting's value.

@@ -198,6 +198,21 @@ pub struct SqlErrorFields {
     pub position: Option<u32>,
     /// Where else, in words: the line of COPY's data.
     pub context: Option<String>,
+    /// An SQLSTATE of somebody's own (RAISE … USING ERRCODE), in place of the code's.
+    pub state: Option<String>,
+    /// Of a notice: how loud it is, if that is not for its code to say.
+    pub level: Option<NoticeLevel>,
+}
+
+/// How loud a notice is, from the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NoticeLevel {
+    Debug,
+    Log,
+    Notice,
+    Warning,
+    /// Told whatever the client wants to hear.
+    Info,
 }
 
 impl SqlError {
@@ -213,7 +228,22 @@ impl SqlError {
             constraint: None,
             position: None,
             context: None,
+            state: None,
+            level: None,
         }))
+    }
+
+    /// Its SQLSTATE: the code's, unless it has one of its own.
+    #[must_use]
+    pub fn sqlstate(&self) -> &str {
+        self.state.as_deref().unwrap_or(self.code.sqlstate().0)
+    }
+
+    /// With an SQLSTATE that is none of this server's.
+    #[must_use]
+    pub fn with_state(mut self, state: impl Into<String>) -> SqlError {
+        self.0.state = Some(state.into());
+        self
     }
 
     /// Refuses what cannot be given its PostgreSQL meaning: 0A000, naming it.
@@ -286,6 +316,12 @@ impl std::ops::Deref for SqlError {
 
     fn deref(&self) -> &SqlErrorFields {
         &self.0
+    }
+}
+
+impl std::ops::DerefMut for SqlError {
+    fn deref_mut(&mut self) -> &mut SqlErrorFields {
+        &mut self.0
     }
 }
 

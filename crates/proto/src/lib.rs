@@ -13,7 +13,7 @@ pub mod error;
 pub mod sync;
 
 pub use change::{ChangeKind, ChangeRef, Changes, DamagedChange, Messages, encode_change};
-pub use error::{ErrorCode, SqlError, SqlErrorFields, SqlState};
+pub use error::{ErrorCode, NoticeLevel, SqlError, SqlErrorFields, SqlState};
 pub use ids::{
     BadCursor, CollectionId, Cursor, Epoch, Lsn, SYSTEM_TENANT, SchemaVersion, TenantId,
     TimestampMs,

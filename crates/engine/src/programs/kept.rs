@@ -116,6 +116,24 @@ impl WatchedRows {
         self.any.store(false, Ordering::Relaxed);
     }
 
+    /// How many rows are noted for each statement, inserted and updated.
+    pub fn lengths(&self) -> Vec<(usize, usize)> {
+        let running = self.running.lock();
+        let lengths = running
+            .iter()
+            .map(|watched| (watched.inserted.len(), watched.updated.len()));
+        lengths.collect()
+    }
+
+    /// Forgets what has been noted since there was so much.
+    pub fn cut(&self, lengths: &[(usize, usize)]) {
+        let mut running = self.running.lock();
+        for (watched, (inserted, updated)) in running.iter_mut().zip(lengths) {
+            watched.inserted.truncate(*inserted);
+            watched.updated.truncate(*updated);
+        }
+    }
+
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
     }

@@ -30,17 +30,20 @@ impl Session {
     }
 
     /// SQLite's steps, and the text that it runs.
-    async fn steps(&self, plan: &Plan) -> Result<Vec<String>, SqlError> {
+    async fn steps(&mut self, plan: &Plan) -> Result<Vec<String>, SqlError> {
         let sql = match &plan.kind {
             PlanKind::Query(query) => &query.sql,
             PlanKind::Write(write) => &write.sql,
             _ => return Err(SqlError::unsupported("EXPLAIN of this statement")),
         };
-        let params = vec![Value::Null; plan.parameters.len()];
-        let (mut rows, _) = self
-            .tenant
-            .read_snapshot(&format!("EXPLAIN QUERY PLAN {sql}"), params)
-            .await?;
+        let explained = format!("EXPLAIN QUERY PLAN {sql}");
+        let mut rows = if self.holds_writer() {
+            // What the block has defined, nobody else sees.
+            self.read_storage(&explained).await?
+        } else {
+            let params = vec![Value::Null; plan.parameters.len()];
+            self.tenant.read_snapshot(&explained, params).await?.0
+        };
         let mut lines = Vec::new();
         while let Some(chunk) = rows.next_chunk()? {
             for row in chunk.rows() {

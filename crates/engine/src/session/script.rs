@@ -1,20 +1,23 @@
 //! DO: runs a block of PL/pgSQL in the session's transaction, statement by statement
 //! (`springhead_sql::program::script`). A block with EXCEPTION runs behind a savepoint.
 
+mod loops;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
 use springhead_sql::plan::TransactionControl;
-use springhead_sql::program::Library;
 use springhead_sql::program::script::{
-    Block, Declaration, Raise, Statement, Target, Variables, catches,
+    Block, Declaration, Dynamic, Item, Raise, Statement, Target, Variables,
 };
+use springhead_sql::program::{Library, catches, outside_handler, raised};
 use springhead_sql::{PgType, Plan, PlanKind};
 
 use super::execute::{Answer, REPLANS};
 use super::{Outcome, Session};
+use crate::settings;
 
 /// Blocks within blocks, deeper than this, are refused (54001).
 const MAX_DEPTH: usize = 32;
@@ -37,8 +40,8 @@ struct Script {
     /// Rows that the last statement changed or returned.
     affected: u64,
     depth: usize,
-    /// The error that a handler is handling, for RAISE alone.
-    handling: Option<SqlError>,
+    /// The error that a handler is handling, and the first of the slots that tell of it.
+    handling: Option<(SqlError, usize)>,
 }
 
 /// A statement's rows.
@@ -113,14 +116,7 @@ impl Session {
             }
             Err(error) => error,
         };
-        let mut handler = None;
-        for candidate in &block.handlers {
-            for condition in &candidate.conditions {
-                if handler.is_none() && catches(condition, &error)? {
-                    handler = Some(candidate);
-                }
-            }
-        }
+        let handler = (block.handlers.iter()).find(|handler| catches(&handler.conditions, &error));
         let Some(handler) = handler else {
             return Err(error);
         };
@@ -133,14 +129,11 @@ impl Session {
         }
         self.control(&TransactionControl::Release(name)).await?;
         let seen = script.variables.seen();
-        for (variable, text) in [
-            ("sqlstate", error.code.sqlstate().0.to_owned()),
-            ("sqlerrm", error.message.clone()),
-        ] {
-            let slot = script.variables.declare_as(variable, &PgType::Text);
-            script.put(slot, Value::Text(text));
+        let first = script.variables.handler();
+        for (place, item) in Item::ALL.into_iter().enumerate() {
+            script.put(first + place, Value::Text(item.of(&error)));
         }
-        let outer = script.handling.replace(error);
+        let outer = script.handling.replace((error, first));
         let flow = self.script_statements(script, &handler.statements).await;
         script.handling = outer;
         script.variables.forget(seen);
@@ -229,7 +222,20 @@ impl Session {
                 targets,
                 query,
                 body,
-            } => return self.script_rows(script, targets, query, body).await,
+            } => {
+                let (ran, slots, _) = self.script_run(script, query, None, targets).await?;
+                return self.script_rows(script, targets, ran, &slots, body).await;
+            }
+            Statement::ForExecute {
+                targets,
+                dynamic,
+                body,
+            } => {
+                let (text, parameters) = self.script_computed(script, dynamic).await?;
+                let using = Some(parameters.as_slice());
+                let (ran, slots, _) = self.script_run(script, &text, using, targets).await?;
+                return self.script_rows(script, targets, ran, &slots, body).await;
+            }
             Statement::Leave { exit, when } => {
                 let leaves = match when {
                     Some(when) => self.script_holds(script, when).await?,
@@ -242,7 +248,10 @@ impl Session {
                 });
             }
             Statement::Return(None) => return Ok(Flow::Done),
-            Statement::Return(Some(_)) | Statement::ReturnQuery(_) | Statement::ReturnNext(_) => {
+            Statement::Return(Some(_))
+            | Statement::ReturnQuery(_)
+            | Statement::ReturnExecute(_)
+            | Statement::ReturnNext(_) => {
                 return Err(SqlError::new(
                     ErrorCode::DatatypeMismatch,
                     "RETURN cannot have a parameter in function returning void",
@@ -258,17 +267,21 @@ impl Session {
                 return Box::pin(self.script_statement(script, &assign)).await;
             }
             Statement::Sql { text, into, strict } => {
-                self.script_sql(script, text, into, *strict).await?;
+                self.script_sql(script, text, None, into, *strict).await?;
             }
             Statement::Execute {
-                text,
+                dynamic,
                 into,
                 strict,
-                using,
             } => {
-                self.script_execute(script, text, into, *strict, using)
+                let (text, parameters) = self.script_computed(script, dynamic).await?;
+                // It says nothing of FOUND.
+                let found = script.values.get(script.variables.found()).cloned();
+                self.script_sql(script, &text, Some(&parameters), into, *strict)
                     .await?;
+                script.put(script.variables.found(), found.unwrap_or(Value::Integer(0)));
             }
+            Statement::Stacked(items) => self.script_stacked(script, items).await?,
         }
         Ok(Flow::Next)
     }
@@ -277,10 +290,11 @@ impl Session {
         &mut self,
         script: &mut Script,
         text: &str,
+        using: Option<&[usize]>,
         into: &[Target],
         strict: bool,
     ) -> Result<(), SqlError> {
-        let ran = self.script_run(script, text, into).await?;
+        let ran = self.script_run(script, text, using, into).await?;
         let (ran, slots, convert) = ran;
         script.found(ran.affected > 0);
         script.affected = ran.affected;
@@ -300,29 +314,58 @@ impl Session {
         self.script_spread(script, row, &slots, convert).await
     }
 
-    /// EXECUTE: the text is computed, its parameters become variables.
-    async fn script_execute(
+    /// EXECUTE: computes the text, and its parameters into slots.
+    async fn script_computed(
         &mut self,
         script: &mut Script,
-        text: &str,
-        into: &[Target],
-        strict: bool,
-        using: &[String],
-    ) -> Result<(), SqlError> {
+        dynamic: &Dynamic,
+    ) -> Result<(String, Vec<usize>), SqlError> {
         let catalog = self.catalog();
-        let kind = script
-            .variables
-            .value(&catalog, &self.plan_context, text, &PgType::Text)?;
-        let Value::Text(sql) = self.script_value(script, kind).await? else {
+        let kind =
+            script
+                .variables
+                .value(&catalog, &self.plan_context, &dynamic.text, &PgType::Text)?;
+        let Value::Text(text) = self.script_value(script, kind).await? else {
             return Err(SqlError::new(
                 ErrorCode::NullNotAllowed,
                 "query string argument of EXECUTE is null",
             ));
         };
-        if !using.is_empty() {
-            return Err(SqlError::unsupported("EXECUTE … USING"));
+        let using = script
+            .variables
+            .using(&catalog, &self.plan_context, &dynamic.using)?;
+        let Some(using) = using else {
+            return Ok((text, Vec::new()));
+        };
+        let ran = self.script_kind(script, "USING", using.kind).await?;
+        let row = ran.rows.into_iter().next().unwrap_or_default();
+        for (slot, value) in using.slots.iter().zip(row) {
+            script.put(*slot, value);
         }
-        self.script_sql(script, &sql, into, strict).await
+        Ok((text, using.slots))
+    }
+
+    /// GET STACKED DIAGNOSTICS.
+    async fn script_stacked(
+        &mut self,
+        script: &mut Script,
+        items: &[(Target, Item)],
+    ) -> Result<(), SqlError> {
+        let Some((_, first)) = script.handling else {
+            return Err(outside_handler("GET STACKED DIAGNOSTICS"));
+        };
+        for (target, item) in items {
+            let catalog = self.catalog();
+            let found =
+                script
+                    .variables
+                    .stacked(&catalog, &self.plan_context, first, target, *item)?;
+            if let Some((slot, kind)) = found {
+                let value = self.script_value(script, kind).await?;
+                script.put(slot, value);
+            }
+        }
+        Ok(())
     }
 
     async fn script_spread(
@@ -342,119 +385,26 @@ impl Session {
         Ok(())
     }
 
-    async fn script_range(
-        &mut self,
-        script: &mut Script,
-        statement: &Statement,
-    ) -> Result<Flow, SqlError> {
-        let Statement::ForRange {
-            variable,
-            reverse,
-            from,
-            to,
-            by,
-            body,
-        } = statement
-        else {
-            return Ok(Flow::Next);
-        };
-        let mut bounds = Vec::with_capacity(3);
-        for text in [from, to, by.as_ref().unwrap_or(&"1".to_owned())] {
-            let catalog = self.catalog();
-            let kind = script
-                .variables
-                .value(&catalog, &self.plan_context, text, &PgType::Int4)?;
-            match self.script_value(script, kind).await? {
-                Value::Integer(bound) => bounds.push(bound),
-                _ => return Err(null_refused("FOR loop bound")),
-            }
-        }
-        let (mut at, last, step) = (bounds[0], bounds[1], bounds[2]);
-        if step <= 0 {
-            return Err(SqlError::new(
-                ErrorCode::InvalidParameterValue,
-                "BY value of FOR loop must be greater than zero",
-            ));
-        }
-        let seen = script.variables.seen();
-        let slot = script.variables.declare_as(variable, &PgType::Int4);
-        let mut ran = false;
-        while if *reverse { at >= last } else { at <= last } {
-            ran = true;
-            script.put(slot, Value::Integer(at));
-            match self.script_statements(script, body).await? {
-                Flow::Done => return Ok(Flow::Done),
-                Flow::Exit => break,
-                Flow::Next | Flow::Continue => {}
-            }
-            at = if *reverse { at - step } else { at + step };
-            tokio::task::yield_now().await;
-        }
-        script.variables.forget(seen);
-        script.found(ran);
-        Ok(Flow::Next)
-    }
-
-    async fn script_rows(
-        &mut self,
-        script: &mut Script,
-        targets: &[Target],
-        query: &str,
-        body: &[Statement],
-    ) -> Result<Flow, SqlError> {
-        let (ran, slots, _) = self.script_run(script, query, targets).await?;
-        let any = !ran.rows.is_empty();
-        for row in ran.rows {
-            for (slot, value) in slots.iter().zip(row) {
-                script.put(*slot, value);
-            }
-            // Planned anew for each row: the body may have defined something.
-            let catalog = self.catalog();
-            let convert = script
-                .variables
-                .spread(&catalog, &self.plan_context, &slots, targets)?;
-            self.script_spread(script, Vec::new(), &[], convert).await?;
-            match self.script_statements(script, body).await? {
-                Flow::Done => return Ok(Flow::Done),
-                Flow::Exit => break,
-                Flow::Next | Flow::Continue => {}
-            }
-        }
-        script.found(any);
-        Ok(Flow::Next)
-    }
-
     async fn script_raise(&mut self, script: &mut Script, raise: &Raise) -> Result<(), SqlError> {
         if raise.again {
-            return Err(script.handling.clone().unwrap_or_else(|| {
-                SqlError::new(
-                    ErrorCode::SyntaxError,
-                    "RAISE without parameters cannot be used outside an exception handler",
-                )
-            }));
+            return Err(match &script.handling {
+                Some((error, _)) => error.clone(),
+                None => outside_handler("RAISE without parameters"),
+            });
         }
         let catalog = self.catalog();
-        let (code, kind) = script
+        let kind = script
             .variables
             .raise(&catalog, &self.plan_context, raise)?;
         let ran = self.script_kind(script, "RAISE", kind).await?;
         let row = ran.rows.into_iter().next().unwrap_or_default();
-        let text = |place: usize| match row.get(place) {
-            Some(Value::Text(text)) => Some(text.clone()),
-            _ => None,
+        let said = raised(raise.notice, &row)?;
+        let Some(level) = raise.notice else {
+            return Err(said);
         };
-        let message = text(0).unwrap_or_default();
-        let mut error = SqlError::new(code.unwrap_or(ErrorCode::Success), message);
-        if let Some(detail) = text(1) {
-            error = error.with_detail(detail);
+        if settings::tells(self.setting("client_min_messages").as_deref(), level) {
+            script.notices.push(said);
         }
-        if let Some(hint) = text(2) {
-            error = error.with_hint(hint);
-        }
-        if code.is_some() {
-            return Err(error);
-        }
-        script.notices.push(error);
         Ok(())
     }
 
@@ -483,13 +433,16 @@ impl Session {
         &mut self,
         script: &mut Script,
         text: &str,
+        using: Option<&[usize]>,
         into: &[Target],
     ) -> Result<(Ran, Vec<usize>, Vec<(usize, PlanKind)>), SqlError> {
         for _ in 0..REPLANS {
             let catalog = self.catalog();
-            let planned = script
-                .variables
-                .statement(&catalog, &self.plan_context, text, into)?;
+            let (variables, context) = (&mut script.variables, &self.plan_context);
+            let planned = match using {
+                None => variables.statement(&catalog, context, text, into)?,
+                Some(using) => variables.computed(&catalog, context, text, using, into)?,
+            };
             if let Some(ran) = self.script_try(script, text, planned.kind).await? {
                 return Ok((ran, planned.slots, planned.convert));
             }

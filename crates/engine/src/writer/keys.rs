@@ -2,11 +2,11 @@
 
 use libsqlite3_sys as ffi;
 use rusqlite::Connection;
-use springhead_proto::{ErrorCode, Lsn, SqlError};
-use springhead_sql::catalog::{Catalog, ForeignKey};
+use springhead_proto::{ErrorCode, Lsn, SqlError, Value};
+use springhead_sql::catalog::{Catalog, ForeignKey, Table};
 use springhead_sql::plan::{Write, WriteVerb};
 
-use super::{Done, Writer};
+use super::{DeferredConstraints, Done, Writer};
 use crate::readers;
 
 impl Writer {
@@ -25,51 +25,18 @@ impl Writer {
         if !is_counted && !recounts {
             return Ok(());
         }
-        self.context
-            .as_engine(|| self.find_violation(all, write, is_counted))
-    }
-
-    fn find_violation(
-        &self,
-        all: bool,
-        write: Option<&Write>,
-        is_counted: bool,
-    ) -> Result<(), SqlError> {
-        for table in self
-            .catalog
-            .tables
-            .values()
-            .filter(|table| !table.foreign_keys.is_empty())
-        {
-            let mut check = self
-                .conn
-                .prepare(&format!(
-                    "PRAGMA foreign_key_check({})",
-                    table.storage_name()
-                ))
-                .map_err(|error| readers::translate_plain(&error))?;
-            let mut rows = check
-                .query([])
-                .map_err(|error| readers::translate_plain(&error))?;
-            while let Some(row) = rows
-                .next()
-                .map_err(|error| readers::translate_plain(&error))?
-            {
-                let (rowid, ordinal): (Option<i64>, u16) = (
-                    row.get(1)
-                        .map_err(|error| readers::translate_plain(&error))?,
-                    row.get(3)
-                        .map_err(|error| readers::translate_plain(&error))?,
-                );
-                // SQLite numbers a table's keys from the last to the first.
-                let Some(key) = table.foreign_keys.iter().rev().nth(usize::from(ordinal)) else {
-                    continue;
-                };
-                if all || !self.is_deferred(key) {
-                    return Err(self.foreign_key_violation(table, key, rowid, write));
-                }
-            }
-        }
+        self.context.as_engine(|| {
+            let constraints = self.owner.as_ref().map(|owner| &owner.constraints);
+            find_violation(
+                &self.conn,
+                &self.catalog,
+                &|key| all || !is_deferred(key, constraints),
+                &|table| match write {
+                    Some(write) => is_child_of(write, table),
+                    None => self.capture.touches(table.collection()),
+                },
+            )
+        })?;
         if all && is_counted {
             return Err(SqlError::new(
                 ErrorCode::ForeignKeyViolation,
@@ -77,65 +44,6 @@ impl Writer {
             ));
         }
         Ok(())
-    }
-
-    fn is_deferred(&self, key: &ForeignKey) -> bool {
-        if !key.deferrable {
-            return false;
-        }
-        let Some(owner) = &self.owner else {
-            return key.initially_deferred;
-        };
-        let constraints = &owner.constraints;
-        constraints
-            .named
-            .iter()
-            .find(|(name, _)| *name == key.name)
-            .map(|(_, deferred)| *deferred)
-            .or(constraints.all)
-            .unwrap_or(key.initially_deferred)
-    }
-
-    fn foreign_key_violation(
-        &self,
-        table: &springhead_sql::catalog::Table,
-        key: &ForeignKey,
-        rowid: Option<i64>,
-        write: Option<&Write>,
-    ) -> SqlError {
-        let values = rowid.and_then(|rowid| {
-            let columns: Vec<String> = key.columns.iter().map(|id| format!("c{id}")).collect();
-            let sql = format!(
-                "SELECT {} FROM {} WHERE rowid = ?1",
-                columns.join(", "),
-                table.storage_name()
-            );
-            let mut statement = self.conn.prepare(&sql).ok()?;
-            statement
-                .query_row([rowid], |row| {
-                    (0..columns.len())
-                        .map(|index| {
-                            row.get_ref(index).map(|value| {
-                                crate::functions::from_sqlite(value).map(|value| value.to_owned())
-                            })
-                        })
-                        .collect::<rusqlite::Result<Result<Vec<_>, _>>>()
-                })
-                .ok()?
-                .ok()
-        });
-        // The child is at fault if it was written to; otherwise the parent's row is gone.
-        let child_changed = match write {
-            Some(write) => write.table == table.collection() && write.verb != WriteVerb::Delete,
-            None => self.capture.touches(table.collection()),
-        };
-        springhead_sql::errors::foreign_key_violation(
-            &self.catalog,
-            table,
-            key,
-            values.as_deref(),
-            child_changed,
-        )
     }
 
     /// SET CONSTRAINTS.
@@ -178,6 +86,85 @@ impl Writer {
     }
 }
 
+/// Looks for a row that violates a key that is to hold now.
+///
+/// # Errors
+/// 23503 naming the constraint.
+pub fn find_violation(
+    conn: &Connection,
+    catalog: &Catalog,
+    holds_now: &dyn Fn(&ForeignKey) -> bool,
+    child_changed: &dyn Fn(&Table) -> bool,
+) -> Result<(), SqlError> {
+    let plain = |error: rusqlite::Error| readers::translate_plain(&error);
+    for table in catalog.tables.values() {
+        if !table.foreign_keys.iter().any(holds_now) {
+            continue;
+        }
+        let name = table.storage_name();
+        let mut check = conn
+            .prepare(&format!("PRAGMA foreign_key_check({name})"))
+            .map_err(plain)?;
+        let mut rows = check.query([]).map_err(plain)?;
+        while let Some(row) = rows.next().map_err(plain)? {
+            let (rowid, ordinal): (Option<i64>, u16) =
+                (row.get(1).map_err(plain)?, row.get(3).map_err(plain)?);
+            // SQLite numbers a table's keys from the last to the first.
+            let key = table.foreign_keys.iter().rev().nth(usize::from(ordinal));
+            if let Some(key) = key.filter(|key| holds_now(key)) {
+                // The child is at fault if it was written to; otherwise the parent's row is gone.
+                let values = rowid.and_then(|rowid| values_of(conn, table, key, rowid));
+                return Err(springhead_sql::errors::foreign_key_violation(
+                    catalog,
+                    table,
+                    key,
+                    values.as_deref(),
+                    child_changed(table),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the key waits for the end of the transaction, by itself or by SET CONSTRAINTS.
+pub fn is_deferred(key: &ForeignKey, constraints: Option<&DeferredConstraints>) -> bool {
+    if !key.deferrable {
+        return false;
+    }
+    let Some(constraints) = constraints else {
+        return key.initially_deferred;
+    };
+    let named = constraints
+        .named
+        .iter()
+        .find(|(name, _)| *name == key.name)
+        .map(|(_, deferred)| *deferred);
+    named.or(constraints.all).unwrap_or(key.initially_deferred)
+}
+
+/// Whether a statement may have written a row that refers to none.
+pub fn is_child_of(write: &Write, table: &Table) -> bool {
+    write.table == table.collection() && write.verb != WriteVerb::Delete
+}
+
+fn values_of(conn: &Connection, table: &Table, key: &ForeignKey, rowid: i64) -> Option<Vec<Value>> {
+    let columns: Vec<String> = key.columns.iter().map(|id| format!("c{id}")).collect();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE rowid = ?1",
+        columns.join(", "),
+        table.storage_name()
+    );
+    let mut statement = conn.prepare(&sql).ok()?;
+    let mut rows = statement.query([rowid]).ok()?;
+    let row = rows.next().ok()??;
+    let values = (0..columns.len()).map(|index| {
+        let value = row.get_ref(index).ok()?;
+        Some(crate::functions::from_sqlite(value).ok()?.to_owned())
+    });
+    values.collect()
+}
+
 /// # Errors
 /// 42704 for an unknown constraint, 42809 for one that cannot be deferred.
 fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), SqlError> {
@@ -201,7 +188,7 @@ fn expect_deferrable(catalog: &Catalog, name: &str) -> Result<(), SqlError> {
 
 /// How many violations of foreign keys the open transaction still has to resolve; SQLite says only
 /// whether there are any.
-fn deferred_violations(conn: &Connection) -> i32 {
+pub fn deferred_violations(conn: &Connection) -> i32 {
     let (mut current, mut high) = (0, 0);
     // SAFETY: the handle is open, the two places are ours.
     let code = unsafe {

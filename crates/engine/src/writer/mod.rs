@@ -20,7 +20,7 @@ mod dead_letters;
 pub(crate) mod device;
 mod durable;
 mod follow;
-mod keys;
+pub(crate) mod keys;
 pub mod mailbox;
 pub(crate) mod mutate;
 mod restore;
@@ -121,7 +121,7 @@ struct Savepoint {
 
 /// SET CONSTRAINTS of one transaction.
 #[derive(Default, Clone)]
-struct DeferredConstraints {
+pub struct DeferredConstraints {
     all: Option<bool>,
     named: Vec<(String, bool)>,
 }
@@ -180,6 +180,9 @@ impl Writer {
             dead: None,
         };
         writer.capture.fired = Arc::clone(&writer.context.fired);
+        // SAFETY: the box lives beside the connection and is dropped after it, and both are used by the
+        // thread that runs the writer alone.
+        unsafe { writer.context.captured_by(&raw mut *writer.capture) };
         if writer.config.device && parts.tenant == TenantId::DEFAULT {
             writer.capture.note_always();
         }

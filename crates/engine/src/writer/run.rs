@@ -82,6 +82,7 @@ impl Writer {
         request.session.notices.lock().clear();
         (*request.session.library.lock()).clone_from(&request.plan.library);
         context.enter(&request.session, &request.cancel);
+        *context.constraints.lock() = (self.owner.as_ref()).map(|owner| owner.constraints.clone());
         // Definitions may build indexes over all there is.
         let limited = !matches!(request.plan.kind, PlanKind::Ddl(_));
         let limited = limited.then(|| Limited::to(self.config.statement_memory_bytes));

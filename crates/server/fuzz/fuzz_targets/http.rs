@@ -30,6 +30,12 @@ mod error {
         }
     }
 
+    impl std::fmt::Display for HttpError {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
     impl From<SqlError> for HttpError {
         fn from(error: SqlError) -> HttpError {
             assert!(

@@ -61,7 +61,11 @@ impl HttpError {
         let mut object = Map::new();
         let code = self.code();
         object.insert("code".to_owned(), code.word().into());
-        object.insert("sqlstate".to_owned(), code.sqlstate().0.into());
+        let state = match self {
+            HttpError::Sql(error) | HttpError::Statement { error, .. } => error.sqlstate(),
+            _ => code.sqlstate().0,
+        };
+        object.insert("sqlstate".to_owned(), state.into());
         match self {
             HttpError::Sql(error) => sql_fields(&mut object, error),
             HttpError::Statement { index, error } => {

@@ -8,7 +8,7 @@
 //! nothing is allocated per row or value.
 //! Source: PostgreSQL 15, chapter 55.7 "Message Formats".
 
-use springhead_proto::{CollectionId, ErrorCode, RowRef, SqlError};
+use springhead_proto::{CollectionId, ErrorCode, NoticeLevel, RowRef, SqlError};
 use springhead_sql::plan::OutputColumn;
 use springhead_sql::system::oids::{Part, of as table_part};
 use springhead_sql::{PgType, types};
@@ -22,6 +22,9 @@ pub enum Severity {
     Fatal,
     Warning,
     Notice,
+    Info,
+    Log,
+    Debug,
 }
 
 impl Severity {
@@ -31,6 +34,9 @@ impl Severity {
             Severity::Fatal => "FATAL",
             Severity::Warning => "WARNING",
             Severity::Notice => "NOTICE",
+            Severity::Info => "INFO",
+            Severity::Log => "LOG",
+            Severity::Debug => "DEBUG",
         }
     }
 }
@@ -323,12 +329,14 @@ fn fill_length(out: &mut [u8], at: usize, from: usize) -> Result<(), SqlError> {
 pub fn error_response(out: &mut Vec<u8>, severity: Severity, error: &SqlError) {
     let kind = match severity {
         Severity::Error | Severity::Fatal => b'E',
-        Severity::Warning | Severity::Notice => b'N',
+        Severity::Warning | Severity::Notice | Severity::Info | Severity::Log | Severity::Debug => {
+            b'N'
+        }
     };
     message(out, kind, |out| {
         field(out, b'S', severity.word());
         field(out, b'V', severity.word());
-        field(out, b'C', error.code.sqlstate().0);
+        field(out, b'C', error.sqlstate());
         field(out, b'M', &error.message);
         let texts = [(b'D', &error.detail), (b'H', &error.hint)];
         for (kind, text) in texts {
@@ -359,11 +367,17 @@ pub fn error_response(out: &mut Vec<u8>, severity: Severity, error: &SqlError) {
 
 /// NoticeResponse of what a statement had to say.
 pub fn notice_response(out: &mut Vec<u8>, notice: &SqlError) {
-    let severity = match notice.code {
-        ErrorCode::ActiveTransaction | ErrorCode::NoActiveTransaction | ErrorCode::Warning => {
-            Severity::Warning
-        }
-        _ => Severity::Notice,
+    let severity = match (notice.level, notice.code) {
+        (Some(NoticeLevel::Debug), _) => Severity::Debug,
+        (Some(NoticeLevel::Log), _) => Severity::Log,
+        (Some(NoticeLevel::Info), _) => Severity::Info,
+        (Some(NoticeLevel::Notice), _) => Severity::Notice,
+        (Some(NoticeLevel::Warning), _)
+        | (
+            None,
+            ErrorCode::ActiveTransaction | ErrorCode::NoActiveTransaction | ErrorCode::Warning,
+        ) => Severity::Warning,
+        (None, _) => Severity::Notice,
     };
     error_response(out, severity, notice);
 }

@@ -75,12 +75,48 @@ pub(super) fn condition_state(text: &str) -> Option<String> {
     }
 }
 
-/// The error code of an SQLSTATE or a condition's name.
-pub(super) fn condition_code(text: &str) -> Result<ErrorCode, SqlError> {
-    let state = condition_state(text);
+/// An error with this SQLSTATE, be it one of this server's or somebody's own.
+pub(super) fn error_of_state(state: &str, message: String) -> SqlError {
     let known = ErrorCode::ALL
         .iter()
         .copied()
-        .find(|code| state.as_deref() == Some(code.sqlstate().0));
-    known.ok_or_else(|| SqlError::unsupported(format_args!("the error code \"{text}\" in RAISE")))
+        .find(|code| state == code.sqlstate().0);
+    match known {
+        Some(code) => SqlError::new(code, message),
+        None => SqlError::new(ErrorCode::RaiseException, message).with_state(state),
+    }
+}
+
+/// Whether one of a handler's conditions (names, or SQLSTATEs) is about this error. No handler is told of a
+/// statement that is to end, nor of what nothing may be done about.
+#[must_use]
+pub fn catches(conditions: &[String], error: &SqlError) -> bool {
+    if matches!(
+        error.code,
+        ErrorCode::QueryCanceled
+            | ErrorCode::AdminShutdown
+            | ErrorCode::SnapshotTooOld
+            | ErrorCode::OutcomeUnknown
+            | ErrorCode::Corrupted
+    ) {
+        return false;
+    }
+    let state = error.sqlstate();
+    conditions.iter().any(|condition| {
+        if condition.eq_ignore_ascii_case("others") {
+            return error.code != ErrorCode::AssertFailure;
+        }
+        condition_state(condition).is_some_and(|wanted| {
+            wanted == state || wanted.ends_with("000") && wanted[..2] == state[..2]
+        })
+    })
+}
+
+/// What is only there for a handler was asked for elsewhere.
+#[must_use]
+pub fn outside_handler(what: &str) -> SqlError {
+    error_of_state(
+        "0Z002",
+        format!("{what} cannot be used outside an exception handler"),
+    )
 }

@@ -5,20 +5,30 @@
 //! every statement of a program sees slot `n` as its parameter `?n+1`. What a program changes is changed
 //! by ordinary statements, so it is captured as any other change, and replay knows nothing of programs.
 
+pub mod body;
 mod compile;
 mod conditions;
+mod dynamic;
 mod parse;
+mod raise;
+mod reader;
 pub mod script;
+mod statements;
+mod variables;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
-use springhead_proto::{ErrorCode, SqlError};
+use springhead_proto::{ErrorCode, NoticeLevel, SqlError};
 
 use crate::catalog::{Catalog, Language, Returns, Routine};
 use crate::plan::{Query, Write};
 use crate::planner::PlanContext;
 use crate::types::PgType;
+
+pub use conditions::{catches, outside_handler};
+pub use dynamic::{Dynamic, Planned, Then};
+pub use raise::raised;
 
 /// Calls inside calls, and triggers that fire triggers, deeper than this are refused (54001).
 pub const MAX_DEPTH: usize = 32;
@@ -28,6 +38,8 @@ pub const MAX_DEPTH: usize = 32;
 pub struct Program {
     /// For messages: `name(integer)`.
     pub name: String,
+    /// Whether it may change something.
+    pub volatile: bool,
     /// The types of its slots; arguments come first.
     pub slots: Vec<PgType>,
     pub arguments: usize,
@@ -77,6 +89,7 @@ pub enum Step {
         to: usize,
         by: usize,
         reverse: bool,
+        found: usize,
         body: Vec<Step>,
     },
     ForQuery {
@@ -108,6 +121,8 @@ pub enum Step {
     ReturnRow(TriggerRow),
     /// One more row of the result.
     ReturnNext(String),
+    /// One more row of the result, of these slots.
+    ReturnSlots(Vec<usize>),
     /// More rows of the result; `last`: then the end, with the first row alone if it is a scalar's.
     ReturnQuery {
         run: Run,
@@ -118,11 +133,30 @@ pub enum Step {
         slot: usize,
     },
     Raise {
-        /// `None`: a notice.
-        code: Option<ErrorCode>,
-        /// Computes message, detail and hint.
+        /// `None`: an error.
+        notice: Option<NoticeLevel>,
+        /// Computes what [`raised`] reads.
         sql: String,
     },
+    /// RAISE alone: the error that is being handled, again.
+    Again,
+    /// A block with EXCEPTION: what its body has done is undone before a handler runs.
+    Guarded {
+        body: Vec<Step>,
+        handlers: Vec<Caught>,
+        /// The first of the slots that tell a handler of the error: [`body::Item::ALL`].
+        first: usize,
+    },
+    /// A statement whose text is computed.
+    Execute(Box<Dynamic>),
+}
+
+/// `WHEN … THEN …`.
+#[derive(Debug)]
+pub struct Caught {
+    /// Names, or SQLSTATEs.
+    pub conditions: Vec<String>,
+    pub steps: Vec<Step>,
 }
 
 /// What a trigger's program returns.
@@ -299,7 +333,7 @@ fn writes(catalog: &Catalog, routine: &Routine, seen: &mut Vec<u32>) -> bool {
                 | "pg_notify"
                 | "notify"
                 | "set_config"
-        );
+        ) || word == "execute" && routine.language == Language::Plpgsql;
         if changes {
             return true;
         }

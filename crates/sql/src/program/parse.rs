@@ -5,106 +5,12 @@
 
 use springhead_proto::{ErrorCode, SqlError};
 
-use crate::scan::{self, Token};
-
-/// A block: its declarations and statements.
-#[derive(Debug, Clone, Default)]
-pub struct Block {
-    pub declarations: Vec<Declaration>,
-    pub statements: Vec<Statement>,
-    /// EXCEPTION.
-    pub handlers: Vec<Handler>,
-}
-
-/// `WHEN condition OR condition THEN …`.
-#[derive(Debug, Clone)]
-pub struct Handler {
-    /// Names, or SQLSTATEs.
-    pub conditions: Vec<String>,
-    pub statements: Vec<Statement>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Declaration {
-    pub name: String,
-    pub data_type: String,
-    pub not_null: bool,
-    pub default: Option<String>,
-}
-
-/// A variable, or a field of one.
-pub type Target = Vec<String>;
-
-#[derive(Debug, Clone)]
-pub enum Statement {
-    Block(Block),
-    Assign {
-        target: Target,
-        value: String,
-    },
-    If {
-        arms: Vec<(String, Vec<Statement>)>,
-        otherwise: Vec<Statement>,
-    },
-    /// `WHILE condition LOOP`; LOOP alone has none.
-    While {
-        condition: Option<String>,
-        body: Vec<Statement>,
-    },
-    ForRange {
-        variable: String,
-        reverse: bool,
-        from: String,
-        to: String,
-        by: Option<String>,
-        body: Vec<Statement>,
-    },
-    ForQuery {
-        targets: Vec<Target>,
-        query: String,
-        body: Vec<Statement>,
-    },
-    /// EXIT or CONTINUE of the innermost loop.
-    Leave {
-        exit: bool,
-        when: Option<String>,
-    },
-    Return(Option<String>),
-    ReturnQuery(String),
-    ReturnNext(String),
-    Raise(Raise),
-    Sql {
-        text: String,
-        into: Vec<Target>,
-        strict: bool,
-    },
-    /// EXECUTE of a text that is computed.
-    Execute {
-        text: String,
-        into: Vec<Target>,
-        strict: bool,
-        using: Vec<String>,
-    },
-    /// GET DIAGNOSTICS … = ROW_COUNT.
-    RowCount(Target),
-    Nothing,
-}
-
-/// RAISE.
-#[derive(Debug, Clone, Default)]
-pub struct Raise {
-    pub is_error: bool,
-    /// RAISE alone: the error that is being handled.
-    pub again: bool,
-    /// The text around the `%`s.
-    pub format: Vec<String>,
-    pub values: Vec<String>,
-    pub message: Option<String>,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-    /// An SQLSTATE or a condition's name.
-    pub code: Option<String>,
-}
+use super::body::{
+    Block, Code, Declaration, Dynamic, Handler, Item, RAISE_OPTIONS, Raise, Statement,
+};
+use super::conditions::condition_state;
+use super::reader::Reader;
+use crate::scan::Token;
 
 /// Reads the body of a PL/pgSQL function.
 ///
@@ -137,134 +43,7 @@ pub(super) fn statements(text: &str) -> Result<Block, SqlError> {
     }
 }
 
-struct Reader<'t> {
-    text: &'t str,
-    at: usize,
-}
-
-impl<'t> Reader<'t> {
-    fn peek(&self) -> Result<(Token, usize, usize), SqlError> {
-        scan::next(self.text, self.at)
-    }
-
-    fn next(&mut self) -> Result<(Token, &'t str), SqlError> {
-        let (token, start, end) = self.peek()?;
-        self.at = end;
-        Ok((token, &self.text[start..end]))
-    }
-
-    fn is_word(&self, word: &str) -> Result<bool, SqlError> {
-        let (token, start, end) = self.peek()?;
-        Ok(token == Token::Word && self.text[start..end].eq_ignore_ascii_case(word))
-    }
-
-    fn word(&mut self, word: &str) -> Result<bool, SqlError> {
-        let found = self.is_word(word)?;
-        if found {
-            self.next()?;
-        }
-        Ok(found)
-    }
-
-    fn expect(&mut self, word: &str) -> Result<(), SqlError> {
-        if self.word(word)? {
-            Ok(())
-        } else {
-            Err(self.unexpected())
-        }
-    }
-
-    fn symbol(&mut self, symbol: u8) -> Result<bool, SqlError> {
-        let (token, _, end) = self.peek()?;
-        let found = token == Token::Symbol(symbol);
-        if found {
-            self.at = end;
-        }
-        Ok(found)
-    }
-
-    fn semicolon(&mut self) -> Result<(), SqlError> {
-        if self.symbol(b';')? {
-            Ok(())
-        } else {
-            Err(self.unexpected())
-        }
-    }
-
-    fn unexpected(&self) -> SqlError {
-        let message = match self.peek() {
-            Ok((Token::End, ..)) => "syntax error at end of input".to_owned(),
-            Ok((_, start, end)) => {
-                format!("syntax error at or near \"{}\"", &self.text[start..end])
-            }
-            Err(error) => return error,
-        };
-        SqlError::new(ErrorCode::SyntaxError, message)
-    }
-
-    fn name(&mut self) -> Result<String, SqlError> {
-        let (token, text) = self.next()?;
-        match token {
-            Token::Word => Ok(text.to_ascii_lowercase()),
-            Token::QuotedIdentifier => Ok(text[1..text.len() - 1].replace("\"\"", "\"")),
-            _ => Err(SqlError::new(
-                ErrorCode::SyntaxError,
-                format!("syntax error at or near \"{text}\""),
-            )),
-        }
-    }
-
-    fn target(&mut self) -> Result<Target, SqlError> {
-        let mut target = vec![self.name()?];
-        while self.symbol(b'.')? {
-            target.push(self.name()?);
-        }
-        Ok(target)
-    }
-
-    fn targets(&mut self) -> Result<Vec<Target>, SqlError> {
-        let mut targets = vec![self.target()?];
-        while self.symbol(b',')? {
-            targets.push(self.target()?);
-        }
-        Ok(targets)
-    }
-
-    /// The text up to one of these words, or a semicolon, outside parentheses and CASE; it is not
-    /// taken itself.
-    fn text_until(&mut self, ends: &[&str]) -> Result<String, SqlError> {
-        let (_, start, _) = self.peek()?;
-        let (mut depth, mut cases, mut end) = (0_usize, 0_usize, start);
-        loop {
-            let (token, from, to) = self.peek()?;
-            let word = &self.text[from..to];
-            let is = |other: &str| token == Token::Word && word.eq_ignore_ascii_case(other);
-            let outside = depth == 0 && cases == 0;
-            let range = token == Token::Symbol(b'.')
-                && ends.contains(&"..")
-                && self.text[to..].starts_with('.');
-            if token == Token::End
-                || outside && token == Token::Symbol(b';')
-                || outside && (range || ends.iter().any(|end| is(end)))
-            {
-                let text = self.text[start..end].trim();
-                if text.is_empty() {
-                    return Err(self.unexpected());
-                }
-                return Ok(text.to_owned());
-            }
-            match token {
-                Token::Symbol(b'(' | b'[') => depth += 1,
-                Token::Symbol(b')' | b']') => depth = depth.saturating_sub(1),
-                Token::Word if is("case") => cases += 1,
-                Token::Word if is("end") && cases > 0 => cases -= 1,
-                _ => {}
-            }
-            self.at = to;
-            end = to;
-        }
-    }
-
+impl Reader<'_> {
     fn block(&mut self) -> Result<Block, SqlError> {
         let mut block = Block::default();
         if self.word("declare")? {
@@ -277,6 +56,8 @@ impl<'t> Reader<'t> {
         self.expect("begin")?;
         block.statements = self.until(&["end", "exception"])?;
         if self.word("exception")? {
+            self.expect("when")?;
+            block.handlers.push(self.handler()?);
             while self.word("when")? {
                 block.handlers.push(self.handler()?);
             }
@@ -291,11 +72,26 @@ impl<'t> Reader<'t> {
     fn handler(&mut self) -> Result<Handler, SqlError> {
         let mut conditions = Vec::new();
         loop {
-            conditions.push(if self.word("sqlstate")? {
+            let is_state = self.word("sqlstate")?;
+            let condition = if is_state {
                 self.string()?
             } else {
                 self.name()?
-            });
+            };
+            if condition_state(&condition).is_none() && condition != "others" {
+                let message = if is_state {
+                    "invalid SQLSTATE code".to_owned()
+                } else {
+                    format!("unrecognized exception condition \"{condition}\"")
+                };
+                let code = if is_state {
+                    ErrorCode::SyntaxError
+                } else {
+                    ErrorCode::UndefinedObject
+                };
+                return Err(SqlError::new(code, message));
+            }
+            conditions.push(condition);
             if !self.word("or")? {
                 break;
             }
@@ -469,7 +265,7 @@ impl<'t> Reader<'t> {
         self.sql()
     }
 
-    /// `EXECUTE text [INTO [STRICT] targets] [USING values]`.
+    /// `EXECUTE text [INTO [STRICT] targets] [USING values]`, in either order.
     fn execute(&mut self) -> Result<Statement, SqlError> {
         let text = self.text_until(&["into", "using"])?;
         let (mut into, mut strict, mut using) = (Vec::new(), false, Vec::new());
@@ -478,21 +274,36 @@ impl<'t> Reader<'t> {
                 strict = self.word("strict")?;
                 into = self.targets()?;
             } else if self.word("using")? {
-                using.push(self.list_item()?);
-                while self.symbol(b',')? {
-                    using.push(self.list_item()?);
-                }
+                using = self.using()?;
             } else {
                 break;
             }
         }
         self.semicolon()?;
         Ok(Statement::Execute {
-            text,
+            dynamic: Dynamic { text, using },
             into,
             strict,
-            using,
         })
+    }
+
+    fn using(&mut self) -> Result<Vec<String>, SqlError> {
+        let mut using = vec![self.item_until(&["into", "loop"])?];
+        while self.symbol(b',')? {
+            using.push(self.item_until(&["into", "loop"])?);
+        }
+        Ok(using)
+    }
+
+    /// What follows EXECUTE in a loop and in RETURN QUERY.
+    fn dynamic(&mut self) -> Result<Dynamic, SqlError> {
+        let text = self.text_until(&["using", "loop"])?;
+        let using = if self.word("using")? {
+            self.using()?
+        } else {
+            Vec::new()
+        };
+        Ok(Dynamic { text, using })
     }
 
     /// CASE as a statement is IF over the same conditions.
@@ -516,10 +327,9 @@ impl<'t> Reader<'t> {
             self.until(&["end"])?
         } else {
             vec![Statement::Raise(Raise {
-                is_error: true,
                 format: vec!["case not found".to_owned()],
-                hint: Some("'CASE statement is missing ELSE part.'".to_owned()),
-                code: Some("20000".to_owned()),
+                options: option("hint", "'CASE statement is missing ELSE part.'"),
+                code: Some(Code::Named("20000".to_owned())),
                 ..Raise::default()
             })]
         };
@@ -554,9 +364,11 @@ impl<'t> Reader<'t> {
         };
         self.semicolon()?;
         let failed = Raise {
-            is_error: true,
-            message: Some(message.unwrap_or_else(|| "'assertion failed'".to_owned())),
-            code: Some("P0004".to_owned()),
+            options: option(
+                "message",
+                message.as_deref().unwrap_or("'assertion failed'"),
+            ),
+            code: Some(Code::Named("P0004".to_owned())),
             ..Raise::default()
         };
         Ok(Statement::If {
@@ -569,20 +381,38 @@ impl<'t> Reader<'t> {
     }
 
     fn diagnostics(&mut self) -> Result<Statement, SqlError> {
-        self.word("current")?;
-        if self.word("stacked")? {
-            return Err(SqlError::unsupported("GET STACKED DIAGNOSTICS"));
-        }
+        let is_stacked = !self.word("current")? && self.word("stacked")?;
         self.expect("diagnostics")?;
-        let target = self.target()?;
-        self.symbol(b':')?;
-        if !self.symbol(b'=')? || !self.word("row_count")? {
-            return Err(SqlError::unsupported(
-                "GET DIAGNOSTICS of anything but ROW_COUNT",
-            ));
+        let mut items = Vec::new();
+        loop {
+            let target = self.target()?;
+            self.symbol(b':')?;
+            if !self.symbol(b'=')? {
+                return Err(self.unexpected());
+            }
+            items.push((target, self.name()?));
+            if !self.symbol(b',')? {
+                break;
+            }
         }
         self.semicolon()?;
-        Ok(Statement::RowCount(target))
+        if !is_stacked {
+            return match items.as_slice() {
+                [(target, item)] if item == "row_count" => Ok(Statement::RowCount(target.clone())),
+                _ => Err(SqlError::unsupported(
+                    "GET DIAGNOSTICS of anything but ROW_COUNT",
+                )),
+            };
+        }
+        let known = |name: &str| Item::ALL.into_iter().find(|item| item.name() == name);
+        let items = items.into_iter().map(|(target, name)| match known(&name) {
+            Some(item) => Ok((target, item)),
+            None => Err(SqlError::unsupported(format_args!(
+                "GET STACKED DIAGNOSTICS of {}",
+                name.to_uppercase()
+            ))),
+        });
+        items.collect::<Result<_, _>>().map(Statement::Stacked)
     }
 
     fn assignment(&mut self) -> Result<Option<Statement>, SqlError> {
@@ -603,7 +433,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A semicolon; the last statement of an SQL body may go without.
-    fn end_of_statement(&mut self) -> Result<(), SqlError> {
+    pub(super) fn end_of_statement(&mut self) -> Result<(), SqlError> {
         if self.peek()?.0 == Token::End {
             return Ok(());
         }
@@ -642,14 +472,20 @@ impl<'t> Reader<'t> {
     fn for_statement(&mut self) -> Result<Statement, SqlError> {
         let targets = self.targets()?;
         self.expect("in")?;
-        if self.is_word("execute")? {
-            return Err(SqlError::unsupported("EXECUTE in a function's body"));
+        if self.word("execute")? {
+            let dynamic = self.dynamic()?;
+            return Ok(Statement::ForExecute {
+                targets,
+                dynamic,
+                body: self.loop_body()?,
+            });
         }
         let reverse = self.word("reverse")?;
         let start = self.at;
         let from = self.text_until(&["loop", ".."])?;
-        if self.symbol(b'.')? {
-            self.symbol(b'.')?;
+        if matches!(self.peek()?.0, Token::Symbol(b'.')) {
+            // Byte by byte: in `1..2` the second dot begins no number.
+            self.at = self.peek()?.1 + "..".len();
             let to = self.text_until(&["loop", "by"])?;
             let by = if self.word("by")? {
                 Some(self.text_until(&["loop"])?)
@@ -679,8 +515,10 @@ impl<'t> Reader<'t> {
 
     fn return_statement(&mut self) -> Result<Statement, SqlError> {
         if self.word("query")? {
-            if self.is_word("execute")? {
-                return Err(SqlError::unsupported("EXECUTE in a function's body"));
+            if self.word("execute")? {
+                let dynamic = self.dynamic()?;
+                self.semicolon()?;
+                return Ok(Statement::ReturnExecute(dynamic));
             }
             let query = self.text_until(&[])?;
             self.semicolon()?;
@@ -688,11 +526,11 @@ impl<'t> Reader<'t> {
         }
         if self.word("next")? {
             if self.symbol(b';')? {
-                return Err(SqlError::unsupported("RETURN NEXT without a value"));
+                return Ok(Statement::ReturnNext(None));
             }
             let value = self.text_until(&[])?;
             self.semicolon()?;
-            return Ok(Statement::ReturnNext(value));
+            return Ok(Statement::ReturnNext(Some(value)));
         }
         if self.symbol(b';')? || self.peek()?.0 == Token::End {
             return Ok(Statement::Return(None));
@@ -700,104 +538,6 @@ impl<'t> Reader<'t> {
         let value = self.text_until(&[])?;
         self.end_of_statement()?;
         Ok(Statement::Return(Some(value)))
-    }
-
-    fn raise(&mut self) -> Result<Raise, SqlError> {
-        let mut raise = Raise {
-            is_error: true,
-            ..Raise::default()
-        };
-        for level in ["debug", "log", "info", "notice", "warning"] {
-            if self.word(level)? {
-                raise.is_error = false;
-            }
-        }
-        self.word("exception")?;
-        if self.symbol(b';')? {
-            raise.again = true;
-            return Ok(raise);
-        }
-        if self.word("sqlstate")? {
-            raise.code = Some(self.string()?);
-        } else if matches!(self.peek()?.0, Token::String | Token::DollarString) {
-            let format = self.string()?;
-            raise.format = split_format(&format);
-            while self.symbol(b',')? {
-                raise.values.push(self.list_item()?);
-            }
-            if raise.values.len() + 1 != raise.format.len() {
-                let which = if raise.values.len() + 1 < raise.format.len() {
-                    "few"
-                } else {
-                    "many"
-                };
-                return Err(SqlError::new(
-                    ErrorCode::SyntaxError,
-                    format!("too {which} parameters specified for RAISE"),
-                ));
-            }
-        } else if !self.is_word("using")? {
-            raise.code = Some(self.name()?);
-        }
-        if self.word("using")? {
-            loop {
-                let option = self.name()?;
-                self.symbol(b':')?;
-                if !self.symbol(b'=')? {
-                    return Err(self.unexpected());
-                }
-                let value = self.list_item()?;
-                match option.as_str() {
-                    "message" => raise.message = Some(value),
-                    "detail" => raise.detail = Some(value),
-                    "hint" => raise.hint = Some(value),
-                    "errcode" => raise.code = Some(value.trim_matches('\'').to_owned()),
-                    "column" | "constraint" | "datatype" | "table" | "schema" => {}
-                    _ => return Err(self.unexpected()),
-                }
-                if !self.symbol(b',')? {
-                    break;
-                }
-            }
-        }
-        self.end_of_statement()?;
-        Ok(raise)
-    }
-
-    fn string(&mut self) -> Result<String, SqlError> {
-        let (token, text) = self.next()?;
-        match token {
-            Token::String => Ok(text[1..text.len() - 1].replace("''", "'")),
-            Token::DollarString => {
-                let tag = text[1..].find('$').map_or(1, |end| end + 2);
-                Ok(text[tag..text.len() - tag].to_owned())
-            }
-            _ => Err(SqlError::new(
-                ErrorCode::SyntaxError,
-                format!("syntax error at or near \"{text}\""),
-            )),
-        }
-    }
-
-    /// An expression up to a comma, USING or the end.
-    fn list_item(&mut self) -> Result<String, SqlError> {
-        let (_, start, _) = self.peek()?;
-        let (mut depth, mut end) = (0_usize, start);
-        loop {
-            let (token, _, to) = self.peek()?;
-            let ends = matches!(token, Token::Symbol(b',' | b';') | Token::End)
-                || self.is_word("using")?;
-            if token == Token::End || depth == 0 && ends {
-                return Ok(self.text[start..end].trim().to_owned());
-            }
-            match token {
-                Token::Symbol(b'(' | b'[') => depth += 1,
-                Token::Symbol(b')' | b']') => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            self.at = to;
-            end = to;
-        }
     }
 
     /// An SQL statement, its INTO taken out.
@@ -841,29 +581,14 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// The text around the placeholders of a RAISE; `%%` is a per cent sign.
-fn split_format(format: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = format.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '%' {
-            if chars.peek() == Some(&'%') {
-                chars.next();
-            } else {
-                parts.push(String::new());
-                continue;
-            }
-        }
-        if let Some(last) = parts.last_mut() {
-            last.push(c);
-        }
-    }
-    parts
+fn option(name: &str, value: &str) -> [Option<String>; RAISE_OPTIONS.len()] {
+    RAISE_OPTIONS.map(|option| (option == name).then(|| value.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Statement, plpgsql, statements};
+    use super::{plpgsql, statements};
+    use crate::program::body::Statement;
 
     #[test]
     fn a_body_is_read_into_its_statements() {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 
-use super::compile::{Compiler, Variable};
-use super::conditions;
-use super::parse;
-use super::{Run, Step};
+use super::compile::Compiler;
+use super::variables::Variable;
+use super::{Run, Step, parse};
 use crate::catalog::Catalog;
 use crate::functions::CastContext;
 use crate::plan::{OutputColumn, PlanKind, Query};
@@ -17,7 +16,9 @@ use crate::planner::{self, PlanContext};
 use crate::scan::{self, Token};
 use crate::types::PgType;
 
-pub use super::parse::{Block, Declaration, Handler, Raise, Statement, Target};
+pub use super::body::{
+    Block, Declaration, Dynamic, Handler, Item, RAISE_OPTIONS, Raise, Statement, Target,
+};
 
 /// Whether a text begins with DO.
 pub(crate) fn is_do(sql: &str) -> bool {
@@ -141,8 +142,8 @@ impl Variables {
         work: impl FnOnce(&mut Compiler<'_>) -> Result<T, SqlError>,
     ) -> Result<T, SqlError> {
         let mut compiler = Compiler::new(catalog, context);
-        compiler.strict_names = true;
-        compiler.found = self.found;
+        compiler.around.strict_names = true;
+        compiler.around.found = self.found;
         compiler.slots = std::mem::take(&mut self.slots);
         compiler.variables = std::mem::take(&mut self.variables);
         let result = work(&mut compiler);
@@ -217,15 +218,69 @@ impl Variables {
         into: &[Target],
     ) -> Result<Planned, SqlError> {
         if defines(text) {
-            let plan = planner::plan(catalog, text, &[], context)?;
-            return Ok(Planned {
-                kind: plan.kind,
-                slots: Vec::new(),
-                convert: Vec::new(),
-            });
+            return defined(catalog, context, text);
         }
+        self.planned(catalog, context, into, |compiler| {
+            planner::plan_in_frame(catalog, text, context, compiler.frame())
+        })
+    }
+
+    /// A statement whose text has been computed: it sees these parameters and no variables.
+    ///
+    /// # Errors
+    /// As [`Variables::statement`].
+    pub fn computed(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        context: &PlanContext,
+        text: &str,
+        parameters: &[usize],
+        into: &[Target],
+    ) -> Result<Planned, SqlError> {
+        if defines(text) {
+            return defined(catalog, context, text);
+        }
+        self.planned(catalog, context, into, |compiler| {
+            compiler.computed(text, parameters)
+        })
+    }
+
+    /// The query of USING's values, and the slots that they go into.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn using(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        context: &PlanContext,
+        values: &[String],
+    ) -> Result<Option<Planned>, SqlError> {
+        if values.is_empty() {
+            return Ok(None);
+        }
+        let text = format!("SELECT {}", values.join(", "));
+        let mut planned = self.statement(catalog, context, &text, &[])?;
+        let columns = match &planned.kind {
+            PlanKind::Query(query) => Arc::clone(&query.columns),
+            PlanKind::Write(write) => Arc::clone(&write.returning),
+            _ => return Err(SqlError::new(ErrorCode::Internal, "values are no query")),
+        };
+        for column in columns.iter() {
+            self.slots.push(column.pg_type.clone());
+            planned.slots.push(self.slots.len() - 1);
+        }
+        Ok(Some(planned))
+    }
+
+    fn planned(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        context: &PlanContext,
+        into: &[Target],
+        plan: impl FnOnce(&Compiler<'_>) -> Result<PlanKind, SqlError>,
+    ) -> Result<Planned, SqlError> {
         self.with(catalog, context, |compiler| {
-            let kind = planner::plan_in_frame(catalog, text, context, compiler.frame())?;
+            let kind = plan(compiler)?;
             if into.is_empty() {
                 return Ok(Planned {
                     kind,
@@ -302,7 +357,7 @@ impl Variables {
         })
     }
 
-    /// RAISE: the error's code (`None`: a notice), and the query of its message, detail and hint.
+    /// RAISE: the query of what [`super::raised`] reads.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -311,42 +366,65 @@ impl Variables {
         catalog: &Arc<Catalog>,
         context: &PlanContext,
         raise: &Raise,
-    ) -> Result<(Option<ErrorCode>, PlanKind), SqlError> {
+    ) -> Result<PlanKind, SqlError> {
         self.with(catalog, context, |compiler| {
-            match compiler.raise(raise)? {
-                Step::Raise { code, sql } => {
-                    let mut kind = query(sql, &PgType::Text);
-                    if let PlanKind::Query(query) = &mut kind {
-                        let column = query.columns[0].clone();
-                        query.columns = Arc::from([column.clone(), column.clone(), column]);
-                    }
-                    Ok((code, kind))
-                }
-                _ => Err(SqlError::new(ErrorCode::Internal, "RAISE is another step")),
+            let Step::Raise { sql, .. } = compiler.raise(raise)? else {
+                return Err(SqlError::new(ErrorCode::Internal, "RAISE is another step"));
+            };
+            let mut kind = query(sql, &PgType::Text);
+            if let PlanKind::Query(query) = &mut kind {
+                let column = query.columns[0].clone();
+                query.columns = vec![column; RAISE_OPTIONS.len() + 1].into();
             }
+            Ok(kind)
+        })
+    }
+
+    /// What a handler sees of the error that it handles: the first of the slots of [`Item::ALL`].
+    pub fn handler(&mut self) -> usize {
+        let first = self.declare_as("sqlstate", &PgType::Text);
+        self.declare_as("sqlerrm", &PgType::Text);
+        let others = Item::ALL.iter().skip(2).map(|_| PgType::Text);
+        self.slots.extend(others);
+        first
+    }
+
+    /// GET STACKED DIAGNOSTICS of one item: the slot it goes into, and the query of it. `first` is what
+    /// [`Variables::handler`] gave.
+    ///
+    /// # Errors
+    /// What is wrong with the target.
+    pub fn stacked(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        context: &PlanContext,
+        first: usize,
+        target: &Target,
+        item: Item,
+    ) -> Result<Option<(usize, PlanKind)>, SqlError> {
+        let place = Item::ALL.iter().position(|known| *known == item);
+        let from = first + place.unwrap_or_default();
+        self.with(catalog, context, |compiler| {
+            let to = compiler.target_slot(target)?;
+            let step = compiler.convert(from, to)?;
+            Ok(step.and_then(|step| match step {
+                Step::Assign { slot, sql, .. } => {
+                    let ty = compiler.slots[slot].clone();
+                    Some((slot, query(sql, &ty)))
+                }
+                _ => None,
+            }))
         })
     }
 }
 
-/// Whether a handler's condition (a name, or `SQLSTATE 'xxxxx'`'s code) is about this error.
-///
-/// # Errors
-/// 42704 for an unknown condition.
-pub fn catches(condition: &str, error: &SqlError) -> Result<bool, SqlError> {
-    if condition.eq_ignore_ascii_case("others") {
-        return Ok(!matches!(
-            error.code,
-            ErrorCode::QueryCanceled | ErrorCode::AssertFailure
-        ));
-    }
-    let state = error.code.sqlstate().0;
-    let wanted = conditions::condition_state(condition).ok_or_else(|| {
-        SqlError::new(
-            ErrorCode::UndefinedObject,
-            format!("unrecognized exception condition \"{condition}\""),
-        )
-    })?;
-    Ok(wanted == state || wanted.ends_with("000") && wanted[..2] == state[..2])
+fn defined(catalog: &Arc<Catalog>, context: &PlanContext, text: &str) -> Result<Planned, SqlError> {
+    let plan = planner::plan(catalog, text, &[], context)?;
+    Ok(Planned {
+        kind: plan.kind,
+        slots: Vec::new(),
+        convert: Vec::new(),
+    })
 }
 
 fn query(sql: String, ty: &PgType) -> PlanKind {

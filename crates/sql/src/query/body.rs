@@ -555,7 +555,16 @@ impl Analyzer<'_> {
     }
 
     pub(crate) fn exists(&mut self, query: &Query, negated: bool) -> Result<Typed, SqlError> {
-        let analyzed = self.subquery(query)?;
+        let mut query = std::borrow::Cow::Borrowed(query);
+        if let ast::SetExpr::Select(select) = &*query.body
+            && select.projection.is_empty()
+            && let ast::SetExpr::Select(select) = &mut *query.to_mut().body
+        {
+            // What it puts out is of no interest: `EXISTS (SELECT FROM …)`.
+            let one = ast::Value::Number("1".to_owned(), false).into();
+            (select.projection).push(ast::SelectItem::UnnamedExpr(ast::Expr::Value(one)));
+        }
+        let analyzed = self.subquery(&query)?;
         let sql = analyzed.into_sql(self)?;
         let not = if negated { "NOT " } else { "" };
         Ok(Typed::bool(format!("({not}EXISTS ({sql}))")).not_null())
