@@ -155,6 +155,7 @@ impl Runner<'_> {
                 Ok(Flow::Next)
             }
             Step::Raise { notice, sql } => self.raise(*notice, sql, frame),
+            Step::Fail(error) => Err(error.clone()),
             Step::Again => Err(match frame.handling.last() {
                 Some(error) => error.clone(),
                 None => outside_handler("RAISE without parameters"),

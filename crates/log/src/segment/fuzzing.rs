@@ -127,7 +127,7 @@ pub fn frames(bytes: &[u8]) {
     let _ = FrameHeader::decode(bytes);
     let _ = read_commit_head(&mut &bytes[..], &mut Vec::new());
     let mut page = bytes.to_vec();
-    page.resize(HEADER_BYTES as usize, 0);
+    page.resize(header_bytes(), 0);
     let _ = SegmentHeader::decode(&page);
 
     let header = SegmentHeader {
@@ -242,7 +242,7 @@ fn chain(bytes: &[u8], seed: u32, file: &mut Vec<u8>) {
 #[must_use]
 pub fn seed_of(segment: &[u8]) -> Vec<u8> {
     let mut seed = Vec::new();
-    let mut rest = &segment[HEADER_BYTES as usize..];
+    let mut rest = &segment[header_bytes()..];
     while let Ok(header) = FrameHeader::decode(rest) {
         let Some((frame, after)) = usize::try_from(header.frame_bytes())
             .ok()
@@ -262,4 +262,8 @@ pub fn seed_of(segment: &[u8]) -> Vec<u8> {
         seed.extend_from_slice(&frame[FRAME_HEADER_BYTES..][..usize::from(length)]);
     }
     seed
+}
+
+fn header_bytes() -> usize {
+    usize::try_from(HEADER_BYTES).expect("a page")
 }

@@ -204,13 +204,13 @@ impl Library {
                 if let (false, Some(run)) = (targets.is_empty(), planned.runs.last()) {
                     (planned.into, planned.convert) = compiler.row_into(run, targets)?;
                 }
-                planned.after = compiler.statements(rest)?;
+                planned.after = compiler.statements(rest);
             }
             Then::For { targets, body } => {
                 if let Some(run) = planned.runs.last() {
                     (planned.into, planned.convert) = compiler.row_into(run, targets)?;
                 }
-                planned.after = compiler.statements(body)?;
+                planned.after = compiler.statements(body);
             }
             Then::Return => {
                 if let Some(run) = planned.runs.pop() {

@@ -138,6 +138,8 @@ pub enum Step {
         /// Computes what [`raised`] reads.
         sql: String,
     },
+    /// A statement that could not be planned: what is wrong with it.
+    Fail(SqlError),
     /// RAISE alone: the error that is being handled, again.
     Again,
     /// A block with EXCEPTION: what its body has done is undone before a handler runs.

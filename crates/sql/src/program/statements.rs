@@ -38,18 +38,18 @@ impl Compiler<'_> {
                 not_null: declaration.not_null,
             });
         }
-        let body = self.statements(&block.statements)?;
+        let body = self.statements(&block.statements);
         if block.handlers.is_empty() {
             steps.extend(body);
         } else {
-            steps.push(self.guarded(body, block)?);
+            steps.push(self.guarded(body, block));
         }
         self.variables.truncate(outer);
         Ok(steps)
     }
 
     /// A block with EXCEPTION.
-    fn guarded(&mut self, body: Vec<Step>, block: &Block) -> Result<Step, SqlError> {
+    fn guarded(&mut self, body: Vec<Step>, block: &Block) -> Step {
         let first = self.slots.len();
         for _ in Item::ALL {
             self.slot(&PgType::Text);
@@ -62,19 +62,21 @@ impl Compiler<'_> {
         for handler in &block.handlers {
             handlers.push(Caught {
                 conditions: handler.conditions.clone(),
-                steps: self.statements(&handler.statements)?,
+                steps: self.statements(&handler.statements),
             });
         }
         self.around.handler = around;
         self.variables.truncate(outer);
-        Ok(Step::Guarded {
+        Step::Guarded {
             body,
             handlers,
             first,
-        })
+        }
     }
 
-    pub(super) fn statements(&mut self, statements: &[Statement]) -> Result<Vec<Step>, SqlError> {
+    /// Statements, one after the other. What is wrong with one is found when it is its turn, as in PL/pgSQL,
+    /// so that a handler is told and nobody minds what is not reached.
+    pub(super) fn statements(&mut self, statements: &[Statement]) -> Vec<Step> {
         let mut steps = Vec::with_capacity(statements.len());
         for (place, statement) in statements.iter().enumerate() {
             if let Statement::Execute {
@@ -86,15 +88,20 @@ impl Compiler<'_> {
                 // What sees a record whose fields are not known yet is compiled when they are.
                 let opens = self.opens_record(into);
                 let rest = if opens { &statements[place + 1..] } else { &[] };
-                steps.push(self.execute(dynamic, into, *strict, rest)?);
+                let step = self.execute(dynamic, into, *strict, rest);
+                steps.push(step.unwrap_or_else(Step::Fail));
                 if opens {
                     break;
                 }
                 continue;
             }
-            self.statement(statement, &mut steps)?;
+            let done = steps.len();
+            if let Err(error) = self.statement(statement, &mut steps) {
+                steps.truncate(done);
+                steps.push(Step::Fail(error));
+            }
         }
-        Ok(steps)
+        steps
     }
 
     fn statement(&mut self, statement: &Statement, steps: &mut Vec<Step>) -> Result<(), SqlError> {
@@ -113,9 +120,9 @@ impl Compiler<'_> {
             Statement::If { arms, otherwise } => {
                 let mut compiled = Vec::with_capacity(arms.len());
                 for (condition, body) in arms {
-                    compiled.push((self.condition(condition)?, self.statements(body)?));
+                    compiled.push((self.condition(condition)?, self.statements(body)));
                 }
-                let otherwise = self.statements(otherwise)?;
+                let otherwise = self.statements(otherwise);
                 steps.push(Step::If {
                     arms: compiled,
                     otherwise,
@@ -123,7 +130,7 @@ impl Compiler<'_> {
             }
             Statement::While { condition, body } => {
                 let condition = condition.as_ref().map(|c| self.condition(c)).transpose()?;
-                let body = self.statements(body)?;
+                let body = self.statements(body);
                 steps.push(Step::While { condition, body });
             }
             Statement::ForRange { .. } => self.for_range(statement, steps)?,
@@ -258,7 +265,7 @@ impl Compiler<'_> {
         }
         let outer = self.variables.len();
         self.declare(variable, Kind::Scalar(slot));
-        let body = self.statements(body)?;
+        let body = self.statements(body);
         self.variables.truncate(outer);
         steps.push(Step::ForRange {
             slot,
@@ -280,7 +287,7 @@ impl Compiler<'_> {
     ) -> Result<(), SqlError> {
         let query = self.plan(query)?;
         let (slots, convert) = self.row_into(&query, targets)?;
-        let body = self.statements(body)?;
+        let body = self.statements(body);
         steps.push(Step::ForQuery {
             query,
             slots,
