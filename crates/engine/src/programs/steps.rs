@@ -62,19 +62,7 @@ impl Runner<'_> {
                 slot,
                 sql,
                 not_null,
-            } => {
-                let value = self.value(sql, frame)?;
-                if let (Value::Null, Some(name)) = (&value, not_null) {
-                    return Err(SqlError::new(
-                        ErrorCode::NullNotAllowed,
-                        format!(
-                            "null value cannot be assigned to variable \"{name}\" declared NOT NULL"
-                        ),
-                    ));
-                }
-                frame.slots[*slot] = value;
-                Ok(Flow::Next)
-            }
+            } => self.assign(*slot, sql, not_null.as_deref(), frame),
             Step::If { arms, otherwise } => {
                 for (condition, body) in arms {
                     if self.holds(condition, frame)? {
@@ -83,19 +71,7 @@ impl Runner<'_> {
                 }
                 self.steps(otherwise, frame)
             }
-            Step::While { condition, body } => loop {
-                self.context.check_cancelled()?;
-                if let Some(condition) = condition
-                    && !self.holds(condition, frame)?
-                {
-                    return Ok(Flow::Next);
-                }
-                match self.steps(body, frame)? {
-                    Flow::Done => return Ok(Flow::Done),
-                    Flow::Exit => return Ok(Flow::Next),
-                    Flow::Next | Flow::Continue => {}
-                }
-            },
+            Step::While { condition, body } => self.repeat(condition.as_deref(), body, frame),
             Step::ForRange { .. } => self.for_range(step, frame),
             Step::ForQuery {
                 query,
@@ -124,6 +100,51 @@ impl Runner<'_> {
                 self.take_row(written, into, *strict, convert, frame)?;
                 Ok(Flow::Next)
             }
+            Step::Return(_)
+            | Step::ReturnRow(_)
+            | Step::ReturnNext(_)
+            | Step::ReturnSlots(_)
+            | Step::ReturnQuery { .. } => self.give(step, frame),
+            Step::RowCount { slot } => {
+                frame.slots[*slot] = Value::Integer(frame.affected);
+                Ok(Flow::Next)
+            }
+            Step::Raise { notice, sql } => self.raise(*notice, sql, frame),
+            Step::Fail(error) => Err(error.clone()),
+            Step::Again => Err(match frame.handling.last() {
+                Some(error) => error.clone(),
+                None => outside_handler("RAISE without parameters"),
+            }),
+            Step::Guarded {
+                body,
+                handlers,
+                first,
+            } => self.guarded(body, handlers, *first, frame),
+            Step::Execute(dynamic) => self.execute(dynamic, frame),
+        }
+    }
+
+    fn assign(
+        &self,
+        slot: usize,
+        sql: &str,
+        not_null: Option<&str>,
+        frame: &mut Frame<'_>,
+    ) -> Result<Flow, SqlError> {
+        let value = self.value(sql, frame)?;
+        if let (Value::Null, Some(name)) = (&value, not_null) {
+            return Err(SqlError::new(
+                ErrorCode::NullNotAllowed,
+                format!("null value cannot be assigned to variable \"{name}\" declared NOT NULL"),
+            ));
+        }
+        frame.slots[slot] = value;
+        Ok(Flow::Next)
+    }
+
+    /// What a program returns, and whether it goes on.
+    fn give(&self, step: &Step, frame: &mut Frame<'_>) -> Result<Flow, SqlError> {
+        match step {
             Step::Return(sql) => {
                 if let Some(sql) = sql {
                     let value = self.value(sql, frame)?;
@@ -150,22 +171,28 @@ impl Runner<'_> {
                 frame.rows.extend(rows);
                 Ok(if *last { Flow::Done } else { Flow::Next })
             }
-            Step::RowCount { slot } => {
-                frame.slots[*slot] = Value::Integer(frame.affected);
-                Ok(Flow::Next)
+            _ => Ok(Flow::Next),
+        }
+    }
+
+    fn repeat(
+        &self,
+        condition: Option<&str>,
+        body: &[Step],
+        frame: &mut Frame<'_>,
+    ) -> Result<Flow, SqlError> {
+        loop {
+            self.context.check_cancelled()?;
+            if let Some(condition) = condition
+                && !self.holds(condition, frame)?
+            {
+                return Ok(Flow::Next);
             }
-            Step::Raise { notice, sql } => self.raise(*notice, sql, frame),
-            Step::Fail(error) => Err(error.clone()),
-            Step::Again => Err(match frame.handling.last() {
-                Some(error) => error.clone(),
-                None => outside_handler("RAISE without parameters"),
-            }),
-            Step::Guarded {
-                body,
-                handlers,
-                first,
-            } => self.guarded(body, handlers, *first, frame),
-            Step::Execute(dynamic) => self.execute(dynamic, frame),
+            match self.steps(body, frame)? {
+                Flow::Done => return Ok(Flow::Done),
+                Flow::Exit => return Ok(Flow::Next),
+                Flow::Next | Flow::Continue => {}
+            }
         }
     }
 

@@ -203,39 +203,10 @@ impl Session {
                 }
                 return self.script_statements(script, otherwise).await;
             }
-            Statement::While { condition, body } => loop {
-                if let Some(condition) = condition
-                    && !self.script_holds(script, condition).await?
-                {
-                    return Ok(Flow::Next);
-                }
-                match self.script_statements(script, body).await? {
-                    Flow::Done => return Ok(Flow::Done),
-                    Flow::Exit => return Ok(Flow::Next),
-                    Flow::Next | Flow::Continue => {}
-                }
-                // A loop that waits for nothing lets others run.
-                tokio::task::yield_now().await;
-            },
-            Statement::ForRange { .. } => return self.script_range(script, statement).await,
-            Statement::ForQuery {
-                targets,
-                query,
-                body,
-            } => {
-                let (ran, slots, _) = self.script_run(script, query, None, targets).await?;
-                return self.script_rows(script, targets, ran, &slots, body).await;
-            }
-            Statement::ForExecute {
-                targets,
-                dynamic,
-                body,
-            } => {
-                let (text, parameters) = self.script_computed(script, dynamic).await?;
-                let using = Some(parameters.as_slice());
-                let (ran, slots, _) = self.script_run(script, &text, using, targets).await?;
-                return self.script_rows(script, targets, ran, &slots, body).await;
-            }
+            Statement::While { .. }
+            | Statement::ForRange { .. }
+            | Statement::ForQuery { .. }
+            | Statement::ForExecute { .. } => return self.script_loop(script, statement).await,
             Statement::Leave { exit, when } => {
                 let leaves = match when {
                     Some(when) => self.script_holds(script, when).await?,

@@ -17,8 +17,8 @@ use crate::catalog::{Catalog, ReferentialAction, Timing};
 use crate::plan::{Before, OutputColumn, PlanKind, Write, WriteVerb};
 use crate::program::Run;
 use crate::query::Analyzer;
-use crate::query::body::renamed_columns;
 use crate::query::names::{fold, quote_text};
+use crate::query::scope::renamed_columns;
 use crate::query::scope::{self, Scope, ScopeColumn};
 use crate::types::PgType;
 

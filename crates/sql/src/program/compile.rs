@@ -98,29 +98,7 @@ pub(super) fn trigger(
     let operation = compiler.slot(&PgType::Text);
     compiler.declare("tg_op", Kind::Scalar(operation));
     let mut steps = Vec::new();
-    let level = if trigger.each_row { "ROW" } else { "STATEMENT" };
-    let arguments: Vec<String> = trigger
-        .arguments
-        .iter()
-        .map(|text| quote_text(text))
-        .collect();
-    let constants = [
-        ("tg_name", PgType::Name, quote_text(&trigger.name.name)),
-        ("tg_when", PgType::Text, quote_text(trigger.timing.word())),
-        ("tg_level", PgType::Text, quote_text(level)),
-        ("tg_table_name", PgType::Name, quote_text(&relation_name)),
-        ("tg_relname", PgType::Name, quote_text(&relation_name)),
-        ("tg_table_schema", PgType::Name, quote_text("public")),
-        ("tg_relid", PgType::Oid, trigger.relation.to_string()),
-        ("tg_nargs", PgType::Int4, arguments.len().to_string()),
-        (
-            "tg_argv",
-            PgType::Text.array(),
-            format!("json_array({})", arguments.join(",")),
-        ),
-        ("found", PgType::Bool, "0".to_owned()),
-    ];
-    for (name, ty, sql) in constants {
+    for (name, ty, sql) in constants(trigger, &relation_name) {
         let slot = compiler.slot(&ty);
         compiler.declare(name, Kind::Scalar(slot));
         compiler.around.found = slot;
@@ -164,6 +142,32 @@ pub(super) fn trigger(
         slots: compiler.slots,
         steps,
     })
+}
+
+/// The variables that tell a trigger what it is, FOUND last: names, types and what computes them.
+fn constants(trigger: &Trigger, relation_name: &str) -> [(&'static str, PgType, String); 10] {
+    let level = if trigger.each_row { "ROW" } else { "STATEMENT" };
+    let arguments: Vec<String> = trigger
+        .arguments
+        .iter()
+        .map(|text| quote_text(text))
+        .collect();
+    [
+        ("tg_name", PgType::Name, quote_text(&trigger.name.name)),
+        ("tg_when", PgType::Text, quote_text(trigger.timing.word())),
+        ("tg_level", PgType::Text, quote_text(level)),
+        ("tg_table_name", PgType::Name, quote_text(relation_name)),
+        ("tg_relname", PgType::Name, quote_text(relation_name)),
+        ("tg_table_schema", PgType::Name, quote_text("public")),
+        ("tg_relid", PgType::Oid, trigger.relation.to_string()),
+        ("tg_nargs", PgType::Int4, arguments.len().to_string()),
+        (
+            "tg_argv",
+            PgType::Text.array(),
+            format!("json_array({})", arguments.join(",")),
+        ),
+        ("found", PgType::Bool, "0".to_owned()),
+    ]
 }
 
 /// What is wrong with a trigger's WHEN.

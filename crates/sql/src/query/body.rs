@@ -608,25 +608,3 @@ impl Analyzer<'_> {
         ))
     }
 }
-
-/// Column names from an alias's list, as far as it goes.
-pub(crate) fn renamed_columns(
-    mut columns: Vec<ScopeColumn>,
-    alias: &ast::TableAlias,
-    table: &str,
-) -> Result<Vec<ScopeColumn>, SqlError> {
-    if alias.columns.len() > columns.len() {
-        return Err(SqlError::new(
-            ErrorCode::InvalidColumnReference,
-            format!(
-                "table \"{table}\" has {} columns available but {} columns specified",
-                columns.len(),
-                alias.columns.len()
-            ),
-        ));
-    }
-    for (column, name) in columns.iter_mut().zip(&alias.columns) {
-        column.name = fold(&name.name);
-    }
-    Ok(columns)
-}

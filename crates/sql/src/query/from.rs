@@ -9,9 +9,9 @@ use crate::functions::CastContext;
 use crate::types::PgType;
 
 use super::Analyzer;
-use super::body::renamed_columns;
 use super::expression::{name_place, table_relation};
 use super::names::{self, fold};
+use super::scope::renamed_columns;
 use super::scope::{Relation, Scope, ScopeColumn};
 use super::table_function::{aliased_function, fields, ordinality_of};
 use super::typed::Typed;

@@ -7,9 +7,9 @@ use crate::functions::CastContext;
 use crate::types::PgType;
 
 use super::Analyzer;
-use super::body::renamed_columns;
 use super::names::fold;
 use super::operators::common_type;
+use super::scope::renamed_columns;
 use super::scope::{Cte, Scope, ScopeColumn};
 use super::set_operation::side;
 

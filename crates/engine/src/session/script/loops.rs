@@ -1,4 +1,4 @@
-//! FOR in a block of DO.
+//! The loops of a block of DO.
 
 use springhead_proto::{ErrorCode, SqlError, Value};
 use springhead_sql::PgType;
@@ -8,7 +8,51 @@ use super::{Flow, Ran, Script, null_refused};
 use crate::Session;
 
 impl Session {
-    pub(super) async fn script_range(
+    /// A loop, whichever it is.
+    pub(super) async fn script_loop(
+        &mut self,
+        script: &mut Script,
+        statement: &Statement,
+    ) -> Result<Flow, SqlError> {
+        match statement {
+            Statement::While { condition, body } => loop {
+                if let Some(condition) = condition
+                    && !self.script_holds(script, condition).await?
+                {
+                    return Ok(Flow::Next);
+                }
+                match self.script_statements(script, body).await? {
+                    Flow::Done => return Ok(Flow::Done),
+                    Flow::Exit => return Ok(Flow::Next),
+                    Flow::Next | Flow::Continue => {}
+                }
+                // A loop that waits for nothing lets others run.
+                tokio::task::yield_now().await;
+            },
+            Statement::ForRange { .. } => self.script_range(script, statement).await,
+            Statement::ForQuery {
+                targets,
+                query,
+                body,
+            } => {
+                let (ran, slots, _) = self.script_run(script, query, None, targets).await?;
+                self.script_rows(script, targets, ran, &slots, body).await
+            }
+            Statement::ForExecute {
+                targets,
+                dynamic,
+                body,
+            } => {
+                let (text, parameters) = self.script_computed(script, dynamic).await?;
+                let using = Some(parameters.as_slice());
+                let (ran, slots, _) = self.script_run(script, &text, using, targets).await?;
+                self.script_rows(script, targets, ran, &slots, body).await
+            }
+            _ => Ok(Flow::Next),
+        }
+    }
+
+    async fn script_range(
         &mut self,
         script: &mut Script,
         statement: &Statement,
@@ -61,7 +105,7 @@ impl Session {
         Ok(Flow::Next)
     }
 
-    pub(super) async fn script_rows(
+    async fn script_rows(
         &mut self,
         script: &mut Script,
         targets: &[Target],
