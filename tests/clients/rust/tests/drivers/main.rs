@@ -2,5 +2,6 @@
 //! linking is what takes the time.
 
 mod diesel_application;
+mod sea_orm_application;
 mod sqlx_driver;
 mod tokio_postgres_driver;
