@@ -17,6 +17,8 @@ pub struct Omitted {
     pub fence_acknowledgements: bool,
     /// The second half of rule 4.
     pub check_in_sync: bool,
+    /// Of rule 4, that whoever is kept in sync when another is lost has everything.
+    pub keep_caught_up: bool,
     /// Of rule 4, that what a primary's log had when it was elected counts as acknowledged.
     pub count_begun: bool,
 }
@@ -170,6 +172,16 @@ impl Voter {
         }
     }
 
+    /// Whether somebody cannot follow this primary ([`Voter::renew`]). Of more than two data nodes that one
+    /// may follow another primary: then the witness is to be asked first whether this one was deposed.
+    #[must_use]
+    pub fn must_renew(&self) -> bool {
+        match &self.role {
+            Role::Primary(primary) => primary.seen > self.durable.promised,
+            _ => false,
+        }
+    }
+
     /// To be called now and then: a primary that somebody cannot follow, having promised a higher
     /// ballot, campaigns for one higher still. Nothing if there is no need. `position` is its log's
     /// flushed end.
@@ -177,7 +189,7 @@ impl Voter {
         let Role::Primary(Primary { seen, .. }) = self.role else {
             return Vec::new();
         };
-        if seen <= self.durable.promised {
+        if !self.must_renew() {
             return Vec::new();
         }
         let mut outputs = self.promise(seen, None);
@@ -354,21 +366,44 @@ impl Voter {
     }
 
     /// The primary wants to go on without those data nodes, as with [`Voter::go_on_alone`]: for clusters
-    /// of more than two. Nothing if it waits for none of them.
+    /// of more than two. Whoever else is waited for and is not known to have everything that was acknowledged
+    /// is no more in sync then than they are, and is taken back like them. Nothing if it waits for none of
+    /// those.
     pub fn go_on_without(&mut self, lost: Members) -> Vec<Output> {
         let Role::Primary(primary) = &self.role else {
             return Vec::new();
         };
         let required = primary.required;
+        let waits_for_lost = (0..self.data_nodes)
+            .map(NodeId)
+            .any(|node| node != self.id && required.contains(node) && lost.contains(node));
+        if !waits_for_lost {
+            return Vec::new();
+        }
+        let needed = self.needed(primary);
+        let is_kept = |node: &NodeId| {
+            let has_all =
+                self.omitted.keep_caught_up || primary.flushed[usize::from(node.0)] >= needed;
+            required.contains(*node) && !lost.contains(*node) && has_all
+        };
         let kept = (0..self.data_nodes)
             .map(NodeId)
-            .filter(|node| *node == self.id || (required.contains(*node) && !lost.contains(*node)));
+            .filter(|node| *node == self.id || is_kept(node));
         let kept = Members::of(kept);
-        let wished = primary.pending.map_or(required, |(_, members)| members);
-        if kept == wished {
+        if primary.pending.is_some_and(|(_, members)| members == kept) {
             return Vec::new();
         }
         self.change_in_sync(kept)
+    }
+
+    /// What a node must have to be in sync: what this primary has acknowledged, and what its log had when it
+    /// was elected, any of which may have been acknowledged before.
+    fn needed(&self, primary: &Primary) -> Lsn {
+        if self.omitted.count_begun {
+            primary.acknowledged
+        } else {
+            primary.acknowledged.max(primary.begun)
+        }
     }
 
     /// The other data node follows again: it is waited for from now on, and once it has everything
@@ -401,11 +436,7 @@ impl Voter {
             return vec![Output::Send { to, message }];
         }
         let required = primary.required;
-        let needed = if self.omitted.count_begun {
-            primary.acknowledged
-        } else {
-            primary.acknowledged.max(primary.begun)
-        };
+        let needed = self.needed(primary);
         let have_all = (0..self.data_nodes)
             .filter(|node| required.contains(NodeId(*node)))
             .all(|node| primary.flushed[usize::from(node)] >= needed);

@@ -1,4 +1,4 @@
-//! The model: two data nodes and a witness, their logs as the ballots of their commits, and a network
+//! The model: some data nodes and a witness, their logs as the ballots of their commits, and a network
 //! that keeps everything ever sent. Each step is one thing that can happen; a state with all that can
 //! follow it is what a search needs. G11 is checked after each step.
 
@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use springhead_log::vote::{
-    Ballot, Durable, Message, NodeId, Omitted, Output, Position, Role, Voter,
+    Ballot, Durable, Members, Message, NodeId, Omitted, Output, Position, Role, Voter,
 };
 use springhead_proto::Lsn;
 
@@ -22,6 +22,8 @@ pub const INVARIANTS: &[&str] = &[
 /// What may happen at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
+    /// As servers of more than two data nodes do: candidates ask nobody but the witness.
+    pub asks_witness_only: bool,
     /// The highest ballot; at most [`MAX_BALLOTS`].
     pub ballots: u32,
     /// Commits in a log; at most [`MAX_WRITES`].
@@ -80,6 +82,8 @@ struct Wire {
     from: NodeId,
     to: NodeId,
     what: What,
+    /// Whom the witness holds to be in sync, as it says with all that it says.
+    in_sync: Option<Members>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,12 +110,12 @@ type Begun = Option<(NodeId, Commits)>;
 
 /// Everything there is at one moment. History that no check needs any more is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct State {
-    data: [Node; 2],
+pub struct State<const N: usize> {
+    data: [Node; N],
     witness: Voter,
     /// Everything sent that can still change anything, by its number in [`Model::messages`], in order:
     /// each may come at any time, again and again, or never.
-    network: Vec<u16>,
+    network: Vec<u32>,
     crashes: u8,
     /// By ballot.
     begun: [Begun; MAX_BALLOTS + 1],
@@ -119,7 +123,7 @@ pub struct State {
     acknowledged: [Commits; MAX_BALLOTS + 1],
 }
 
-impl State {
+impl<const N: usize> State<N> {
     /// Primaries there have been, and commits that were acknowledged.
     pub fn counts(&self) -> (usize, usize) {
         let commits = self.acknowledged.iter().map(Commits::len);
@@ -130,14 +134,15 @@ impl State {
 /// One thing that happens.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    Deliver(u16),
+    Deliver(u32),
     Campaign(u8),
     Renew(u8),
     Write(u8),
     Flush(u8),
     GoOnAlone(u8),
+    GoOnWithout(u8, Members),
     Remind(u8),
-    TakeBack(u8),
+    TakeBack(u8, NodeId),
     /// And that much of its log is left: nothing that it had flushed is lost.
     Crash(u8, usize),
 }
@@ -145,12 +150,12 @@ pub enum Step {
 /// Numbers of messages.
 #[derive(Default)]
 struct Messages {
-    numbers: HashMap<Wire, u16>,
+    numbers: HashMap<Wire, u32>,
     all: Vec<Wire>,
 }
 
 /// What can happen, and which rules hold.
-pub struct Model {
+pub struct Model<const N: usize> {
     bounds: Bounds,
     omitted: Omitted,
     messages: RefCell<Messages>,
@@ -159,8 +164,15 @@ pub struct Model {
 /// Why G11 is broken.
 pub type Broken = String;
 
-impl Model {
-    pub fn new(bounds: Bounds, omitted: Omitted) -> Model {
+impl<const N: usize> Model<N> {
+    const COUNT: u8 = {
+        assert!(N <= 5, "as many as there may be");
+        #[allow(clippy::cast_possible_truncation, reason = "it is five at most")]
+        let count = N as u8;
+        count
+    };
+
+    pub fn new(bounds: Bounds, omitted: Omitted) -> Model<N> {
         let fits = bounds.writes <= MAX_WRITES
             && usize::try_from(bounds.ballots).is_ok_and(|ballots| ballots <= MAX_BALLOTS);
         assert!(
@@ -174,18 +186,22 @@ impl Model {
         }
     }
 
-    pub fn first(&self) -> State {
-        let voter =
-            |id| Voter::new(NodeId(id), 2, Durable::new(2, Ballot(0))).without(self.omitted);
-        let node = |id| Node {
-            voter: voter(id),
+    pub fn first(&self) -> State<N> {
+        let count = Model::<N>::COUNT;
+        let voter = |id| {
+            let durable = Durable::new(count, Ballot(0));
+            Voter::new(NodeId(id), count, durable).without(self.omitted)
+        };
+        let mut ids = 0..count;
+        let node = |()| Node {
+            voter: voter(ids.next().expect("there are as many")),
             log: Commits::default(),
             flushed: 0,
             fork: 0,
         };
         State {
-            data: [node(0), node(1)],
-            witness: voter(2),
+            data: [(); N].map(node),
+            witness: voter(count),
             network: Vec::new(),
             crashes: 0,
             begun: [None; MAX_BALLOTS + 1],
@@ -193,14 +209,26 @@ impl Model {
         }
     }
 
-    fn message(&self, number: u16) -> Wire {
-        self.messages.borrow().all[usize::from(number)]
+    fn message(&self, number: u32) -> Wire {
+        self.messages.borrow().all[usize::try_from(number).expect("small")]
     }
 
-    fn send(&self, state: &mut State, from: NodeId, to: NodeId, what: What) {
-        let wire = Wire { from, to, what };
+    fn send(&self, state: &mut State<N>, from: NodeId, to: NodeId, what: What) {
+        if self.bounds.asks_witness_only
+            && matches!(what, What::Vote(Message::RequestVote { .. }))
+            && usize::from(to.0) < N
+        {
+            return;
+        }
+        let is_of_witness = usize::from(from.0) == N;
+        let wire = Wire {
+            from,
+            to,
+            what,
+            in_sync: is_of_witness.then(|| state.witness.durable().in_sync),
+        };
         let mut messages = self.messages.borrow_mut();
-        let next = u16::try_from(messages.all.len()).expect("there are not that many");
+        let next = u32::try_from(messages.all.len()).expect("there are not that many");
         let number = *messages.numbers.entry(wire).or_insert(next);
         if number == next {
             messages.all.push(wire);
@@ -211,19 +239,25 @@ impl Model {
     }
 
     /// What can happen in `state`.
-    pub fn steps(&self, state: &State) -> Vec<Step> {
+    pub fn steps(&self, state: &State<N>) -> Vec<Step> {
         let mut steps: Vec<Step> = state.network.iter().copied().map(Step::Deliver).collect();
-        // The two data nodes are alike: whoever is first to do anything is called 0.
-        let nodes = if *state == self.first() { 0..1 } else { 0..2 };
+        // The data nodes are alike: whoever is first to do anything is called 0.
+        let is_first = *state == self.first();
+        let nodes = 0..if is_first { 1 } else { Model::<N>::COUNT };
         for id in nodes {
             let node = &state.data[usize::from(id)];
             if matches!(node.voter.role(), Role::Primary(_)) {
-                steps.extend([
-                    Step::Renew(id),
-                    Step::GoOnAlone(id),
-                    Step::Remind(id),
-                    Step::TakeBack(id),
-                ]);
+                steps.extend([Step::Renew(id), Step::Remind(id)]);
+                if N == 2 {
+                    steps.push(Step::GoOnAlone(id));
+                }
+                let lost = others::<N>(id).fold(vec![Members::default()], |all, other| {
+                    let with = all.iter().map(|lost| lost.with(other)).collect::<Vec<_>>();
+                    [all, with].concat()
+                });
+                let lost = lost.into_iter().skip(1);
+                steps.extend(lost.map(|lost| Step::GoOnWithout(id, lost)));
+                steps.extend(others::<N>(id).map(|other| Step::TakeBack(id, other)));
                 if node.log.len() < self.bounds.writes {
                     steps.push(Step::Write(id));
                 }
@@ -241,7 +275,7 @@ impl Model {
     }
 
     /// The state after `step`; `None` if it is beyond the bounds, or nothing has changed.
-    pub fn after(&self, state: &State, step: Step) -> Option<Result<State, Broken>> {
+    pub fn after(&self, state: &State<N>, step: Step) -> Option<Result<State<N>, Broken>> {
         let mut next = state.clone();
         if let Err(broken) = self.take(&mut next, step) {
             return Some(Err(broken));
@@ -253,7 +287,7 @@ impl Model {
         Some(check_promises(state, &next).map(|()| next))
     }
 
-    fn is_within(&self, state: &State) -> bool {
+    fn is_within(&self, state: &State<N>) -> bool {
         state.data.iter().all(|node| {
             let changes = match node.voter.role() {
                 Role::Primary(primary) => primary.changes(),
@@ -263,7 +297,7 @@ impl Model {
         })
     }
 
-    fn take(&self, state: &mut State, step: Step) -> Result<(), Broken> {
+    fn take(&self, state: &mut State<N>, step: Step) -> Result<(), Broken> {
         let (id, outputs) = match step {
             Step::Deliver(number) => return self.deliver(state, self.message(number)),
             Step::Crash(id, kept) => {
@@ -290,10 +324,14 @@ impl Model {
                 }
             }
             Step::GoOnAlone(id) => (id, state.data[usize::from(id)].voter.go_on_alone()),
-            Step::Remind(id) => (id, state.data[usize::from(id)].voter.remind()),
-            Step::TakeBack(id) => {
+            Step::GoOnWithout(id, lost) => {
                 let voter = &mut state.data[usize::from(id)].voter;
-                (id, voter.rejoin(NodeId(1 - id)))
+                (id, voter.go_on_without(lost))
+            }
+            Step::Remind(id) => (id, state.data[usize::from(id)].voter.remind()),
+            Step::TakeBack(id, other) => {
+                let voter = &mut state.data[usize::from(id)].voter;
+                (id, voter.rejoin(other))
             }
         };
         self.perform(state, id, outputs)
@@ -301,7 +339,7 @@ impl Model {
 
     /// Does what a voter says. A step is whole: a crash between what is made durable and what follows
     /// is the same as a lost message.
-    fn perform(&self, state: &mut State, id: u8, outputs: Vec<Output>) -> Result<(), Broken> {
+    fn perform(&self, state: &mut State<N>, id: u8, outputs: Vec<Output>) -> Result<(), Broken> {
         for output in outputs {
             match output {
                 Output::Persist(_) | Output::StepDown { .. } => {}
@@ -320,7 +358,7 @@ impl Model {
         check_logs(state)
     }
 
-    fn begin(&self, state: &mut State, id: u8, ballot: Ballot) -> Result<(), Broken> {
+    fn begin(&self, state: &mut State<N>, id: u8, ballot: Ballot) -> Result<(), Broken> {
         let node = &mut state.data[usize::from(id)];
         node.flushed = node.log.len();
         node.fork = node.log.length;
@@ -334,27 +372,35 @@ impl Model {
         self.perform(state, id, outputs)
     }
 
-    fn send_frames(&self, state: &mut State, id: u8) {
+    fn send_frames(&self, state: &mut State<N>, id: u8) {
         let node = &state.data[usize::from(id)];
         let frames = What::Frames {
             ballot: node.voter.durable().promised,
             fork: node.fork,
             log: node.log,
         };
-        self.send(state, NodeId(id), NodeId(1 - id), frames);
+        for other in others::<N>(id) {
+            self.send(state, NodeId(id), other, frames);
+        }
     }
 
-    fn deliver(&self, state: &mut State, wire: Wire) -> Result<(), Broken> {
-        let Wire { from, to, what } = wire;
+    fn deliver(&self, state: &mut State<N>, wire: Wire) -> Result<(), Broken> {
+        let Wire { from, to, what, .. } = wire;
         match what {
-            What::Frames { ballot, fork, log } => self.take_frames(state, to.0, ballot, fork, &log),
-            What::Vote(message) if to.0 == 2 => {
+            What::Frames { ballot, fork, log } => self.take_frames(state, wire, ballot, fork, &log),
+            What::Vote(message) if to.0 == Model::<N>::COUNT => {
                 let outputs = state.witness.receive(from, message, Position::default());
-                self.perform(state, 2, outputs)
+                self.perform(state, to.0, outputs)
             }
             What::Vote(message) => {
                 let node = &mut state.data[usize::from(to.0)];
                 let outputs = node.voter.receive(from, message, position(node));
+                let is_elected = |output: &Output| matches!(output, Output::BecomePrimary { .. });
+                if let Some(in_sync) = wire.in_sync
+                    && outputs.iter().any(is_elected)
+                {
+                    node.voter.elected_with(in_sync);
+                }
                 self.perform(state, to.0, outputs)
             }
         }
@@ -363,12 +409,13 @@ impl Model {
     /// A data node gets frames. As in the log: what differs behind the fork is cut, the rest follows.
     fn take_frames(
         &self,
-        state: &mut State,
-        id: u8,
+        state: &mut State<N>,
+        wire: Wire,
         ballot: Ballot,
         fork: u8,
         log: &Commits,
     ) -> Result<(), Broken> {
+        let (from, id) = (wire.from, wire.to.0);
         let node = &mut state.data[usize::from(id)];
         let Some(outputs) = node.voter.follow(ballot) else {
             return Ok(());
@@ -383,33 +430,35 @@ impl Model {
         self.perform(state, id, outputs)?;
         let lsn = log.lsn();
         let message = What::Vote(Message::Acknowledged { ballot, lsn });
-        self.send(state, NodeId(id), NodeId(1 - id), message);
+        self.send(state, NodeId(id), from, message);
         check_logs(state)
     }
 
-    fn crash(&self, state: &mut State, id: u8, kept: usize) {
+    fn crash(&self, state: &mut State<N>, id: u8, kept: usize) {
         let node = &mut state.data[usize::from(id)];
         let durable = *node.voter.durable();
         node.log.cut(kept);
         node.flushed = kept;
-        node.voter = Voter::new(NodeId(id), 2, durable).without(self.omitted);
+        let count = Model::<N>::COUNT;
+        node.voter = Voter::new(NodeId(id), count, durable).without(self.omitted);
         node.fork = 0;
         state.crashes += 1;
     }
 
     /// Leaves out messages that can change nothing any more, whenever they come: states that differ in
     /// those alone are one. Only what holds for ever counts; promises and positions never go back.
-    fn forget_dead(&self, state: &mut State) {
+    fn forget_dead(&self, state: &mut State<N>) {
         let mut network = std::mem::take(&mut state.network);
         network.retain(|number| !self.is_dead(state, self.message(*number)));
         state.network = network;
     }
 
-    fn is_dead(&self, state: &State, wire: Wire) -> bool {
-        let voter = match wire.to.0 {
-            2 => &state.witness,
-            id => &state.data[usize::from(id)].voter,
-        };
+    fn is_dead(&self, state: &State<N>, wire: Wire) -> bool {
+        let to = usize::from(wire.to.0);
+        let voter = state
+            .data
+            .get(to)
+            .map_or(&state.witness, |node| &node.voter);
         let durable = voter.durable();
         match wire.what {
             // A protocol without the fence takes them still.
@@ -450,6 +499,12 @@ impl Model {
     }
 }
 
+/// The data nodes but one.
+fn others<const N: usize>(id: u8) -> impl Iterator<Item = NodeId> {
+    let all = (0..Model::<N>::COUNT).map(NodeId);
+    all.filter(move |other| other.0 != id)
+}
+
 fn index(ballot: Ballot) -> usize {
     usize::try_from(ballot.0).expect("bounded")
 }
@@ -463,7 +518,7 @@ fn position(node: &Node) -> Position {
 }
 
 /// The first four of [`INVARIANTS`]; two primaries of one ballot are seen when the second begins.
-fn check_logs(state: &State) -> Result<(), Broken> {
+fn check_logs<const N: usize>(state: &State<N>) -> Result<(), Broken> {
     for (ballot, log) in state.acknowledged.iter().enumerate() {
         if log.len() == 0 {
             continue;
@@ -483,8 +538,7 @@ fn check_logs(state: &State) -> Result<(), Broken> {
                 ));
             }
         }
-        for id in 0..2 {
-            let node = &state.data[usize::from(id)];
+        for (id, node) in (0..).zip(&state.data) {
             let has_all = node.log.first(node.flushed).begins_with(log);
             if state.witness.durable().in_sync.contains(NodeId(id)) && !has_all {
                 return Err(format!(
@@ -497,11 +551,12 @@ fn check_logs(state: &State) -> Result<(), Broken> {
 }
 
 /// The last of [`INVARIANTS`].
-fn check_promises(before: &State, after: &State) -> Result<(), Broken> {
-    fn voters(state: &State) -> [&Voter; 3] {
-        [&state.data[0].voter, &state.data[1].voter, &state.witness]
+fn check_promises<const N: usize>(before: &State<N>, after: &State<N>) -> Result<(), Broken> {
+    fn voters<const N: usize>(state: &State<N>) -> impl Iterator<Item = &Voter> {
+        let data = state.data.iter().map(|node| &node.voter);
+        data.chain([&state.witness])
     }
-    for (before, after) in voters(before).into_iter().zip(voters(after)) {
+    for (before, after) in voters(before).zip(voters(after)) {
         let (before, after) = (before.durable(), after.durable());
         let is_same = before.promised == after.promised;
         let to_two = is_same && before.voted_for.is_some() && before.voted_for != after.voted_for;

@@ -21,7 +21,7 @@ pub struct Searched {
 struct Mark(u64, u64);
 
 impl Mark {
-    fn of(state: &State) -> u128 {
+    fn of<const N: usize>(state: &State<N>) -> u128 {
         let mut mark = Mark(0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03);
         state.hash(&mut mark);
         let low = folded(mark.0 ^ 0xa076_1d64_78bd_642f, mark.1 | 1);
@@ -76,8 +76,8 @@ impl Hasher for AsIs {
 
 /// Visits every state within the bounds, `max_states` at most, depth first: what is kept of a state that
 /// was visited is its mark.
-pub fn search(bounds: Bounds, omitted: Omitted, max_states: usize) -> Searched {
-    let model = Model::new(bounds, omitted);
+pub fn search<const N: usize>(bounds: Bounds, omitted: Omitted, max_states: usize) -> Searched {
+    let model = Model::<N>::new(bounds, omitted);
     let first = model.first();
     let mut seen: HashSet<u128, BuildHasherDefault<AsIs>> = HashSet::default();
     seen.insert(Mark::of(&first));
@@ -111,8 +111,12 @@ pub fn search(bounds: Bounds, omitted: Omitted, max_states: usize) -> Searched {
 }
 
 /// A random way; a failure names its seed, and the same seed goes the same way.
-pub fn walk(seed: u64, bounds: Bounds, omitted: Omitted) -> Result<(State, usize), Broken> {
-    let model = Model::new(bounds, omitted);
+pub fn walk<const N: usize>(
+    seed: u64,
+    bounds: Bounds,
+    omitted: Omitted,
+) -> Result<(State<N>, usize), Broken> {
+    let model = Model::<N>::new(bounds, omitted);
     let mut state = model.first();
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut taken = 0;
