@@ -46,7 +46,7 @@ impl Cluster {
         let mut outputs = Vec::new();
         // Only what is a beginning of this log, and was taken for this ballot, counts.
         if held && ballot == current {
-            running.heard_ms = now_ms;
+            running.followers_ms[usize::from(from.0)] = now_ms;
             let message = Message::Acknowledged {
                 ballot,
                 lsn: at.lsn,
@@ -144,7 +144,9 @@ impl Cluster {
                 }
                 self.reopen(to);
             }
-            Wire::Vote(_) | Wire::Fetch { .. } => running.log = Some(log),
+            Wire::Vote(_) | Wire::Fetch { .. } | Wire::Look { .. } | Wire::Promised { .. } => {
+                running.log = Some(log);
+            }
         }
     }
 }

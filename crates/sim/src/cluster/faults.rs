@@ -5,7 +5,7 @@ use std::path::Path;
 
 use springhead_log::Clock as _;
 use springhead_log::segment::{SegmentLog, load_vote};
-use springhead_log::vote::{Ballot, Durable, NodeId, Voter};
+use springhead_log::vote::{Ballot, Durable, MAX_DATA_NODES, NodeId, Voter};
 
 use super::copying::open_follower;
 use super::{Cluster, DIR, ELECTION_MS, Event, Node, POLL_MS, Running};
@@ -27,13 +27,16 @@ impl Node {
 
 impl Cluster {
     fn any_node(&mut self) -> NodeId {
-        NodeId(u8::try_from(self.random.below(3)).expect("small"))
+        let count = u64::from(self.data_nodes) + 1;
+        NodeId(u8::try_from(self.random.below(count)).expect("small"))
     }
 
     /// Something goes wrong, or well again.
     pub(super) fn fault(&mut self) {
         let id = self.any_node();
-        let other = NodeId((id.0 + 1 + u8::try_from(self.random.below(2)).expect("small")) % 3);
+        let data_nodes = self.data_nodes;
+        let further = u8::try_from(self.random.below(data_nodes.into())).expect("small");
+        let other = NodeId((id.0 + 1 + further) % (data_nodes + 1));
         match self.random.below(16) {
             0 | 1 => {
                 // Somewhere within what it does next, or at once.
@@ -63,7 +66,7 @@ impl Cluster {
     pub(super) fn end_faults(&mut self) {
         self.faults = false;
         self.cut.clear();
-        for id in 0..3 {
+        for id in 0..self.nodes.len() {
             let node = &mut self.nodes[id];
             node.disk.set_faults(Faults::default());
             node.stopped_until_ms = 0;
@@ -117,7 +120,7 @@ impl Cluster {
     }
 
     pub(super) fn notice_power_cuts(&mut self) {
-        for id in 0..3 {
+        for id in 0..self.nodes.len() {
             if self.nodes[id].running.is_some() && self.nodes[id].disk.is_off() {
                 self.power_cut(NodeId(u8::try_from(id).expect("small")));
             }
@@ -169,7 +172,8 @@ impl Cluster {
             return;
         }
         let first_time = now_ms == 0;
-        let is_data = id.0 < 2;
+        let data_nodes = self.data_nodes;
+        let is_data = id.0 < data_nodes;
         let durable = load_vote(&node.disk, Path::new(DIR));
         let log = if is_data { open_follower(node) } else { None };
         if node.disk.is_off() {
@@ -188,9 +192,14 @@ impl Cluster {
             .and_then(SegmentLog::cut_tail)
             .is_some_and(|cut| cut.doubtful);
         node.running = Some(Running {
-            voter: Voter::new(id, 2, durable.unwrap_or_else(|| Durable::new(2, Ballot(1)))),
+            voter: Voter::new(
+                id,
+                data_nodes,
+                durable.unwrap_or_else(|| Durable::new(data_nodes, Ballot(1))),
+            ),
             log,
             heard_ms: now_ms,
+            followers_ms: [now_ms; MAX_DATA_NODES],
             patience_ms,
             asking,
             waiting: BTreeMap::new(),

@@ -1,4 +1,4 @@
-//! Two data nodes and a witness over a simulated network, clock and disk: the real protocol of votes,
+//! Two or three data nodes and a witness over a simulated network, clock and disk: the real protocol of votes,
 //! real segment logs that follow each other byte for byte, real cuts back to a fork. One seed is one
 //! run; the same seed is the same run.
 //!
@@ -25,7 +25,9 @@ use std::sync::Arc;
 use springhead_log::conformance::commit_of;
 use springhead_log::disk::Disk as _;
 use springhead_log::segment::{Identity, SegmentConfig, SegmentLog, store_vote};
-use springhead_log::vote::{Ballot, Message, NodeId, Output, Position, Role, Voter};
+use springhead_log::vote::{
+    Ballot, MAX_DATA_NODES, Members, Message, NodeId, Output, Position, Role, Voter,
+};
 use springhead_log::{
     AppendError, EpochRecord, Log, ManualClock, NoProgress, RawItem, RawLog, RawPosition,
 };
@@ -71,6 +73,15 @@ pub struct Report {
 #[derive(Debug, Clone)]
 enum Wire {
     Vote(Message),
+    /// A primary that should have itself elected anew asks the witness whether somebody else was elected.
+    Look {
+        ballot: Ballot,
+    },
+    /// The witness has promised that.
+    Promised {
+        ballot: Ballot,
+        promised: Ballot,
+    },
     /// A follower's place, and what it has flushed there; `ends`, now and then, where its log might be
     /// cut.
     Fetch {
@@ -108,6 +119,8 @@ impl fmt::Display for Wire {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Wire::Vote(message) => write!(out, "{message:?}"),
+            Wire::Look { ballot } => write!(out, "look {ballot:?}"),
+            Wire::Promised { ballot, promised } => write!(out, "promised {ballot:?} {promised:?}"),
             Wire::Fetch { ballot, at, .. } => write!(out, "fetch {ballot:?} {at:?}"),
             Wire::Frames {
                 ballot,
@@ -203,8 +216,10 @@ struct Running {
     voter: Voter,
     /// The witness has none.
     log: Option<SegmentLog>,
-    /// When it last heard of a primary; a primary: of its follower.
+    /// When it last heard of a primary.
     heard_ms: u64,
+    /// A primary: when it last heard of each follower.
+    followers_ms: [u64; MAX_DATA_NODES],
     /// Drawn anew before each campaign.
     patience_ms: u64,
     /// What it asks its primary in; see [`Wire`].
@@ -215,7 +230,9 @@ struct Running {
 
 /// See the module's text.
 pub struct Cluster {
+    /// The data nodes first, then the witness.
     nodes: Vec<Node>,
+    data_nodes: u8,
     random: Rng,
     now_ms: u64,
     events: BinaryHeap<Scheduled>,
@@ -225,8 +242,8 @@ pub struct Cluster {
     faults: bool,
     next_label: u64,
     last_asking: u64,
-    /// What clients were told, with the last LSN.
-    acknowledged: BTreeMap<String, Lsn>,
+    /// What clients were told, with the last LSN and the ballot of the primary that told them.
+    acknowledged: BTreeMap<String, (Lsn, Ballot)>,
     primaries: BTreeMap<Ballot, NodeId>,
     report: Report,
     seed: u64,
@@ -245,16 +262,23 @@ fn config(follows: bool) -> SegmentConfig {
 }
 
 impl Cluster {
-    /// A cluster that has just been set up: both data nodes with the same empty log.
+    /// A cluster that has just been set up: all `data_nodes` with the same empty log.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_DATA_NODES`].
     #[must_use]
-    pub fn new(seed: u64) -> Cluster {
+    pub fn new(seed: u64, data_nodes: u8) -> Cluster {
+        assert!(
+            usize::from(data_nodes) <= MAX_DATA_NODES,
+            "they cannot vote"
+        );
         let mut random = Rng::new(seed);
         let identity = Identity {
             cluster_id: 1,
             history_id: u128::from(random.next()),
             epoch: Epoch(1),
         };
-        let nodes = (0..3).map(|id| {
+        let nodes = (0..=data_nodes).map(|id| {
             let disk = SimDisk::new(random.next());
             // Clocks are apart, by days.
             let clock = Arc::new(ManualClock::at(
@@ -268,7 +292,7 @@ impl Cluster {
                 stopped_until_ms: 0,
                 full: false,
             };
-            if id < 2 {
+            if id < data_nodes {
                 let config = SegmentConfig {
                     identity: Some(identity),
                     ..config(false)
@@ -285,6 +309,7 @@ impl Cluster {
         });
         let mut cluster = Cluster {
             nodes: nodes.collect(),
+            data_nodes,
             random,
             now_ms: 0,
             events: BinaryHeap::new(),
@@ -298,7 +323,7 @@ impl Cluster {
             report: Report::default(),
             seed,
         };
-        for id in 0..3 {
+        for id in 0..=data_nodes {
             cluster.start(NodeId(id));
         }
         cluster.schedule(WRITE_MS, Event::Write);
@@ -364,23 +389,25 @@ impl Cluster {
         self.now_ms = ms;
     }
 
-    /// A primary and a follower that has all of it, durable.
+    /// A primary and followers that have all of it, durable.
     fn is_settled(&self) -> bool {
-        let end = |id: usize| {
-            let running = self.nodes[id].running.as_ref()?;
+        let (data, witness) = self.nodes.split_at(usize::from(self.data_nodes));
+        let ends = data.iter().map(|node| {
+            let running = node.running.as_ref()?;
             let log = running.log.as_ref()?.identity();
             // A history that ended before it had a segment is known to whoever began it alone.
             Some((
                 (log.written, log.durable, log.epochs.last().copied()),
                 matches!(running.voter.role(), Role::Primary(_)),
             ))
+        });
+        let Some(ends) = ends.collect::<Option<Vec<_>>>() else {
+            return false;
         };
-        match (end(0), end(1)) {
-            (Some((one, primary_one)), Some((two, primary_two))) => {
-                primary_one != primary_two && one == two && self.nodes[2].running.is_some()
-            }
-            _ => false,
-        }
+        let primaries = ends.iter().filter(|(_, is_primary)| *is_primary);
+        primaries.count() == 1
+            && ends.iter().all(|(end, _)| *end == ends[0].0)
+            && witness.iter().all(|node| node.running.is_some())
     }
 
     fn trace(&mut self, event: &Event) {
@@ -451,24 +478,39 @@ impl Cluster {
     /// is followed.
     fn poll(&mut self, id: NodeId) {
         let now_ms = self.now_ms;
+        let others = (0..self.data_nodes)
+            .map(NodeId)
+            .filter(|other| *other != id);
         let Some(running) = self.nodes[usize::from(id.0)].running.as_mut() else {
             return;
         };
         let silent_ms = now_ms - running.heard_ms;
         let log = running.log.as_ref().expect("a data node has a log");
         if let Role::Primary(primary) = *running.voter.role() {
-            let other = NodeId(1 - id.0);
+            let ballot = running.voter.durable().promised;
+            if self.data_nodes > 2 && running.voter.must_renew() {
+                // Whoever has promised more may follow another primary. As servers do.
+                self.send(id, NodeId(self.data_nodes), Wire::Look { ballot });
+                return;
+            }
             let renewed = running.voter.renew(position_of(log));
             if !renewed.is_empty() {
                 running.heard_ms = now_ms;
+                running.followers_ms = [now_ms; MAX_DATA_NODES];
                 self.perform(id, renewed);
                 return;
             }
-            let mut outputs = running.voter.remind();
-            if silent_ms > ALONE_MS && primary.required().contains(other) {
+            let lost = others.filter(|other| {
+                let heard_ms = running.followers_ms[usize::from(other.0)];
+                primary.required().contains(*other) && now_ms - heard_ms > ALONE_MS
+            });
+            let lost = Members::of(lost);
+            let outputs = if lost == Members::default() {
+                running.voter.remind()
+            } else {
                 self.report.alone += 1;
-                outputs = running.voter.go_on_alone();
-            }
+                go_on_without(&mut running.voter, lost, self.data_nodes)
+            };
             self.perform(id, outputs);
             return;
         }
@@ -490,13 +532,17 @@ impl Cluster {
             at: log.identity().written,
             ends,
         };
-        self.send(id, NodeId(1 - id.0), fetch);
+        // Whichever of them is its primary answers.
+        for other in others {
+            self.send(id, other, fetch.clone());
+        }
     }
 
     /// A client writes at a node that takes itself for the primary.
     fn write(&mut self) {
-        let start = usize::try_from(self.random.below(2)).expect("small");
-        for id in [start, 1 - start] {
+        let count = usize::from(self.data_nodes);
+        let start = usize::try_from(self.random.below(count as u64)).expect("small");
+        for id in (0..count).map(|place| (start + place) % count) {
             let node = &mut self.nodes[id];
             let Some(running) = node.running.as_mut() else {
                 continue;
@@ -542,6 +588,11 @@ impl Cluster {
                 }
                 self.perform(to, outputs);
             }
+            Wire::Look { ballot } => {
+                let promised = running.voter.durable().promised;
+                self.send(to, from, Wire::Promised { ballot, promised });
+            }
+            Wire::Promised { ballot, promised } => self.renew(from, to, ballot, promised),
             Wire::Fetch { .. } => self.fetched(from, to, wire),
             Wire::Frames { ballot, asking, .. }
             | Wire::Cut { ballot, asking, .. }
@@ -560,6 +611,35 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// The witness has said to a primary of `ballot` what it has promised.
+    fn renew(&mut self, witness: NodeId, id: NodeId, ballot: Ballot, promised: Ballot) {
+        let now_ms = self.now_ms;
+        let node = &mut self.nodes[usize::from(id.0)];
+        let Some(running) = node.running.as_mut() else {
+            return;
+        };
+        if running.voter.durable().promised != ballot {
+            return;
+        }
+        let position = running
+            .log
+            .as_ref()
+            .map_or_else(Position::default, position_of);
+        let outputs = if promised > ballot {
+            let deposed = Message::Vote {
+                ballot,
+                granted: false,
+                promised,
+            };
+            running.voter.receive(witness, deposed, position)
+        } else {
+            running.followers_ms = [now_ms; MAX_DATA_NODES];
+            running.voter.renew(position)
+        };
+        running.heard_ms = now_ms;
+        self.perform(id, outputs);
     }
 
     fn perform(&mut self, id: NodeId, outputs: Vec<Output>) {
@@ -582,8 +662,10 @@ impl Cluster {
                 Output::Acknowledge { lsn } => {
                     let later = running.waiting.split_off(&lsn.next());
                     let told = std::mem::replace(&mut running.waiting, later);
+                    let ballot = running.voter.durable().promised;
+                    let told = told.into_iter();
                     self.acknowledged
-                        .extend(told.into_iter().map(|(lsn, label)| (label, lsn)));
+                        .extend(told.map(|(lsn, label)| (label, (lsn, ballot))));
                 }
             }
         }
@@ -599,6 +681,7 @@ impl Cluster {
         let node = &mut self.nodes[usize::from(id.0)];
         let running = node.running.as_mut().expect("it is up");
         running.heard_ms = self.now_ms;
+        running.followers_ms = [self.now_ms; MAX_DATA_NODES];
         let log = running.log.as_ref().expect("a data node has a log");
         if log.begin_epoch_as(identity, ballot.0).is_err() {
             // It comes back as a follower.
@@ -611,7 +694,10 @@ impl Cluster {
             assert!(node.disk.is_off(), "seed {seed}");
             return;
         };
-        for (label, lsn) in &self.acknowledged {
+        // One whose votes come late may begin after a later one has acknowledged something, and never
+        // acknowledge anything itself.
+        let earlier = self.acknowledged.iter().filter(|(_, (_, of))| *of < ballot);
+        for (label, (lsn, _)) in earlier {
             assert_eq!(
                 found.get(label),
                 Some(lsn),
@@ -623,11 +709,11 @@ impl Cluster {
     }
 
     fn check_logs(&self) {
-        for node in &self.nodes[..2] {
+        for node in &self.nodes[..usize::from(self.data_nodes)] {
             let running = node.running.as_ref().expect("all are up");
             let log = running.log.as_ref().expect("a data node has a log");
             let found = commits_of(log).expect("all is well");
-            for (label, lsn) in &self.acknowledged {
+            for (label, (lsn, _)) in &self.acknowledged {
                 assert_eq!(
                     found.get(label),
                     Some(lsn),
@@ -638,6 +724,19 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What a primary says that has lost some of those that it waits for.
+fn go_on_without(voter: &mut Voter, lost: Members, data_nodes: u8) -> Vec<Output> {
+    if data_nodes == 2 {
+        return voter.go_on_alone();
+    }
+    let wished = voter.go_on_without(lost);
+    if wished.is_empty() {
+        // The same wish: said again.
+        return voter.remind();
+    }
+    wished
 }
 
 trait PopIfBefore {
