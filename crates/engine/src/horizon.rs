@@ -40,8 +40,13 @@ impl Horizon {
     /// The last LSN that may be shown.
     #[must_use]
     pub fn limit(&self) -> Lsn {
-        let confirmed = Lsn(self.confirmed.load(Ordering::Acquire));
-        self.applied().min(confirmed)
+        self.applied().min(self.confirmed())
+    }
+
+    /// The last LSN that enough standbys have confirmed; [`Lsn::MAX`] where nobody waits for any.
+    #[must_use]
+    pub fn confirmed(&self) -> Lsn {
+        Lsn(self.confirmed.load(Ordering::Acquire))
     }
 
     /// The last LSN up to which every open tenant has its commits in its state; [`Lsn::MAX`] where

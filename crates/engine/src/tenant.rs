@@ -96,6 +96,8 @@ pub struct Tenant {
 /// A snapshot that a REPEATABLE READ transaction keeps; taken away past its maximum age.
 pub struct HeldSnapshot {
     pub lsn: Lsn,
+    /// The tenant's own last commit in it.
+    pub applied: Lsn,
     /// The definitions of its rows.
     pub catalog: Arc<Catalog>,
     since_ms: u64,
@@ -457,6 +459,7 @@ impl Tenant {
         let (snapshot, catalog) = self.shared.readers.call(open).await??;
         let held = Arc::new(HeldSnapshot {
             lsn: snapshot.lsn,
+            applied: snapshot.applied,
             catalog,
             since_ms: self.shared.clock.monotonic_ms(),
             snapshot: Mutex::new(Some(snapshot)),

@@ -1,5 +1,5 @@
 //! The wait between the writer's answer and the client's: a commit is here, and its client asked for
-//! standbys to have it too.
+//! standbys to have it too; or a read has seen commits of others that wait so.
 
 use std::sync::Arc;
 
@@ -7,8 +7,10 @@ use springhead_proto::{ErrorCode, Lsn, SqlError, Value};
 use springhead_sql::Plan;
 
 use super::Session;
+use super::advisory::wait;
 use super::execute::Answer;
 use crate::confirm::SyncLevel;
+use crate::functions::CancelReason;
 
 impl Session {
     /// Runs a planned statement; its client hears if the node has changed its role.
@@ -107,6 +109,80 @@ impl Session {
         self.running.end();
         result
     }
+
+    /// Rows that the writer has read wait as those of a snapshot do.
+    ///
+    /// # Errors
+    /// As [`Session::confirm_read`].
+    pub(super) async fn confirm_rows(&mut self, answer: &Answer) -> Result<(), SqlError> {
+        match answer {
+            Answer::Outcome(outcome) if outcome.rows.is_some() => {
+                self.confirm_read(self.tenant.last_commit()).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until what was read, which ends with the commit at `seen`, is confirmed as feeds wait for it:
+    /// nobody acts on what the loss of this node could take back. Sessions that do not ask for standbys
+    /// themselves (`synchronous_commit = local`) do not wait. Costs one look where nobody waits for standbys.
+    ///
+    /// # Errors
+    /// 57014 if the wait is cancelled or out of time, 57P03 if this node is no longer the primary: nothing
+    /// has been changed, and it may be tried again.
+    pub(super) async fn confirm_read(&mut self, seen: Lsn) -> Result<(), SqlError> {
+        let shared = Arc::clone(&self.tenant.shared);
+        let is_safe = || shared.horizon.confirmed() >= seen;
+        // The node's own reads lead to what is confirmed by itself, or tell of the node.
+        let is_own = self.plan_context.system;
+        if is_safe() || is_own || !shared.role.is_writable() || !self.sync_level().is_remote() {
+            return Ok(());
+        }
+        self.catch_up();
+        let statement_timeout = self.duration("statement_timeout");
+        let (mut moved, mut role) = (shared.horizon.watch(), shared.role.watch());
+        let waiting = async {
+            while !is_safe() {
+                if !shared.role.is_writable() {
+                    return Err(deposed());
+                }
+                tokio::select! {
+                    // Neither ends before the node does.
+                    _ = moved.changed() => {}
+                    _ = role.changed() => {}
+                }
+            }
+            Ok(())
+        };
+        let running = Arc::clone(&self.running);
+        let asked = running.asked.notified();
+        tokio::pin!(asked);
+        asked.as_mut().enable();
+        let flag = self.running.begin();
+        let result = tokio::select! {
+            biased;
+            confirmed = waiting => confirmed,
+            () = asked => {
+                flag.cancel(CancelReason::User);
+                flag.error().map_or(Ok(()), Err)
+            }
+            () = wait(statement_timeout) => {
+                flag.cancel(CancelReason::StatementTimeout);
+                flag.error().map_or(Ok(()), Err)
+            }
+        };
+        self.running.end();
+        result
+    }
+}
+
+/// What was read may not be so on the node that is the primary now.
+fn deposed() -> SqlError {
+    SqlError::new(
+        ErrorCode::CannotConnectNow,
+        "this node is no longer the primary, and what was read may not have outlived that",
+    )
+    .with_hint("ask again, on the new primary")
 }
 
 fn unknown(why: &str, lsn: Lsn) -> SqlError {

@@ -40,8 +40,9 @@ pub(super) enum Answer {
 struct Read {
     /// `None`: the snapshot has other definitions than the plan was made against.
     rows: Option<crate::Rows>,
-    /// The snapshot's.
+    /// The snapshot's, and the tenant's own last commit in it.
     lsn: springhead_proto::Lsn,
+    applied: springhead_proto::Lsn,
     /// The snapshot, if the transaction keeps it.
     held: Option<Arc<crate::tenant::HeldSnapshot>>,
 }
@@ -273,6 +274,9 @@ impl Session {
         };
         let answer = self.answer(plan, reply)?;
         self.confirm(changed).await?;
+        if changed == springhead_proto::Lsn::ZERO {
+            self.confirm_rows(&answer).await?;
+        }
         Ok(answer)
     }
 
@@ -305,7 +309,9 @@ impl Session {
                 )
             })
             .await?;
-        self.answer(plan, reply)
+        let answer = self.answer(plan, reply)?;
+        self.confirm_rows(&answer).await?;
+        Ok(answer)
     }
 
     /// Makes the writer this block's own.
@@ -491,7 +497,12 @@ impl Session {
             }
         };
         self.running.end();
-        let Read { rows, lsn, held } = result?;
+        let Read {
+            rows,
+            lsn,
+            applied,
+            held,
+        } = result?;
         if let (Some(block), Some(held)) = (&mut self.block, held) {
             block.catalog = Some(Arc::clone(&held.catalog));
             block.snapshot = Some(held);
@@ -504,6 +515,9 @@ impl Session {
         let PlanKind::Query(query) = &plan.kind else {
             unreachable!("looked at above")
         };
+        if !query.reads.is_empty() {
+            self.confirm_read(applied).await?;
+        }
         Ok(Answer::Outcome(Outcome {
             tag: format!("SELECT {}", rows.count()),
             columns: Arc::clone(&query.columns),
@@ -533,6 +547,7 @@ impl Session {
                         return Ok(Read {
                             rows: None,
                             lsn: snapshot.applied,
+                            applied: snapshot.applied,
                             held: None,
                         });
                     }
@@ -543,6 +558,7 @@ impl Session {
                     Ok(Read {
                         rows: Some(rows),
                         lsn: snapshot.lsn,
+                        applied: snapshot.applied,
                         held: None,
                     })
                 })
@@ -556,6 +572,7 @@ impl Session {
             return Ok(Read {
                 rows: None,
                 lsn: held.lsn,
+                applied: held.applied,
                 held: Some(held),
             });
         }
@@ -577,6 +594,7 @@ impl Session {
         Ok(Read {
             rows: Some(rows),
             lsn: held.lsn,
+            applied: held.applied,
             held: Some(held),
         })
     }
