@@ -162,7 +162,7 @@ impl Session {
             TransactionControl::Begin {
                 isolation,
                 read_only,
-            } => Ok(self.begin(*isolation, *read_only)),
+            } => self.begin(*isolation, *read_only),
             TransactionControl::Commit { chain } => self.end(true, *chain).await,
             TransactionControl::Rollback { chain } => self.end(false, *chain).await,
             TransactionControl::Savepoint(name) => {
@@ -249,22 +249,30 @@ impl Session {
         );
     }
 
-    fn begin(&mut self, isolation: Option<Isolation>, read_only: Option<bool>) -> Outcome {
+    fn begin(
+        &mut self,
+        isolation: Option<Isolation>,
+        read_only: Option<bool>,
+    ) -> Result<Outcome, SqlError> {
         match &mut self.block {
-            None => {
-                self.open_block(false, isolation, read_only);
-                Outcome::command("BEGIN")
-            }
+            None => self.open_block(false, isolation, read_only),
             // The statements before it become part of the client's own block, as in PostgreSQL.
             Some(block) if block.implicit => {
-                block.implicit = false;
-                Outcome::command("BEGIN")
+                if isolation.is_some() || read_only.is_some() {
+                    self.set_transaction(isolation, read_only, false)?;
+                }
+                if let Some(block) = &mut self.block {
+                    block.implicit = false;
+                }
             }
-            Some(_) => Outcome::command("BEGIN").noticed(SqlError::new(
-                ErrorCode::ActiveTransaction,
-                "there is already a transaction in progress",
-            )),
+            Some(_) => {
+                return Ok(Outcome::command("BEGIN").noticed(SqlError::new(
+                    ErrorCode::ActiveTransaction,
+                    "there is already a transaction in progress",
+                )));
+            }
         }
+        Ok(Outcome::command("BEGIN"))
     }
 
     async fn end(&mut self, commit: bool, chain: bool) -> Result<Outcome, SqlError> {
