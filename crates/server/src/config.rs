@@ -432,6 +432,9 @@ settings! {
         async_after_ms: u64 = 0;
         /// Log that one standby may hold back from retention; past it the standby needs a base backup.
         standby_slot_bytes: Size = Size(springhead_log::segment::DEFAULT_PIN_CAP_BYTES);
+        /// How long the copy stays that a base backup which was cut was being sent from, so that it goes on
+        /// in the middle of a file.
+        standby_base_keep: Duration = Duration::from_mins(10);
         /// How often nodes say that they are there.
         standby_heartbeat: Duration = Duration::from_secs(1);
         /// A node that was not heard for so long is gone.

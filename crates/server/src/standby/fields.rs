@@ -5,7 +5,7 @@ use bytes::Bytes;
 use springhead_log::{EpochRecord, RawPosition};
 use springhead_proto::{Epoch, Lsn};
 
-use super::wire::{Identity, Verdict};
+use super::wire::{BaseHave, BasePart, Identity, Verdict};
 
 pub fn put_u32(out: &mut Vec<u8>, number: usize) {
     let number = u32::try_from(number).expect("lists and texts are bounded");
@@ -70,6 +70,27 @@ pub fn put_verdict(out: &mut Vec<u8>, verdict: &Verdict) {
             out.push(4);
             put_bytes(out, primary.as_bytes());
         }
+    }
+}
+
+pub fn put_base_have(out: &mut Vec<u8>, have: &BaseHave) {
+    out.extend_from_slice(&have.history_id.to_le_bytes());
+    out.extend_from_slice(&have.start.0.to_le_bytes());
+    out.extend_from_slice(&have.copies.to_le_bytes());
+    out.extend_from_slice(&have.through.0.to_le_bytes());
+    put_u32(out, have.files.len());
+    for path in &have.files {
+        put_bytes(out, path.as_bytes());
+    }
+    out.push(u8::from(have.part.is_some()));
+    if let Some(part) = &have.part {
+        put_bytes(out, part.path.as_bytes());
+        out.extend_from_slice(&part.bytes.to_le_bytes());
+        out.extend_from_slice(&part.crc.to_le_bytes());
+    }
+    out.push(u8::from(have.log.is_some()));
+    if let Some(log) = have.log {
+        put_position(out, log);
     }
 }
 
@@ -168,6 +189,33 @@ impl Fields<'_> {
             is_primary: self.flag()?,
             primary: self.text()?,
             promised: self.u32()?,
+        })
+    }
+
+    pub fn base_have(&mut self) -> Option<BaseHave> {
+        Some(BaseHave {
+            history_id: self.array().map(u128::from_le_bytes)?,
+            start: self.lsn()?,
+            copies: self.u64()?,
+            through: self.lsn()?,
+            files: {
+                let count = self.count(4)?;
+                (0..count).map(|_| self.text()).collect::<Option<_>>()?
+            },
+            part: if self.flag()? {
+                Some(BasePart {
+                    path: self.text()?,
+                    bytes: self.u64()?,
+                    crc: self.u32()?,
+                })
+            } else {
+                None
+            },
+            log: if self.flag()? {
+                Some(self.position()?)
+            } else {
+                None
+            },
         })
     }
 

@@ -28,6 +28,24 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// 128 bits, as people and JSON can carry them.
+pub mod hex {
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{number:032x}"))
+    }
+
+    /// # Errors
+    /// That it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16).map_err(de::Error::custom)
+    }
+}
+
 /// What a node is, across restarts: `role.json` in its data directory. Written whenever the node
 /// changes its role, and then stronger than the configuration, which says only what a node begins as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

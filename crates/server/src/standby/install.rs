@@ -1,20 +1,20 @@
 //! A base backup, on the side that takes it: everything goes into a directory beside the data, and
-//! takes its place at once when it is complete. Interrupted before that, it starts over; after that,
-//! the next start finishes it.
+//! takes its place at once when it is complete. Interrupted before that, it goes on with what has come
+//! ([`super::received`]); after that, the next start finishes it.
 //!
 //! ```text
 //! data/incoming/tenants, log, secret.key     being received
+//! data/incoming/RECEIVED                     what of it is whole
 //! data/incoming/COMPLETE                     from here on it is in force
 //! ```
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use springhead_log::disk::RealDisk;
-use springhead_log::{EpochRecord, Log, LogError};
+use springhead_log::{EpochRecord, FollowError, Log, LogError, RawPosition};
 use springhead_proto::Lsn;
 
 use super::Options;
@@ -22,7 +22,8 @@ use super::channel::ChannelError;
 use super::files::{sync_dir, write_durably};
 use super::handshake::{HandshakeError, Own, connect};
 use super::life::OpenLog;
-use super::wire::{Identity, Purpose, ToStandby, Verdict};
+use super::received::{Begun, Piece, RECEIVED, Received};
+use super::wire::{Identity, Purpose, ToPrimary, ToStandby, Verdict};
 use crate::config::Config;
 
 const INCOMING: &str = "incoming";
@@ -47,7 +48,16 @@ pub enum InstallError {
     Malformed(String),
 }
 
-/// Takes a base backup from the node at `primary`, into the place of whatever is there.
+/// What of a base backup has come to a data directory before, checked.
+///
+/// # Errors
+/// What the disk says.
+pub fn received(data_dir: &Path) -> io::Result<Received> {
+    Received::open(&data_dir.join(INCOMING))
+}
+
+/// Takes a base backup from the node at `primary`, into the place of whatever is there; goes on with what
+/// has been received.
 ///
 /// # Errors
 /// [`InstallError`]; what was there is still there.
@@ -55,52 +65,34 @@ pub async fn take(
     config: &Config,
     options: &Options,
     primary: &str,
+    received: &mut Received,
     open_log: &OpenLog,
 ) -> Result<(), InstallError> {
     let incoming = options.data_dir.join(INCOMING);
-    remove_dir(&incoming)?;
-    std::fs::create_dir_all(&incoming)?;
-    let own = Own {
-        identity: Identity {
-            primary: primary.to_owned(),
-            ..Identity::without_log(&options.name, &options.address)
-        },
-        token: options.token.clone(),
-        timeout: options.timeout,
-    };
-    let connected = connect(
-        primary,
-        &options.trust,
-        &own,
-        Purpose::BaseBackup,
-        Vec::new(),
-    )
-    .await?;
-    match connected.verdict {
-        Verdict::Stream => {}
-        Verdict::Refused { why } => return Err(InstallError::Refused(why)),
-        other => return Err(InstallError::Refused(format!("{other:?}"))),
+    if incoming.join(COMPLETE).exists() {
+        // The disk did not let it be finished.
+        return Ok(tokio::task::block_in_place(|| finish(&options.data_dir))?);
     }
     let mut receiving = Receiving {
         config,
         open_log,
         incoming: incoming.clone(),
+        received,
         epochs: Vec::new(),
-        file: None,
         log: None,
         end: None,
-        received: 0,
+        came: 0,
         expected: 0,
         told: Instant::now(),
     };
-    let mut incoming_messages = connected.incoming;
-    loop {
-        let message = incoming_messages.receive().await?;
-        let is_complete = tokio::task::block_in_place(|| receiving.take(message))?;
-        if is_complete {
-            break;
-        }
+    let taken = receiving.take_all(options, primary).await;
+    // Nothing holds a file of what goes on, or moves.
+    receiving.received.pause();
+    if let Some(log) = receiving.log.take() {
+        log.close();
     }
+    taken?;
+    let (came, end) = (receiving.came, receiving.end.unwrap_or(Lsn::ZERO));
     springhead_log::failpoint::hit("standby.base_received");
     tokio::task::block_in_place(|| {
         // What comes may be less than what this node has acknowledged.
@@ -111,11 +103,7 @@ pub async fn take(
         finish(&options.data_dir)?;
         Ok::<_, InstallError>(())
     })?;
-    tracing::info!(
-        bytes = receiving.received,
-        end = receiving.end.unwrap_or(Lsn::ZERO).0,
-        "the base backup is in place"
-    );
+    tracing::info!(bytes = came, end = end.0, "the base backup is in place");
     Ok(())
 }
 
@@ -123,84 +111,204 @@ struct Receiving<'a> {
     config: &'a Config,
     open_log: &'a OpenLog,
     incoming: PathBuf,
+    received: &'a mut Received,
     epochs: Vec<EpochRecord>,
-    file: Option<(String, File, u64)>,
     log: Option<Arc<dyn Log>>,
     end: Option<Lsn>,
-    received: u64,
+    /// Bytes that came over this connection.
+    came: u64,
+    /// Bytes of all files.
     expected: u64,
     told: Instant,
 }
 
 impl Receiving<'_> {
+    /// One connection: until all of it is there.
+    async fn take_all(&mut self, options: &Options, primary: &str) -> Result<(), InstallError> {
+        let own = Own {
+            identity: Identity {
+                primary: primary.to_owned(),
+                ..Identity::without_log(&options.name, &options.address)
+            },
+            token: options.token.clone(),
+            timeout: options.timeout,
+        };
+        let connected = connect(
+            primary,
+            &options.trust,
+            &own,
+            Purpose::BaseBackup,
+            Vec::new(),
+        )
+        .await?;
+        match connected.verdict {
+            Verdict::Stream => {}
+            Verdict::Refused { why } => return Err(InstallError::Refused(why)),
+            other => return Err(InstallError::Refused(format!("{other:?}"))),
+        }
+        let at = tokio::task::block_in_place(|| self.open_received_log());
+        let have = self.received.have(at);
+        let (mut out, mut incoming) = (connected.out, connected.incoming);
+        out.send(&ToPrimary::BaseHave(have)).await?;
+        loop {
+            let message = incoming.receive().await?;
+            if tokio::task::block_in_place(|| self.take(message))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The end of the log that has come behind the files, if any has, and is sound.
+    fn open_received_log(&mut self) -> Option<RawPosition> {
+        let dir = self.incoming.join("log");
+        if !self.received.has_all_files() || !dir.exists() {
+            return None;
+        }
+        match (self.open_log)(&dir, self.config, Lsn::ZERO, true) {
+            Ok(log) => {
+                let at = log.raw().map(|raw| raw.identity().written);
+                self.log = Some(log);
+                at
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the log of a base backup that was cut comes again");
+                None
+            }
+        }
+    }
+
     /// Whether it is complete.
     fn take(&mut self, message: ToStandby) -> Result<bool, InstallError> {
         match message {
-            ToStandby::BaseBegin { epochs, bytes, .. } => {
+            ToStandby::BaseBegin {
+                epochs,
+                start,
+                bytes,
+                copies,
+                goes_on,
+                ..
+            } => {
+                let begun = Begun {
+                    history_id: epochs.last().map_or(0, |record| record.history_id),
+                    start: start.0,
+                    copies,
+                };
                 self.epochs = epochs;
                 self.expected = bytes;
+                self.begin(begun, goes_on)?;
             }
+            ToStandby::BaseWait => {}
             ToStandby::BaseFile {
                 path,
                 offset,
                 bytes,
                 is_last,
+                through,
             } => {
-                self.received += bytes.len() as u64;
-                self.take_file(&path, offset, &bytes, is_last)?;
+                self.came += bytes.len() as u64;
+                self.take_file(Piece {
+                    path: &path,
+                    offset,
+                    bytes: &bytes,
+                    is_last,
+                    through,
+                })?;
             }
-            ToStandby::BaseEnd { end } => self.end = Some(end),
+            ToStandby::BaseEnd { end, goes_on } => {
+                self.end = Some(end);
+                self.end_files(goes_on)?;
+            }
             ToStandby::Segment { header, epoch } => {
-                self.received += header.len() as u64;
+                self.came += header.len() as u64;
                 self.take_segment(&header, &epoch)?;
             }
             ToStandby::Frames { from, bytes, .. } => {
-                self.received += bytes.len() as u64;
+                self.came += bytes.len() as u64;
                 let log = self.log.as_ref().and_then(|log| log.raw());
                 let log = log.ok_or_else(|| malformed("frames before their segment"))?;
-                log.follow_frames(from, &bytes)
-                    .map_err(|error| malformed(&error.to_string()))?;
+                log.follow_frames(from, &bytes).map_err(not_followed)?;
+                springhead_log::failpoint::hit("standby.base_frames");
             }
             ToStandby::Announce { .. } if self.end.is_some() => return self.complete(),
             _ => return Err(malformed("a message of another conversation")),
         }
-        if self.told.elapsed() >= TELL {
-            self.told = Instant::now();
-            tracing::info!(
-                received_bytes = self.received,
-                expected_bytes = self.expected,
-                "base backup"
-            );
-        }
+        self.tell();
         Ok(false)
     }
 
-    fn take_file(
-        &mut self,
-        path: &str,
-        offset: u64,
-        bytes: &[u8],
-        is_last: bool,
-    ) -> Result<(), InstallError> {
+    /// Says now and then how far it is.
+    fn tell(&mut self) {
+        if self.told.elapsed() < TELL {
+            return;
+        }
+        self.told = Instant::now();
+        let (files, there_bytes) = self.received.counts();
+        tracing::info!(
+            files,
+            there_bytes,
+            expected_bytes = self.expected,
+            received_bytes = self.came,
+            "base backup"
+        );
+    }
+
+    fn begin(&mut self, begun: Begun, goes_on: bool) -> Result<(), InstallError> {
+        let (files, there_bytes) = self.received.counts();
+        if goes_on {
+            tracing::info!(
+                files,
+                there_bytes,
+                expected_bytes = self.expected,
+                "the base backup goes on where it was cut"
+            );
+            self.received.go_on(begun)?;
+            return Ok(());
+        }
+        if files > 0 {
+            tracing::warn!(
+                files,
+                there_bytes,
+                "the base backup begins anew: its primary is in another history, or has trimmed the log since"
+            );
+        }
+        self.close_log();
+        self.received.begin(begun)?;
+        Ok(())
+    }
+
+    fn close_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.close();
+        }
+    }
+
+    fn take_file(&mut self, piece: Piece<'_>) -> Result<(), InstallError> {
+        let path = piece.path;
         if !is_allowed(path) {
             return Err(malformed(&format!("a file called {path}")));
         }
-        if offset == 0 {
-            let to = self.incoming.join(path);
-            std::fs::create_dir_all(to.parent().unwrap_or(&self.incoming))?;
-            self.file = Some((path.to_owned(), create_private(&to)?, 0));
-        }
-        match &mut self.file {
-            Some((open, file, length)) if open == path && *length == offset => {
-                file.write_all(bytes)?;
-                *length += bytes.len() as u64;
-            }
-            _ => return Err(malformed("a file's bytes out of order")),
-        }
-        if is_last && let Some((_, file, _)) = self.file.take() {
-            file.sync_all()?;
+        let taken = self.received.take(piece);
+        let is_whole = taken.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => malformed(&format!("{path}: {error}")),
+            _ => error.into(),
+        })?;
+        springhead_log::failpoint::hit("standby.base_chunk");
+        if is_whole {
             springhead_log::failpoint::hit("standby.base_file");
         }
+        Ok(())
+    }
+
+    /// The files are there; the log that there may be goes on, or comes from its beginning.
+    fn end_files(&mut self, goes_on: bool) -> Result<(), InstallError> {
+        if goes_on && self.log.is_none() {
+            return Err(malformed("the rest of a log that is not here"));
+        }
+        if !goes_on {
+            self.close_log();
+            remove_dir(&self.incoming.join("log"))?;
+        }
+        self.received.end_files()?;
         Ok(())
     }
 
@@ -220,8 +328,7 @@ impl Receiving<'_> {
             }
             Some(log) => {
                 let raw = log.raw().ok_or_else(|| malformed("no log of segments"))?;
-                raw.follow_segment(header, epoch)
-                    .map_err(|error| malformed(&error.to_string()))?;
+                raw.follow_segment(header, epoch).map_err(not_followed)?;
             }
         }
         Ok(())
@@ -229,13 +336,11 @@ impl Receiving<'_> {
 
     fn complete(&mut self) -> Result<bool, InstallError> {
         let end = self.end.unwrap_or(Lsn::ZERO);
-        let log = self.log.take().ok_or_else(|| malformed("it has no log"))?;
+        let log = self.log.as_ref().and_then(|log| log.raw());
         let flushed = log
-            .raw()
-            .ok_or_else(|| malformed("no log of segments"))?
+            .ok_or_else(|| malformed("it has no log"))?
             .follow_flush()
-            .map_err(|error| malformed(&error.to_string()))?;
-        log.close();
+            .map_err(not_followed)?;
         if flushed.lsn < end {
             return Err(malformed(&format!(
                 "its log ends at LSN {}, before {end}",
@@ -246,13 +351,28 @@ impl Receiving<'_> {
     }
 }
 
-/// Completes a base backup that was received in full, or forgets one that was not.
+/// Forgets a base backup that was not received in full, since the node needs none any more.
+///
+/// # Errors
+/// What the disk says.
+pub fn forget(data_dir: &Path) -> io::Result<()> {
+    let incoming = data_dir.join(INCOMING);
+    if incoming.join(COMPLETE).exists() {
+        return Ok(());
+    }
+    remove_dir(&incoming)
+}
+
+/// Completes a base backup that was received in full; one that was not is kept if it can go on.
 ///
 /// # Errors
 /// What the disk says; a repetition goes on.
 pub fn finish(data_dir: &Path) -> io::Result<()> {
     let incoming = data_dir.join(INCOMING);
     if !incoming.join(COMPLETE).exists() {
+        if incoming.join(RECEIVED).exists() {
+            return Ok(());
+        }
         return remove_dir(&incoming);
     }
     keep_diverged(&data_dir.join("log"), &incoming.join("log"))?;
@@ -300,16 +420,6 @@ fn is_allowed(path: &str) -> bool {
         || tenant.is_some_and(|id| id.len() == 10 && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn create_private(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-}
-
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -324,6 +434,14 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// What the log said of bytes that were to follow: the sender's fault, or the disk's.
+fn not_followed(error: FollowError) -> InstallError {
+    match error {
+        FollowError::Append(error) => io::Error::other(error).into(),
+        other => malformed(&other.to_string()),
     }
 }
 
@@ -366,8 +484,15 @@ mod tests {
         std::fs::write(at("log/old"), b"").unwrap();
         std::fs::create_dir_all(at("log/diverged-1-2-x")).unwrap();
         std::fs::write(at("incoming/log/new"), b"").unwrap();
-        // Not complete: as if it had never begun.
+        // Not complete, with nothing to go on from: as if it had never begun.
         finish(dir.path()).unwrap();
+        assert!(at("log/old").exists() && !at("incoming").exists());
+        // With something, it is kept until nobody needs it.
+        std::fs::create_dir_all(at("incoming/log")).unwrap();
+        std::fs::write(at("incoming/RECEIVED"), b"").unwrap();
+        finish(dir.path()).unwrap();
+        assert!(at("log/old").exists() && at("incoming/log").exists());
+        forget(dir.path()).unwrap();
         assert!(at("log/old").exists() && !at("incoming").exists());
         // Complete, and interrupted after the first of its directories was moved.
         std::fs::create_dir_all(at("incoming/log")).unwrap();

@@ -14,6 +14,7 @@ use springhead_log::{Log, LogError, SystemClock, failpoint};
 use springhead_proto::Lsn;
 
 use super::files::{RoleFile, StoredRole};
+use super::install::InstallError;
 use super::{Options, Replication, Restart, install, peers, receiver};
 use crate::config::Config;
 use crate::node::{NodeError, SystemEntropy};
@@ -73,6 +74,7 @@ pub async fn prepare(
         None => configured,
     };
     let Some(primary) = primary else {
+        install::forget(&options.data_dir).map_err(system("forget a base backup"))?;
         return Ok(Beginning {
             // With others about, it asks them first.
             role: if has_log && knows_others(options, &stored) {
@@ -204,10 +206,30 @@ async fn take_base(
 ) {
     tracing::warn!(primary, why, "taking a base backup");
     let mut last = String::new();
+    // What has come is read and checked once.
+    let mut received = None;
     loop {
-        match Box::pin(install::take(config, options, primary, open_log)).await {
+        let known = match received.take() {
+            Some(known) => Ok(known),
+            None => tokio::task::block_in_place(|| install::received(&options.data_dir)),
+        };
+        let taken = match known {
+            Ok(known) => {
+                let known = received.insert(known);
+                Box::pin(install::take(config, options, primary, known, open_log)).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match taken {
             Ok(()) => return,
             Err(error) => {
+                if matches!(error, InstallError::Malformed(_)) {
+                    // Whatever it is, it would not fit the next time either.
+                    received = None;
+                    if let Err(error) = install::forget(&options.data_dir) {
+                        tracing::warn!(%error, "what was received stays");
+                    }
+                }
                 let problem = error.to_string();
                 if problem != last {
                     tracing::warn!(primary, %problem, "the base backup is tried again");
@@ -339,7 +361,10 @@ pub async fn keep(replication: Arc<Replication>) {
         count += 1;
         if count.is_multiple_of(STORE_EVERY) {
             let storing = Arc::clone(&replication);
-            let stored = tokio::task::spawn_blocking(move || storing.slots.store_or_warn());
+            let stored = tokio::task::spawn_blocking(move || {
+                storing.giving.expire(storing.options.base_keep);
+                storing.slots.store_or_warn();
+            });
             let _ = stored.await;
         }
         if !replication.is_primary() {

@@ -21,6 +21,7 @@
 pub mod auth;
 pub mod base;
 pub mod channel;
+pub mod copies;
 pub mod dial;
 pub mod fields;
 pub mod files;
@@ -30,6 +31,7 @@ pub mod life;
 pub mod names;
 pub mod peers;
 pub mod promote;
+pub mod received;
 pub mod receiver;
 pub mod sender;
 pub mod slots;
@@ -71,6 +73,8 @@ pub struct Options {
     /// Nothing heard for so long: the other is gone.
     pub timeout: Duration,
     pub slot_cap_bytes: u64,
+    /// How long the copy stays that a base backup which was cut was being sent from.
+    pub base_keep: Duration,
     /// Other nodes that may have become primary.
     pub peers: Vec<String>,
     pub trust: Trust,
@@ -110,6 +114,7 @@ impl Options {
             heartbeat: config.standby_heartbeat,
             timeout: config.standby_timeout,
             slot_cap_bytes: config.standby_slot_bytes.0,
+            base_keep: config.standby_base_keep,
             peers,
             trust: Trust::open(authorities.map(std::path::Path::new))?,
             data_dir: config.data_dir.clone(),
@@ -156,6 +161,8 @@ pub struct Replication {
     /// Where nodes vote, this node's voter.
     pub voting: Option<Arc<Voting>>,
     pub slots: Slots,
+    /// The base backups that it gives.
+    pub giving: copies::Giving,
     pub upstream: watch::Sender<Upstream>,
     /// Counts writes and flushes of the log, for whoever sends it.
     log_moved: Arc<watch::Sender<u64>>,
@@ -171,6 +178,9 @@ pub struct Replication {
     following: Mutex<Option<receiver::Running>>,
     /// A switchover to the standby of that name is to be sent to it: the log's last LSN.
     hand_over: watch::Sender<Option<(String, Lsn)>>,
+    /// Another node that has shown to be the primary of a newer epoch, for who waits for that: a switchover,
+    /// which does what follows from it.
+    pub(crate) successor: watch::Sender<Option<Identity>>,
     /// When the node was last promoted, for people.
     pub promoted: Mutex<Option<String>>,
 }
@@ -202,6 +212,7 @@ impl Replication {
             voting: synchrony.voting().cloned(),
             synchrony,
             slots,
+            giving: copies::Giving::default(),
             upstream: watch::Sender::new(Upstream {
                 primary: role_file.primary.clone().unwrap_or_default(),
                 ..Upstream::default()
@@ -214,6 +225,7 @@ impl Replication {
             changing: tokio::sync::Mutex::default(),
             following: Mutex::default(),
             hand_over: watch::Sender::new(None),
+            successor: watch::Sender::new(None),
             promoted: Mutex::default(),
             engine,
             options,
@@ -361,15 +373,16 @@ impl Replication {
     /// Waits until every standby that streams has what is durable here, at most for `limit`: a primary
     /// that is stopped in order leaves nothing behind that only it has.
     pub async fn let_standbys_finish(&self, limit: Duration) {
-        let deadline = tokio::time::Instant::now() + limit;
+        let mut moved = self.slots.watch();
         let end = self.engine.log().tail().durable;
         let is_behind = || {
             let streaming = self.slots.streaming(self.options.timeout);
             streaming.iter().any(|(_, progress)| progress.flushed < end)
         };
-        while self.is_primary() && is_behind() && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let finishing =
+            async { while self.is_primary() && is_behind() && moved.changed().await.is_ok() {} };
+        // Or the time is over: whoever is behind by then stays so.
+        let _ = tokio::time::timeout(limit, finishing).await;
     }
 
     /// Ends every connection of a standby.
@@ -419,6 +432,10 @@ impl Replication {
             return;
         }
         if by.cluster_id != self.raw().identity().cluster_id {
+            return;
+        }
+        if self.successor.receiver_count() > 0 {
+            self.successor.send_replace(Some(by.clone()));
             return;
         }
         tracing::warn!(

@@ -64,13 +64,26 @@ pub async fn watch(replication: Arc<Replication>) {
 
 /// Asks every known peer once.
 pub async fn look_around(replication: &Arc<Replication>) {
+    ask(replication, known(replication)).await;
+}
+
+/// A new primary asks every known peer, and the node that it followed: whoever is asked learns of it.
+pub async fn make_known(replication: &Arc<Replication>, followed: String) {
+    let mut addresses = known(replication);
+    if !followed.is_empty() && !addresses.contains(&followed) {
+        addresses.push(followed);
+    }
+    ask(replication, addresses).await;
+}
+
+async fn ask(replication: &Arc<Replication>, addresses: Vec<String>) {
     let own = Arc::new(Own {
         identity: replication.identity(),
         token: replication.options.token.clone(),
         timeout: LIMIT,
     });
     let trust = replication.options.trust.clone();
-    for identity in probe_all(known(replication), &trust, &own).await {
+    for identity in probe_all(addresses, &trust, &own).await {
         replication.superseded(&identity);
     }
 }

@@ -11,10 +11,13 @@ use springhead_engine::EngineError;
 use springhead_log::vote::{Ballot, Position};
 use springhead_log::{EpochRecord, failpoint};
 use springhead_proto::{ErrorCode, Lsn, SqlError};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::files::StoredRole;
 use super::handshake::Own;
 use super::slots::State;
+use super::wire::Identity;
 use super::{Replication, Restart, Upstream, peers, receiver};
 use crate::vote::Voting;
 use crate::vote::elect::NotElected;
@@ -24,6 +27,8 @@ use crate::vote::messages::Ask;
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long the new primary may take to say that it is one.
 const TAKE_OVER: Duration = Duration::from_secs(10);
+/// Whoever takes over says so by itself; it is asked this often all the same.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What calls for a promotion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +103,7 @@ pub async fn promote_locked(
             return Err(error);
         }
     };
+    let followed = upstream.clone();
     let record = lead_from(replication, number, upstream).await?;
     replication.upstream.send_replace(Upstream::default());
     *replication.promoted.lock() = Some(format!(
@@ -111,9 +117,9 @@ pub async fn promote_locked(
         took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         "this node is the primary now"
     );
-    // Whoever still follows the old primary hears of the new one.
+    // Whoever still follows the old primary hears of the new one, and so does that itself.
     let around = Arc::clone(replication);
-    tokio::spawn(async move { peers::look_around(&around).await });
+    tokio::spawn(async move { peers::make_known(&around, followed).await });
     Ok(record)
 }
 
@@ -218,14 +224,18 @@ fn lead(replication: &Replication, number: u32) -> Result<EpochRecord, SqlError>
 pub fn take_over(replication: &Arc<Replication>, end: Lsn) {
     let replication = Arc::clone(replication);
     tokio::spawn(async move {
-        let deadline = Instant::now() + CATCH_UP;
         // Frames came before the word; the writer may have some left.
-        while replication.raw().identity().written.lsn < end {
-            if Instant::now() > deadline {
-                tracing::error!(end = end.0, "the handover ends before all of it is here");
-                return;
+        let mut moved = replication.watch_log();
+        let all_written = async {
+            while replication.raw().identity().written.lsn < end {
+                if moved.changed().await.is_err() {
+                    return;
+                }
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        if timeout(CATCH_UP, all_written).await.is_err() {
+            tracing::error!(end = end.0, "the handover ends before all of it is here");
+            return;
         }
         // It has everything of the primary, which has just said so.
         if let Err(error) = promote(&replication, Call::HandedOver).await {
@@ -274,21 +284,14 @@ async fn switch_to_the_end(
     let primary = Some(Arc::from(address.as_str()));
     blocking(move || engine.retire(primary)).await?;
     let end = replication.engine.log().tail().durable;
-    let has_all = || {
-        let standby = replication.slots.get(&name);
-        standby.is_some_and(|standby| standby.progress.flushed >= end)
-    };
-    while !has_all() {
-        if begun.elapsed() > CATCH_UP || !is_streaming(replication, &name) {
-            let engine = replication.engine.clone();
-            blocking(move || engine.lead())
-                .await?
-                .map_err(SqlError::from)?;
-            return Err(state_error(format!(
-                "standby {name} did not get everything in time; this node goes on as the primary"
-            )));
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    if !has_all(replication, &name, end).await {
+        let engine = replication.engine.clone();
+        blocking(move || engine.lead())
+            .await?
+            .map_err(SqlError::from)?;
+        return Err(state_error(format!(
+            "standby {name} did not get everything in time; this node goes on as the primary"
+        )));
     }
     let number = replication.promised();
     if let Some(voting) = &replication.voting {
@@ -303,10 +306,11 @@ async fn switch_to_the_end(
             SqlError::new(ErrorCode::Internal, error.to_string())
         })?;
     // From here on there is no way back: the standby may hear of it whatever is heard from it.
+    let successor = replication.successor.subscribe();
     replication
         .hand_over
         .send_replace(Some((name.clone(), end)));
-    let taken = wait_for_new_primary(replication, &address, number).await;
+    let taken = wait_for_new_primary(replication, &address, number, successor).await;
     replication.synchrony.retire();
     tracing::warn!(
         to = %name,
@@ -391,21 +395,62 @@ fn is_streaming(replication: &Replication, name: &str) -> bool {
         .any(|(known, _)| known == name)
 }
 
-async fn wait_for_new_primary(replication: &Arc<Replication>, address: &str, number: u32) -> bool {
+/// Whether a standby has flushed everything up to `end` before it goes, or its time is over.
+async fn has_all(replication: &Replication, name: &str, end: Lsn) -> bool {
+    let mut moved = replication.slots.watch();
+    let looking = async {
+        loop {
+            let standby = replication.slots.get(name);
+            if standby.is_some_and(|standby| standby.progress.flushed >= end) {
+                return true;
+            }
+            if !is_streaming(replication, name) || moved.changed().await.is_err() {
+                return false;
+            }
+        }
+    };
+    timeout(CATCH_UP, looking).await.unwrap_or(false)
+}
+
+/// Whether the node at `address` becomes the primary of an epoch past `number`: it makes itself known, and
+/// is asked now and then for the case that its word is lost.
+async fn wait_for_new_primary(
+    replication: &Arc<Replication>,
+    address: &str,
+    number: u32,
+    mut successor: watch::Receiver<Option<Identity>>,
+) -> bool {
     let own = Own {
         identity: replication.identity(),
         token: replication.options.token.clone(),
         timeout: Duration::from_secs(2),
     };
-    let deadline = Instant::now() + TAKE_OVER;
-    while Instant::now() < deadline {
-        let found = peers::probe(address, &replication.options.trust, &own).await;
-        if found.is_ok_and(|found| found.is_primary && found.epoch_number() > number) {
-            return true;
+    let is_it = |found: &Identity| found.is_primary && found.epoch_number() > number;
+    let asking = async {
+        loop {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let found = peers::probe(address, &replication.options.trust, &own).await;
+            if found.as_ref().is_ok_and(is_it) {
+                return;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    false
+    };
+    let told = async {
+        let is_told = |found: &Option<Identity>| {
+            let found = found.as_ref().filter(|found| found.address == address);
+            found.is_some_and(is_it)
+        };
+        if successor.wait_for(is_told).await.is_err() {
+            std::future::pending().await
+        }
+    };
+    let becomes = async {
+        tokio::select! {
+            () = asking => {}
+            () = told => {}
+        }
+    };
+    timeout(TAKE_OVER, becomes).await.is_ok()
 }
 
 async fn blocking<T: Send + 'static>(

@@ -226,11 +226,15 @@ impl Follow {
             ..
         } = connected;
         tracing::info!(primary = upstream, name = %identity.name, "following");
+        let data_dir = &self.replication.options.data_dir;
+        if let Err(error) = tokio::task::block_in_place(|| super::install::forget(data_dir)) {
+            // It takes room, and harms nobody.
+            tracing::warn!(%error, "a base backup that was not completed stays");
+        }
         self.replication.upstream.send_modify(|state| {
             state.primary = upstream.to_owned();
             state.name.clone_from(&identity.name);
             state.connected = true;
-            state.problem = None;
         });
         let address = if identity.is_primary {
             identity.address.clone()
@@ -319,9 +323,13 @@ impl Follow {
                 echo_ms: voting.map_or(0, |voting| voting.echo_ms()),
             })
             .await?;
-            self.replication
-                .upstream
-                .send_modify(|state| state.progress = now);
+            self.replication.upstream.send_modify(|state| {
+                state.progress = now;
+                // What broke the last connection off may break this one off, too: until all is here.
+                if now.flushed >= state.durable {
+                    state.problem = None;
+                }
+            });
             tokio::select! {
                 _ = progress.changed() => {}
                 () = sleep_until(Instant::now() + heartbeat) => {}

@@ -82,7 +82,8 @@ async fn answer(replication: &Arc<Replication>, mut accepted: Accepted) -> Resul
         }
         Purpose::BaseBackup => {
             let identity = accepted.identity.clone();
-            Box::pin(base::send(replication, &identity, accepted.out)).await?;
+            let Accepted { out, incoming, .. } = accepted;
+            Box::pin(base::send(replication, &identity, out, incoming)).await?;
             Ok(())
         }
         Purpose::Stream => {
@@ -121,6 +122,8 @@ async fn stream(replication: &Arc<Replication>, accepted: Accepted) -> Result<()
         State::Catchup,
         identity.durable,
     )?;
+    // It has its base backup, or needs none.
+    drop(replication.giving.take(&identity.name));
     tracing::info!(standby = %identity.name, address = %identity.address, from = identity.written.lsn.0, "a standby streams");
     let ended = tokio::select! {
         ended = send_log(replication, &identity, connection, out) => ended,

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use springhead_log::{Log, Pin};
 use springhead_proto::Lsn;
+use tokio::sync::watch;
 
 use super::wire::Progress;
 
@@ -83,6 +84,8 @@ pub struct Slots {
     log: Arc<dyn Log>,
     cap_bytes: u64,
     standbys: Mutex<BTreeMap<String, Standby>>,
+    /// Counts what standbys have said, and their comings and goings.
+    moved: watch::Sender<u64>,
     /// Held by whoever writes the file.
     storing: Mutex<()>,
 }
@@ -109,6 +112,7 @@ impl Slots {
             log,
             cap_bytes,
             standbys: Mutex::default(),
+            moved: watch::Sender::new(0),
             storing: Mutex::default(),
         };
         for stored in stored {
@@ -182,6 +186,7 @@ impl Slots {
             },
         );
         drop(standbys);
+        self.moved.send_modify(|count| *count += 1);
         self.pin(name, after);
         self.store_or_warn();
         Ok(connection)
@@ -242,6 +247,12 @@ impl Slots {
         {
             act(standby);
         }
+        self.moved.send_modify(|count| *count += 1);
+    }
+
+    /// Tells when a standby has said something, or has come or gone.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// Retention has dropped these pins for passing their caps.

@@ -14,12 +14,13 @@ use springhead_log::{EpochRecord, RawPosition};
 use springhead_proto::{Epoch, Lsn};
 
 use super::fields::{
-    Fields, put_bytes, put_epoch, put_epochs, put_identity, put_position, put_u32, put_verdict,
+    Fields, put_base_have, put_bytes, put_epoch, put_epochs, put_identity, put_position, put_u32,
+    put_verdict,
 };
 use crate::vote::messages::{Ask, Said, ask, put_ask, put_said, said};
 
 /// The protocol's version: a node speaks with those of its own.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Before a message's fields.
 pub const HEAD_BYTES: usize = 17;
 /// A longer message is not believed.
@@ -125,6 +126,34 @@ pub enum ToPrimary {
     },
     /// What a node asks a witness.
     Ask(Ask),
+    /// What has come of a base backup that was cut; nothing for the first one. Follows the verdict.
+    BaseHave(BaseHave),
+}
+
+/// What a node has of a base backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BaseHave {
+    /// The history that its sender was in; 0 for nothing.
+    pub history_id: u128,
+    /// As in [`ToStandby::BaseBegin`].
+    pub start: Lsn,
+    pub copies: u64,
+    /// No file has anything behind this LSN.
+    pub through: Lsn,
+    /// Paths of the files that are whole.
+    pub files: Vec<String>,
+    /// The beginning of another.
+    pub part: Option<BasePart>,
+    /// The end of the log that came behind the files.
+    pub log: Option<RawPosition>,
+}
+
+/// So many of a file's first bytes, and their CRC32C.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BasePart {
+    pub path: String,
+    pub bytes: u64,
+    pub crc: u32,
 }
 
 /// What is to become of a standby's log.
@@ -173,24 +202,34 @@ pub enum ToStandby {
         /// When it was sent, by a clock of the sender's that nobody else can read; it comes back.
         sent_ms: u64,
     },
-    /// A base backup begins: its state was taken at or after `start`, and is whole with the log up
-    /// to `end`, which is sent first, from a segment's beginning.
+    /// A base backup begins, or goes on with what is there: its state was taken at or after `start`, and
+    /// is whole with the log behind that.
     BaseBegin {
         epochs: Vec<EpochRecord>,
         start: Lsn,
+        /// All of them, those that are there already included.
         files: u32,
         bytes: u64,
+        /// Of what the files are sent: drawn by the sender.
+        copies: u64,
+        goes_on: bool,
     },
+    /// A copy is being made: the next bytes take their time.
+    BaseWait,
     /// One file's next bytes, in order. The path is relative to the data directory.
     BaseFile {
         path: String,
         offset: u64,
         bytes: Bytes,
         is_last: bool,
+        /// The sender's last durable LSN when it had made the copy: what the file has is at or before it.
+        through: Lsn,
     },
-    /// The files are complete; log follows as frames until `end`.
+    /// The files are complete; log follows as frames until `end`, from a segment's beginning or, if it
+    /// `goes_on`, from where the standby has said that it ends.
     BaseEnd {
         end: Lsn,
+        goes_on: bool,
     },
     /// A switchover: the sender takes no writes any more, and everything up to `end` is durable here.
     HandOver {
@@ -288,6 +327,7 @@ impl Message for ToPrimary {
             ToPrimary::Proof { .. } => 2,
             ToPrimary::Ack { .. } => 3,
             ToPrimary::Ask(_) => 4,
+            ToPrimary::BaseHave(_) => 5,
         }
     }
 
@@ -327,6 +367,7 @@ impl Message for ToPrimary {
                 out.extend_from_slice(&echo_ms.to_le_bytes());
             }
             ToPrimary::Ask(ask) => put_ask(out, ask),
+            ToPrimary::BaseHave(have) => put_base_have(out, have),
         }
     }
 
@@ -366,6 +407,7 @@ impl Message for ToPrimary {
                 echo_ms: input.u64()?,
             },
             4 => ToPrimary::Ask(ask(input)?),
+            5 => ToPrimary::BaseHave(input.base_have()?),
             kind => return Some(Err(WireError::UnknownKind(kind))),
         }))
     }
@@ -384,6 +426,7 @@ impl Message for ToStandby {
             ToStandby::BaseEnd { .. } => 72,
             ToStandby::HandOver { .. } => 73,
             ToStandby::Said(_) => 74,
+            ToStandby::BaseWait => 75,
         }
     }
 
@@ -428,26 +471,35 @@ impl Message for ToStandby {
                 start,
                 files,
                 bytes,
+                copies,
+                goes_on,
             } => {
                 put_epochs(out, epochs);
                 out.extend_from_slice(&start.0.to_le_bytes());
                 out.extend_from_slice(&files.to_le_bytes());
                 out.extend_from_slice(&bytes.to_le_bytes());
+                out.extend_from_slice(&copies.to_le_bytes());
+                out.push(u8::from(*goes_on));
             }
+            ToStandby::BaseWait => {}
             ToStandby::BaseFile {
                 path,
                 offset,
                 bytes,
                 is_last,
+                through,
             } => {
                 put_bytes(out, path.as_bytes());
                 out.extend_from_slice(&offset.to_le_bytes());
                 put_bytes(out, bytes);
                 out.push(u8::from(*is_last));
+                out.extend_from_slice(&through.0.to_le_bytes());
             }
-            ToStandby::BaseEnd { end } | ToStandby::HandOver { end } => {
+            ToStandby::BaseEnd { end, goes_on } => {
                 out.extend_from_slice(&end.0.to_le_bytes());
+                out.push(u8::from(*goes_on));
             }
+            ToStandby::HandOver { end } => out.extend_from_slice(&end.0.to_le_bytes()),
             ToStandby::Said(said) => put_said(out, said),
         }
     }
@@ -482,16 +534,23 @@ impl Message for ToStandby {
                 start: input.lsn()?,
                 files: input.u32()?,
                 bytes: input.u64()?,
+                copies: input.u64()?,
+                goes_on: input.flag()?,
             },
             71 => ToStandby::BaseFile {
                 path: input.text()?,
                 offset: input.u64()?,
                 bytes: input.bytes()?,
                 is_last: input.flag()?,
+                through: input.lsn()?,
             },
-            72 => ToStandby::BaseEnd { end: input.lsn()? },
+            72 => ToStandby::BaseEnd {
+                end: input.lsn()?,
+                goes_on: input.flag()?,
+            },
             73 => ToStandby::HandOver { end: input.lsn()? },
             74 => ToStandby::Said(said(input)?),
+            75 => ToStandby::BaseWait,
             kind => return Some(Err(WireError::UnknownKind(kind))),
         }))
     }
@@ -555,6 +614,20 @@ mod tests {
                 echo_ms: 4,
             },
             ToPrimary::Ask(Ask::Look),
+            ToPrimary::BaseHave(BaseHave::default()),
+            ToPrimary::BaseHave(BaseHave {
+                history_id: 7,
+                start: Lsn(8),
+                copies: 9,
+                through: Lsn(12),
+                files: vec!["secret.key".to_owned(), String::new()],
+                part: Some(BasePart {
+                    path: "tenants/0000000001/state.db".to_owned(),
+                    bytes: 10,
+                    crc: 11,
+                }),
+                log: Some(position(4096)),
+            }),
         ]
     }
 
@@ -598,14 +671,21 @@ mod tests {
                 start: Lsn(1),
                 files: 2,
                 bytes: 8192,
+                copies: 1 << 60,
+                goes_on: true,
             },
+            ToStandby::BaseWait,
             ToStandby::BaseFile {
                 path: "tenants/0000000001/state.db".to_owned(),
                 offset: 4096,
                 bytes: Bytes::from_static(b"page"),
                 is_last: true,
+                through: Lsn(11),
             },
-            ToStandby::BaseEnd { end: Lsn(9) },
+            ToStandby::BaseEnd {
+                end: Lsn(9),
+                goes_on: false,
+            },
             ToStandby::HandOver { end: Lsn(10) },
         ]
     }

@@ -12,7 +12,7 @@ use springhead_log::vote::Durable;
 
 use crate::lock::{DataDirError, WITNESS_FILE};
 use crate::node::NodeError;
-use crate::standby::files::write_durably;
+use crate::standby::files::{hex, write_durably};
 
 /// Whom a witness serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,20 +25,6 @@ pub struct Served {
     pub cluster_id: u128,
     /// The nodes that may lead; their places are their ids.
     pub nodes: Vec<String>,
-}
-
-/// 128 bits, as people and JSON can carry them.
-mod hex {
-    use serde::{Deserialize as _, Deserializer, Serializer, de};
-
-    pub fn serialize<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("{number:032x}"))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        u128::from_str_radix(&text, 16).map_err(de::Error::custom)
-    }
 }
 
 /// The directory of a witness.
