@@ -175,6 +175,7 @@ impl Voting {
                 .checked_sub(self.timeout)
                 .filter(|_| is_lost)
                 .unwrap_or(now);
+            follower.advanced = now;
             follower.lease_until_ms = 0;
         }
         state.witness.lease_until_ms = 0;

@@ -279,8 +279,10 @@ impl Voting {
             .collect();
         let now = Instant::now();
         let lost = self.others_in(primary.required()).filter(|node| {
-            let heard = state.followers[usize::from(node.0)].heard;
-            now.saturating_duration_since(heard) >= self.timeout
+            let follower = state.followers[usize::from(node.0)];
+            let is_over = |since| now.saturating_duration_since(since) >= self.timeout;
+            let is_behind = primary.flushed(*node) < end;
+            is_over(follower.heard) || is_behind && is_over(follower.advanced)
         });
         let lost: Vec<NodeId> = lost.collect();
         for node in &lost {

@@ -94,6 +94,9 @@ struct State {
 #[derive(Debug, Clone, Copy)]
 struct Follower {
     heard: Instant,
+    /// When it last had more than before, or everything: one that is heard and stands still, since its disk
+    /// is full or does not answer, is as lost as one that is not heard.
+    advanced: Instant,
     /// Until when it does not campaign, in milliseconds after the node began.
     lease_until_ms: u64,
 }
@@ -144,6 +147,7 @@ impl Voting {
         let now = Instant::now();
         let follower = Follower {
             heard: now,
+            advanced: now,
             lease_until_ms: 0,
         };
         Ok(Some(Voting {
@@ -332,6 +336,12 @@ impl Voting {
         };
         let mut state = self.state.lock();
         let ballot = state.voter.durable().promised;
+        let advances = match state.voter.role() {
+            Role::Primary(primary) => {
+                flushed > primary.flushed(node) || flushed >= primary.flushed(self.own)
+            }
+            _ => true,
+        };
         let message = Message::Acknowledged {
             ballot,
             lsn: flushed,
@@ -340,6 +350,9 @@ impl Voting {
         let lease = echo_ms.saturating_add(self.lease_ms());
         let follower = &mut state.followers[usize::from(node.0)];
         follower.heard = Instant::now();
+        if advances {
+            follower.advanced = follower.heard;
+        }
         if echo_ms > 0 {
             follower.lease_until_ms = follower.lease_until_ms.max(lease);
         }
