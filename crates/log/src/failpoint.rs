@@ -4,6 +4,10 @@
 //! the place called `name` end the process with SIGKILL, as a power cut would: no destructor, no
 //! flush. A simulation that has several nodes in one process is told of each pass instead
 //! ([`watch`]). Without the feature [`hit`] is nothing at all.
+//!
+//! With it, `SPRINGHEAD_CLOCK_SHIFT` names a file with a number of milliseconds that the wall clock is
+//! ahead (or behind, below zero). It is read each time: whoever replaces it sets the clock of a process
+//! that runs, as an administrator or a time server does. Clocks that count from a start do not move.
 
 /// Passes the place called `name`.
 #[cfg(not(feature = "failpoints"))]
@@ -53,6 +57,30 @@ fn kill_self() -> ! {
     // If the signal cannot be sent, an abort is the nearest thing.
     let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
     std::process::abort()
+}
+
+/// The wall clock's time as it is to be seen.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+#[must_use]
+pub fn shift_clock(now_ms: u64) -> u64 {
+    now_ms
+}
+
+/// The wall clock's time as it is to be seen, by the file that `SPRINGHEAD_CLOCK_SHIFT` names.
+///
+/// # Panics
+/// If the file is there and has no number.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn shift_clock(now_ms: u64) -> u64 {
+    static FILE: std::sync::OnceLock<Option<std::path::PathBuf>> = std::sync::OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("SPRINGHEAD_CLOCK_SHIFT").map(Into::into));
+    let Some(Ok(text)) = file.as_ref().map(std::fs::read_to_string) else {
+        return now_ms;
+    };
+    let shift_ms: i64 = text.trim().parse().expect("a number of milliseconds");
+    now_ms.saturating_add_signed(shift_ms)
 }
 
 /// Every place there is, for the crash matrix.

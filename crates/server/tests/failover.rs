@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use nodes::load::{Load, nothing_lost};
-use nodes::proxy::Proxy;
 use nodes::voting::{
-    TIMEOUT, failover, is_in_sync, leader, leads, voter, votes, wait_for_leader, wait_in_sync,
-    witness,
+    Link, Mesh, Silence, TIMEOUT, failover, is_in_sync, leader, leads, voter, votes,
+    wait_for_leader, wait_in_sync, witness,
 };
 use nodes::{caught_up, eventually, is_primary, one, rows_of, status, streams, try_sql, url};
 use rustix::process::Signal;
@@ -94,50 +93,6 @@ fn g11_a_standby_takes_over_by_itself_and_nothing_acknowledged_is_lost() {
     );
 }
 
-/// A primary a that reaches everyone, and is reached, through networks of the test's; a standby b; their
-/// witness.
-struct CutOff {
-    _witness: Fixture,
-    a: Fixture,
-    b: Fixture,
-    /// To a, from a to b, from a to the witness.
-    networks: [Proxy; 3],
-}
-
-impl CutOff {
-    fn new() -> CutOff {
-        let witness = witness();
-        let names = ["a", "b"];
-        let mut b = voter("b", &names, &url(&witness), &[]);
-        let to_witness = Proxy::to(witness.setup.http);
-        let mut a = voter("a", &names, &format!("http://{}", to_witness.address), &[]);
-        let (to_a, to_b) = (Proxy::to(a.setup.http), Proxy::to(b.setup.http));
-        let through = |proxy: &Proxy| format!("http://{}", proxy.address);
-        for (node, other) in [(&mut a, &to_a), (&mut b, &to_b)] {
-            let args = ["--advertise".to_owned(), through(other)];
-            node.setup.args.extend(args);
-        }
-        let follow = ["--standby-of".to_owned(), through(&to_a)];
-        b.setup.args.extend(follow);
-        a.start();
-        a.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text)");
-        b.start();
-        wait_in_sync(&a, &names);
-        CutOff {
-            _witness: witness,
-            a,
-            b,
-            networks: [to_a, to_b, to_witness],
-        }
-    }
-
-    fn cut(&self, on: bool) {
-        for network in &self.networks {
-            network.partition(on);
-        }
-    }
-}
-
 /// Commits on a node for as long as it lasts, and when each was acknowledged.
 struct Committing {
     stop: Arc<AtomicBool>,
@@ -176,7 +131,7 @@ impl Committing {
 
 #[test]
 fn g11_a_primary_that_is_cut_off_from_all_gives_up_and_acknowledges_nothing_late() {
-    let mut cluster = CutOff::new();
+    let mut cluster = Mesh::new();
     // Those that wait for standbys are fenced by acknowledgements, those that do not by the lease.
     let committing = [
         Committing::on(&cluster.a, "on", 1_000_000),
@@ -186,7 +141,9 @@ fn g11_a_primary_that_is_cut_off_from_all_gives_up_and_acknowledges_nothing_late
         let has = |of: &Committing| of.last.lock().unwrap().is_some();
         committing.iter().all(has).then_some(())
     });
-    cluster.cut(true);
+    for link in [Link::AToB, Link::BToA, Link::AToWitness, Link::WitnessToA] {
+        cluster.silence(link, Silence::Lost);
+    }
     wait_for_leader(&cluster.b);
     let elected = Instant::now();
     for committing in committing {
@@ -206,7 +163,7 @@ fn g11_a_primary_that_is_cut_off_from_all_gives_up_and_acknowledges_nothing_late
             .contains("springhead_vote_leads 0")
     );
     cluster.b.sql("INSERT INTO t VALUES (2, 'new')");
-    cluster.cut(false);
+    cluster.heal();
     caught_up(&cluster.b, &cluster.a);
     assert_eq!(rows_of(&cluster.a, "t"), rows_of(&cluster.b, "t"));
     wait_in_sync(&cluster.b, &["a", "b"]);

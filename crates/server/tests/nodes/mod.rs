@@ -152,3 +152,20 @@ pub fn try_sql(node: &Fixture, sql: &str) -> Result<Vec<Vec<Option<String>>>, (S
 pub fn rows_of(node: &Fixture, table: &str) -> Vec<Vec<Option<String>>> {
     node.sql(&format!("SELECT * FROM {table} ORDER BY 1"))
 }
+
+/// Two nodes have the same rows in a table; says the first that only one of them has.
+#[track_caller]
+pub fn same_rows(one: &Fixture, other: &Fixture, table: &str) {
+    let (ours, theirs) = (rows_of(one, table), rows_of(other, table));
+    let differs = ours
+        .iter()
+        .zip(&theirs)
+        .find(|(ours, theirs)| ours != theirs);
+    let shown = format!("{differs:?}");
+    assert!(
+        ours == theirs,
+        "{table}: {} rows and {}, first {shown:.200}",
+        ours.len(),
+        theirs.len()
+    );
+}
