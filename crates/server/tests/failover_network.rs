@@ -208,9 +208,9 @@ fn g11_whatever_link_fails_one_primary_acknowledges_and_nothing_is_lost() {
             healed.elapsed()
         );
         // One at each time-out, and one for whoever campaigned in vain, at most.
-        let time_outs = (failure.length.as_millis() / TIMEOUT.as_millis()) as u64 + 1;
+        let time_outs = failure.length.as_millis() / TIMEOUT.as_millis() + 1;
         assert!(
-            ballots <= 2 * time_outs + 2,
+            u128::from(ballots) <= 2 * time_outs + 2,
             "{failure:?}: {ballots} ballots"
         );
     }
