@@ -8,7 +8,8 @@ use springhead_proto::{ErrorCode, SqlError};
 use springhead_sql::plan::{Copy, CopyDirection};
 use springhead_sql::{Plan, PlanKind};
 
-use super::execute::{Answer, REPLANS, changing_catalog, text_rows};
+use super::execute::{Answer, REPLANS, changing_catalog};
+use super::outcome::text_rows;
 use super::statement::plan_text;
 use super::{Outcome, Session};
 use crate::copy::{CopyIn, CopyLimits, CopyOut, CopyOutcome, CopyProgress, complete_context};

@@ -5,7 +5,8 @@ use springhead_sql::plan::Explained;
 use springhead_sql::{Plan, PlanKind};
 
 use super::Session;
-use super::execute::{Answer, text_rows};
+use super::execute::Answer;
+use super::outcome::text_rows;
 
 impl Session {
     pub(super) async fn explain(

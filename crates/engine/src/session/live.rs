@@ -13,8 +13,8 @@ use springhead_sql::live::LiveStatement;
 use springhead_sql::plan::{Copy, LiveSelect, OutputColumn};
 use springhead_sql::{PgType, PlanKind};
 
-use super::execute::text_rows;
 use super::live_told::{Teller, Told, channel_of, fetched, unknown};
+use super::outcome::text_rows;
 use super::{Outcome, Session};
 use crate::cdc::parse_cursor;
 use crate::copy::{CopyOut, CopyOutcome, LiveCopy};

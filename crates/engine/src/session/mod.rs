@@ -19,6 +19,7 @@ mod interrupt;
 mod listen;
 mod live;
 mod live_told;
+mod outcome;
 pub(crate) mod prepared;
 mod role_draft;
 mod roles;
@@ -541,30 +542,26 @@ impl Session {
                     .into_iter()
                     .filter(|tenant| sees_all || tenant.id == self.tenant.id())
                     .map(|tenant| vec![tenant.id.to_string(), tenant.name]);
-                execute::text_rows("SHOW", &["id", "name"], rows)
+                outcome::text_rows("SHOW", &["id", "name"], rows)
             }
             Some("copies") => self.show_copies(),
             Some("live_cursor") => {
                 let cursor = self.live_cursor();
-                execute::text_rows("SHOW", &["live_cursor"], std::iter::once(vec![cursor]))
+                outcome::text_rows("SHOW", &["live_cursor"], std::iter::once(vec![cursor]))
             }
             Some("notification_cursor") => {
-                let cursor = self.notification_cursor();
-                execute::text_rows(
-                    "SHOW",
-                    &["notification_cursor"],
-                    std::iter::once(vec![cursor]),
-                )
+                let cursor = std::iter::once(vec![self.notification_cursor()]);
+                outcome::text_rows("SHOW", &["notification_cursor"], cursor)
             }
             Some(name) => {
                 let value = self.setting(name).ok_or_else(|| unrecognized(name))?;
                 let shown = settings::reported_as(name).unwrap_or(name);
-                execute::text_rows("SHOW", &[shown], std::iter::once(vec![value]))
+                outcome::text_rows("SHOW", &[shown], std::iter::once(vec![value]))
             }
             None => {
                 let all = settings::names()
                     .map(|name| vec![name.to_owned(), self.setting(name).unwrap_or_default()]);
-                execute::text_rows("SHOW", &["name", "setting"], all)
+                outcome::text_rows("SHOW", &["name", "setting"], all)
             }
         }
     }

@@ -11,7 +11,7 @@ use springhead_sql::access::Identity;
 use springhead_sql::plan::RoleStatement;
 use tokio::task::JoinHandle;
 
-use super::{Outcome, Session, execute};
+use super::{Outcome, Session, outcome};
 use crate::access::{Actor, AuditEvent, Roles};
 
 const ROLE: &str = "role";
@@ -204,7 +204,7 @@ impl Session {
         }
         let mut outcome = match changed.token {
             Some((id, token)) => {
-                execute::text_rows(tag, &["id", "token"], std::iter::once(vec![id, token]))?
+                outcome::text_rows(tag, &["id", "token"], std::iter::once(vec![id, token]))?
             }
             None => Outcome::command(tag),
         };

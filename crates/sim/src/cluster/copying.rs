@@ -17,7 +17,8 @@ use springhead_log::{
 };
 use springhead_proto::{Epoch, Lsn};
 
-use super::{Cluster, DIR, Node, SEGMENT_BYTES, Wire, config};
+use super::events::Wire;
+use super::{Cluster, DIR, Node, SEGMENT_BYTES, config};
 
 impl Cluster {
     /// A follower asks a primary.

@@ -8,7 +8,8 @@ use springhead_log::segment::{SegmentLog, load_vote};
 use springhead_log::vote::{Ballot, Durable, MAX_DATA_NODES, NodeId, Voter};
 
 use super::copying::open_follower;
-use super::{Cluster, DIR, ELECTION_MS, Event, Node, POLL_MS, Running};
+use super::events::Event;
+use super::{Cluster, DIR, ELECTION_MS, Node, POLL_MS, Running};
 use crate::disk::Faults;
 
 /// As far as a clock jumps, either way.

@@ -15,10 +15,11 @@
 //! commit once.
 
 mod copying;
+mod events;
 mod faults;
 
 use std::collections::{BTreeMap, BinaryHeap};
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,12 +29,11 @@ use springhead_log::segment::{Identity, SegmentConfig, SegmentLog, store_vote};
 use springhead_log::vote::{
     Ballot, MAX_DATA_NODES, Members, Message, NodeId, Output, Position, Role, Voter,
 };
-use springhead_log::{
-    AppendError, EpochRecord, Log, ManualClock, NoProgress, RawItem, RawLog, RawPosition,
-};
+use springhead_log::{AppendError, Log, ManualClock, NoProgress, RawLog};
 use springhead_proto::{Epoch, Lsn};
 
 use self::copying::{commits_of, position_of};
+use self::events::{Event, PopIfBefore as _, Scheduled, Trace, Wire};
 use crate::disk::SimDisk;
 use crate::rng::Rng;
 
@@ -66,138 +66,6 @@ pub struct Report {
     pub alone: u64,
     /// Of everything that happened, so that two runs can be compared.
     pub trace: u64,
-}
-
-/// What goes over the network. `asking` is the follower's connection, as it were: an answer to what it
-/// asked before it was started, or its log was changed, is not heard.
-#[derive(Debug, Clone)]
-enum Wire {
-    Vote(Message),
-    /// A primary that should have itself elected anew asks the witness whether somebody else was elected.
-    Look {
-        ballot: Ballot,
-    },
-    /// The witness has promised that.
-    Promised {
-        ballot: Ballot,
-        promised: Ballot,
-    },
-    /// A follower's place, and what it has flushed there; `ends`, now and then, where its log might be
-    /// cut.
-    Fetch {
-        asking: u64,
-        ballot: Ballot,
-        at: RawPosition,
-        ends: Option<Vec<RawPosition>>,
-    },
-    Frames {
-        asking: u64,
-        ballot: Ballot,
-        at: RawPosition,
-        items: Vec<RawItem>,
-        durable: Lsn,
-    },
-    /// The follower's log is no beginning of this one's: cut it here, or begin anew.
-    Cut {
-        asking: u64,
-        ballot: Ballot,
-        /// Where the follower stood when it asked: it may have gone on since.
-        at: RawPosition,
-        after: Lsn,
-    },
-    Copy {
-        asking: u64,
-        ballot: Ballot,
-        at: RawPosition,
-        epochs: Vec<EpochRecord>,
-        header: Vec<u8>,
-    },
-}
-
-/// In short: without the bytes of frames.
-impl fmt::Display for Wire {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Wire::Vote(message) => write!(out, "{message:?}"),
-            Wire::Look { ballot } => write!(out, "look {ballot:?}"),
-            Wire::Promised { ballot, promised } => write!(out, "promised {ballot:?} {promised:?}"),
-            Wire::Fetch { ballot, at, .. } => write!(out, "fetch {ballot:?} {at:?}"),
-            Wire::Frames {
-                ballot,
-                at,
-                items,
-                durable,
-                ..
-            } => write!(out, "frames {ballot:?} {at:?} {} {durable}", items.len()),
-            Wire::Cut {
-                ballot, at, after, ..
-            } => write!(out, "cut {ballot:?} {at:?} {after}"),
-            Wire::Copy { ballot, at, .. } => write!(out, "copy {ballot:?} {at:?}"),
-        }
-    }
-}
-
-/// FNV-1a of all that happened.
-struct Trace(u64);
-
-impl fmt::Write for Trace {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Ok(())
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Event {
-    Deliver(NodeId, NodeId, Wire),
-    Poll(NodeId),
-    Write,
-    Fault,
-    Restart(NodeId),
-    /// A link changes between carrying all and nothing, and does so that many times more.
-    Flap(NodeId, NodeId, u64),
-    /// A disk has room again.
-    Room(NodeId),
-}
-
-impl Event {
-    /// The node whose process has to do something for it.
-    fn for_process(&self) -> Option<NodeId> {
-        match self {
-            Event::Deliver(_, id, _) | Event::Poll(id) => Some(*id),
-            _ => None,
-        }
-    }
-}
-
-struct Scheduled {
-    at_ms: u64,
-    /// In the order in which they were scheduled.
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        (self.at_ms, self.number) == (other.at_ms, other.number)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
-        // The heap gives the greatest first.
-        (other.at_ms, other.number).cmp(&(self.at_ms, self.number))
-    }
 }
 
 struct Node {
@@ -737,17 +605,4 @@ fn go_on_without(voter: &mut Voter, lost: Members, data_nodes: u8) -> Vec<Output
         return voter.remind();
     }
     wished
-}
-
-trait PopIfBefore {
-    fn pop_if_before(&mut self, ms: u64) -> Option<Scheduled>;
-}
-
-impl PopIfBefore for BinaryHeap<Scheduled> {
-    fn pop_if_before(&mut self, ms: u64) -> Option<Scheduled> {
-        if self.peek()?.at_ms > ms {
-            return None;
-        }
-        self.pop()
-    }
 }

@@ -7,7 +7,8 @@ use springhead_proto::{ErrorCode, Lsn, SqlError, Value, ValueRef};
 use springhead_sql::plan::{OwnCall, OwnProcedure, Query};
 use springhead_sql::{Plan, PlanKind};
 
-use super::super::execute::{Answer, text_rows};
+use super::super::execute::Answer;
+use super::super::outcome::text_rows;
 use super::super::{Outcome, Session};
 use super::{REDRIVE_RATE, read_operations, rejected_again};
 use crate::dead_letters::{self, ANY_VIOLATION, Action, OnFull, PolicyChange};
