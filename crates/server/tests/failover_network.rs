@@ -197,8 +197,7 @@ fn g11_whatever_link_fails_one_primary_acknowledges_and_nothing_is_lost() {
         };
         failure.happen(&mesh);
         let healed = Instant::now();
-        let (leader, _) = mesh.leader();
-        wait_in_sync(leader, &["a", "b"]);
+        mesh.wait_until_quiet();
         let before = load.count();
         eventually("commits go on", || (load.count() > before).then_some(()));
         slowest = slowest.max(healed.elapsed());
@@ -219,7 +218,7 @@ fn g11_whatever_link_fails_one_primary_acknowledges_and_nothing_is_lost() {
     for thread in local {
         thread.join().unwrap();
     }
-    let (leader, other) = mesh.leader();
+    let (leader, other) = mesh.wait_until_quiet();
     let (told, seen) = load.stop();
     nothing_lost(leader, &told, &seen);
     caught_up(leader, other);

@@ -1,13 +1,13 @@
 //! Nodes that vote, and their witness.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use springhead_sim::fixture::Fixture;
 
 use super::proxy::{Direction, Proxy};
-use super::{TOKEN, eventually, node, status};
+use super::{PATIENCE, TOKEN, eventually, node, pause, status};
 
 /// How long a primary may be unheard, in tests: short, and long enough for a busy machine.
 pub const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -227,16 +227,28 @@ impl Mesh {
         }
     }
 
-    /// The one of the two that leads, and the other.
+    /// Waits until one leads and both are in sync, by the witness too; which one leads.
     #[track_caller]
-    pub fn leader(&self) -> (&Fixture, &Fixture) {
-        eventually("one of them leads", || {
-            match (leads(&self.a), leads(&self.b)) {
-                (true, false) => Some((&self.a, &self.b)),
-                (false, true) => Some((&self.b, &self.a)),
-                _ => None,
+    pub fn wait_until_quiet(&self) -> (&Fixture, &Fixture) {
+        let names = json!(["a", "b"]);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            for (leader, other) in [(&self.a, &self.b), (&self.b, &self.a)] {
+                let failover = failover(leader);
+                let is_so = failover["in_sync"] == names
+                    && failover["witness"]["in_sync"] == names
+                    && failover["state"] == "leads";
+                if is_so && !leads(other) {
+                    return (leader, other);
+                }
             }
-        })
+            pause(5);
+        }
+        let told = [&self.a, &self.b].map(|node| {
+            let status = status(node)["replication"].clone();
+            format!("{}\n{status:#}", node.setup.printed())
+        });
+        panic!("they do not become quiet: {}", told.join("\n\n"));
     }
 
     /// How many ballots there have been: each is one node's to lead with, at most.
