@@ -163,7 +163,8 @@ fn g11_a_promoted_standby_goes_on_where_the_primary_ended() {
     assert_eq!(page["count"], 0, "{page}");
     // Nobody is there to wait for; the level says how a single commit does without.
     standby.sql("SET synchronous_commit = local; INSERT INTO t (v) VALUES ('new')");
-    let ids = standby.sql("SELECT id FROM t ORDER BY id DESC LIMIT 1");
+    let ids =
+        standby.sql("SET synchronous_commit = local; SELECT id FROM t ORDER BY id DESC LIMIT 1");
     let id: i64 = ids[0][0].clone().unwrap().parse().unwrap();
     assert!(id > 50, "a number is given twice: {id}");
 
