@@ -427,8 +427,14 @@ impl Replication {
     /// Another node has shown that it is the primary of a newer epoch: this one takes no writes and
     /// confirms none from now on, and follows it.
     pub fn superseded(&self, by: &Identity) {
-        let ours = self.promised();
-        if !by.is_primary || by.epoch_number() <= ours || by.address == self.options.address {
+        let (ours, number) = (self.promised(), by.epoch_number());
+        let of_log = self.raw().identity().epochs.last().map_or(0, |e| e.number);
+        // Of two candidates for one number the other has won it: this one, which has promised it to itself,
+        // neither leads nor follows, and would never.
+        let has_lost = number == ours && number > of_log;
+        let may_follow = has_lost && !self.is_primary() && !self.is_following();
+        let is_newer = number > ours || may_follow;
+        if !by.is_primary || !is_newer || by.address == self.options.address {
             return;
         }
         if by.cluster_id != self.raw().identity().cluster_id {
