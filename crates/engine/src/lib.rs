@@ -50,6 +50,7 @@ pub mod tail;
 pub mod tenant;
 mod tenants;
 pub mod undo;
+mod undo_mark;
 pub mod workers;
 pub mod writer;
 

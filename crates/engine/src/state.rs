@@ -25,7 +25,7 @@ use springhead_sql::plan::DefinitionAction;
 use crate::functions::{self, Context};
 use crate::schemas::Schemas;
 use crate::sequences::Advance;
-use crate::{EngineConfig, EngineError, checksum};
+use crate::{EngineConfig, EngineError, checksum, undo_mark};
 
 /// The version of the layout above; a file of a newer one is refused.
 const FORMAT: i64 = 1;
@@ -103,7 +103,7 @@ pub fn open_writer(
                 })?;
         }
         FORMAT => {
-            expect_whole(&conn, tenant)?;
+            expect_whole(&conn, tenant, &path)?;
             complete(&conn).map_err(sqlite)?;
         }
         newer => {
@@ -179,7 +179,7 @@ fn expect_checksums(conn: &Connection, tenant: TenantId, path: &Path) -> Result<
 
 /// # Errors
 /// Damage, if SQLite has cut its WAL below what had been moved into the file.
-fn expect_whole(conn: &Connection, tenant: TenantId) -> Result<(), EngineError> {
+fn expect_whole(conn: &Connection, tenant: TenantId, path: &Path) -> Result<(), EngineError> {
     let sqlite = |error| sqlite_error(tenant, error);
     let root: u32 = conn
         .query_row(
@@ -189,15 +189,26 @@ fn expect_whole(conn: &Connection, tenant: TenantId) -> Result<(), EngineError> 
         )
         .map_err(sqlite)?;
     let whole = applied(conn).map_err(sqlite)?.lsn;
-    match checksum::applied_in_file(conn, root) {
-        Some(file) if Lsn(file) > whole => Err(EngineError::Corrupt {
-            tenant: tenant.0,
-            what: format!(
-                "its WAL is damaged: it ends at LSN {whole}, and some of LSN {file} has been moved out of it"
-            ),
-        }),
-        _ => Ok(()),
+    let undone_from = undo_mark::read(path).map_err(|error| EngineError::Io {
+        operation: "read",
+        path: undo_mark::of(path).display().to_string(),
+        error,
+    })?;
+    match checksum::applied_in_file(conn, root).map(Lsn) {
+        Some(file) if file > whole && undone_from.is_none_or(|from| file > from) => {
+            return Err(EngineError::Corrupt {
+                tenant: tenant.0,
+                what: format!(
+                    "its WAL is damaged: it ends at LSN {whole}, and some of LSN {file} has been moved out of it"
+                ),
+            });
+        }
+        _ => {}
     }
+    if undone_from.is_some() {
+        undo_mark::settle(conn, path).map_err(sqlite)?;
+    }
+    Ok(())
 }
 
 fn prepare(

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, types::ToSqlOutput};
-use springhead_log::{CommitSlice, Log, ReadFilter};
+use springhead_log::{CommitSlice, Log, ReadFilter, failpoint};
 use springhead_proto::{ChangeKind, ChangeRef, Changes, Epoch, Lsn, RowRef, TenantId};
 use springhead_sql::Catalog;
 
@@ -15,6 +15,7 @@ use crate::apply::{RowStatements, set_foreign_keys};
 use crate::functions::{Context, to_sqlite};
 use crate::schemas::Schemas;
 use crate::state::{self, Applied};
+use crate::undo_mark;
 use crate::{EngineConfig, EngineError, Entropy};
 
 /// More log than this past a fork is not undone change by change: a base backup is as quick.
@@ -58,6 +59,7 @@ pub fn undo_past(
         let catalog = state::load_catalog(&conn, tenant, &schemas)?;
         let undo = Undo {
             conn: &conn,
+            path: &state::state_file(config, tenant),
             tenant,
             catalog,
         };
@@ -80,6 +82,8 @@ fn epoch_at(log: &dyn Log, after: Lsn) -> Epoch {
 
 struct Undo<'c> {
     conn: &'c Connection,
+    /// Of the state file.
+    path: &'c std::path::Path,
     tenant: TenantId,
     catalog: Catalog,
 }
@@ -130,7 +134,14 @@ impl Undo<'_> {
             count += u64::from(self.undo(change)?);
         }
         state::set_applied(self.conn, Applied { lsn: after, epoch }).map_err(sqlite)?;
+        undo_mark::write(self.path, applied).map_err(|error| EngineError::Io {
+            operation: "write",
+            path: undo_mark::of(self.path).display().to_string(),
+            error,
+        })?;
         self.conn.execute_batch("COMMIT").map_err(sqlite)?;
+        failpoint::hit("standby.undo_committed");
+        undo_mark::settle(self.conn, self.path).map_err(sqlite)?;
         Ok(Ok(count))
     }
 

@@ -106,6 +106,40 @@ async fn undone(before: Vec<Step>, after: Vec<Step>) -> Result<(), TestCaseError
     Ok(())
 }
 
+/// A state was taken back while somebody still read it, a session of the node that was about to be opened
+/// again. What was undone stayed in the WAL, the file was at a later LSN, and the next opening called that
+/// damage.
+#[tokio::test]
+async fn g5_a_state_that_is_still_read_is_taken_back_and_is_no_damage() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client.ok("CREATE TABLE t (id int PRIMARY KEY)").await;
+    client.ok("INSERT INTO t VALUES (1)").await;
+    let fork = node.log.tail().durable;
+    client.ok("INSERT INTO t VALUES (2)").await;
+    drop(client);
+    let (log, clock) = (Arc::clone(&node.log), Arc::clone(&node.clock));
+    let mut reading = None;
+    let node = node
+        .try_reopen(|config| {
+            let state = springhead_engine::state::state_file(config, TenantId::DEFAULT);
+            let reader = rusqlite::Connection::open(&state).unwrap();
+            reader.execute_batch("BEGIN; SELECT * FROM s_meta").unwrap();
+            let done = undo_past(config, &*log, clock, Arc::new(Counting::default()), fork);
+            assert!(matches!(done.unwrap(), Undone::Done { changes: 1, .. }));
+            assert!(state.with_extension("undone").exists());
+            reading = Some(reader);
+        })
+        .unwrap();
+    // Forth again, by the same log.
+    let mut client = node.client().await;
+    assert_eq!(client.one("SELECT count(*) FROM t").await, "2");
+    drop((client, reading));
+    let node = node.try_reopen(|_| ()).unwrap();
+    let state = node.state_file(TenantId::DEFAULT);
+    assert!(!state.with_extension("undone").exists());
+}
+
 #[tokio::test]
 async fn g5_a_definition_past_the_fork_takes_a_base_backup() {
     for sql in ["ALTER TABLE comp ADD COLUMN more int", "TRUNCATE comp"] {
