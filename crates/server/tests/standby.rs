@@ -250,6 +250,37 @@ fn g5_a_returning_primary_keeps_what_only_it_had_and_undoes_it() {
     assert_eq!(diverged.as_array().unwrap().len(), 1, "{diverged}");
 }
 
+/// What it had applied of its own history was in its state file; what took it back was in the WAL when it was
+/// killed.
+#[test]
+fn g12_a_returning_primary_that_is_killed_while_it_takes_its_state_back_goes_on() {
+    let mut primary = node("a", &[]);
+    primary.start();
+    primary.sql("CREATE TABLE t (id integer PRIMARY KEY, v text)");
+    primary.sql("INSERT INTO t SELECT n, 'x' FROM generate_series(1, 100) AS n");
+    let mut standby = standby_of(&primary, "b", &[]);
+    caught_up(&primary, &standby);
+    standby.kill();
+    primary.sql("UPDATE t SET v = 'lost'");
+    primary.stop();
+    standby.start();
+    promote(&standby);
+    standby.sql("INSERT INTO t VALUES (200, 'kept')");
+    let setup = primary.setup.clone();
+    let setup = setup.with_failpoint("standby.undo_committed", 1);
+    if primary.start_as(&setup).is_ok() {
+        eventually("it is killed", || {
+            let moment = std::time::Duration::from_millis(10);
+            primary.server().wait_end(moment).map(drop)
+        });
+    }
+    primary.start();
+    streams(&standby, "a");
+    caught_up(&standby, &primary);
+    assert_eq!(rows_of(&primary, "t"), rows_of(&standby, "t"));
+    assert_eq!(one(&primary, "SELECT count(*) FROM t WHERE v = 'x'"), "100");
+}
+
 #[test]
 fn g11_a_switchover_loses_nothing_and_is_short() {
     let mut primary = node("a", &["--synchronous-standbys", "b"]);
