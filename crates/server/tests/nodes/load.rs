@@ -88,6 +88,9 @@ impl Load {
         let last = self.acknowledged.lock().unwrap().iter().max().copied();
         let last = last.expect("something was acknowledged");
         eventually("the reader has seen it", || {
+            // It has stopped, and says why.
+            let fault = self.fault.lock().unwrap().clone();
+            assert_eq!(fault, None);
             let seen = self.seen.lock().unwrap();
             seen.iter().rev().any(|(_, id)| *id == last).then_some(())
         });
