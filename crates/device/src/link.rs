@@ -388,7 +388,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         first: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
     ) -> Result<(), End> {
         let mut next = first;
-        for _ in 0..FRAMES_AT_ONCE {
+        let mut taken = 0;
+        loop {
             self.heard = Instant::now();
             match next {
                 None => return Err(End::new(SyncErrorCode::GoingAway, "the server has closed")),
@@ -409,6 +410,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
                     ));
                 }
                 Some(Ok(_)) => {}
+            }
+            taken += 1;
+            // The next is only taken out if it is gone through.
+            if taken == FRAMES_AT_ONCE {
+                break;
             }
             next = match futures_util::FutureExt::now_or_never(self.socket.next()) {
                 Some(message) => message,

@@ -5,6 +5,7 @@
 mod alone;
 mod converge;
 mod crdt;
+mod link;
 mod presence;
 mod served;
 mod support;
