@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     principal: Arc<Principal>,
     live: Arc<Live>,
     pub(crate) status: watch::Sender<Status>,
+    /// Who counts for the status: one after the other, so that the last count is the one that is shown.
+    pub(crate) counting: tokio::sync::Mutex<()>,
     pub(crate) presence: Presence,
     link: Mutex<Option<Link>>,
     _lock: File,
@@ -83,6 +85,7 @@ impl Device {
             author,
             principal,
             status: watch::Sender::new(Status::default()),
+            counting: tokio::sync::Mutex::default(),
             presence: Presence::default(),
             link: Mutex::default(),
             engine,

@@ -131,6 +131,7 @@ impl Device {
     }
 
     pub(crate) async fn refresh_status(&self) -> Result<(), SqlError> {
+        let _turn = self.inner.counting.lock().await;
         let mut counts = [0_u64; 4];
         self.read(
             "SELECT (SELECT count(*) FROM t41), (SELECT count(*) FROM t42), \
