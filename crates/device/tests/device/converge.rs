@@ -48,7 +48,7 @@ impl World {
             server,
             devices,
             added: [0; 2],
-            dice: Dice(seed),
+            dice: Dice::new(seed),
         }
     }
 

@@ -8,7 +8,7 @@ use springhead_device::{Device, Edit};
 use springhead_proto::sync::{SyncValue, Violation};
 use tempfile::TempDir;
 
-use crate::support::{Server, Wire, directory, exchange, lines};
+use crate::support::{Dice, Server, Wire, directory, exchange, lines};
 
 const SCHEMA: &str = "CREATE TABLE notes (id int PRIMARY KEY, body text CRDT NOT NULL DEFAULT '', \
      items list CRDT, title text, CHECK (length(body) < 200)); \
@@ -191,29 +191,16 @@ async fn g9_edits_are_there_after_a_restart() {
     expect_converged(&server, &[&one]).await;
 }
 
-/// splitmix64: the same seed gives the same run of choices.
-struct Dice(u64);
-
-impl Dice {
-    fn of(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % sides as u64).unwrap()
-    }
-}
-
 async fn random_edit(device: &Device, dice: &mut Dice) {
     let length = lines(device, "SELECT length(body) FROM notes")
         .await
         .remove(0);
     let length: usize = length.parse().unwrap();
-    let word = ["x", "yes ", "é😀", "and\n"][dice.of(4)];
-    match dice.of(6) {
+    let word = ["x", "yes ", "é😀", "and\n"][dice.place(4)];
+    match dice.place(6) {
         0 if length > 0 => {
-            let at = dice.of(length);
-            let length = (dice.of(4) + 1).min(length - at);
+            let at = dice.place(length);
+            let length = (dice.place(4) + 1).min(length - at);
             edit(device, "body", vec![Edit::Delete { at, length }]).await;
         }
         1 => {
@@ -232,7 +219,7 @@ async fn random_edit(device: &Device, dice: &mut Dice) {
         }
         _ => {
             let id = SyncValue::from(1_i64);
-            let edits = vec![insert(dice.of(length + 1), word)];
+            let edits = vec![insert(dice.place(length + 1), word)];
             let _ = device.edit("notes", id, "body", edits).await;
         }
     }
@@ -242,7 +229,7 @@ async fn random_edit(device: &Device, dice: &mut Dice) {
 async fn torn_exchange(device: &Device, server: &Server, dice: &mut Dice) {
     let mut wire = Wire::connect(device, server).await;
     wire.push().await;
-    for _ in 0..dice.of(4) {
+    for _ in 0..dice.place(4) {
         let Some(frame) = wire.hear().await else {
             return;
         };
@@ -254,15 +241,15 @@ async fn torn_exchange(device: &Device, server: &Server, dice: &mut Dice) {
 
 async fn run(seed: u64) {
     let server = Server::start(SCHEMA).await;
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut devices = Vec::new();
     for _ in 0..3 {
         devices.push(device(&server).await);
     }
     for _ in 0..40 {
-        let place = dice.of(devices.len());
+        let place = dice.place(devices.len());
         let device = &devices[place].1;
-        match dice.of(8) {
+        match dice.place(8) {
             0 => exchange(device, &server).await,
             1 => torn_exchange(device, &server, &mut dice).await,
             2 => {

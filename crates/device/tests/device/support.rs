@@ -17,6 +17,7 @@ use springhead_log::memory::MemoryLog;
 use springhead_log::{Clock, Log, SystemClock};
 use springhead_proto::sync::{DeviceToServer, HandshakeAnswer, ServerToDevice};
 use springhead_proto::{Epoch, ErrorCode, SqlError, TenantId};
+use springhead_sim::disk::Random;
 use springhead_sql::types::text::output_text;
 use tempfile::TempDir;
 
@@ -54,29 +55,30 @@ pub fn directory() -> TempDir {
     }
 }
 
-/// splitmix64: the same seed gives the same run of choices.
-pub struct Dice(pub u64);
+/// The same seed gives the same run of choices.
+pub struct Dice(Random);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub fn new(seed: u64) -> Dice {
+        Dice(Random::new(seed))
     }
 
     pub fn of(&mut self, sides: u64) -> u64 {
-        self.next() % sides
+        self.0.below(sides)
     }
 
     pub fn small(&mut self, sides: u64) -> i64 {
         i64::try_from(self.of(sides)).unwrap()
     }
 
+    /// A place among so many.
+    pub fn place(&mut self, many: usize) -> usize {
+        usize::try_from(self.of(many as u64)).unwrap()
+    }
+
     /// One of several.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[usize::try_from(self.of(from.len() as u64)).unwrap()]
+        &from[self.place(from.len())]
     }
 }
 

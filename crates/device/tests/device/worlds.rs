@@ -47,9 +47,7 @@ impl Kind {
         match self {
             Kind::Int => dice.of(70).to_string(),
             Kind::Text => format!("'x{}'", dice.of(9)),
-            Kind::Flag => {
-                ["true", "false", "NULL"][usize::try_from(dice.of(3)).unwrap()].to_owned()
-            }
+            Kind::Flag => ["true", "false", "NULL"][dice.place(3)].to_owned(),
             Kind::Amount => format!("{}.{:02}", dice.of(90), dice.of(100)),
             Kind::Tags => format!("'[\"t{}\"]'", dice.of(4)),
             Kind::Note => format!("'note {}'", dice.of(9)),
@@ -132,7 +130,7 @@ const POLICIES: [&str; 4] = [
 
 impl World {
     async fn start(seed: u64) -> World {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let tables: Vec<Table> = ["t0", "t1"]
             .into_iter()
             .map(|name| Table::make(name, &mut dice))
@@ -273,11 +271,10 @@ impl World {
         self.definitions += 1;
         let number = self.definitions;
         let dice = &mut self.dice;
-        let place = usize::try_from(dice.of(2)).unwrap();
+        let place = dice.place(2);
         let table = &mut self.tables[place];
         let name = table.name;
-        let other = (table.columns.len() > 2)
-            .then(|| usize::try_from(dice.of(table.columns.len() as u64 - 1)).unwrap() + 1);
+        let other = (table.columns.len() > 2).then(|| dice.place(table.columns.len() - 1) + 1);
         let sql = match (dice.of(7), other) {
             (0, _) => {
                 table.columns.push((format!("a{number}"), Kind::Int));
@@ -323,7 +320,7 @@ impl World {
             }
         }
         for _ in 0..100 {
-            let place = usize::try_from(self.dice.of(ROLES.len() as u64)).unwrap();
+            let place = self.dice.place(ROLES.len());
             match self.dice.of(20) {
                 0..=11 => self.edit(place).await,
                 12..=15 => {
@@ -395,7 +392,7 @@ struct Seen {
 }
 
 fn owner(dice: &mut Dice) -> &'static str {
-    ["'ann'", "'bob'", "NULL"][usize::try_from(dice.of(3)).unwrap()]
+    ["'ann'", "'bob'", "NULL"][dice.place(3)]
 }
 
 #[tokio::test(flavor = "multi_thread")]

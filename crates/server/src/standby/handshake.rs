@@ -170,27 +170,15 @@ pub async fn connect(
 
 #[cfg(test)]
 mod tests {
-    use springhead_proto::Lsn;
 
     use super::*;
 
     fn own(token: &str) -> Own {
         Own {
             identity: Identity {
-                name: "a".to_owned(),
-                address: String::new(),
                 cluster_id: 1,
-                epochs: Vec::new(),
-                written: RawPosition {
-                    segment: 1,
-                    offset: 0,
-                    crc: 0,
-                    lsn: Lsn::ZERO,
-                },
-                durable: Lsn::ZERO,
                 is_primary: true,
-                primary: String::new(),
-                promised: 0,
+                ..Identity::without_log("a", "")
             },
             token: token.to_owned(),
             timeout: Duration::from_secs(5),

@@ -256,7 +256,9 @@ impl Device {
                 .all(|shape| shape.complete || ended.contains_key(&shape.shape.id.0))
         })
         .await;
-        let lsn = rig.node.tenant().await.last_commit();
+        let tenant = rig.node.tenant().await;
+        let lsn = tenant.acknowledged();
+        tenant.wait_visible(lsn).await.unwrap();
         while !self.shapes.is_empty() && self.cursor.is_none_or(|cursor| cursor.lsn < lsn) {
             match self.session().next_or_quiet().await.unwrap() {
                 Some(frame) => self.take(&frame),

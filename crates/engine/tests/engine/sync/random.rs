@@ -9,28 +9,8 @@ use springhead_proto::sync::{Mutation, Operation, ProducerId, Seq, SyncValue, Ve
 use springhead_proto::{ChangeKind, CollectionId, Lsn, Value};
 
 use super::device::{Device, Rig, columns, op, shape};
+use crate::live::Random;
 use crate::support::seen;
-
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn id(&mut self) -> i64 {
-        i64::try_from(self.below(12)).unwrap()
-    }
-}
 
 /// A row as the model has it: list, name, count, tags.
 type Row = (i64, Option<String>, i64, Vec<String>);
@@ -106,14 +86,14 @@ impl Model {
     }
 }
 
-fn operation(dice: &mut Dice) -> Operation {
-    let id = dice.id();
-    let name = |dice: &mut Dice| SyncValue::from(format!("n{}", dice.below(6)).as_str());
-    let tags = |dice: &mut Dice| {
+fn operation(dice: &mut Random) -> Operation {
+    let id = i64::try_from(dice.below(12)).unwrap();
+    let name = |dice: &mut Random| SyncValue::from(format!("n{}", dice.below(6)).as_str());
+    let tags = |dice: &mut Random| {
         let tag = SyncValue::from(format!("t{}", dice.below(4)).as_str());
         vec![("tags".to_owned(), vec![tag])]
     };
-    let list = |dice: &mut Dice| SyncValue::from(i64::try_from(dice.below(3)).unwrap());
+    let list = |dice: &mut Random| SyncValue::from(i64::try_from(dice.below(3)).unwrap());
     let verb = match dice.below(10) {
         0..3 => {
             let (list, name) = (list(dice), name(dice));
@@ -135,9 +115,11 @@ fn operation(dice: &mut Dice) -> Operation {
 /// What the log says was applied, in its order.
 async fn applied(rig: &Rig) -> Vec<(ProducerId, Seq)> {
     let tenant = rig.node.tenant().await;
+    // All that anyone was told of, which may be on its way into the state file.
+    let end = tenant.acknowledged();
     let mut tail = tenant.tail(Lsn::ZERO, Vec::new());
     let mut changes = Vec::new();
-    while tail.position() < tenant.last_commit() {
+    while tail.position() < end {
         changes.extend(seen(&tail.next().await.unwrap(), Lsn::ZERO));
     }
     let mut applied = Vec::new();
@@ -169,7 +151,7 @@ struct Writer {
 
 impl Writer {
     /// Pushes some of what it has, from anywhere, perhaps without waiting for the verdicts.
-    async fn push(&mut self, rig: &Rig, dice: &mut Dice) {
+    async fn push(&mut self, rig: &Rig, dice: &mut Random) {
         let decided = self.decided();
         let count = self.mutations.len() as u64;
         let from = match dice.below(4) {
@@ -242,7 +224,7 @@ impl Writer {
 }
 
 async fn run(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Random(seed);
     let rig = Rig::start(
         "CREATE TABLE items (id integer PRIMARY KEY, list integer NOT NULL, name text UNIQUE, \
          count integer NOT NULL DEFAULT 0 CHECK (count > -20), tags jsonb NOT NULL DEFAULT '[]')",
