@@ -180,3 +180,80 @@ fn is_same(a: &LivePlan, b: &LivePlan) -> bool {
         && a.reads == b.reads
         && (a.class == LiveClass::Rows) == (b.class == LiveClass::Rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use springhead_log::ManualClock;
+    use springhead_log::memory::MemoryLog;
+    use springhead_proto::{Epoch, Lsn, TenantId, ValueRef};
+
+    use super::super::{Live, LiveLimits, LiveRequest, Subscriber, asked};
+    use super::*;
+    use crate::access::{Credential, Principal};
+    use crate::live::LiveOptions;
+    use crate::session::{ParamValue, Session};
+    use crate::{Engine, EngineConfig, Entropy};
+
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+    }
+
+    async fn run(session: &mut Session, sql: &str) -> Lsn {
+        let statement = session.prepare(sql, &[]).unwrap();
+        let none: &[ParamValue<'_>] = &[];
+        session.execute(&statement, none).await.unwrap().lsn
+    }
+
+    /// What happens between planning and subscribing, one step after the other.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn g6_a_query_planned_before_a_policy_and_begun_after_it_is_under_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, clock) = (MemoryLog::new(Epoch(1)), ManualClock::at(0));
+        let config = EngineConfig::new(dir.path());
+        let engine = Engine::open(config, Arc::new(log), Arc::new(clock), Arc::new(Zeros)).unwrap();
+        let boss = Principal::unrestricted("boss");
+        let mut admin = engine.session(TenantId::DEFAULT, &boss).await.unwrap();
+        for sql in [
+            "CREATE TABLE t (k integer PRIMARY KEY, g integer)",
+            "INSERT INTO t VALUES (1, 1), (2, 1), (3, 1)",
+            "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY p0 ON t FOR SELECT USING (true)",
+            "CREATE ROLE ann LOGIN",
+            "GRANT SELECT ON t TO ann",
+        ] {
+            run(&mut admin, sql).await;
+        }
+        let tenant = engine.tenant(TenantId::DEFAULT).await.unwrap();
+        let live = Live::new(engine.clone(), LiveLimits::default());
+        // Has definitions gone through as they come.
+        let mut keeper = Subscriber::new(&live, Arc::clone(&tenant));
+        let kept = LiveRequest {
+            sql: "SELECT k FROM t",
+            params: &[],
+            cursor: None,
+            options: LiveOptions::default(),
+        };
+        keeper.open(&boss, &kept).await.unwrap();
+
+        let ann = Arc::new(Principal::of("ann", Credential::Password));
+        let asker = asked::asker(&engine, &tenant, &ann).await.unwrap();
+        let sql = "SELECT g, count(*) FROM t GROUP BY g";
+        let select = asked::plan(&tenant, sql, false, &asker.context).unwrap();
+        let params = asked::convert(&select.plan, &[]).unwrap();
+        let hides = "CREATE POLICY p1 ON t AS RESTRICTIVE FOR SELECT USING (k % 2 = 0)";
+        let lsn = run(&mut admin, hides).await;
+        keeper.reached(lsn).await;
+
+        let mut subscriber = Subscriber::new(&live, Arc::clone(&tenant));
+        let opened = subscriber.open_select(asker, &select, params, None, true);
+        let mut rows = opened.await.unwrap().rows.unwrap();
+        let chunk = rows.next_chunk().unwrap().unwrap();
+        let counts: Vec<_> = chunk.rows().map(|row| row.get(1)).collect();
+        assert_eq!(counts, [Some(ValueRef::Integer(1))]);
+        engine.shutdown();
+    }
+}
