@@ -288,8 +288,8 @@ impl<'c> Applier<'c> {
         self.conn.flush_prepared_statement_cache();
         self.statements.clear();
         definitions::store(self.conn, &record).map_err(|error| self.sqlite(error))?;
-        if let Some(schemas) = self.schemas {
-            definitions::publish(schemas, &record);
+        if let (Some(schemas), Some(table)) = (self.schemas, definitions::table(&record)) {
+            schemas.put(&table);
         }
         let change = definitions::change(&record);
         self.catalog = Arc::new(self.catalog.with_changes(

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
-use springhead_sql::catalog::{Definition, DefinitionRecord};
+use springhead_sql::catalog::{Definition, DefinitionRecord, Table};
 use springhead_sql::plan::{DefinitionAction, DefinitionChange};
 
 use crate::functions::Output;
-use crate::schemas::Schemas;
 use crate::state;
 
 /// Stores `record` in the open transaction. Its statements have run.
@@ -30,12 +29,12 @@ pub fn store(conn: &Connection, record: &DefinitionRecord) -> rusqlite::Result<(
     }
 }
 
-/// Adds the table that `record` puts, if it is one, to the schemas that row images are read by.
-pub fn publish(schemas: &Schemas, record: &DefinitionRecord) {
-    if let (Definition::Table(table), DefinitionAction::Put) =
-        (&record.payload.definition, record.action)
-    {
-        schemas.put(&Arc::new(table.clone()));
+/// The table that `record` puts, if it is one: a version that row images are read by.
+#[must_use]
+pub fn table(record: &DefinitionRecord) -> Option<Arc<Table>> {
+    match (&record.payload.definition, record.action) {
+        (Definition::Table(table), DefinitionAction::Put) => Some(Arc::new(table.clone())),
+        _ => None,
     }
 }
 

@@ -77,6 +77,7 @@ impl Writer {
             let stored = definitions::store(&self.conn, record);
             self.capture.enabled = true;
             stored?;
+            self.defined.extend(definitions::table(record));
             let version = match &change.definition {
                 Definition::Table(table) => table.version(),
                 _ => ddl

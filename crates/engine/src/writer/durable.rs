@@ -237,11 +237,13 @@ impl Writer {
     }
 
     /// Lets everyone plan against the catalog that is in force here.
-    pub(super) fn publish_catalog(&self) {
+    pub(super) fn publish_catalog(&mut self) {
+        let defined = std::mem::take(&mut self.defined);
         if self.published.catalog().version == self.catalog.version {
             return;
         }
-        for table in self.catalog.tables.values() {
+        // Of a version that was taken back and defined again, the second is the one.
+        for table in defined.iter().chain(self.catalog.tables.values()) {
             self.schemas.put(table);
         }
         self.published.set_catalog(Arc::clone(&self.catalog));

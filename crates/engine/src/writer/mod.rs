@@ -34,7 +34,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use springhead_log::Log;
 use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
-use springhead_sql::catalog::Catalog;
+use springhead_sql::catalog::{Catalog, Table};
 
 use crate::capture::{Capture, Mark};
 use crate::functions::Context;
@@ -93,6 +93,9 @@ pub struct Writer {
     made_by: Vec<(usize, MutationId)>,
     /// The state before the open transaction, once it has truncated a table that a live filter is of.
     before_truncate: Option<Snapshot>,
+    /// Each version of a table that the open transaction has defined, in order: rows it has written
+    /// may be of any of them, though only the last is in its catalog.
+    defined: Vec<Arc<Table>>,
     /// Set for good when the log has failed or the state cannot follow it.
     dead: Option<SqlError>,
 }
@@ -177,6 +180,7 @@ impl Writer {
             merged: None,
             made_by: Vec::new(),
             before_truncate: None,
+            defined: Vec::new(),
             dead: None,
         };
         writer.capture.fired = Arc::clone(&writer.context.fired);
@@ -511,6 +515,7 @@ impl Writer {
     fn roll_back(&mut self) {
         self.capture.clear();
         self.before_truncate = None;
+        self.defined.clear();
         self.undo_restarts(0);
         if std::mem::take(&mut self.open)
             && !self.conn.is_autocommit()

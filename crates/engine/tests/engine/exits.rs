@@ -493,6 +493,53 @@ async fn g2_rows_carry_the_schema_they_were_written_with_while_definitions_chang
     );
 }
 
+#[tokio::test]
+async fn g2_a_transaction_that_defines_a_table_twice_leaves_rows_of_each_version_readable() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client
+        .ok("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE gone (id int PRIMARY KEY)")
+        .await;
+    let tenant = node.tenant().await;
+    let start = tenant.last_commit();
+    // What is taken back and defined again has the number of what was taken back.
+    client
+        .ok("BEGIN;
+             ALTER TABLE gone ADD COLUMN a int; INSERT INTO gone VALUES (1, 2); DROP TABLE gone;
+             SAVEPOINT s; ALTER TABLE t ADD COLUMN wrong int, ADD COLUMN other int; ROLLBACK TO s;
+             ALTER TABLE t ADD COLUMN a int; INSERT INTO t VALUES (1, 2);
+             ALTER TABLE t ADD COLUMN b int; INSERT INTO t VALUES (3, 4, 5);
+             ALTER TABLE t DROP COLUMN a; INSERT INTO t VALUES (6, 7);
+             COMMIT")
+        .await;
+    let names = |tenant: &Tenant, changes: &[Seen]| -> Vec<Vec<String>> {
+        let images = changes
+            .iter()
+            .filter(|change| change.kind == ChangeKind::Insert);
+        images
+            .map(|change| {
+                let schema = tenant
+                    .schema(change.collection, change.schema_version)
+                    .expect("the version that the row was written with");
+                schema
+                    .columns
+                    .iter()
+                    .map(|column| column.name.to_string())
+                    .collect()
+            })
+            .collect()
+    };
+    let changes = tail_from(&tenant, start).await;
+    let expected = names(&tenant, &changes);
+    let of_t = [vec!["id", "a"], vec!["id", "a", "b"], vec!["id", "b"]];
+    assert_eq!(expected[expected.len() - 3..], of_t, "{expected:?}");
+
+    drop((client, tenant));
+    let node = node.reopen();
+    let tenant = node.tenant().await;
+    assert_eq!(names(&tenant, &changes), expected, "after a restart");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_a_tail_whose_reads_are_cancelled_loses_and_repeats_nothing() {
     let node = Node::on_disk(|config| {
