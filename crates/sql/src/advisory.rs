@@ -65,11 +65,7 @@ pub(crate) fn plan(
         AdvisoryAction::Try | AdvisoryAction::Unlock => PgType::Bool,
         AdvisoryAction::Lock | AdvisoryAction::UnlockAll => PgType::Void,
     };
-    let column = OutputColumn {
-        name: alias.unwrap_or(name),
-        pg_type,
-        origin: None,
-    };
+    let column = OutputColumn::computed(alias.unwrap_or(name), pg_type);
     Ok(Some(Plan {
         catalog_version: key.catalog_version,
         parameters: key.parameters.clone(),

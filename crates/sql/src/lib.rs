@@ -14,6 +14,7 @@ pub mod cursor;
 pub mod ddl;
 pub mod dml;
 pub mod errors;
+pub mod explain;
 pub mod filter;
 pub mod functions;
 mod grammar;

@@ -9,6 +9,7 @@ use springhead_proto::CollectionId;
 use crate::access::Identity;
 use crate::catalog::{Catalog, Definition, QualifiedName, Table};
 use crate::cursor::CursorStatement;
+use crate::explain::Explain;
 use crate::live::{LiveOptions, LivePlan, LiveStatement};
 use crate::prepared::PreparedStatement;
 use crate::program::Library;
@@ -66,7 +67,7 @@ pub enum PlanKind {
     /// CREATE ROLE and its kin.
     Role(Box<RoleStatement>),
     /// EXPLAIN of a plan: its SQLite text and query plan.
-    Explain(Explained),
+    Explain(Explain),
     /// LIVE SELECT: its id, and what changes in its result from then on.
     Live(LiveSelect),
     /// CANCEL LIVE and FETCH LIVE: the session's own business.
@@ -126,14 +127,6 @@ pub enum OwnProcedure {
     /// `set_dead_letter_policy(collection text, ttl_s bigint, action text, max_entries bigint,
     /// on_full text, violation text)`.
     SetDeadLetterPolicy,
-}
-
-/// The statement of an EXPLAIN.
-#[derive(Debug, Clone)]
-pub struct Explained {
-    pub plan: Arc<Plan>,
-    /// ANALYZE: it is run.
-    pub runs: bool,
 }
 
 /// A live query as a statement.
@@ -289,6 +282,22 @@ pub struct OutputColumn {
     pub pg_type: PgType,
     /// The table column it comes from unchanged, for the protocol's row description.
     pub origin: Option<(CollectionId, u32)>,
+    /// Whether it can be NULL, as far as the statement tells: a column that is `NOT NULL` can, on the
+    /// far side of an outer join.
+    pub nullable: bool,
+}
+
+impl OutputColumn {
+    /// One that comes from no table.
+    #[must_use]
+    pub fn computed(name: impl Into<String>, pg_type: PgType) -> OutputColumn {
+        OutputColumn {
+            name: name.into(),
+            pg_type,
+            origin: None,
+            nullable: true,
+        }
+    }
 }
 
 /// Which word the command tag starts with.

@@ -16,12 +16,12 @@ use crate::access::{Identity, Roles};
 use crate::catalog::Catalog;
 use crate::grammar::{Marks, prepare};
 use crate::lift::Lifted;
-use crate::plan::{Explained, LiveSelect, Parameter, Plan, PlanKind, Write, WriteVerb};
+use crate::plan::{LiveSelect, Parameter, Plan, PlanKind, Write, WriteVerb};
 use crate::program::Library;
 use crate::query::Analyzer;
 use crate::query::scope::{Frame, Scope};
 use crate::types::PgType;
-use crate::{control, copy, ddl, dml, listen, nesting, query, roles};
+use crate::{control, copy, ddl, dml, explain, listen, nesting, query, roles};
 
 pub use crate::dml::document::{delete_document, get_document, patch_document, put_document};
 pub use crate::query::snapshot::snapshot_query;
@@ -186,7 +186,11 @@ pub(crate) fn asks_system(kind: &PlanKind) -> bool {
 }
 
 /// The programs that a statement may call; parts of a statement are run as a program's statements are.
-fn library(catalog: &Arc<Catalog>, context: &PlanContext, kind: &PlanKind) -> Option<Arc<Library>> {
+pub(crate) fn library(
+    catalog: &Arc<Catalog>,
+    context: &PlanContext,
+    kind: &PlanKind,
+) -> Option<Arc<Library>> {
     match kind {
         PlanKind::Write(write) if !write.before.is_empty() => {
             Some(Library::even_if_empty(catalog, context))
@@ -377,7 +381,7 @@ fn near(sql: &str, offset: usize) -> SqlError {
     SqlError::new(ErrorCode::SyntaxError, message).with_position(position)
 }
 
-fn dispatch(
+pub(crate) fn dispatch(
     catalog: &Arc<Catalog>,
     mut analyzer: Analyzer<'_>,
     statement: &Statement,
@@ -427,11 +431,13 @@ fn dispatch(
         Statement::Truncate(truncate) => dml::truncate::plan(&mut analyzer, truncate)?,
         Statement::Explain {
             analyze,
+            verbose,
             statement,
             options,
             ..
         } => {
-            return explain(catalog, analyzer, *analyze, options.as_deref(), statement);
+            let options = explain::options(*analyze, *verbose, options.as_deref())?;
+            return explain::plan(catalog, analyzer, options, statement);
         }
         other => match control::plan(other)? {
             Some(kind) => kind,
@@ -469,44 +475,4 @@ fn with_write(
         write.sql.insert_str(0, &with);
         Ok(PlanKind::Write(write))
     })
-}
-
-fn explain(
-    catalog: &Arc<Catalog>,
-    analyzer: Analyzer<'_>,
-    analyze: bool,
-    options: Option<&[sqlparser::ast::UtilityOption]>,
-    statement: &Statement,
-) -> Result<(PlanKind, Vec<Parameter>), SqlError> {
-    let asks_to_run = options.unwrap_or_default().iter().any(|option| {
-        option.name.value.eq_ignore_ascii_case("analyze")
-            && !option.arg.as_ref().is_some_and(|arg| {
-                matches!(
-                    arg.to_string().to_ascii_lowercase().as_str(),
-                    "off" | "false" | "0"
-                )
-            })
-    });
-    // Refused here, and not after its turn, or a row of EXPLAINs would be a recursion.
-    if matches!(statement, Statement::Explain { .. }) {
-        return Err(SqlError::unsupported("EXPLAIN of this statement"));
-    }
-    let catalog_version = analyzer.catalog.version;
-    let context = analyzer.context;
-    let (kind, parameters) = dispatch(catalog, analyzer, statement)?;
-    if !matches!(kind, PlanKind::Query(_) | PlanKind::Write(_)) {
-        return Err(SqlError::unsupported("EXPLAIN of this statement"));
-    }
-    let inner = Plan {
-        catalog_version,
-        parameters: parameters.clone(),
-        system: asks_system(&kind),
-        library: library(catalog, context, &kind),
-        kind,
-    };
-    let explained = Explained {
-        plan: Arc::new(inner),
-        runs: analyze || asks_to_run,
-    };
-    Ok((PlanKind::Explain(explained), parameters))
 }

@@ -158,7 +158,7 @@ fn deallocate(sql: &str) -> Result<PreparedStatement, SqlError> {
 }
 
 /// The arguments of an EXECUTE as a query of one row: each in the storage form of the parameter that it
-/// is for, as an assignment converts it. `sql` is the whole statement.
+/// is for, as an assignment converts it. `sql` is the whole statement, an EXPLAIN of the EXECUTE perhaps.
 ///
 /// # Errors
 /// 42601 for another number of them than there are parameters, 42804 for one that cannot become what
@@ -170,6 +170,10 @@ pub fn plan_arguments(
     context: &PlanContext,
 ) -> Result<Plan, SqlError> {
     let (statement, marks) = planner::parse_marked(sql, context)?;
+    let statement = match statement {
+        Statement::Explain { statement, .. } => *statement,
+        other => other,
+    };
     let Statement::Execute {
         name: Some(name),
         parameters: arguments,
@@ -203,11 +207,9 @@ pub fn plan_arguments(
             .map(|(index, (argument, parameter))| value(analyzer, index, argument, parameter))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    let columns = parameters.iter().map(|parameter| OutputColumn {
-        name: "?column?".to_owned(),
-        pg_type: parameter.pg_type.clone(),
-        origin: None,
-    });
+    let columns = parameters
+        .iter()
+        .map(|parameter| OutputColumn::computed("?column?", parameter.pg_type.clone()));
     let kind = query::select_plan(
         &analyzer,
         format!("SELECT {}", values.join(", ")),

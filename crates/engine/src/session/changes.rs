@@ -59,11 +59,7 @@ pub fn changes_columns() -> Arc<[OutputColumn]> {
     ];
     columns
         .into_iter()
-        .map(|(name, pg_type)| OutputColumn {
-            name: name.to_owned(),
-            pg_type,
-            origin: None,
-        })
+        .map(|(name, pg_type)| OutputColumn::computed(name, pg_type))
         .collect()
 }
 

@@ -121,7 +121,7 @@ impl Session {
                 let done = Box::pin(self.live_statement(&plan.kind, &params)).await;
                 done.map(Answer::Outcome)
             }
-            PlanKind::Explain(explained) => self.explain(explained, params).await,
+            PlanKind::Explain(explain) => self.explain(sql, explain, params).await,
             PlanKind::Advisory(lock) => self.advisory(lock, params).await,
             PlanKind::Cursor(statement) => self.cursor(statement, params).await,
             PlanKind::Prepared(statement) => self.prepared_statement(sql, statement).await,

@@ -63,11 +63,7 @@ pub fn fetch_columns() -> Arc<[OutputColumn]> {
 
 fn columns(of: &[(&str, PgType)]) -> Arc<[OutputColumn]> {
     (of.iter())
-        .map(|(name, pg_type)| OutputColumn {
-            name: (*name).to_owned(),
-            pg_type: pg_type.clone(),
-            origin: None,
-        })
+        .map(|(name, pg_type)| OutputColumn::computed(*name, pg_type.clone()))
         .collect()
 }
 
@@ -285,11 +281,7 @@ impl Session {
             .map_err(sql_error)?;
         let own = springhead_sql::LIVE_COPY_COLUMNS.iter().cloned();
         let all: Arc<[OutputColumn]> = own
-            .map(|(name, pg_type)| OutputColumn {
-                name: name.to_owned(),
-                pg_type,
-                origin: None,
-            })
+            .map(|(name, pg_type)| OutputColumn::computed(name, pg_type))
             .chain(opened.plan.columns.iter().cloned())
             .collect();
         let form = CopyOut::new(copy.options.clone(), all, progress);

@@ -58,11 +58,7 @@ pub(super) fn text_rows(
     }
     let columns: Vec<_> = names
         .iter()
-        .map(|name| OutputColumn {
-            name: (*name).to_owned(),
-            pg_type: PgType::Text,
-            origin: None,
-        })
+        .map(|name| OutputColumn::computed(*name, PgType::Text))
         .collect();
     Ok(Outcome {
         columns: columns.into(),

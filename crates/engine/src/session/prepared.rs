@@ -208,13 +208,16 @@ impl Session {
             ));
         }
         match self.arguments(sql, &plan.parameters).await? {
-            Some(values) => self.run_plan(statement.sql(), &plan, values).await,
+            Some(values) => {
+                expect_none_null(&plan.parameters, &values)?;
+                self.run_plan(statement.sql(), &plan, values).await
+            }
             None => Ok(Answer::Stale),
         }
     }
 
     /// The arguments of an EXECUTE, as values to bind; `None` if the definitions have just changed.
-    async fn arguments(
+    pub(super) async fn arguments(
         &mut self,
         sql: &str,
         parameters: &[Parameter],
@@ -237,11 +240,15 @@ impl Session {
         let values: Vec<Value> = row.map_or_else(Vec::new, |row| {
             row.values().map(|value| value.to_owned()).collect()
         });
-        for (parameter, value) in parameters.iter().zip(&values) {
-            expect_not_null(parameter, value)?;
-        }
         Ok(Some(values))
     }
+}
+
+/// # Errors
+/// For a NULL that its parameter's place does not take.
+pub(super) fn expect_none_null(parameters: &[Parameter], values: &[Value]) -> Result<(), SqlError> {
+    let mut both = parameters.iter().zip(values);
+    both.try_for_each(|(parameter, value)| expect_not_null(parameter, value))
 }
 
 fn unknown(name: &str) -> SqlError {

@@ -145,3 +145,67 @@ async fn g6_explain_analyze_may_do_what_its_statement_may() {
     assert_eq!(admin.one("SELECT count(*) FROM calls").await, "1");
     assert_eq!(admin.one("SELECT count(*) FROM t").await, "1");
 }
+
+/// Row by row, what EXPLAIN says of a statement in JSON.
+async fn report(client: &mut Client, sql: &str) -> serde_json::Value {
+    let lines = client.lines(sql).await;
+    let [line] = lines.as_slice() else {
+        panic!("{sql}: {lines:?}")
+    };
+    let json: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
+    json[0].clone()
+}
+
+#[tokio::test]
+async fn explain_in_json_names_columns_and_tells_which_an_outer_join_makes_null() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client
+        .ok(
+            "CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL);
+             CREATE TABLE posts (id int PRIMARY KEY, author int NOT NULL, title text);
+             PREPARE q AS SELECT users.id, posts.id, title, name || '!' AS n
+                 FROM users LEFT JOIN posts ON author = users.id WHERE users.id = $1;
+             PREPARE add AS INSERT INTO users VALUES ($1, $2) RETURNING id",
+        )
+        .await;
+    // Nothing runs, so a NULL may stand where none could be stored.
+    let found = report(
+        &mut client,
+        "EXPLAIN (VERBOSE, FORMAT JSON) EXECUTE q(NULL)",
+    )
+    .await;
+    let plan = &found["Plan"];
+    assert_eq!(
+        plan["Output"],
+        serde_json::json!(["users.id", "posts.id", "posts.title", "n"])
+    );
+    assert_eq!(plan["Join Type"], "Left");
+    let nullable = &plan["Plans"][0];
+    assert_eq!(nullable["Parent Relationship"], "Inner");
+    assert_eq!(nullable["Output"], serde_json::json!(["posts.id"]));
+    let found = report(&mut client, "EXPLAIN (FORMAT JSON) EXECUTE add(1, NULL)").await;
+    assert_eq!(found["Plan"]["Node Type"], "ModifyTable");
+    assert_eq!(found["Plan"]["Output"], serde_json::Value::Null);
+    // And with ANALYZE it runs, and is refused as it would be.
+    let found = report(
+        &mut client,
+        "EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE add(1, 'a')",
+    )
+    .await;
+    assert_eq!(found["Result"], "INSERT 0 1");
+    let refused = client.run("EXPLAIN ANALYZE EXECUTE add(2, NULL)").await;
+    assert_eq!(refused.unwrap_err().code.sqlstate().0, "23502");
+    for (sql, code) in [
+        ("EXPLAIN EXECUTE nobody", "26000"),
+        ("EXPLAIN EXECUTE q", "42601"),
+        ("EXPLAIN (nonsense) SELECT 1", "42601"),
+        ("EXPLAIN (FORMAT csv) SELECT 1", "22023"),
+        ("EXPLAIN (FORMAT XML) SELECT 1", "0A000"),
+        ("EXPLAIN (ANALYZE maybe) SELECT 1", "42601"),
+    ] {
+        let refused = client.run(sql).await.expect_err(sql);
+        assert_eq!(refused.code.sqlstate().0, code, "{sql}");
+    }
+    assert_eq!(client.lines("SELECT id FROM users").await, ["1"]);
+}

@@ -417,11 +417,7 @@ mod tests {
     use super::*;
 
     fn column(name: &str, pg_type: PgType) -> OutputColumn {
-        OutputColumn {
-            name: name.to_owned(),
-            pg_type,
-            origin: None,
-        }
+        OutputColumn::computed(name, pg_type)
     }
 
     #[test]

@@ -468,15 +468,15 @@ fn ends_transaction(kind: &PlanKind) -> bool {
 
 /// The columns of a statement's result, known before it runs; `None` if it returns no rows.
 fn columns_of(kind: &PlanKind, session: &Session) -> Option<Arc<[OutputColumn]>> {
-    let text = |name: &str| OutputColumn {
-        name: name.to_owned(),
-        pg_type: PgType::Text,
-        origin: None,
-    };
+    let text = |name: &str| OutputColumn::computed(name, PgType::Text);
     match kind {
         PlanKind::Query(query) => Some(Arc::clone(&query.columns)),
         PlanKind::Write(write) if !write.returning.is_empty() => Some(Arc::clone(&write.returning)),
-        PlanKind::Explain(_) | PlanKind::ExplainLive(_) => Some([text("QUERY PLAN")].into()),
+        PlanKind::Explain(explain) => {
+            let pg_type = explain.options.format.pg_type();
+            Some([OutputColumn::computed("QUERY PLAN", pg_type)].into())
+        }
+        PlanKind::ExplainLive(_) => Some([text("QUERY PLAN")].into()),
         PlanKind::Role(statement) if matches!(**statement, RoleStatement::CreateToken { .. }) => {
             Some([text("id"), text("token")].into())
         }

@@ -234,11 +234,7 @@ mod tests {
     }
 
     fn columns() -> [OutputColumn; 1] {
-        [OutputColumn {
-            name: "n".to_owned(),
-            pg_type: PgType::Int8,
-            origin: None,
-        }]
+        [OutputColumn::computed("n", PgType::Int8)]
     }
 
     /// The numbers in the DataRows that the client has received.

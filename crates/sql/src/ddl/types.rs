@@ -8,6 +8,15 @@ use crate::catalog::Catalog;
 use crate::query::data_type::pg_type;
 use crate::types::PgType;
 
+/// A type that no column can have.
+pub(super) fn pseudo_type(column: &str, pg_type: &PgType) -> SqlError {
+    let name = pg_type.base_name();
+    SqlError::new(
+        ErrorCode::InvalidTableDefinition,
+        format!("column \"{column}\" has pseudo-type {name}"),
+    )
+}
+
 /// A column's type, and whether it was written as one of the serial types.
 ///
 /// # Errors
@@ -19,13 +28,7 @@ pub(crate) fn column_type(
 ) -> Result<(PgType, bool), SqlError> {
     let pg_type = pg_type(catalog, data_type)?;
     if matches!(pg_type, PgType::Unknown | PgType::Void) {
-        return Err(SqlError::new(
-            ErrorCode::InvalidTableDefinition,
-            format!(
-                "column \"{column}\" has pseudo-type {}",
-                pg_type.base_name()
-            ),
-        ));
+        return Err(pseudo_type(column, &pg_type));
     }
     if matches!(
         pg_type,

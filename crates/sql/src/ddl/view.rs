@@ -171,6 +171,9 @@ fn columns(
             PgType::Unknown => PgType::Text,
             pg_type => pg_type.clone(),
         };
+        if matches!(pg_type.element().unwrap_or(&pg_type), PgType::Record(_)) {
+            return Err(super::types::pseudo_type(&name, &pg_type));
+        }
         columns.push((name, pg_type));
     }
     Ok(columns)

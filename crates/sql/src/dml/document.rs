@@ -297,6 +297,7 @@ fn outputs(table: &Table) -> (String, Arc<[OutputColumn]>) {
             name: column.name.clone(),
             pg_type: column.pg_type.clone(),
             origin: Some((table.collection(), column.id)),
+            nullable: true,
         })
         .collect();
     // A table may have no visible column at all.

@@ -56,6 +56,7 @@ pub(crate) fn plan(
                 name,
                 pg_type,
                 origin: item.origin,
+                nullable: item.nullable,
             });
         }
         Ok((format!(" RETURNING {}", texts.join(",")), columns.into()))

@@ -6,12 +6,19 @@
 
 use springhead_proto::{ErrorCode, Row, RowRef, SqlError, Value, ValueRef};
 
-use super::support::{int, lenient, strict, text, too_large};
+use super::support::{Args, int, lenient, pg_type, strict, text, text_value, too_large};
 use super::{Aggregate, AggregateState, MAX_RESULT_BYTES, Scalar};
+use crate::types::record;
 
 pub(super) const SCALARS: &[Scalar] = &[
     // any values: one row
     lenient!("sh_row", -1, |args| Ok(Value::Blob(encode(args)))),
+    // value, oid, typmod, value, oid, …: a row as PostgreSQL prints it
+    lenient!("sh_record", -1, whole),
+    // a row in that form: it has no order and no equality here
+    lenient!("sh_record_key", 1, |_| Err(SqlError::unsupported(
+        "the order and equality of rows as values"
+    ))),
     // a row (BLOB, or digits), place from 0
     strict!("sh_field", 2, |args| field(args[0], int(args, 1)?)),
     // an array, lower and upper bound (NULL: none)
@@ -85,6 +92,14 @@ impl AggregateState for Rows {
     fn finish(&self) -> Result<Value, SqlError> {
         Ok(Value::Text(self.rows.finish()))
     }
+}
+
+fn whole(args: Args<'_, '_>) -> Result<Value, SqlError> {
+    let mut fields = Vec::with_capacity(args.len() / 3);
+    for place in (0..args.len()).step_by(3) {
+        fields.push((pg_type(args, place + 1)?, args[place]));
+    }
+    text_value(record::store(fields.into_iter()))
 }
 
 fn field(row: ValueRef<'_>, place: i64) -> Result<Value, SqlError> {

@@ -430,11 +430,7 @@ fn defined(catalog: &Arc<Catalog>, context: &PlanContext, text: &str) -> Result<
 fn query(sql: String, ty: &PgType) -> PlanKind {
     PlanKind::Query(Query {
         sql,
-        columns: Arc::from([OutputColumn {
-            name: "value".to_owned(),
-            pg_type: ty.clone(),
-            origin: None,
-        }]),
+        columns: Arc::from([OutputColumn::computed("value", ty.clone())]),
         reads: Vec::new(),
         locks: false,
     })

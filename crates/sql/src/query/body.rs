@@ -224,11 +224,7 @@ impl Analyzed {
             .outputs()
             .into_iter()
             .zip(&self.names)
-            .map(|(output, name)| OutputColumn {
-                name: name.clone(),
-                pg_type: output.ty,
-                origin: output.origin,
-            })
+            .map(|(output, name)| output.into_column(name.clone()))
             .collect();
         Ok((self.into_sql(analyzer)?, columns))
     }

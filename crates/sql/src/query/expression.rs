@@ -272,7 +272,7 @@ impl Analyzer<'_> {
                     .iter()
                     .map(|value| self.expression(value))
                     .collect::<Result<Vec<_>, _>>()?;
-                Ok(row(values))
+                Ok(Typed::row(values))
             }
             Expr::Array(array) => self.array(array),
             Expr::CompoundFieldAccess { root, access_chain } => self.subscript(root, access_chain),
@@ -542,6 +542,11 @@ impl Analyzer<'_> {
             }
             return Ok(Typed::bool(format!("({})", texts.join(" AND "))).not_null());
         }
+        if matches!(value.ty, PgType::Record(_)) {
+            return Err(SqlError::unsupported(format_args!(
+                "{test} of a row as a value"
+            )));
+        }
         let text = self.text(&value)?;
         Ok(Typed::bool(format!("({text} {test})")).not_null())
     }
@@ -606,17 +611,6 @@ impl Analyzer<'_> {
             return Err(error.with_hint("text is ordered by its bytes, as with COLLATE \"C\""));
         }
         self.expression(expr)
-    }
-}
-
-/// ROW(…).
-pub(crate) fn row(values: Vec<Typed>) -> Typed {
-    Typed {
-        ty: PgType::Void,
-        node: Node::Row(values),
-        nullable: false,
-        origin: None,
-        place: Location::empty(),
     }
 }
 

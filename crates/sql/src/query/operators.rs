@@ -381,6 +381,16 @@ impl Analyzer<'_> {
         choice: &Choice,
         args: &[Typed],
     ) -> Result<Vec<(String, PgType)>, SqlError> {
+        let name = choice.signature.name;
+        let mut rows = args
+            .iter()
+            .filter(|arg| matches!(arg.ty, PgType::Record(_)));
+        if let Some(row) = rows.next()
+            && name != "array_agg"
+        {
+            let error = SqlError::unsupported(format_args!("a row as an argument of {name}"));
+            return Err(self.at(error, row.place));
+        }
         args.iter()
             .zip(&choice.args)
             .map(|(arg, ty)| Ok((self.coerce(arg, ty, CastContext::Implicit)?, ty.clone())))

@@ -110,5 +110,6 @@ pub(crate) fn internal_name(ty: &PgType) -> &'static str {
         PgType::Enum(_) | PgType::Domain(_) => "user-defined",
         PgType::Unknown => "unknown",
         PgType::Void => "void",
+        PgType::Record(_) => "record",
     }
 }

@@ -107,11 +107,7 @@ impl Analyzer<'_> {
                     return Err(self.at(unknown(what), place));
                 }
             }
-            columns.push(OutputColumn {
-                name: (*parameter).to_owned(),
-                pg_type: pg_type.clone(),
-                origin: None,
-            });
+            columns.push(OutputColumn::computed(*parameter, pg_type.clone()));
         }
         if !fits {
             let what = format!("springhead.{name} does not take these arguments");

@@ -375,7 +375,8 @@ impl Analyzer<'_> {
     fn output(&mut self, expr: &Expr) -> Result<Typed, SqlError> {
         let value = self.expression(expr)?;
         if matches!(value.node, Node::Row(_)) {
-            return Err(self.at(SqlError::unsupported("a row as an output"), value.place));
+            let row = self.text(&value)?;
+            return Ok(Typed::new(row, value.ty).not_null().placed(value.place));
         }
         Ok(value)
     }

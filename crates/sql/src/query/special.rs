@@ -94,7 +94,7 @@ impl Analyzer<'_> {
                     .iter()
                     .map(|arg| self.expression(arg))
                     .collect::<Result<Vec<_>, _>>()?;
-                return Ok(Some(super::expression::row(values)));
+                return Ok(Some(Typed::row(values)));
             }
             "pg_typeof" => {
                 let [arg] = call.args.as_slice() else {
@@ -102,7 +102,12 @@ impl Analyzer<'_> {
                 };
                 let value = self.expression(arg)?;
                 let name = super::names::quote_text(&value.ty.base_name());
-                return Ok(Some(Typed::new(name, PgType::Text).not_null()));
+                let text = match &value.node {
+                    // Not evaluated, but an aggregate in it makes one row of many.
+                    Node::Sql(sql) => format!("iif(1,{name},{sql})"),
+                    _ => name,
+                };
+                return Ok(Some(Typed::new(text, PgType::Text).not_null()));
             }
             "num_nulls" | "num_nonnulls" => {
                 let test = if call.name == "num_nulls" {

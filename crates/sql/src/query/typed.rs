@@ -5,7 +5,7 @@ use sqlparser::tokenizer::Location;
 
 use crate::functions::{self, CastContext};
 use crate::lift::LiteralClass;
-use crate::plan::Assigned;
+use crate::plan::{Assigned, OutputColumn};
 use crate::types::{self, PgType};
 
 use super::Analyzer;
@@ -69,6 +69,12 @@ impl Typed {
         Typed::new(sql, PgType::Bool)
     }
 
+    /// `ROW(…)`.
+    pub(crate) fn row(values: Vec<Typed>) -> Typed {
+        let types = values.iter().map(Analyzer::settled).collect();
+        Typed::of(Node::Row(values), PgType::Record(types), false)
+    }
+
     fn of(node: Node, ty: PgType, nullable: bool) -> Typed {
         Typed {
             node,
@@ -91,6 +97,16 @@ impl Typed {
     pub(crate) fn not_null(mut self) -> Typed {
         self.nullable = false;
         self
+    }
+
+    /// As a column of a result.
+    pub(crate) fn into_column(self, name: String) -> OutputColumn {
+        OutputColumn {
+            name,
+            pg_type: self.ty,
+            origin: self.origin,
+            nullable: self.nullable,
+        }
     }
 
     pub(crate) fn is_unknown(&self) -> bool {
@@ -249,8 +265,26 @@ impl Analyzer<'_> {
             }
             Node::Param(index) => self.coerce_parameter(*index, value, target, context),
             Node::Sql(sql) => self.cast_text(sql, value, &value.ty, target, context),
-            Node::Row(_) => Err(self.at(SqlError::unsupported("a row as a value"), value.place)),
+            Node::Row(values) => {
+                let row = self.row_text(values)?;
+                self.cast_text(&row, value, &value.ty, target, context)
+            }
         }
+    }
+
+    /// A row as one value.
+    fn row_text(&mut self, values: &[Typed]) -> Result<String, SqlError> {
+        let mut arguments = Vec::with_capacity(values.len());
+        for value in values {
+            let ty = Self::settled(value);
+            if matches!(ty, PgType::Reg(_)) {
+                let what = format!("a {} within a row as a value", ty.base_name());
+                return Err(self.at(SqlError::unsupported(what), value.place));
+            }
+            let (oid, typmod) = ty.at_run_time();
+            arguments.push(format!("{},{oid},{typmod}", self.text(value)?));
+        }
+        Ok(format!("sh_record({})", arguments.join(",")))
     }
 
     fn coerce_parameter(
@@ -386,6 +420,13 @@ impl Analyzer<'_> {
     /// As [`Analyzer::converted`], and wrapped in the type's key function: equal values are the
     /// same bytes.
     pub(crate) fn key_text(&mut self, value: &Typed) -> Result<String, SqlError> {
+        if let Node::Row(values) = &value.node {
+            let keys = values
+                .iter()
+                .map(|value| self.key_text(value))
+                .collect::<Result<Vec<_>, _>>()?;
+            return Ok(format!("sh_row({})", keys.join(",")));
+        }
         let ty = Self::settled(value);
         let sql = self.text(value)?;
         Ok(key_of(&ty, &sql))

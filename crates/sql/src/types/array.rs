@@ -241,6 +241,7 @@ pub fn decode_element(element: &PgType, json: &Json<'_>) -> Result<Value, SqlErr
         Json::Null if !is_json(element) => Value::Null,
         Json::Bool(value) if *element == PgType::Bool => Value::Integer(i64::from(*value)),
         Json::Number(text) if !is_json(element) => input(element, text)?,
+        Json::String(text) if matches!(element, PgType::Record(_)) => Value::Text(text.to_string()),
         Json::String(text) if !is_json(element) => input(element, text)?,
         other => {
             let mut text = Vec::new();

@@ -10,7 +10,7 @@ use super::interval::Interval;
 use super::json::{self, Json};
 use super::numeric::{Decimal, Int, MAX_SCALE, Numeric};
 use super::text::{fit, pad, text_without_nul};
-use super::{PgType, array, float, output_json, output_text, uuid};
+use super::{PgType, array, float, output_json, output_text, record, uuid};
 
 /// 2000-01-01 in microseconds since 1970.
 const EPOCH_2000: i64 = 10_957 * DAY;
@@ -124,20 +124,14 @@ pub fn input_binary(ty: &PgType, bytes: &[u8]) -> Result<Value, SqlError> {
             infinite @ (i64::MAX | i64::MIN) => infinite,
             micros => checked(micros.checked_add(EPOCH_2000).ok_or_else(wrong)?)?,
         }),
-        PgType::Interval => {
-            let bytes: &[u8; 16] = bytes.try_into().map_err(|_| wrong())?;
-            let [micros @ .., d0, d1, d2, d3, m0, m1, m2, m3] = *bytes;
-            let interval = Interval {
-                micros: i64::from_be_bytes(micros),
-                days: i32::from_be_bytes([d0, d1, d2, d3]),
-                months: i32::from_be_bytes([m0, m1, m2, m3]),
-            };
-            Value::Blob(interval.encode())
-        }
+        PgType::Interval => read_interval(bytes.try_into().map_err(|_| wrong())?),
         PgType::Uuid => Value::Text(uuid::from_bytes(bytes.try_into().map_err(|_| wrong())?)),
         PgType::Array(element) => Value::Text(read_array(element, bytes)?.ok_or_else(wrong)?),
         PgType::Int2Vector => Value::Text(read_array(&PgType::Int2, bytes)?.ok_or_else(wrong)?),
         PgType::OidVector => Value::Text(read_array(&PgType::Oid, bytes)?.ok_or_else(wrong)?),
+        PgType::Record(_) => {
+            return Err(SqlError::unsupported("input of anonymous composite types"));
+        }
         PgType::Void => Value::Null,
     })
 }
@@ -203,6 +197,7 @@ pub fn output_binary(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(text.as_bytes());
         }
         (PgType::Array(element), ValueRef::Text(stored)) => write_array(element, stored, out),
+        (PgType::Record(types), ValueRef::Text(stored)) => record::write_binary(types, stored, out),
         (PgType::Int2Vector, ValueRef::Text(stored)) => write_array(&PgType::Int2, stored, out),
         (PgType::OidVector, ValueRef::Text(stored)) => write_array(&PgType::Oid, stored, out),
         (PgType::Reg(_), ValueRef::Text(shown)) => {
@@ -219,6 +214,16 @@ fn checked(micros: i64) -> Result<i64, SqlError> {
     } else {
         Err(super::datetime::out_of_range("timestamp"))
     }
+}
+
+fn read_interval(bytes: &[u8; 16]) -> Value {
+    let [micros @ .., d0, d1, d2, d3, m0, m1, m2, m3] = *bytes;
+    let interval = Interval {
+        micros: i64::from_be_bytes(micros),
+        days: i32::from_be_bytes([d0, d1, d2, d3]),
+        months: i32::from_be_bytes([m0, m1, m2, m3]),
+    };
+    Value::Blob(interval.encode())
 }
 
 fn read_numeric(bytes: &[u8]) -> Option<Numeric> {

@@ -24,6 +24,7 @@
 //! | domains | | as their base types |
 //! | json | TEXT | as written |
 //! | jsonb | TEXT | normalised, exactly as PostgreSQL prints it |
+//! | rows ([`record`]) | TEXT | as PostgreSQL prints them |
 //! | arrays | TEXT | a compact JSON array of the elements' JSON forms |
 //!
 //! Values of numeric (BLOB), interval, jsonb and char(n) can be equal without being the same bytes
@@ -41,6 +42,7 @@ pub mod json_in;
 mod names;
 pub mod numeric;
 pub mod precise;
+pub mod record;
 pub mod reg;
 pub mod text;
 pub mod user;
@@ -107,6 +109,8 @@ pub enum PgType {
     Unknown,
     /// The result of a function called for its effect (`pg_notify`).
     Void,
+    /// A row as a value, and its fields' types; none of them where only its text matters.
+    Record(Vec<PgType>),
 }
 
 /// A column type of SQLite's STRICT tables.
@@ -176,6 +180,7 @@ impl PgType {
             PgType::Interval => 1186,
             PgType::Numeric(_) => 1700,
             PgType::Void => 2278,
+            PgType::Record(_) => 2249,
             PgType::Uuid => 2950,
             PgType::Jsonb => 3802,
             PgType::Array(element) => element.array_oid(),
@@ -219,6 +224,7 @@ impl PgType {
             PgType::Precise(moment, _) => moment.array_oid(),
             PgType::Enum(user) => user.array_oid(),
             PgType::Domain(user) => user.array_oid(),
+            PgType::Record(_) => 2287,
             PgType::Unknown | PgType::Void => 0,
         }
     }
@@ -299,7 +305,9 @@ impl PgType {
                     u16::from_be_bytes([low0, low1]),
                 )
             })),
+            2249 => PgType::Record(Vec::new()),
             2278 => PgType::Void,
+            2287 => PgType::Record(Vec::new()).array(),
             2950 => PgType::Uuid,
             3802 => PgType::Jsonb,
             1000 => PgType::Bool.array(),
@@ -367,6 +375,7 @@ impl PgType {
             | PgType::Int2Vector
             | PgType::OidVector
             | PgType::Enum(_)
+            | PgType::Record(_)
             | PgType::Unknown
             | PgType::Void => StorageClass::Text,
             PgType::Precise(Moment::Interval, _) => StorageClass::Blob,
@@ -403,6 +412,8 @@ impl PgType {
             PgType::Interval => Some("sh_interval_key"),
             PgType::Jsonb => Some("sh_jsonb_key"),
             PgType::Char(_) => Some("rtrim"),
+            // Refuses: what is equal depends on the fields' types.
+            PgType::Record(_) => Some("sh_record_key"),
             PgType::Precise(Moment::Interval, _) => Some("sh_interval_key"),
             PgType::Domain(user) => user.base().key_function(),
             _ => None,
@@ -438,7 +449,7 @@ impl PgType {
             PgType::Precise(..) => Category::DateTime,
             PgType::Domain(user) => user.base().category(),
             PgType::Unknown => Category::Unknown,
-            PgType::Void => Category::Pseudo,
+            PgType::Void | PgType::Record(_) => Category::Pseudo,
         }
     }
 

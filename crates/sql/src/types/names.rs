@@ -44,6 +44,7 @@ impl PgType {
             PgType::Reg(reg) => reg.name(),
             PgType::Unknown => "unknown",
             PgType::Void => "void",
+            PgType::Record(_) => "record",
             PgType::Precise(moment, digits) => return Cow::Owned(moment.name(*digits)),
             PgType::Enum(user) => return Cow::Owned(crate::functions::quote_ident(user.name())),
             PgType::Domain(user) => return Cow::Owned(crate::functions::quote_ident(user.name())),

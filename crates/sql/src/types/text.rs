@@ -72,6 +72,9 @@ fn read(ty: &PgType, text: &str, explicit: bool) -> Result<Value, SqlError> {
         }
         PgType::Enum(user) => Value::Text(user.read(text)?.to_owned()),
         PgType::Domain(user) => read(user.base(), text, explicit)?,
+        PgType::Record(_) => {
+            return Err(SqlError::unsupported("input of anonymous composite types"));
+        }
         PgType::Void => Value::Null,
     })
 }
@@ -138,6 +141,7 @@ pub fn output_json(ty: &PgType, value: ValueRef<'_>, out: &mut Vec<u8>) {
             | PgType::Name
             | PgType::InternalChar
             | PgType::Enum(_)
+            | PgType::Record(_)
             | PgType::Unknown,
             ValueRef::Text(value),
         ) => {

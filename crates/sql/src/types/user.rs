@@ -283,6 +283,7 @@ impl PgType {
         match self {
             PgType::Enum(_) | PgType::Domain(_) => true,
             PgType::Array(element) => element.is_user_defined(),
+            PgType::Record(fields) => fields.iter().any(PgType::is_user_defined),
             _ => false,
         }
     }
@@ -298,6 +299,7 @@ impl PgType {
                 ids
             }
             PgType::Array(element) => element.user_types(),
+            PgType::Record(fields) => fields.iter().flat_map(PgType::user_types).collect(),
             _ => Vec::new(),
         }
     }

@@ -213,8 +213,10 @@ impl Db {
                     rows: Vec::new(),
                 })
             }
-            PlanKind::Explain(explained) => {
-                let plan = &explained.plan;
+            PlanKind::Explain(explain) => {
+                let springhead_sql::explain::Explained::Plan(plan) = &explain.of else {
+                    panic!("EXPLAIN EXECUTE")
+                };
                 let (PlanKind::Query(springhead_sql::plan::Query { sql, .. })
                 | PlanKind::Write(springhead_sql::plan::Write { sql, .. })) = &plan.kind
                 else {

@@ -4,4 +4,5 @@
 mod diesel_application;
 mod sea_orm_application;
 mod sqlx_driver;
+mod sqlx_macros;
 mod tokio_postgres_driver;

@@ -17,7 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Row};
 use uuid::Uuid;
 
-fn options(server: &Server) -> PgConnectOptions {
+pub(crate) fn options(server: &Server) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .host("localhost")
         .port(server.port)
@@ -28,7 +28,7 @@ fn options(server: &Server) -> PgConnectOptions {
         .ssl_root_cert(server.ca())
 }
 
-async fn pool(server: &Server) -> PgPool {
+pub(crate) async fn pool(server: &Server) -> PgPool {
     let pool = PgPoolOptions::new().max_connections(4);
     pool.connect_with(options(server))
         .await
