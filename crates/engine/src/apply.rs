@@ -29,8 +29,17 @@ pub struct Applier<'c> {
     open: bool,
     /// A commit has begun and its last piece is to come.
     mid_commit: bool,
+    /// The last whole commit in the open SQLite transaction; noted in the state when that ends.
+    reached: Option<Applied>,
     /// Bytes applied in the open SQLite transaction.
     open_bytes: usize,
+}
+
+/// What an applier leaves for the next one of the same connection. Enforcement is off meanwhile: every
+/// change of it makes SQLite prepare all of the connection's statements again.
+#[derive(Default)]
+pub struct Paused {
+    statements: FxHashMap<CollectionId, Arc<RowStatements>>,
 }
 
 /// SQLite texts that put, change and remove one row of a table.
@@ -74,6 +83,28 @@ impl<'c> Applier<'c> {
         Applier::start(conn, tenant, catalog, None)
     }
 
+    /// Goes on where [`Applier::pause`] has left off; `catalog` is still the one that it gave.
+    #[must_use]
+    pub fn resume(
+        conn: &'c Connection,
+        tenant: TenantId,
+        catalog: Arc<Catalog>,
+        schemas: &'c Schemas,
+        paused: Paused,
+    ) -> Applier<'c> {
+        Applier {
+            conn,
+            tenant,
+            catalog,
+            schemas: Some(schemas),
+            statements: paused.statements,
+            open: false,
+            mid_commit: false,
+            reached: None,
+            open_bytes: 0,
+        }
+    }
+
     fn start(
         conn: &'c Connection,
         tenant: TenantId,
@@ -88,11 +119,10 @@ impl<'c> Applier<'c> {
             statements: FxHashMap::default(),
             open: false,
             mid_commit: false,
+            reached: None,
             open_bytes: 0,
         };
-        applier
-            .enforce(false)
-            .map_err(|error| applier.sqlite(error))?;
+        enforce(conn, false).map_err(|error| applier.sqlite(error))?;
         Ok(applier)
     }
 
@@ -102,9 +132,7 @@ impl<'c> Applier<'c> {
     /// Damage, or what SQLite says; the open SQLite transaction is then to be given up.
     pub fn apply(&mut self, slice: &CommitSlice) -> Result<(), EngineError> {
         if !self.open {
-            self.conn
-                .execute_batch("BEGIN IMMEDIATE")
-                .map_err(|error| self.sqlite(error))?;
+            self.execute("BEGIN IMMEDIATE")?;
             self.open = true;
         }
         for change in Changes::new(&slice.changes) {
@@ -117,11 +145,10 @@ impl<'c> Applier<'c> {
         self.open_bytes += slice.changes.len();
         self.mid_commit = !slice.last;
         if slice.last {
-            let applied = Applied {
+            self.reached = Some(Applied {
                 lsn: slice.commit_last_lsn(),
                 epoch: slice.epoch,
-            };
-            state::set_applied(self.conn, applied).map_err(|error| self.sqlite(error))?;
+            });
             if self.open_bytes >= TRANSACTION_BYTES {
                 self.commit()?;
             }
@@ -147,8 +174,19 @@ impl<'c> Applier<'c> {
     /// What SQLite says.
     pub fn finish(mut self) -> Result<Arc<Catalog>, EngineError> {
         self.commit()?;
-        self.enforce(true).map_err(|error| self.sqlite(error))?;
-        Ok(Arc::clone(&self.catalog))
+        enforce(self.conn, true).map_err(|error| self.sqlite(error))?;
+        Ok(self.catalog)
+    }
+
+    /// Ends the open SQLite transaction, leaves enforcement off for [`Applier::resume`] and gives the
+    /// catalog back.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn pause(mut self) -> Result<(Arc<Catalog>, Paused), EngineError> {
+        self.commit()?;
+        let statements = self.statements;
+        Ok((self.catalog, Paused { statements }))
     }
 
     /// Turns enforcement on again and leaves the caller's transaction open.
@@ -156,17 +194,24 @@ impl<'c> Applier<'c> {
     /// # Errors
     /// What SQLite says.
     pub fn leave_open(self) -> Result<(), EngineError> {
-        self.enforce(true).map_err(|error| self.sqlite(error))
+        enforce(self.conn, true).map_err(|error| self.sqlite(error))
     }
 
     fn commit(&mut self) -> Result<(), EngineError> {
         if std::mem::take(&mut self.open) {
             self.open_bytes = 0;
-            self.conn
-                .execute_batch("COMMIT")
-                .map_err(|error| self.sqlite(error))?;
+            if let Some(applied) = self.reached.take() {
+                state::set_applied(self.conn, applied).map_err(|error| self.sqlite(error))?;
+            }
+            self.execute("COMMIT")?;
         }
         Ok(())
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), EngineError> {
+        let prepared = self.conn.prepare_cached(sql);
+        let executed = prepared.and_then(|mut statement| statement.execute([]));
+        executed.map(drop).map_err(|error| self.sqlite(error))
     }
 
     /// Applies one change, in the open transaction.
@@ -300,15 +345,6 @@ impl<'c> Applier<'c> {
         Ok(())
     }
 
-    /// Foreign keys, triggers and checks, on or off.
-    fn enforce(&self, on: bool) -> rusqlite::Result<()> {
-        let word = if on { "OFF" } else { "ON" };
-        set_foreign_keys(self.conn, on)?;
-        self.conn.execute_batch(&format!(
-            "PRAGMA ignore_check_constraints={word}; PRAGMA legacy_alter_table={word};"
-        ))
-    }
-
     fn sqlite(&self, error: rusqlite::Error) -> EngineError {
         EngineError::Sqlite {
             tenant: self.tenant.0,
@@ -322,6 +358,18 @@ impl<'c> Applier<'c> {
             what: what.to_owned(),
         }
     }
+}
+
+/// Foreign keys, triggers and checks, on or off.
+///
+/// # Errors
+/// What SQLite says.
+pub fn enforce(conn: &Connection, on: bool) -> rusqlite::Result<()> {
+    let word = if on { "OFF" } else { "ON" };
+    set_foreign_keys(conn, on)?;
+    conn.execute_batch(&format!(
+        "PRAGMA ignore_check_constraints={word}; PRAGMA legacy_alter_table={word};"
+    ))
 }
 
 /// Foreign keys on or off, also inside a transaction, where the PRAGMA does nothing.

@@ -105,6 +105,10 @@ pub trait RawReader: Send {
     /// [`LogError::Trimmed`] if retention overtook the reader, [`LogError::Corrupt`] for damage;
     /// the reader is then done for.
     fn read(&mut self, out: &mut Vec<RawItem>, budget_bytes: u64) -> Result<RawPosition, LogError>;
+
+    /// As [`RawReader::read`] where nothing has to be read from disk for it: what follows was written a
+    /// moment ago, or there is nothing new. `None` otherwise; nothing has happened then. Does not block.
+    fn read_recent(&mut self, out: &mut Vec<RawItem>, budget_bytes: u64) -> Option<RawPosition>;
 }
 
 /// Who a log is and where it ends: what two logs tell one another before they stream.

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use springhead_log::CommitSlice;
-use springhead_proto::{Lsn, SqlError};
+use springhead_proto::{ErrorCode, Lsn, SqlError};
 
 use super::{Command, Writer, refuse};
 use crate::EngineError;
-use crate::apply::Applier;
+use crate::apply::{Applier, enforce};
 use crate::state;
 use crate::tail::Published;
 
@@ -45,12 +45,11 @@ impl Writer {
             return Ok(());
         }
         self.capture.enabled = false;
-        let mut applier = Applier::new(
-            &self.conn,
-            self.tenant,
-            Arc::clone(&self.catalog),
-            &self.schemas,
-        )?;
+        let (conn, catalog) = (&self.conn, Arc::clone(&self.catalog));
+        let mut applier = match self.following.take() {
+            Some(paused) => Applier::resume(conn, self.tenant, catalog, &self.schemas, paused),
+            None => Applier::new(conn, self.tenant, catalog, &self.schemas)?,
+        };
         let mut published = Vec::with_capacity(slices.len());
         let mut bytes = 0;
         let last = loop {
@@ -80,7 +79,8 @@ impl Writer {
         if has_definitions {
             self.published.announce_catalog(last, Arc::clone(&catalog));
         }
-        let catalog = applier.finish()?;
+        let (catalog, paused) = applier.pause()?;
+        self.following = Some(paused);
         if has_definitions {
             self.catalog = Arc::clone(&catalog);
             for table in catalog.tables.values() {
@@ -100,6 +100,10 @@ impl Writer {
     /// # Errors
     /// What SQLite says.
     pub fn lead(&mut self) -> Result<(), SqlError> {
+        if self.following.take().is_some() {
+            enforce(&self.conn, true)
+                .map_err(|error| SqlError::new(ErrorCode::Internal, error.to_string()))?;
+        }
         if let Some(book) = &self.context.sequences {
             // What is stored counts, not what was read when the tenant was opened.
             *book.lock() = crate::sequences::SequenceBook::default();

@@ -36,6 +36,7 @@ use springhead_log::Log;
 use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
 use springhead_sql::catalog::{Catalog, Table};
 
+use crate::apply::Paused;
 use crate::capture::{Capture, Mark};
 use crate::functions::Context;
 use crate::plans::PlanCache;
@@ -81,6 +82,8 @@ pub struct Writer {
     last_flush: Duration,
     /// Durable, acknowledged perhaps, and not in the state file yet.
     unfinished: Option<durable::Unfinished>,
+    /// On a standby, once it has applied anything: foreign keys and checks are off.
+    following: Option<Paused>,
     /// Whoever runs the writer now comes back to [`Writer::finish`] soon, whatever happens.
     may_leave_unfinished: bool,
     /// The statements that run are a mutation's: what is deferred is checked at its end.
@@ -174,6 +177,7 @@ impl Writer {
             open: false,
             last_flush: Duration::ZERO,
             unfinished: None,
+            following: None,
             may_leave_unfinished: false,
             in_mutation: false,
             crdt_client: springhead_crdt::Client::new(0),

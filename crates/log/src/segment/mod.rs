@@ -35,6 +35,7 @@ mod keeper;
 mod large;
 mod raw;
 mod reader;
+mod recent;
 mod recovery;
 mod retention;
 mod scan;
@@ -255,6 +256,7 @@ impl SegmentLog {
             next_lsn: AtomicU64::new(published.end.next_lsn.0),
             published: Mutex::new(published),
             written: Mutex::new(written),
+            recent: recent::Recent::default(),
             watcher: RwLock::new(None),
             follows: AtomicBool::new(config.follows),
             counters: shared::Counters::default(),

@@ -10,6 +10,7 @@ use super::follow::raw_position;
 use super::format::HEADER_BYTES;
 use super::frames::FrameCursor;
 use super::index::{End, Run};
+use super::recent::RecentFrame;
 use super::scan::LastBatch;
 use super::shared::{Published, Segment, Shared, Written, corrupt, segment_name};
 use crate::contract::{EpochRecord, LogError};
@@ -108,6 +109,9 @@ fn written_end(written: &Written, segment: &Segment) -> (u64, Option<End>) {
 impl SegmentRawReader {
     /// A reader that begins at `from`, which is known to be a place of this log.
     pub fn new(shared: Arc<Shared>, from: RawPosition, limit: RawLimit) -> SegmentRawReader {
+        if limit == RawLimit::Written {
+            shared.recent.begin();
+        }
         SegmentRawReader {
             shared,
             limit,
@@ -116,10 +120,13 @@ impl SegmentRawReader {
         }
     }
 
+    /// What a follower has not been told is durable, it passes on to nobody.
+    fn reads_unflushed(&self) -> bool {
+        self.limit == RawLimit::Written && !self.shared.follows.load(Ordering::Acquire)
+    }
+
     fn reach(&self, number: u32) -> Result<Option<Box<Reach>>, LogError> {
-        // What a follower has not been told is durable, it passes on to nobody.
-        let all = self.limit == RawLimit::Written && !self.shared.follows.load(Ordering::Acquire);
-        match find(&self.shared, number, all) {
+        match find(&self.shared, number, self.reads_unflushed()) {
             Found::Reach(reach) => Ok(Some(reach)),
             Found::NotYet => Ok(None),
             Found::Trimmed => Err(trimmed(&self.shared, self.at.lsn.next())),
@@ -211,6 +218,50 @@ impl RawReader for SegmentRawReader {
             }
         }
         Ok(self.at)
+    }
+
+    fn read_recent(&mut self, out: &mut Vec<RawItem>, budget_bytes: u64) -> Option<RawPosition> {
+        if !self.reads_unflushed() {
+            return None;
+        }
+        let is_at_end = {
+            let written = self.shared.written.lock();
+            raw_position(written.number, &written.end) == self.at
+        };
+        if is_at_end {
+            return Some(self.at);
+        }
+        let frames = self.shared.recent.from(self.at, budget_bytes.max(1))?;
+        let (last, durable) = {
+            let published = self.shared.published.lock();
+            (published.last_number(), published.end.offset)
+        };
+        for RecentFrame { from, next, bytes } in frames {
+            self.at = next;
+            out.push(RawItem::Frames {
+                from,
+                next,
+                bytes,
+                durable: next.segment < last || (next.segment == last && next.offset <= durable),
+            });
+        }
+        // A file that is read from again is read from here.
+        let at = self.at;
+        self.place = self.place.take().filter(|place| {
+            place.segment.header.segment_number == at.segment && at.offset >= HEADER_BYTES
+        });
+        if let Some(place) = &mut self.place {
+            place.cursor.jump(at.offset, at.crc, at.lsn.next());
+        }
+        Some(at)
+    }
+}
+
+impl Drop for SegmentRawReader {
+    fn drop(&mut self) {
+        if self.limit == RawLimit::Written {
+            self.shared.recent.end();
+        }
     }
 }
 

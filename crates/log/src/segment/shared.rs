@@ -14,6 +14,7 @@ use super::SegmentConfig;
 use super::compress::ChunkTable;
 use super::format::SegmentHeader;
 use super::index::{End, Run, SegmentIndex};
+use super::recent::Recent;
 use crate::clock::Clock;
 use crate::contract::{EpochRecord, LogError, TailPosition};
 use crate::disk::Disk;
@@ -172,6 +173,8 @@ pub struct Shared {
     pub published: Mutex<Published>,
     /// Locked after `published`, where both are.
     pub written: Mutex<Written>,
+    /// What was written last, for raw readers.
+    pub recent: Recent,
     /// Told of everything written and published.
     pub watcher: RwLock<Option<RawWatcher>>,
     /// Whether the log follows another and takes no appends.

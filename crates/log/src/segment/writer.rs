@@ -302,12 +302,14 @@ impl Writer {
             .written_bytes
             .fetch_add(length, Ordering::Relaxed);
         self.unflushed_bytes += length;
+        let from = self.position();
         self.end = End {
             offset: self.end.offset + length,
             crc,
             next_lsn: self.end.next_lsn.plus(count),
             timestamp_ms: self.timestamp_ms,
         };
+        self.shared.recent.push(from, self.position(), &self.frame);
         self.shared.note_written(self.end);
         Ok(())
     }

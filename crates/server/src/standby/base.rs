@@ -17,7 +17,7 @@ use super::channel::{ChannelError, Incoming, Outgoing};
 use super::copies::{Copied, Copies};
 use super::received::measure_first;
 use super::slots::{State, TooMany};
-use super::wire::{BaseHave, Identity, ToPrimary, ToStandby, Verdict};
+use super::wire::{BaseHave, Identity, ToPrimary, ToStandby, Verdict, Wanted};
 
 /// Bytes of a file per message: what is under way when a connection breaks comes again.
 const CHUNK: usize = 256 << 10;
@@ -345,6 +345,7 @@ async fn send_log(
         timestamp_ms: tail.timestamp_ms.0,
         leads: 0,
         sent_ms: 0,
+        wanted: Wanted::default(),
     })
     .await?;
     Ok(bytes)

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`wire`] has the words, [`channel`] carries them, [`handshake`] settles who is who and
-//! [`verdict`] what becomes of the standby's log. [`sender`] and [`receiver`] stream; [`base`] and
+//! [`verdict`] what becomes of the standby's log. [`sender`] and [`receiver`] stream, [`progress`] says when what is told; [`base`] and
 //! [`install`] copy a whole node. [`sync`] is what commits wait for, [`slots`] what is kept for whom.
 //! [`promote`] changes roles while the node serves; what needs the engine closed (following another
 //! node, cutting a diverged tail, a base backup) is asked for with [`Replication::restart`] and done
@@ -30,6 +30,7 @@ pub mod install;
 pub mod life;
 pub mod names;
 pub mod peers;
+pub mod progress;
 pub mod promote;
 pub mod received;
 pub mod receiver;

@@ -18,10 +18,11 @@ use springhead_engine::follow::Follower;
 use springhead_log::{EpochRecord, FollowError, LogError};
 use springhead_proto::{Epoch, Lsn};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::channel::{ChannelError, Incoming, Outgoing};
 use super::handshake::{Connected, HandshakeError, Own, connect};
+use super::progress::Teller;
 use super::wire::{MAX_ENDS, Progress, Purpose, ToPrimary, ToStandby, Verdict};
 use super::{Replication, Restart};
 use crate::vote::Voting;
@@ -80,14 +81,19 @@ pub fn start(
     replication: &Arc<Replication>,
     upstream: String,
 ) -> Result<Running, springhead_engine::EngineError> {
-    let progress = Arc::new(watch::Sender::new(Progress::default()));
-    let applier = Applier::start(replication, Arc::clone(&progress))?;
+    let follower = replication.engine.follower()?;
+    let teller = Arc::new(Teller::new(Progress {
+        written: replication.raw().identity().written.lsn,
+        flushed: Lsn::ZERO,
+        applied: follower.position(),
+    }));
+    let applier = Applier::start(replication, follower, Arc::clone(&teller))?;
     let (stop, stopped) = watch::channel(false);
     let writing = Arc::new(tokio::sync::Mutex::new(()));
     let follow = Follow {
         replication: Arc::clone(replication),
         writing: Arc::clone(&writing),
-        progress,
+        teller,
         news: Arc::clone(&applier.news),
     };
     let task = tokio::spawn(follow.run(upstream, stopped));
@@ -102,7 +108,7 @@ pub fn start(
 struct Follow {
     replication: Arc<Replication>,
     writing: Arc<tokio::sync::Mutex<()>>,
-    progress: Arc<watch::Sender<Progress>>,
+    teller: Arc<Teller>,
     news: Arc<News>,
 }
 
@@ -247,8 +253,9 @@ impl Follow {
         let (queue, messages) = mpsc::channel(QUEUE);
         let writer = Writer {
             replication: Arc::clone(&self.replication),
-            progress: Arc::clone(&self.progress),
+            teller: Arc::clone(&self.teller),
             news: Arc::clone(&self.news),
+            announced: Cell::new(Lsn::ZERO),
             caught_up_at: Cell::new(identity.is_primary.then_some(identity.durable)),
             ancestors: identity.epochs.clone(),
         };
@@ -284,9 +291,11 @@ impl Follow {
                 timestamp_ms,
                 leads,
                 sent_ms,
+                wanted,
                 ..
             } = &message
             {
+                self.teller.is_asked(*wanted);
                 self.promise(|voting| voting.heard(*leads, *sent_ms))?;
                 let (durable, timestamp_ms) = (*durable, *timestamp_ms);
                 self.replication.upstream.send_modify(|state| {
@@ -305,7 +314,7 @@ impl Follow {
 
     async fn answer(&self, mut out: Outgoing<ToPrimary>, number: u32) -> Result<(), FollowEnd> {
         let heartbeat = self.replication.options.heartbeat;
-        let mut progress = self.progress.subscribe();
+        let mut progress = self.teller.subscribe();
         loop {
             let now = *progress.borrow_and_update();
             let epoch: Epoch = self.replication.engine.log().tail().epoch;
@@ -330,10 +339,8 @@ impl Follow {
                     state.problem = None;
                 }
             });
-            tokio::select! {
-                _ = progress.changed() => {}
-                () = sleep_until(Instant::now() + heartbeat) => {}
-            }
+            let beat_at = Instant::now() + heartbeat;
+            self.teller.wait(&mut progress, now, beat_at).await;
         }
     }
 }
@@ -341,8 +348,10 @@ impl Follow {
 /// Writes what comes to the log.
 struct Writer {
     replication: Arc<Replication>,
-    progress: Arc<watch::Sender<Progress>>,
+    teller: Arc<Teller>,
     news: Arc<News>,
+    /// The last LSN that was announced on this connection.
+    announced: Cell<Lsn>,
     /// What a primary had durable when this connection began, or when the other node said on it that it
     /// had been elected: with it nothing is in doubt. A standby that passes the log on may lack what this
     /// one has acknowledged itself.
@@ -406,19 +415,14 @@ impl Writer {
             _ => return Err("a message of another conversation".to_owned()),
         };
         let position = written.map_err(|error| self.failed(error))?;
-        self.progress.send_modify(|progress| {
-            progress.written = position.lsn;
-        });
+        self.teller.wrote(position.lsn);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), String> {
         let log = self.replication.raw();
         let position = log.follow_flush().map_err(|error| self.failed(error))?;
-        self.progress.send_modify(|progress| {
-            progress.written = progress.written.max(position.lsn);
-            progress.flushed = position.lsn;
-        });
+        self.teller.flushed(position.lsn);
         if self.caught_up_at.get().is_some_and(|at| position.lsn >= at) {
             let settled = self.replication.settle_doubt();
             settled.map_err(|error| format!("role.json: {error}"))?;
@@ -433,6 +437,11 @@ impl Writer {
         let log = self.replication.raw();
         log.announce(durable).map_err(|error| self.failed(error))?;
         self.news.tell();
+        let is_heartbeat = self.announced.replace(durable) == durable;
+        if is_heartbeat && self.replication.voting.is_some() {
+            // That it was heard is what a lease rests on; nothing else has to be told.
+            self.teller.tell_now();
+        }
         Ok(())
     }
 
@@ -478,20 +487,14 @@ struct Applier {
 impl Applier {
     fn start(
         replication: &Arc<Replication>,
-        progress: Arc<watch::Sender<Progress>>,
+        follower: Follower,
+        teller: Arc<Teller>,
     ) -> Result<Applier, springhead_engine::EngineError> {
-        let follower = replication.engine.follower()?;
-        let flushed = replication.raw().identity().written.lsn;
-        progress.send_replace(Progress {
-            written: flushed,
-            flushed: Lsn::ZERO,
-            applied: follower.position(),
-        });
         let news = Arc::new(News::default());
         let (told, engine) = (Arc::clone(&news), replication.engine.clone());
         let thread = std::thread::Builder::new()
             .name("applier".to_owned())
-            .spawn(move || apply(follower, &engine, &told, &progress))
+            .spawn(move || apply(follower, &engine, &told, &teller))
             .map_err(|error| springhead_engine::EngineError::Io {
                 operation: "start",
                 path: "the applier's thread".to_owned(),
@@ -508,21 +511,10 @@ impl Applier {
     }
 }
 
-fn apply(
-    mut follower: Follower,
-    engine: &springhead_engine::Engine,
-    news: &News,
-    progress: &watch::Sender<Progress>,
-) {
+fn apply(mut follower: Follower, engine: &springhead_engine::Engine, news: &News, teller: &Teller) {
     loop {
         match follower.step() {
-            Ok(applied) => {
-                progress.send_if_modified(|progress| {
-                    let moves = progress.applied != applied;
-                    progress.applied = applied;
-                    moves
-                });
-            }
+            Ok(applied) => teller.applied(applied),
             Err(error) => {
                 engine.poison(format!("the state cannot follow the log: {error}"));
                 return;

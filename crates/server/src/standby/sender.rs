@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use springhead_log::{LogError, RawItem, RawLimit};
+use springhead_log::{LogError, RawItem, RawLimit, TailPosition};
 use springhead_proto::{Epoch, Lsn};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::channel::{ChannelError, Incoming, Outgoing};
 use super::handshake::{Accepted, HandshakeError, Own, accept};
 use super::slots::{State, TooMany};
-use super::wire::{Identity, Purpose, ToPrimary, ToStandby, Verdict};
+use super::wire::{Identity, Purpose, ToPrimary, ToStandby, Verdict, Wanted};
 use super::{Replication, base, verdict};
 
 /// Log that is read and sent in one go.
@@ -142,6 +142,7 @@ async fn send_log(
     let name = &standby.name;
     let mut moved = replication.watch_log();
     let mut hand_over = replication.hand_over.subscribe();
+    let mut wants = replication.synchrony.watch_wanted();
     let mut reader = tokio::task::block_in_place(|| {
         replication
             .raw()
@@ -150,6 +151,7 @@ async fn send_log(
     let heartbeat = replication.options.heartbeat;
     let mut beat_at = Instant::now();
     let mut announced = Lsn::ZERO;
+    let mut told = Wanted::default();
     let mut sent = standby.written;
     loop {
         if !replication.slots.is_current(name, connection) {
@@ -157,30 +159,31 @@ async fn send_log(
         }
         moved.mark_unchanged();
         let mut items = Vec::new();
-        let reached = tokio::task::block_in_place(|| reader.read(&mut items, SEND_BYTES))?;
+        let reached = match reader.read_recent(&mut items, SEND_BYTES) {
+            Some(reached) => reached,
+            None => tokio::task::block_in_place(|| reader.read(&mut items, SEND_BYTES))?,
+        };
         // Looked at after the read: everything that it yielded as durable is at or before it.
         let tail = replication.engine.log().tail();
+        let mut bytes = 0;
         for item in items {
+            bytes += item.bytes().len() as u64;
             out.feed(&message(item, tail.epoch)).await?;
         }
         let is_due = Instant::now() >= beat_at;
-        if tail.durable > announced || is_due {
-            announced = tail.durable;
+        let wanted = replication.synchrony.wanted();
+        if tail.durable > announced || wanted != told || is_due {
+            (announced, told) = (tail.durable, wanted);
             beat_at = Instant::now() + heartbeat;
-            let voting = replication.voting.as_ref();
-            out.feed(&ToStandby::Announce {
-                epoch: tail.epoch,
-                durable: tail.durable,
-                timestamp_ms: tail.timestamp_ms.0,
-                leads: voting.map_or(0, |voting| voting.leads()),
-                sent_ms: voting.map_or(0, |voting| voting.now_ms()),
-            })
-            .await?;
+            out.feed(&announcement(replication, &tail, wanted)).await?;
         }
         out.flush().await?;
-        replication.slots.sent(name, connection, reached.lsn);
         if reached != sent {
             sent = reached;
+            replication.slots.sent(name, connection, reached.lsn);
+        }
+        if bytes >= SEND_BYTES {
+            // There may be more.
             continue;
         }
         let asked = hand_over.borrow_and_update().clone();
@@ -194,8 +197,21 @@ async fn send_log(
         tokio::select! {
             _ = moved.changed() => {}
             _ = hand_over.changed() => {}
+            _ = wants.changed() => {}
             () = sleep_until(beat_at) => {}
         }
+    }
+}
+
+fn announcement(replication: &Replication, tail: &TailPosition, wanted: Wanted) -> ToStandby {
+    let voting = replication.voting.as_ref();
+    ToStandby::Announce {
+        epoch: tail.epoch,
+        durable: tail.durable,
+        timestamp_ms: tail.timestamp_ms.0,
+        leads: voting.map_or(0, |voting| voting.leads()),
+        sent_ms: voting.map_or(0, |voting| voting.now_ms()),
+        wanted,
     }
 }
 

@@ -12,11 +12,14 @@ use parking_lot::Mutex;
 use springhead_engine::confirm::{CommitGate, Confirmation, SyncLevel};
 use springhead_engine::horizon::Horizon;
 use springhead_proto::{ErrorCode, Lsn, SqlError};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::names::SynchronousStandbys;
-use super::wire::Progress;
+use super::wire::{Progress, Wanted};
 use crate::vote::Voting;
+
+/// What nobody has waited for within this time, standbys need not tell at once.
+const WANTED_FOR: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 pub struct Synchrony {
@@ -29,7 +32,19 @@ pub struct Synchrony {
     /// Where nodes vote: a commit also waits for every node in sync.
     voting: Option<Arc<Voting>>,
     state: Mutex<State>,
-    confirmed: watch::Sender<Confirmed>,
+    confirmed: Mutex<Confirmed>,
+    /// Commits that are durable here and not safe enough yet. Locked before `confirmed` where both are.
+    waiting: Mutex<Vec<Waiting>>,
+    /// What commits wait for of late, as far as senders have to be told at once: what is added.
+    wanted: watch::Sender<Wanted>,
+}
+
+/// A commit that waits; each is woken by itself, once and not before it is safe.
+struct Waiting {
+    lsn: Lsn,
+    level: SyncLevel,
+    /// Told whether the node is still the primary.
+    done: oneshot::Sender<bool>,
 }
 
 struct State {
@@ -38,6 +53,9 @@ struct State {
     begun: bool,
     /// Since when somebody waits for something that no standby acknowledges.
     waiting_since: Option<Instant>,
+    /// When a commit last waited for what a standby had written, and for what it had applied.
+    wanted_written: Option<Instant>,
+    wanted_applied: Option<Instant>,
     /// What the votes said last: up to where the nodes in sync have the log, and whether there is a lease.
     followed: Option<(Lsn, bool)>,
 }
@@ -83,9 +101,13 @@ impl Synchrony {
             state: Mutex::new(State {
                 begun: false,
                 waiting_since: None,
+                wanted_written: None,
+                wanted_applied: None,
                 followed: None,
             }),
-            confirmed: watch::Sender::new(Confirmed::default()),
+            confirmed: Mutex::default(),
+            waiting: Mutex::default(),
+            wanted: watch::Sender::default(),
         })
     }
 
@@ -104,8 +126,66 @@ impl Synchrony {
         }
         state.followed = now;
         drop(state);
-        self.confirmed.send_modify(|_| ());
+        self.wake();
         self.move_horizon();
+    }
+
+    /// What standbys should tell at once.
+    pub fn wanted(&self) -> Wanted {
+        let of_late = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < WANTED_FOR);
+        let state = self.state.lock();
+        let now = Wanted {
+            written: of_late(state.wanted_written),
+            applied: of_late(state.wanted_applied),
+        };
+        drop(state);
+        // Nobody is told of what is not wanted any more: that is no hurry.
+        self.wanted.send_if_modified(|wanted| {
+            *wanted = now;
+            false
+        });
+        now
+    }
+
+    /// Tells when [`Synchrony::wanted`] has more.
+    pub fn watch_wanted(&self) -> watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+
+    /// A commit begins to wait at `level`.
+    fn note_wait(&self, level: SyncLevel) {
+        let mut state = self.state.lock();
+        // Whatever the votes say next is told to it.
+        state.followed = None;
+        let (written, applied) = (SyncLevel::RemoteWrite, SyncLevel::RemoteApply);
+        let at = match level {
+            level if level == written => &mut state.wanted_written,
+            level if level == applied => &mut state.wanted_applied,
+            _ => return,
+        };
+        *at = Some(Instant::now());
+        drop(state);
+        self.wanted.send_if_modified(|wanted| {
+            let before = *wanted;
+            wanted.written |= level == written;
+            wanted.applied |= level == applied;
+            *wanted != before
+        });
+    }
+
+    /// Wakes the commits that are safe by now, or for ever unknown.
+    fn wake(&self) {
+        let mut waiting = self.waiting.lock();
+        let confirmed = self.confirmed();
+        let is_over = |waits: &mut Waiting| {
+            confirmed.retired
+                || waits.done.is_closed()
+                || self.is_safe(&confirmed, waits.lsn, waits.level)
+        };
+        for over in waiting.extract_if(.., is_over) {
+            // Whoever was cancelled does not hear it.
+            let _ = over.done.send(!confirmed.retired);
+        }
     }
 
     /// Whether a commit is as safe as `level` asks.
@@ -128,14 +208,13 @@ impl Synchrony {
             voting.begin(end);
         }
         self.state.lock().begun = true;
-        self.confirmed.send_modify(|confirmed| {
-            *confirmed = Confirmed {
-                written: end,
-                flushed: end,
-                applied: end,
-                ..Confirmed::default()
-            };
-        });
+        *self.confirmed.lock() = Confirmed {
+            written: end,
+            flushed: end,
+            applied: end,
+            ..Confirmed::default()
+        };
+        self.wake();
         self.move_horizon();
     }
 
@@ -156,16 +235,18 @@ impl Synchrony {
             of(|progress| progress.flushed),
             of(|progress| progress.applied),
         );
-        let moved = self.confirmed.send_if_modified(|confirmed| {
+        let moved = {
+            let mut confirmed = self.confirmed.lock();
             let before = *confirmed;
             // What was confirmed stays so, also when who confirmed it goes.
             confirmed.written = confirmed.written.max(written);
             confirmed.flushed = confirmed.flushed.max(flushed);
             confirmed.applied = confirmed.applied.max(applied);
             *confirmed != before
-        });
+        };
         if moved {
             self.state.lock().waiting_since = None;
+            self.wake();
             self.move_horizon();
         }
     }
@@ -177,7 +258,7 @@ impl Synchrony {
         if self.names.is_empty() {
             return None;
         }
-        let confirmed = *self.confirmed.borrow();
+        let confirmed = self.confirmed();
         let mut state = self.state.lock();
         if confirmed.at(self.level) >= end {
             state.waiting_since = None;
@@ -196,7 +277,8 @@ impl Synchrony {
             return None;
         }
         self.state.lock().waiting_since = None;
-        self.confirmed.send_modify(|confirmed| {
+        {
+            let mut confirmed = self.confirmed.lock();
             confirmed.alone = alone;
             if !alone {
                 // What was answered alone is the past, and was shown.
@@ -204,7 +286,8 @@ impl Synchrony {
                 confirmed.flushed = confirmed.flushed.max(end);
                 confirmed.applied = confirmed.applied.max(end);
             }
-        });
+        }
+        self.wake();
         self.move_horizon();
         Some(alone)
     }
@@ -218,18 +301,18 @@ impl Synchrony {
 
     /// Nobody's commit is confirmed any more: another node may be the primary.
     pub fn retire(&self) {
-        self.confirmed
-            .send_modify(|confirmed| confirmed.retired = true);
+        self.confirmed.lock().retired = true;
+        self.wake();
     }
 
     /// What enough standbys have now.
     pub fn confirmed(&self) -> Confirmed {
-        *self.confirmed.borrow()
+        *self.confirmed.lock()
     }
 
     /// Feeds show what is confirmed at the server's own level.
     fn move_horizon(&self) {
-        let confirmed = *self.confirmed.borrow();
+        let confirmed = self.confirmed();
         let by_names = if self.names.is_empty() || !self.level.is_remote() || confirmed.alone {
             Lsn::MAX
         } else {
@@ -259,27 +342,34 @@ impl CommitGate for Gate {
             None if synchrony.names.is_empty() => return None,
             None => {}
         }
-        if synchrony.is_safe(&synchrony.confirmed.borrow(), lsn, level) {
-            return None;
-        }
-        // Whatever the votes say next is told to it.
-        synchrony.state.lock().followed = None;
-        let mut confirmed = synchrony.confirmed.subscribe();
-        Some(Box::pin(async move {
-            let reached = confirmed
-                .wait_for(|confirmed| confirmed.retired || synchrony.is_safe(confirmed, lsn, level))
-                .await
-                .map(|confirmed| confirmed.retired);
-            match reached {
-                Ok(false) => Ok(()),
-                Ok(true) | Err(_) => Err(SqlError::new(
-                    ErrorCode::OutcomeUnknown,
-                    format!(
-                        "this node is no longer the primary: the commit is durable here at LSN {lsn}, and unknown on the new primary"
-                    ),
-                )
-                .with_hint("look on the new primary whether the change is there before you repeat it")),
+        let told = {
+            // Held from the look on: whatever changes after it wakes whoever is in the list by then.
+            let mut waiting = synchrony.waiting.lock();
+            let confirmed = synchrony.confirmed();
+            if synchrony.is_safe(&confirmed, lsn, level) {
+                return None;
             }
+            let (done, told) = oneshot::channel();
+            if confirmed.retired {
+                // Nothing changes any more.
+                drop(done);
+            } else {
+                waiting.push(Waiting { lsn, level, done });
+            }
+            told
+        };
+        synchrony.note_wait(level);
+        Some(Box::pin(async move {
+            if told.await == Ok(true) {
+                return Ok(());
+            }
+            Err(SqlError::new(
+                ErrorCode::OutcomeUnknown,
+                format!(
+                    "this node is no longer the primary: the commit is durable here at LSN {lsn}, and unknown on the new primary"
+                ),
+            )
+            .with_hint("look on the new primary whether the change is there before you repeat it"))
         }))
     }
 }

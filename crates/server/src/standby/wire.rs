@@ -20,7 +20,7 @@ use super::fields::{
 use crate::vote::messages::{Ask, Said, ask, put_ask, put_said, said};
 
 /// The protocol's version: a node speaks with those of its own.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Before a message's fields.
 pub const HEAD_BYTES: usize = 17;
 /// A longer message is not believed.
@@ -100,6 +100,32 @@ pub struct Progress {
     pub written: Lsn,
     pub flushed: Lsn,
     pub applied: Lsn,
+}
+
+/// What of a standby's progress commits wait for, beside what it has flushed: told at once, where all
+/// else is told with the next acknowledgement. A hint; what is acknowledged counts in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    pub written: bool,
+    pub applied: bool,
+}
+
+impl Wanted {
+    const WRITTEN: u8 = 1;
+    const APPLIED: u8 = 2;
+
+    /// As one byte.
+    pub fn bits(self) -> u8 {
+        u8::from(self.written) * Wanted::WRITTEN + u8::from(self.applied) * Wanted::APPLIED
+    }
+
+    /// From its byte; `None` for one that no such has.
+    pub fn from_bits(bits: u8) -> Option<Wanted> {
+        (bits <= Wanted::WRITTEN + Wanted::APPLIED).then_some(Wanted {
+            written: bits & Wanted::WRITTEN != 0,
+            applied: bits & Wanted::APPLIED != 0,
+        })
+    }
 }
 
 /// What the node that connected says.
@@ -201,6 +227,7 @@ pub enum ToStandby {
         leads: u32,
         /// When it was sent, by a clock of the sender's that nobody else can read; it comes back.
         sent_ms: u64,
+        wanted: Wanted,
     },
     /// A base backup begins, or goes on with what is there: its state was taken at or after `start`, and
     /// is whole with the log behind that.
@@ -459,12 +486,14 @@ impl Message for ToStandby {
                 timestamp_ms,
                 leads,
                 sent_ms,
+                wanted,
             } => {
                 out.extend_from_slice(&epoch.0.to_le_bytes());
                 out.extend_from_slice(&durable.0.to_le_bytes());
                 out.extend_from_slice(&timestamp_ms.to_le_bytes());
                 out.extend_from_slice(&leads.to_le_bytes());
                 out.extend_from_slice(&sent_ms.to_le_bytes());
+                out.push(wanted.bits());
             }
             ToStandby::BaseBegin {
                 epochs,
@@ -528,6 +557,7 @@ impl Message for ToStandby {
                 timestamp_ms: input.u64()?,
                 leads: input.u32()?,
                 sent_ms: input.u64()?,
+                wanted: Wanted::from_bits(input.u8()?)?,
             },
             70 => ToStandby::BaseBegin {
                 epochs: input.epochs()?,
@@ -665,6 +695,10 @@ mod tests {
                 timestamp_ms: 1_718_000_000_000,
                 leads: 3,
                 sent_ms: 70_000,
+                wanted: Wanted {
+                    written: false,
+                    applied: true,
+                },
             },
             ToStandby::BaseBegin {
                 epochs: vec![record(1)],
