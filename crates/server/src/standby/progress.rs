@@ -34,12 +34,23 @@ impl Teller {
         }
     }
 
-    /// The log is written up to `lsn`.
+    /// The log is written up to `lsn`. Whoever writes tells that itself, if [it is
+    /// wanted](Teller::written_is_wanted).
     pub fn wrote(&self, lsn: Lsn) {
         self.progress.send_if_modified(|progress| {
             progress.written = lsn;
-            self.written_is_wanted.load(Ordering::Acquire)
+            false
         });
+    }
+
+    /// Whether commits wait for what is written.
+    pub fn written_is_wanted(&self) -> bool {
+        self.written_is_wanted.load(Ordering::Acquire)
+    }
+
+    /// How far it is.
+    pub fn now(&self) -> Progress {
+        *self.progress.borrow()
     }
 
     /// The log is flushed up to `lsn`.

@@ -1,23 +1,25 @@
-//! A standby's side: follows its upstream, over and over, until it is told to stop. What comes is
-//! checked and written by one thread, applied by another; a task each reads and answers the socket.
+//! A standby's side: follows its upstream, over and over, until it is told to stop. One thread reads the
+//! socket, checks, writes, flushes and answers, with a runtime of its own, since it waits for the disk most
+//! of the time and hands nothing to anybody; another thread applies.
 //!
 //! ```text
-//! socket ──► read ──► [messages] ──► writer: write, say so, flush, say so, announce ──► applier
-//!    ▲                                             │                                       │
-//!    └───────── answer: progress, heartbeat ◄──────┴───────────────────────────────────────┘
+//! socket ──► receiver: take all that is there, write, flush, say so, announce ──► applier
+//!    ▲          │                                                                    │
+//!    └──────────┴──────────────── progress, heartbeat ◄──────────────────────────────┘
 //! ```
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::{Condvar, Mutex};
 use springhead_engine::follow::Follower;
 use springhead_log::{EpochRecord, FollowError, LogError};
 use springhead_proto::{Epoch, Lsn};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::channel::{ChannelError, Incoming, Outgoing};
@@ -27,8 +29,8 @@ use super::wire::{MAX_ENDS, Progress, Purpose, ToPrimary, ToStandby, Verdict};
 use super::{Replication, Restart};
 use crate::vote::Voting;
 
-/// Messages read ahead of the writer; each has about a megabyte at most.
-const QUEUE: usize = 32;
+/// Log that shares a flush, where so much has come.
+const BATCH_BYTES: usize = 16 << 20;
 /// Between attempts to reach the upstream.
 const RETRY: Duration = Duration::from_millis(500);
 /// Frame ends that are told, so that the other side finds the last one that both have.
@@ -37,9 +39,7 @@ const ENDS: usize = 64;
 /// A standby at work; stopped, it has written its last byte to the log.
 pub struct Running {
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<()>,
-    /// Held by whoever writes to the log.
-    writing: Arc<tokio::sync::Mutex<()>>,
+    thread: JoinHandle<()>,
     applier: Applier,
 }
 
@@ -47,12 +47,12 @@ impl Running {
     /// Ends it; when this returns nothing writes to the log or the state any more.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
-        // A panic in it is an end, too.
-        let _ = self.task.await;
-        // Its writer ends once it has written what had come.
-        drop(self.writing.lock().await);
-        let applier = self.applier;
-        let _ = tokio::task::spawn_blocking(move || applier.stop()).await;
+        let stopping = move || {
+            // A panic in it is an end, too.
+            let _ = self.thread.join();
+            self.applier.stop();
+        };
+        let _ = tokio::task::spawn_blocking(stopping).await;
     }
 }
 
@@ -89,25 +89,57 @@ pub fn start(
     }));
     let applier = Applier::start(replication, follower, Arc::clone(&teller))?;
     let (stop, stopped) = watch::channel(false);
-    let writing = Arc::new(tokio::sync::Mutex::new(()));
     let follow = Follow {
         replication: Arc::clone(replication),
-        writing: Arc::clone(&writing),
+        runtime: Handle::current(),
         teller,
         news: Arc::clone(&applier.news),
     };
-    let task = tokio::spawn(follow.run(upstream, stopped));
-    Ok(Running {
-        stop,
-        task,
-        writing,
-        applier,
-    })
+    let thread = std::thread::Builder::new()
+        .name("receiver".to_owned())
+        .spawn(move || receive(follow, upstream, stopped));
+    match thread {
+        Ok(thread) => Ok(Running {
+            stop,
+            thread,
+            applier,
+        }),
+        Err(error) => {
+            applier.stop();
+            Err(no_thread("receiver", error))
+        }
+    }
+}
+
+fn no_thread(name: &str, error: std::io::Error) -> springhead_engine::EngineError {
+    springhead_engine::EngineError::Io {
+        operation: "start",
+        path: format!("the {name}'s thread"),
+        error,
+    }
+}
+
+fn receive(follow: Follow, upstream: String, stopped: watch::Receiver<bool>) {
+    match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => {
+            runtime.block_on(follow.run(upstream, stopped));
+            // A name may still be looked up.
+            runtime.shutdown_background();
+        }
+        Err(error) => {
+            let engine = &follow.replication.engine;
+            engine.poison(format!("a standby cannot receive: {error}"));
+        }
+    }
 }
 
 struct Follow {
     replication: Arc<Replication>,
-    writing: Arc<tokio::sync::Mutex<()>>,
+    /// The node's, for what goes on when this has ended.
+    runtime: Handle,
     teller: Arc<Teller>,
     news: Arc<News>,
 }
@@ -154,7 +186,7 @@ impl Follow {
     /// One connection, to its end.
     async fn follow_once(&self, upstream: &mut String) -> Result<(), FollowEnd> {
         let replication = &self.replication;
-        let ends = tokio::task::block_in_place(|| replication.raw().frame_ends(ENDS))
+        let ends = (replication.raw().frame_ends(ENDS))
             .map_err(|error| FollowEnd::Log(error.to_string()))?;
         const { assert!(ENDS <= MAX_ENDS) };
         let own = Own {
@@ -233,7 +265,7 @@ impl Follow {
         } = connected;
         tracing::info!(primary = upstream, name = %identity.name, "following");
         let data_dir = &self.replication.options.data_dir;
-        if let Err(error) = tokio::task::block_in_place(|| super::install::forget(data_dir)) {
+        if let Err(error) = super::install::forget(data_dir) {
             // It takes room, and harms nobody.
             tracing::warn!(%error, "a base backup that was not completed stays");
         }
@@ -250,143 +282,161 @@ impl Follow {
         self.replication
             .engine
             .set_primary_address(Some(address.into()));
-        let (queue, messages) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            replication: Arc::clone(&self.replication),
-            teller: Arc::clone(&self.teller),
-            news: Arc::clone(&self.news),
-            announced: Cell::new(Lsn::ZERO),
-            caught_up_at: Cell::new(identity.is_primary.then_some(identity.durable)),
-            ancestors: identity.epochs.clone(),
+        let session = Session {
+            follow: self,
+            out,
+            number: identity.epoch_number(),
+            announced: Lsn::ZERO,
+            caught_up_at: identity.is_primary.then_some(identity.durable),
+            ancestors: identity.epochs,
         };
-        // That of a connection before this one may still be at work.
-        let turn = Arc::clone(&self.writing).lock_owned().await;
-        // A thread of its own: it waits for the disk most of the time.
-        let writing = tokio::task::spawn_blocking(move || {
-            let ended = writer.run(messages);
-            drop(turn);
-            ended
-        });
-        let ended = tokio::select! {
-            ended = self.read(incoming, queue) => ended,
-            ended = self.answer(out, identity.epoch_number()) => ended,
-        };
-        // The queue's other end is gone: it ends after what it has.
-        match writing.await {
-            Ok(Ok(())) => ended,
-            Ok(Err(error)) => Err(FollowEnd::Log(error)),
-            Err(error) => Err(FollowEnd::Log(error.to_string())),
-        }
-    }
-
-    async fn read(
-        &self,
-        mut incoming: Incoming<ToStandby>,
-        queue: mpsc::Sender<ToStandby>,
-    ) -> Result<(), FollowEnd> {
-        loop {
-            let message = incoming.receive().await?;
-            if let ToStandby::Announce {
-                durable,
-                timestamp_ms,
-                leads,
-                sent_ms,
-                wanted,
-                ..
-            } = &message
-            {
-                self.teller.is_asked(*wanted);
-                self.promise(|voting| voting.heard(*leads, *sent_ms))?;
-                let (durable, timestamp_ms) = (*durable, *timestamp_ms);
-                self.replication.upstream.send_modify(|state| {
-                    state.durable = durable;
-                    state.timestamp_ms = timestamp_ms;
-                });
-            }
-            if let ToStandby::HandOver { end } = &message {
-                super::promote::take_over(&self.replication, *end);
-            }
-            if queue.send(message).await.is_err() {
-                return Err(FollowEnd::Stopped);
-            }
-        }
-    }
-
-    async fn answer(&self, mut out: Outgoing<ToPrimary>, number: u32) -> Result<(), FollowEnd> {
-        let heartbeat = self.replication.options.heartbeat;
-        let mut progress = self.teller.subscribe();
-        loop {
-            let now = *progress.borrow_and_update();
-            let epoch: Epoch = self.replication.engine.log().tail().epoch;
-            let voting = self.replication.voting.as_ref();
-            let number = voting.map_or(number, |voting| voting.followed().max(number));
-            // The fence: from the moment that a newer epoch was promised.
-            if self.replication.has_promised_beyond(number) {
-                return Err(FollowEnd::Refused(
-                    "a newer epoch has been promised to another".to_owned(),
-                ));
-            }
-            out.send(&ToPrimary::Ack {
-                epoch,
-                progress: now,
-                echo_ms: voting.map_or(0, |voting| voting.echo_ms()),
-            })
-            .await?;
-            self.replication.upstream.send_modify(|state| {
-                state.progress = now;
-                // What broke the last connection off may break this one off, too: until all is here.
-                if now.flushed >= state.durable {
-                    state.problem = None;
-                }
-            });
-            let beat_at = Instant::now() + heartbeat;
-            self.teller.wait(&mut progress, now, beat_at).await;
-        }
+        session.run(incoming).await
     }
 }
 
-/// Writes what comes to the log.
-struct Writer {
-    replication: Arc<Replication>,
-    teller: Arc<Teller>,
-    news: Arc<News>,
-    /// The last LSN that was announced on this connection.
-    announced: Cell<Lsn>,
+/// One connection that streams.
+struct Session<'f> {
+    follow: &'f Follow,
+    out: Outgoing<ToPrimary>,
+    /// The number of the upstream's epoch when it began.
+    number: u32,
+    /// The last LSN that was announced on it.
+    announced: Lsn,
     /// What a primary had durable when this connection began, or when the other node said on it that it
     /// had been elected: with it nothing is in doubt. A standby that passes the log on may lack what this
     /// one has acknowledged itself.
-    caught_up_at: Cell<Option<Lsn>>,
+    caught_up_at: Option<Lsn>,
     /// The histories of the upstream's log when it was found to be one to follow: a standby that was away
     /// for several goes through them all.
     ancestors: Vec<EpochRecord>,
 }
 
-impl Writer {
-    /// Until the queue's other end is gone. The error names what did not fit the log.
-    fn run(self, mut messages: mpsc::Receiver<ToStandby>) -> Result<(), String> {
+impl Session<'_> {
+    async fn run(mut self, mut incoming: Incoming<ToStandby>) -> Result<(), FollowEnd> {
+        let options = &self.follow.replication.options;
+        let (heartbeat, limit) = (options.heartbeat, options.timeout);
+        let teller = Arc::clone(&self.follow.teller);
+        let mut progress = teller.subscribe();
+        let mut heard = Instant::now();
         // What was written and not flushed when the last connection ended.
         self.flush()?;
-        while let Some(first) = messages.blocking_recv() {
-            let mut next = Some(first);
-            let mut durable = None;
-            // All that is here already shares a flush.
-            while let Some(message) = next {
-                self.take(message, &mut durable)?;
-                next = messages.try_recv().ok();
+        loop {
+            let said = *progress.borrow_and_update();
+            self.answer(said).await?;
+            let beat_at = Instant::now() + heartbeat;
+            while !progress.has_changed().unwrap_or(true) {
+                tokio::select! {
+                    biased;
+                    message = incoming.receive() => {
+                        self.take_all(message?, &mut incoming).await?;
+                        // However long that took, the other side was not silent meanwhile.
+                        heard = Instant::now();
+                    }
+                    () = teller.wait(&mut progress, said, beat_at) => break,
+                }
             }
-            self.flush()?;
-            if let Some(durable) = durable {
-                self.announce(durable)?;
+            // Each wait for a message ends with an answer: silence is longer than one of them.
+            if heard.elapsed() >= limit {
+                return Err(ChannelError::Silent(limit).into());
             }
         }
+    }
+
+    async fn answer(&mut self, now: Progress) -> Result<(), FollowEnd> {
+        let replication = &self.follow.replication;
+        let epoch: Epoch = replication.engine.log().tail().epoch;
+        let voting = replication.voting.as_ref();
+        let number = voting.map_or(self.number, |voting| voting.followed().max(self.number));
+        // The fence: from the moment that a newer epoch was promised.
+        if replication.has_promised_beyond(number) {
+            return Err(FollowEnd::Refused(
+                "a newer epoch has been promised to another".to_owned(),
+            ));
+        }
+        let answer = ToPrimary::Ack {
+            epoch,
+            progress: now,
+            echo_ms: voting.map_or(0, |voting| voting.echo_ms()),
+        };
+        self.out.send(&answer).await?;
+        replication.upstream.send_modify(|state| {
+            state.progress = now;
+            // What broke the last connection off may break this one off, too: until all is here.
+            if now.flushed >= state.durable {
+                state.problem = None;
+            }
+        });
         Ok(())
     }
 
-    fn take(&self, message: ToStandby, durable: &mut Option<Lsn>) -> Result<(), String> {
-        let log = self.replication.raw();
+    /// Takes a message and all others that are here already: they share a flush.
+    async fn take_all(
+        &mut self,
+        first: ToStandby,
+        incoming: &mut Incoming<ToStandby>,
+    ) -> Result<(), FollowEnd> {
+        let (mut durable, mut hand_over) = (None, None);
+        let (mut bytes, mut ended) = (0, Ok(()));
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match &message {
+                ToStandby::Frames { bytes: frames, .. } => bytes += frames.len(),
+                ToStandby::HandOver { end } => hand_over = Some(*end),
+                _ => self.hear(&message)?,
+            }
+            self.take(message, &mut durable).map_err(FollowEnd::Log)?;
+            next = match (bytes < BATCH_BYTES).then(|| incoming.receive().now_or_never()) {
+                Some(Some(Ok(message))) => Some(message),
+                Some(Some(Err(error))) => {
+                    // What has come before counts.
+                    ended = Err(error);
+                    None
+                }
+                Some(None) | None => None,
+            };
+        }
+        if bytes > 0 && self.follow.teller.written_is_wanted() {
+            self.answer(self.follow.teller.now()).await?;
+        }
+        self.flush()?;
+        if let Some(durable) = durable {
+            self.announce(durable).map_err(FollowEnd::Log)?;
+        }
+        if let Some(end) = hand_over {
+            // It ends this following, and goes on.
+            let _runtime = self.follow.runtime.enter();
+            super::promote::take_over(&self.follow.replication, end);
+        }
+        ended.map_err(FollowEnd::Channel)
+    }
+
+    /// What an announcement says of the other node.
+    fn hear(&self, message: &ToStandby) -> Result<(), FollowEnd> {
+        let ToStandby::Announce {
+            durable,
+            timestamp_ms,
+            leads,
+            sent_ms,
+            wanted,
+            ..
+        } = message
+        else {
+            return Ok(());
+        };
+        self.follow.teller.is_asked(*wanted);
+        (self.follow).promise(|voting| voting.heard(*leads, *sent_ms))?;
+        self.follow.replication.upstream.send_modify(|state| {
+            state.durable = *durable;
+            state.timestamp_ms = *timestamp_ms;
+        });
+        Ok(())
+    }
+
+    fn take(&mut self, message: ToStandby, durable: &mut Option<Lsn>) -> Result<(), String> {
+        let log = self.follow.replication.raw();
         let written = match message {
             ToStandby::Segment { header, epoch } => {
-                let promised = self.replication.promised();
+                let promised = self.follow.replication.promised();
                 if epoch.number < promised {
                     let own = log.identity().epochs;
                     let mut known = own.iter().chain(&self.ancestors);
@@ -405,8 +455,8 @@ impl Writer {
                 leads,
                 ..
             } => {
-                if leads > 0 && self.caught_up_at.get().is_none() {
-                    self.caught_up_at.set(Some(lsn));
+                if leads > 0 && self.caught_up_at.is_none() {
+                    self.caught_up_at = Some(lsn);
                 }
                 *durable = Some(lsn);
                 return Ok(());
@@ -415,39 +465,41 @@ impl Writer {
             _ => return Err("a message of another conversation".to_owned()),
         };
         let position = written.map_err(|error| self.failed(error))?;
-        self.teller.wrote(position.lsn);
+        self.follow.teller.wrote(position.lsn);
         Ok(())
     }
 
-    fn flush(&self) -> Result<(), String> {
-        let log = self.replication.raw();
-        let position = log.follow_flush().map_err(|error| self.failed(error))?;
-        self.teller.flushed(position.lsn);
-        if self.caught_up_at.get().is_some_and(|at| position.lsn >= at) {
-            let settled = self.replication.settle_doubt();
-            settled.map_err(|error| format!("role.json: {error}"))?;
-            if let Some(voting) = &self.replication.voting {
-                voting.caught_up().map_err(|error| error.to_string())?;
+    fn flush(&self) -> Result<(), FollowEnd> {
+        let replication = &self.follow.replication;
+        let flushed = replication.raw().follow_flush();
+        let position = flushed.map_err(|error| FollowEnd::Log(self.failed(error)))?;
+        self.follow.teller.flushed(position.lsn);
+        if self.caught_up_at.is_some_and(|at| position.lsn >= at) {
+            let settled = replication.settle_doubt();
+            settled.map_err(|error| FollowEnd::Log(format!("role.json: {error}")))?;
+            if let Some(voting) = &replication.voting {
+                let caught_up = voting.caught_up();
+                caught_up.map_err(|error| FollowEnd::Log(error.to_string()))?;
             }
         }
         Ok(())
     }
 
-    fn announce(&self, durable: Lsn) -> Result<(), String> {
-        let log = self.replication.raw();
+    fn announce(&mut self, durable: Lsn) -> Result<(), String> {
+        let log = self.follow.replication.raw();
         log.announce(durable).map_err(|error| self.failed(error))?;
-        self.news.tell();
-        let is_heartbeat = self.announced.replace(durable) == durable;
-        if is_heartbeat && self.replication.voting.is_some() {
+        self.follow.news.tell();
+        let is_heartbeat = std::mem::replace(&mut self.announced, durable) == durable;
+        if is_heartbeat && self.follow.replication.voting.is_some() {
             // That it was heard is what a lease rests on; nothing else has to be told.
-            self.teller.tell_now();
+            self.follow.teller.tell_now();
         }
         Ok(())
     }
 
     fn failed(&self, error: FollowError) -> String {
         if let FollowError::Append(springhead_log::AppendError::Poisoned(why)) = &error {
-            self.replication.engine.poison(why.to_string());
+            self.follow.replication.engine.poison(why.to_string());
         }
         error.to_string()
     }
@@ -495,11 +547,7 @@ impl Applier {
         let thread = std::thread::Builder::new()
             .name("applier".to_owned())
             .spawn(move || apply(follower, &engine, &told, &teller))
-            .map_err(|error| springhead_engine::EngineError::Io {
-                operation: "start",
-                path: "the applier's thread".to_owned(),
-                error,
-            })?;
+            .map_err(|error| no_thread("applier", error))?;
         Ok(Applier { news, thread })
     }
 
