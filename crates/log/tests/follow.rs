@@ -390,6 +390,57 @@ fn g5_a_raw_reader_of_what_is_trimmed_is_told() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
+    /// A reader that takes from memory what was just written, and reads the rest from disk, however these
+    /// take turns: the same bytes.
+    #[test]
+    fn g11_what_is_sent_from_memory_is_what_was_written(
+        steps in prop::collection::vec((0u8..8, 1u64..60), 1..60),
+    ) {
+        let pair = Pair::new();
+        let at = pair.follower.identity().written;
+        let mut reader = pair.primary.raw_reader(at, RawLimit::Written).expect("a reader");
+        let mut reached = at;
+        let pass = |items: Vec<RawItem>| {
+            let durable = pair.primary.tail().durable;
+            for item in &items {
+                // Nothing is under way here: all that is whole is durable.
+                if let RawItem::Frames { next, durable: flushed, .. } = item {
+                    assert!(*flushed || next.lsn == durable, "{next:?} of {durable}");
+                }
+                give(&pair.follower, item).expect("taken");
+            }
+        };
+        for (step, amount) in steps {
+            let mut items = Vec::new();
+            match step {
+                0..=2 => _ = append(&pair.primary, amount),
+                3 => _ = pair.primary.begin_epoch().expect("begun"),
+                4 => reached = reader.read(&mut items, amount * 1_000).expect("read"),
+                5..=6 => {
+                    let recent = reader.read_recent(&mut items, amount * 1_000);
+                    prop_assert!(recent.is_some() || items.is_empty());
+                    reached = recent.unwrap_or(reached);
+                }
+                // Written just before, by one who is at the end: that is in memory.
+                _ => {
+                    while reader.read(&mut items, 1 << 20).expect("read") != reached {
+                        reached = items.last().expect("there was more").next();
+                    }
+                    append(&pair.primary, 1);
+                    let segment = pair.primary.identity().written.segment;
+                    let recent = reader.read_recent(&mut items, 1 << 20);
+                    prop_assert!(recent.is_some() || segment != reached.segment);
+                    reached = recent.unwrap_or(reached);
+                }
+            }
+            pass(items);
+        }
+        stream(&pair.primary, &pair.follower);
+        pair.follower.announce(pair.primary.tail().durable).expect("taken");
+        prop_assert_eq!(visible(&pair.follower), visible(&pair.primary));
+        assert_same_bytes(&pair);
+    }
+
     /// Whatever is streamed in whatever pieces over whatever restarts: the same bytes.
     #[test]
     fn g11_any_stream_gives_the_same_log(
