@@ -6,6 +6,7 @@
 //! takes a [`Mark`] before and [`Capture::cut`]s back to it. One capture belongs to one connection,
 //! and both to one writer at a time.
 
+mod labels;
 mod reading;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -345,6 +346,7 @@ impl Capture {
             after,
         );
         self.added(collection);
+        self.label_kind(kind);
     }
 
     /// Adds what the statement has sent to the open commit. A message that is there already is
@@ -463,11 +465,7 @@ impl Capture {
 
     fn added(&mut self, collection: CollectionId) {
         self.count += 1;
-        if collection != CollectionId::NONE
-            && let Err(place) = self.collections.binary_search(&collection)
-        {
-            self.collections.insert(place, collection);
-        }
+        self.label(collection);
         if self.open_bytes() > self.max_bytes && self.failed.is_none() {
             self.failed = Some(
                 SqlError::new(

@@ -130,6 +130,11 @@ impl Published {
         Arc::clone(&self.catalog.load().catalog)
     }
 
+    /// The commit that made [`Published::catalog`]: what comes after it is of no older definitions.
+    pub fn catalog_since(&self) -> Lsn {
+        self.catalog.load().since
+    }
+
     /// The definitions of a snapshot that has just been opened and has everything up to `applied`;
     /// `None` if those that count now are newer than it.
     pub fn catalog_at(&self, applied: Lsn) -> Option<Arc<Catalog>> {

@@ -79,7 +79,7 @@ impl LiveClass {
 }
 
 /// A live query that can be kept true.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LivePlan {
     pub catalog_version: u64,
     pub class: LiveClass,
@@ -101,6 +101,8 @@ pub struct LivePlan {
     pub order: Option<Order>,
     /// The collections it reads, ascending.
     pub reads: Vec<CollectionId>,
+    /// Whether it is made of views or functions too, whose definitions are no collection's.
+    pub names_others: bool,
     /// For joins, unions and groups the tables in FROM; for `Anchored` those of subqueries too.
     pub occurrences: Vec<Occurrence>,
     /// For groups the query for one group, for `Anchored` that for one row of the first table; its key
@@ -216,6 +218,17 @@ impl LivePlan {
         }
     }
 
+    /// Whether it is kept as the other is, by the same queries: all is the same but the catalog's version.
+    #[must_use]
+    pub fn is_kept_as(&self, other: &LivePlan) -> bool {
+        let catalog_version = self.catalog_version;
+        *self
+            == LivePlan {
+                catalog_version,
+                ..other.clone()
+            }
+    }
+
     /// Whether its rows are rows of one table, so that their keys are document ids.
     #[must_use]
     pub fn has_document_ids(&self) -> bool {
@@ -224,7 +237,7 @@ impl LivePlan {
 }
 
 /// Queries for the groups that rows of the first table count in: the key of the row, then the group's.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AnchorGroups {
     /// Of all rows.
     pub all: String,
@@ -235,7 +248,7 @@ pub struct AnchorGroups {
 }
 
 /// One table in FROM.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Occurrence {
     pub collection: CollectionId,
     /// Of a union: which of its parts it is in.

@@ -378,6 +378,8 @@ pub struct Ddl {
     /// Whether they rebuild a table: foreign keys off, legacy_alter_table on, capture off, under a
     /// guard; then the checks below.
     pub rebuilds: bool,
+    /// The tables whose rows get other values in columns that they had, without an image of any.
+    pub converts: Vec<CollectionId>,
     /// After the statements: tables to `foreign_key_check`.
     pub check_foreign_keys: Vec<CollectionId>,
     /// Before the statements: each query must return no row, or its error is the answer. What is

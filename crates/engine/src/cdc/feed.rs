@@ -221,9 +221,7 @@ impl Feed {
         let version = self.tenant.catalog().version;
         let roles_version = self.cdc.engine.roles().version;
         if !self.plan.is_of(&identity, version, roles_version) && !self.is_collection_gone() {
-            self.plan = self
-                .cdc
-                .plan(&self.tenant, self.plan.spec.clone(), &self.reader)?;
+            self.plan = (self.cdc).plan_again(&self.tenant, &self.plan, &self.reader)?;
         }
         Ok(())
     }

@@ -261,6 +261,26 @@ impl Cdc {
         Ok(plan)
     }
 
+    /// The same feed as `reader` may see it now: of the same collection, whatever that is called by now.
+    ///
+    /// # Errors
+    /// As [`Cdc::plan`].
+    pub(crate) fn plan_again(
+        &self,
+        tenant: &Tenant,
+        plan: &FeedPlan,
+        reader: &Reader,
+    ) -> Result<Arc<FeedPlan>, SqlError> {
+        let mut spec = plan.spec.clone();
+        if let Some(named) = plan.table()
+            && let Some(table) = tenant.catalog().table(named.collection())
+            && table.name != named.name
+        {
+            spec.collection = Some(collection_name(&table.name));
+        }
+        self.plan(tenant, spec, reader)
+    }
+
     /// What an identity sees, compiled once for each version of the definitions.
     fn sight(
         &self,

@@ -158,8 +158,11 @@ impl FeedPlan {
     /// The collections whose commits are to be read; empty for all.
     pub(crate) fn collections(&self) -> Vec<CollectionId> {
         self.table()
-            .map(|table| vec![table.collection()])
-            .unwrap_or_default()
+            .map(|table| table.collection())
+            // A definition is a change of the table that it is about.
+            .filter(|collection| *collection != CollectionId::DEFINITIONS)
+            .into_iter()
+            .collect()
     }
 
     pub(crate) fn is_filtered(&self) -> bool {

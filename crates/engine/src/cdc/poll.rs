@@ -309,9 +309,7 @@ impl Poll {
             (self.plan.table()).is_some_and(|table| catalog.table(table.collection()).is_none());
         let roles_version = self.cdc.engine.roles().version;
         if !self.plan.is_of(&identity, catalog.version, roles_version) && !is_gone {
-            self.plan = self
-                .cdc
-                .plan(&self.tenant, self.plan.spec.clone(), &self.reader)?;
+            self.plan = (self.cdc).plan_again(&self.tenant, &self.plan, &self.reader)?;
         }
         Ok(())
     }

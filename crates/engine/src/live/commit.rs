@@ -9,7 +9,8 @@ use springhead_proto::{
     ChangeKind, ChangeRef, Changes, CollectionId, ErrorCode, Row, RowRef, SchemaVersion, SqlError,
     Value,
 };
-use springhead_sql::catalog::Table;
+use springhead_sql::catalog::{Definition, DefinitionRecord, Table};
+use springhead_sql::live::LivePlan;
 
 /// The columns that tables have had.
 pub(crate) type SchemaOf<'s> = &'s mut dyn FnMut(CollectionId, SchemaVersion) -> Option<Arc<Table>>;
@@ -48,8 +49,45 @@ pub(crate) struct TableChange<'a> {
 #[derive(Default)]
 pub(crate) struct CommitChange<'a> {
     pub tables: FxHashMap<CollectionId, TableChange<'a>>,
-    /// Tables whose definitions changed; [`CollectionId::NONE`] for other definitions.
-    pub definitions: Vec<CollectionId>,
+    pub definitions: Vec<Defined>,
+}
+
+/// A definition that a commit has put or dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Defined {
+    /// Its table; [`CollectionId::NONE`] for what is none.
+    pub collection: CollectionId,
+    /// That of the table from there on.
+    pub version: SchemaVersion,
+    /// Rows have other values from there on, and there are no images of that.
+    pub converts: bool,
+    /// It is a view, function or type: what a query is made of beside its tables.
+    pub is_named: bool,
+}
+
+impl Defined {
+    /// Whether a query may mean something else by it.
+    pub(crate) fn concerns(&self, plan: &LivePlan) -> bool {
+        plan.reads.contains(&self.collection) || self.is_named && plan.names_others
+    }
+
+    /// # Errors
+    /// XX001 for damage.
+    pub(crate) fn of(change: &ChangeRef<'_>) -> Result<Defined, SqlError> {
+        let row = change
+            .after
+            .ok_or_else(|| damaged("a definition is missing"))?;
+        let record = DefinitionRecord::from_row(row)?;
+        Ok(Defined {
+            collection: change.collection,
+            version: change.schema_version,
+            converts: record.payload.converts,
+            is_named: matches!(
+                record.payload.definition,
+                Definition::View(_) | Definition::Routine(_) | Definition::Type(_)
+            ),
+        })
+    }
 }
 
 impl<'a> CommitChange<'a> {
@@ -81,7 +119,7 @@ impl<'a> CommitChange<'a> {
         for change in Changes::new(&slice.changes) {
             let change = change.map_err(|error| damaged(&error.to_string()))?;
             match change.kind {
-                ChangeKind::Definition => self.definitions.push(change.collection),
+                ChangeKind::Definition => self.definitions.push(Defined::of(&change)?),
                 ChangeKind::Message | ChangeKind::Sequence => {}
                 _ if wanted(change.collection) => self.add_change(&change, schema, matters)?,
                 _ => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use springhead_proto::{Changes, ErrorCode, Lsn, SqlError};
+use springhead_proto::{Changes, Lsn, SqlError};
 use springhead_sql::live::LivePlan;
 
 use super::commit::CommitChange;
@@ -55,15 +55,7 @@ impl Core {
                 Err(error) => failed.push((id, error)),
             }
         }
-        self.shadow.begin()?;
-        for block in blocks {
-            for change in Changes::new(&block.slice.changes) {
-                let change =
-                    change.map_err(|e| SqlError::new(ErrorCode::Corrupted, e.to_string()))?;
-                self.shadow.apply(&change, lsn)?;
-            }
-        }
-        self.shadow.commit()?;
+        self.shadow.step(blocks, lsn)?;
         for id in ids {
             let Some(before) = befores.remove(&id) else {
                 continue;

@@ -54,13 +54,21 @@ pub(super) enum Kept {
 pub(super) type ByAnchor = FxHashMap<Identity, Vec<(Identity, Row)>>;
 
 /// What a commit has changed of filters, by their numbers.
-#[derive(Default)]
 pub(super) struct Told {
+    lsn: Lsn,
     pub entries: FxHashMap<u64, Result<Vec<Entry>, SqlError>>,
     bytes: usize,
 }
 
 impl Told {
+    fn at(lsn: Lsn) -> Told {
+        Told {
+            lsn,
+            entries: FxHashMap::default(),
+            bytes: 0,
+        }
+    }
+
     fn add(&mut self, id: u64, found: Result<Vec<Entry>, SqlError>) {
         if let Ok(entries) = &found {
             self.bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
@@ -231,7 +239,8 @@ impl Core {
     fn instantiate(&mut self, query: Prepared) -> Result<u64, SqlError> {
         let mut instance = Instance {
             kept: Kept::Nothing,
-            after: self.position,
+            // Until its definitions are those of the commits that come, it has no part in these.
+            after: (self.position).max(self.tenant.published().catalog_since()),
             subscribers: Subscribers::default(),
             query,
         };
@@ -421,7 +430,7 @@ impl Core {
             }
         }
         if !change.definitions.is_empty() {
-            self.follow_definitions(&change.definitions);
+            self.follow_definitions(&change.definitions, lsn);
         }
         change.settle();
         self.commit_rows(&change, lsn);
@@ -432,7 +441,7 @@ impl Core {
     fn commit_rows(&mut self, change: &CommitChange<'_>, lsn: Lsn) {
         // Of earlier commits none is kept, whether or not anyone has asked.
         let before = self.tenant.published().before_truncate.take(lsn);
-        let mut told = Told::default();
+        let mut told = Told::at(lsn);
         for (collection, table) in &change.tables {
             if !self.index.has(*collection) {
                 continue;
@@ -468,7 +477,9 @@ impl Core {
             }
         }
         for (id, rows) in work {
-            let Some(instance) = self.instances.get(&id) else {
+            // What it was planned after is in its first result, and may lack columns that it looks at.
+            let Some(instance) = (self.instances.get(&id)).filter(|one| one.after < told.lsn)
+            else {
                 continue;
             };
             let found = filter_rows(&self.shadow, &instance.query, rows.into_iter());

@@ -5,19 +5,22 @@
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use springhead_proto::{CollectionId, SqlError};
-use springhead_sql::live::{LiveClass, LivePlan};
+use springhead_proto::{CollectionId, Lsn, SchemaVersion, SqlError};
+use springhead_sql::catalog::Table;
+use springhead_sql::live::LiveClass;
 
 use super::LiveError;
 use super::asked::{Asked, Prepared};
+use super::commit::Defined;
 use super::core::{Core, Instance, Kept};
 use super::delta::ResultSet;
 use super::outbox::{LiveEnd, LiveId, Subscribers};
 
 impl Core {
     /// Looks again at what a change of definitions may mean something else for.
-    pub(super) fn follow_definitions(&mut self, definitions: &[CollectionId]) {
-        let touched: FxHashSet<CollectionId> = definitions.iter().copied().collect();
+    pub(super) fn follow_definitions(&mut self, definitions: &[Defined], lsn: Lsn) {
+        let touched: FxHashSet<CollectionId> =
+            (definitions.iter()).map(|one| one.collection).collect();
         let others = touched.contains(&CollectionId::NONE);
         let ids: Vec<u64> = (self.instances.iter())
             .filter(|(_, instance)| {
@@ -27,7 +30,38 @@ impl Core {
             .map(|(id, _)| *id)
             .collect();
         self.look_again(&ids, "definitions that the query depends on have changed");
-        self.renew_copies(&touched);
+        self.end_converted(definitions, lsn);
+        self.renew_copies(definitions, lsn);
+    }
+
+    /// Filters of row images cannot go on where rows have changed without an image, or where a row was
+    /// told from others by another key for a time.
+    fn end_converted(&mut self, definitions: &[Defined], lsn: Lsn) {
+        let converted: FxHashSet<CollectionId> = (definitions.iter())
+            .filter(|one| one.converts || self.is_rekeyed(one))
+            .map(|one| one.collection)
+            .collect();
+        let ids: Vec<u64> = (self.instances.iter())
+            .filter(|(_, instance)| {
+                let plan = instance.query.plan();
+                plan.class == LiveClass::Rows
+                    && lsn > instance.after
+                    && plan.reads.iter().any(|read| converted.contains(read))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let message = "values of the table were converted".to_owned();
+            self.end(id, &LiveEnd::MustRefetch { message });
+        }
+    }
+
+    /// Whether the table had another key before.
+    fn is_rekeyed(&self, one: &Defined) -> bool {
+        let table = |version| self.tenant.schema(one.collection, SchemaVersion(version));
+        let before = one.version.0.checked_sub(1).and_then(table);
+        let now = table(one.version.0);
+        matches!((before, now), (Some(before), Some(now)) if before.key_ids() != now.key_ids())
     }
 
     /// Says what has become of a query that nobody has looked at again since it was planned, if it means
@@ -76,23 +110,31 @@ impl Core {
     fn end_of_change(&self, asked: &Asked, why: &str) -> Option<LiveEnd> {
         match asked.plan_again(&self.engine, &self.tenant) {
             Err(error) => Some(LiveEnd::Failed(error)),
-            Ok((select, _)) if is_same(&select.plan, &asked.plan) => None,
+            Ok((select, _)) if select.plan.is_kept_as(&asked.plan) => None,
             Ok(_) => Some(LiveEnd::MustRefetch {
                 message: why.to_owned(),
             }),
         }
     }
 
-    /// Makes copies anew whose tables have another form now. Their queries go on from what they have
-    /// told: the difference comes once the new copies are reached.
-    fn renew_copies(&mut self, touched: &FxHashSet<CollectionId>) {
+    /// Makes copies anew whose tables have, or had for some of the rows that come, another form. Their
+    /// queries go on from what they have told: the difference comes once the new copies are reached.
+    fn renew_copies(&mut self, definitions: &[Defined], lsn: Lsn) {
         let catalog = self.tenant.catalog();
-        let outdated: Vec<CollectionId> = (touched.iter().copied())
-            .filter(|collection| {
-                self.shadow.has(*collection)
-                    && !(catalog.table(*collection)).is_some_and(|table| self.shadow.fits(table))
+        let mut outdated: Vec<CollectionId> = (definitions.iter())
+            .filter(|one| {
+                // The catalog may be that of a later commit, in which a form that came has gone again.
+                let then = self.tenant.schema(one.collection, one.version);
+                let now = catalog.table(one.collection);
+                let fits =
+                    |table: Option<&Arc<Table>>| table.is_some_and(|table| self.shadow.fits(table));
+                let is_before = (self.shadow.loaded_at(one.collection)).is_some_and(|at| at < lsn);
+                is_before && (one.converts || !fits(then.as_ref()) || !fits(now))
             })
+            .map(|one| one.collection)
             .collect();
+        outdated.sort_unstable();
+        outdated.dedup();
         let mut ids: Vec<u64> = (outdated.iter())
             .filter_map(|collection| self.readers.get(collection))
             .flatten()
@@ -170,15 +212,6 @@ impl Core {
         self.of_subscriber.insert(id, new);
         Ok(true)
     }
-}
-
-fn is_same(a: &LivePlan, b: &LivePlan) -> bool {
-    a.sql == b.sql
-        && a.columns == b.columns
-        && a.parameters == b.parameters
-        && a.key == b.key
-        && a.reads == b.reads
-        && (a.class == LiveClass::Rows) == (b.class == LiveClass::Rows)
 }
 
 #[cfg(test)]

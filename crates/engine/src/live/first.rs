@@ -180,7 +180,7 @@ impl Core {
         now: Lsn,
     ) -> Result<ResultSet, LiveError> {
         let plan = instance.query.plan();
-        let slices = super::resume::read(&self.tenant, cursor, now, &plan.reads, self.limits)?;
+        let slices = super::resume::read(&self.tenant, cursor, now, plan, self.limits)?;
         let mut changes: Vec<ChangeRef<'_>> = Vec::new();
         for slice in &slices {
             for change in Changes::new(&slice.changes) {

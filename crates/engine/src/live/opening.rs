@@ -28,6 +28,9 @@ impl Subscriber {
         wants_rows: bool,
     ) -> Result<Opened, LiveError> {
         let plan = Arc::clone(query.plan());
+        // It is told of what comes after the commit that its definitions are of, and of nothing before.
+        let since = self.tenant.published().catalog_since();
+        self.tenant.when_visible(since).await;
         if !wants_rows && cursor.is_none() && self.tenant.catalog().version == plan.catalog_version
         {
             return Ok(opened(id, plan, self.tenant.visible(), Vec::new()));

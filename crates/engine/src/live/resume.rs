@@ -6,13 +6,14 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use springhead_log::{CommitSlice, LogError, ReadFilter};
 use springhead_proto::{
-    ChangeKind, ChangeRef, CollectionId, Lsn, Row, RowRef, SchemaVersion, SqlError, Value, ValueRef,
+    ChangeKind, ChangeRef, Changes, CollectionId, ErrorCode, Lsn, Row, RowRef, SchemaVersion,
+    SqlError, Value, ValueRef,
 };
 use springhead_sql::catalog::Table;
 use springhead_sql::live::LivePlan;
 
 use super::asked::Prepared;
-use super::commit::CommitChange;
+use super::commit::{CommitChange, Defined};
 use super::core::{entry, filter_rows};
 use super::delta::{Entry, Identity, identity_of};
 use super::index::Index;
@@ -28,7 +29,7 @@ const READ_BYTES: u64 = 4 << 20;
 /// Changes whose rows are held at a time, at most, but for those of one read.
 const WINDOW_CHANGES: u64 = 50_000;
 
-/// The commits after `from` up to `to` that touch `collections`. Blocks on disk.
+/// The commits after `from` up to `to` that touch what a query reads. Blocks on disk.
 ///
 /// # Errors
 /// [`LiveError::Refetch`] when there are more than is worth it; what the log says.
@@ -36,12 +37,15 @@ pub(crate) fn read(
     tenant: &Tenant,
     from: Lsn,
     to: Lsn,
-    collections: &[CollectionId],
+    plan: &LivePlan,
     limits: LiveLimits,
 ) -> Result<Vec<CommitSlice>, LiveError> {
     let mut all = Vec::new();
     let range = (from, to, WINDOW_CHANGES);
-    in_windows(tenant, range, collections, &mut |slices, changes| {
+    in_windows(tenant, range, plan, &mut |slices, changes| {
+        for slice in slices.iter() {
+            expect_no_definition(slice, plan)?;
+        }
         expect_at_most(limits.resume_changes, changes)?;
         all.append(slices);
         Ok(())
@@ -65,12 +69,15 @@ type Window<'w> = &'w mut dyn FnMut(&mut Vec<CommitSlice>, u64) -> Result<(), Li
 fn in_windows(
     tenant: &Tenant,
     (from, to, window): (Lsn, Lsn, u64),
-    collections: &[CollectionId],
+    plan: &LivePlan,
     each: Window<'_>,
 ) -> Result<(), LiveError> {
     let filter = ReadFilter {
         tenant: Some(tenant.id()),
-        collections: collections.to_vec(),
+        collections: match plan.names_others {
+            true => [&[CollectionId::DEFINITIONS][..], &plan.reads].concat(),
+            false => plan.reads.clone(),
+        },
     };
     let mut reader = tenant.shared.log.reader(from.next(), filter).map_err(log)?;
     let mut slices: Vec<CommitSlice> = Vec::new();
@@ -93,7 +100,7 @@ fn in_windows(
     }
 }
 
-/// A change that can be taken back.
+/// A change of rows that can be taken back.
 ///
 /// # Errors
 /// [`LiveError::Refetch`] for one that cannot.
@@ -102,11 +109,29 @@ pub(crate) fn expect_reversible(change: &ChangeRef<'_>) -> Result<(), LiveError>
         ChangeKind::Truncate => Err(LiveError::Refetch(
             "the table has been truncated since the cursor".to_owned(),
         )),
-        ChangeKind::Definition => Err(LiveError::Refetch(
-            "the table's definition has changed since the cursor".to_owned(),
-        )),
         _ => Ok(()),
     }
+}
+
+/// That a slice defines nothing that the query is made of.
+fn expect_no_definition(slice: &CommitSlice, plan: &LivePlan) -> Result<(), LiveError> {
+    for change in Changes::new(&slice.changes) {
+        let change = change.map_err(|error| damaged(&error))?;
+        if change.kind == ChangeKind::Definition && Defined::of(&change)?.concerns(plan) {
+            return Err(redefined());
+        }
+    }
+    Ok(())
+}
+
+fn redefined() -> LiveError {
+    LiveError::Refetch(
+        "what the query is made of has been defined anew since the cursor".to_owned(),
+    )
+}
+
+fn damaged(error: &impl ToString) -> SqlError {
+    SqlError::new(ErrorCode::Corrupted, error.to_string())
 }
 
 /// The net difference of a filter of one table between two positions: the log is gone through window
@@ -203,11 +228,18 @@ fn changes_that_matter(
         true => (limits.resume_scan, WINDOW_CHANGES),
         false => (limits.resume_changes, limits.resume_changes),
     };
+    let catalog = tenant.catalog();
+    let forms: FxHashMap<CollectionId, SchemaVersion> = (reads.iter())
+        .filter_map(|read| Some((*read, catalog.table(*read)?.version())))
+        .collect();
     let mut index = Index::default();
     index.insert(0, plan, &query.params);
-    in_windows(tenant, (from, to, window), reads, &mut |slices, changes| {
+    in_windows(tenant, (from, to, window), plan, &mut |slices, changes| {
         expect_at_most(most, changes)?;
+        let mut is_of_another_form = false;
         let mut matters = |table: &Table, row: RowRef<'_>| {
+            // The definition that is between them and the query may be in a later window.
+            is_of_another_form |= forms.get(&table.collection()) != Some(&table.version());
             let mut is_candidate = false;
             index.candidates(table, row, |_| is_candidate = true);
             is_candidate
@@ -219,7 +251,10 @@ fn changes_that_matter(
         for slice in slices.iter() {
             change.add_those(slice, &wanted, &mut schema, &mut matters)?;
         }
-        expect_rows_alone(&change, reads)?;
+        if is_of_another_form {
+            return Err(redefined());
+        }
+        expect_rows_alone(&change, plan)?;
         each(change)
     })
 }
@@ -248,11 +283,9 @@ impl LastSchema {
     }
 }
 
-fn expect_rows_alone(change: &CommitChange<'_>, reads: &[CollectionId]) -> Result<(), LiveError> {
-    if change.definitions.iter().any(|id| reads.contains(id)) {
-        return Err(LiveError::Refetch(
-            "the table's definition has changed since the cursor".to_owned(),
-        ));
+fn expect_rows_alone(change: &CommitChange<'_>, plan: &LivePlan) -> Result<(), LiveError> {
+    if change.definitions.iter().any(|one| one.concerns(plan)) {
+        return Err(redefined());
     }
     if change.tables.values().any(|table| table.truncated) {
         return Err(LiveError::Refetch(

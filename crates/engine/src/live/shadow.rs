@@ -13,16 +13,16 @@ use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use rustc_hash::FxHashMap;
 use springhead_log::Clock;
 use springhead_proto::{
-    ChangeKind, ChangeRef, CollectionId, ErrorCode, Lsn, Row, RowRef, SqlError, Value,
+    ChangeKind, ChangeRef, Changes, CollectionId, ErrorCode, Lsn, Row, RowRef, SqlError, Value,
 };
 use springhead_sql::catalog::Table;
 use springhead_sql::live::LivePlan;
 
 use super::delta::ResultSet;
-use crate::Entropy;
 use crate::apply::{RowStatements, set_foreign_keys};
 use crate::functions::{self, CancelFlag, Context, SessionContext, to_sqlite};
 use crate::readers::{Snapshot, translate_plain};
+use crate::{Block, Entropy};
 
 /// See the module's text.
 pub(crate) struct Shadow {
@@ -169,17 +169,27 @@ impl Shadow {
         }
     }
 
-    /// What follows is one step, to be ended by [`Shadow::commit`].
-    pub(crate) fn begin(&self) -> Result<(), SqlError> {
-        self.conn.execute_batch("BEGIN").map_err(|e| internal(&e))
-    }
-
-    pub(crate) fn commit(&self) -> Result<(), SqlError> {
-        self.conn.execute_batch("COMMIT").map_err(|e| internal(&e))
+    /// Brings the copies from one commit to the next, which ends at `lsn`, or leaves them as they are.
+    pub(crate) fn step(&self, blocks: &[Arc<Block>], lsn: Lsn) -> Result<(), SqlError> {
+        let run = |sql| self.conn.execute_batch(sql).map_err(|e| internal(&e));
+        run("BEGIN")?;
+        let stepped = blocks.iter().try_for_each(|block| {
+            Changes::new(&block.slice.changes).try_for_each(|change| {
+                let change =
+                    change.map_err(|e| SqlError::new(ErrorCode::Corrupted, e.to_string()))?;
+                self.apply(&change, lsn)
+            })
+        });
+        run(if stepped.is_ok() {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        })?;
+        stepped
     }
 
     /// Applies one change of the commit that ends at `lsn`, if its table is copied.
-    pub(crate) fn apply(&self, change: &ChangeRef<'_>, lsn: Lsn) -> Result<(), SqlError> {
+    fn apply(&self, change: &ChangeRef<'_>, lsn: Lsn) -> Result<(), SqlError> {
         let Some(held) = self.tables.get(&change.collection) else {
             return Ok(());
         };

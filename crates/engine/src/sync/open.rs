@@ -192,23 +192,24 @@ impl SyncSession {
     }
 
     /// Subscribes to a shape, and reads its snapshot or the rest of it.
-    pub(super) async fn open_shape(&mut self, wanted: Subscription) -> Result<Sending, SqlError> {
+    ///
+    /// # Errors
+    /// [`LiveError::Refetch`] if definitions have changed between its two steps.
+    pub(super) async fn open_shape(&mut self, wanted: &Subscription) -> Result<Sending, LiveError> {
         let resume = wanted.resume.clone();
         // Followed from before the snapshot, so that nothing falls in between.
         let now = self.cursor(self.tenant.visible());
-        let (mut open, opened) =
-            self.follow(&wanted, Some(now))
-                .await
-                .map_err(|error| match error {
-                    LiveError::Sql(error) => error,
-                    other => SqlError::new(ErrorCode::SerializationFailure, other.to_string()),
-                })?;
+        let (mut open, opened) = self.follow(wanted, Some(now)).await?;
         let resume = match resume.as_deref().and_then(|token| open.resume(token)) {
-            Some(resume) => self.changes_since(&wanted, &open, &resume).await,
+            Some(resume) => self.changes_since(wanted, &open, &resume).await,
             None => None,
         };
         let after = resume.as_ref().map(|(resume, _)| resume.key.clone());
-        let sending = self.read(&wanted, after.as_deref(), opened.lsn).await?;
+        let read = self.read(wanted, &open, after.as_deref(), opened.lsn).await;
+        if read.is_err() {
+            self.subscriber().close(opened.id);
+        }
+        let sending = read?;
         open.from = sending.lsn;
         if let Some((resume, changes)) = resume {
             open.has_up_to(&resume.key)?;
@@ -293,12 +294,16 @@ impl SyncSession {
     async fn read(
         &mut self,
         wanted: &Subscription,
+        open: &OpenShape,
         after: Option<&[SyncValue]>,
         at_least: Lsn,
-    ) -> Result<Sending, SqlError> {
+    ) -> Result<Sending, LiveError> {
         for _ in 0..REPLANS {
             let catalog = self.tenant.catalog();
             let query = ShapeQuery::of(&catalog, &wanted.shape)?;
+            if !open.is_of(&query) {
+                break;
+            }
             let author = Author::new(&self.sync.engine, &self.principal)?;
             let sql = query.snapshot(wanted.shape.params.len(), after.is_some());
             let plan = self
@@ -348,9 +353,8 @@ impl SyncSession {
                 decided: decided.into_iter().collect(),
             });
         }
-        Err(SqlError::new(
-            ErrorCode::SerializationFailure,
-            "the definitions kept changing under the snapshot",
+        Err(LiveError::Refetch(
+            "the definitions have changed under the snapshot".to_owned(),
         ))
     }
 

@@ -192,6 +192,11 @@ impl OpenShape {
         }
     }
 
+    /// Whether `query` gives the columns that it is followed by.
+    pub(crate) fn is_of(&self, query: &ShapeQuery) -> bool {
+        self.digest == query.digest
+    }
+
     /// The token after which a snapshot goes on.
     pub(crate) fn token(&self, cursor: Cursor, key: &[SyncValue]) -> String {
         let key = serde_json::to_string(key).expect("values are plain JSON");

@@ -14,7 +14,7 @@ use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 
 use super::session::{Closing, SyncSession, there};
 use super::shape::{OpenShape, Sending, ShapeQuery};
-use crate::live::{LiveEnd, LiveEvent, Subscriber};
+use crate::live::{LiveEnd, LiveError, LiveEvent, Subscriber};
 
 impl SyncSession {
     pub(super) async fn on_event(&mut self, event: LiveEvent) -> Result<(), Closing> {
@@ -182,13 +182,18 @@ impl SyncSession {
             return Ok(());
         };
         let id = wanted.shape.id;
-        match self.open_shape(wanted).await {
+        match self.open_shape(&wanted).await {
             Ok(sending) => {
                 self.drain(sending.lsn).await?;
                 self.sending = Some((id, sending));
                 Ok(())
             }
-            Err(error) => {
+            // Definitions have changed meanwhile, which is no fault of the shape's.
+            Err(LiveError::Refetch(_) | LiveError::Refused(_)) => {
+                self.wanted.push_back(wanted);
+                Ok(())
+            }
+            Err(LiveError::Sql(error)) => {
                 self.forget(id);
                 self.end_shape(id, &error);
                 Ok(())

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use springhead_engine::access::{Credential, Principal};
 use springhead_engine::cdc::{
-    Cdc, CdcLimits, Feed, FeedOptions, FeedSpec, Filled, NewConsumer, Poll, PollOptions, Reader,
-    Start,
+    Cdc, CdcLimits, Feed, FeedOptions, FeedSpec, NewConsumer, PollOptions, Reader, Start,
 };
 use springhead_proto::{SqlError, TenantId};
 
+use crate::feeds::{frames, pages, snapshot_events};
 use crate::support::{Client, Node};
 
 /// SplitMix64: a seed is a scenario.
@@ -754,46 +754,10 @@ fn shape(event: &Value) -> Value {
 async fn poll(
     cdc: &Arc<Cdc>,
     tenant: &Arc<springhead_engine::Tenant>,
-    mut options: PollOptions,
+    options: PollOptions,
 ) -> Result<Vec<Value>, springhead_engine::cdc::CdcError> {
-    let mut found = Vec::new();
-    loop {
-        let mut page = Poll::open(cdc, Arc::clone(tenant), options.clone()).await?;
-        let mut text = b"[".to_vec();
-        while let Filled::Chunk(chunk) = page.fill().await? {
-            text.extend_from_slice(&chunk);
-        }
-        text.push(b']');
-        let events: Vec<Value> = serde_json::from_slice(&text).unwrap();
-        found.extend(events.iter().map(shape));
-        if page.is_caught_up() {
-            return Ok(found);
-        }
-        options.start = Some(Start::After(page.cursor()));
-    }
-}
-
-/// The data of the frames, by event type, until `enough` says so.
-pub(crate) async fn frames(
-    feed: &mut Feed,
-    mut enough: impl FnMut(&[(String, Value)]) -> bool,
-) -> Vec<(String, Value)> {
-    let mut all = Vec::new();
-    while !enough(&all) {
-        let bytes = feed.next().await.unwrap();
-        for frame in std::str::from_utf8(&bytes).unwrap().split("\n\n") {
-            let field = |name: &str| {
-                frame
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name))
-                    .map(str::to_owned)
-            };
-            if let (Some(event), Some(data)) = (field("event: "), field("data: ")) {
-                all.push((event, serde_json::from_str(&data).unwrap()));
-            }
-        }
-    }
-    all
+    let events = pages(cdc, tenant, options).await?;
+    Ok(events.iter().map(shape).collect())
 }
 
 async fn stream(
@@ -815,16 +779,8 @@ async fn snapshot(
     tenant: &Arc<springhead_engine::Tenant>,
     options: FeedOptions,
 ) -> Vec<Value> {
-    let mut feed = Feed::open(cdc, Arc::clone(tenant), options).await.unwrap();
-    let found = frames(&mut feed, |all| {
-        all.iter().any(|(event, _)| event == "ready")
-    })
-    .await;
-    found
-        .iter()
-        .filter(|(event, _)| event == "snapshot")
-        .map(|(_, event)| event["after"].clone())
-        .collect()
+    let events = snapshot_events(cdc, tenant, options).await;
+    events.iter().map(|event| event["after"].clone()).collect()
 }
 
 /// The short form is part of the suite; `G6_ROUNDS=80` makes over 100,000 decisions.

@@ -8,7 +8,8 @@ use springhead_engine::cdc::{Cdc, CdcLimits, Feed, FeedOptions, FeedSpec, Reader
 use springhead_engine::live::{LiveError, LiveLimits};
 use springhead_proto::TenantId;
 
-use crate::access::{each, frames};
+use crate::access::each;
+use crate::feeds::frames;
 use crate::live::{asked, subscriber};
 use crate::support::{Client, Node};
 

@@ -19,6 +19,7 @@ use crate::support::{Client, Node};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client that keeps a result by what it is told alone.
+#[derive(Clone)]
 pub struct Mirror {
     pub plan: Arc<LivePlan>,
     pub sql: String,

@@ -6,7 +6,8 @@ use springhead_engine::access::{Credential, Principal};
 use springhead_engine::cdc::{Cdc, CdcLimits, Feed, FeedOptions, FeedSpec, Reader};
 use springhead_proto::TenantId;
 
-use crate::access::{each, frames};
+use crate::access::each;
+use crate::feeds::frames;
 use crate::support::{Client, Node};
 
 /// How many changes of rows `SHOW CHANGES` shows.

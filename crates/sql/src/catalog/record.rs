@@ -45,6 +45,10 @@ pub struct DefinitionPayload {
     /// Whether `statements` rebuild a table ([`Ddl::rebuilds`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebuilds: bool,
+    /// Whether rows of this table get other values by them in columns that they had
+    /// ([`Ddl::converts`]): the log has no images of that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub converts: bool,
 }
 
 impl DefinitionRecord {
@@ -68,6 +72,7 @@ impl DefinitionRecord {
                     next_id: ddl.catalog.next_id,
                     statements: Vec::new(),
                     rebuilds: false,
+                    converts: ddl.converts.contains(&change.collection),
                 },
                 action: change.action,
                 catalog_version: ddl.catalog.version,

@@ -64,6 +64,7 @@ pub fn adopt(
         changes,
         statements,
         rebuilds: true,
+        converts: Vec::new(),
         check_foreign_keys: Vec::new(),
         preconditions: Vec::new(),
         validations: Vec::new(),

@@ -253,6 +253,7 @@ impl Draft {
             push_once(&mut change.check_foreign_keys, collection);
         }
         if self.converts_kept_columns() {
+            push_once(&mut change.converts, collection);
             for &child in change.catalog.children(collection) {
                 push_once(&mut change.check_foreign_keys, child);
             }

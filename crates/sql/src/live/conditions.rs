@@ -9,7 +9,7 @@ use crate::plan::Parameter;
 use crate::types::{PgType, input};
 
 /// A condition that every row of the result meets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
     /// The column's id.
     pub column: u32,
@@ -17,7 +17,7 @@ pub struct Condition {
 }
 
 /// What is known of the column's value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Test {
     /// It is one of these.
     Equal(Vec<Operand>),
@@ -31,7 +31,7 @@ pub enum Test {
 }
 
 /// What a column is compared with, in storage form.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Operand {
     Value(Value),
     /// Parameter, from 0.

@@ -6,7 +6,7 @@ use sqlparser::ast::{self, Expr, LimitClause};
 use crate::plan::Parameter;
 
 /// How the rows of a result are ordered, and which of them are shown.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Order {
     /// SQLite text of the whole result in no order: its columns, its key, then what is ordered by.
     pub all: String,

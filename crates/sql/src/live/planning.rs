@@ -69,7 +69,7 @@ impl<'p> Planning<'p> {
         check(&analyzer, &text)?;
         analyzer.check_references()?;
         let probe = analyzer.live.take().expect("it was given one");
-        let reads = analyzer.reads();
+        let (reads, names_others) = (analyzer.reads(), analyzer.names_others);
         let shape = Shape::of(query, &probe, &analyzer, self.puts_order_out);
         let parameters = analyzer.finish_parameters()?;
         let (class, because) = shape.class(recompute)?;
@@ -84,6 +84,7 @@ impl<'p> Planning<'p> {
             ordered: query.order_by.is_some(),
             order: None,
             reads,
+            names_others,
             occurrences: Vec::new(),
             of_group: None,
             group_keys: probe.groups.len(),

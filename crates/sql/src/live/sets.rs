@@ -16,7 +16,7 @@ use super::{LiveClass, LivePlan, Occurrence};
 use crate::types::PgType;
 
 /// The queries that a result is made of, and how.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sides {
     /// Each of a class that is kept by parts. Their visible columns are stored as the whole's are.
     pub plans: Vec<LivePlan>,
@@ -24,7 +24,7 @@ pub struct Sides {
 }
 
 /// How rows of sides make a result.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromSides {
     /// A row is in it as often as its counts say.
     Counted(SetTree),
@@ -34,7 +34,7 @@ pub enum FromSides {
 }
 
 /// A set operation.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetTree {
     /// The rows of the side of this number.
     Side(usize),

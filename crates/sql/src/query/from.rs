@@ -246,6 +246,7 @@ impl Analyzer<'_> {
                 format!("infinite recursion detected in rules for relation \"{name}\""),
             ));
         }
+        self.names_others = true;
         let statement = crate::planner::parse(&view.query, self.context)?;
         let ast::Statement::Query(query) = statement else {
             return Err(SqlError::new(

@@ -80,6 +80,8 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) scopes: Vec<Scope>,
     /// The tables that are read.
     pub(crate) reads: BTreeSet<CollectionId>,
+    /// Whether it names a view or a function, whose definitions are no table's.
+    pub(crate) names_others: bool,
     /// The sequences that numbers may be taken from.
     pub(crate) sequences: BTreeSet<u32>,
     /// Whether a function was called for its effect.
@@ -147,6 +149,7 @@ impl<'a> Analyzer<'a> {
             lifted_from,
             scopes: Vec::new(),
             reads: BTreeSet::new(),
+            names_others: false,
             sequences: BTreeSet::new(),
             has_effects: false,
             locks: false,

@@ -205,6 +205,7 @@ impl Analyzer<'_> {
         let (schema, bare) = names::schema_and_name(name)?;
         let schema = schema.unwrap_or_else(|| QualifiedName::PUBLIC.to_owned());
         let given = self.given(args)?;
+        self.names_others = true;
         let catalog = self.catalog;
         let mut best: Vec<(usize, &Routine)> = Vec::new();
         for routine in catalog.routines_named(&schema, &bare) {

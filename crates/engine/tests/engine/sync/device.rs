@@ -268,6 +268,13 @@ impl Device {
         }
     }
 
+    /// Takes in all that there is for it now.
+    pub async fn rest(&mut self) {
+        while let Some(frame) = self.session().next_or_quiet().await.unwrap() {
+            self.take(&frame);
+        }
+    }
+
     pub async fn say(&mut self, frame: DeviceToServer) -> Result<(), Closing> {
         let bytes = frame.to_bytes();
         let frame = DeviceToServer::from_bytes(&bytes, 16 << 20).unwrap();

@@ -3,7 +3,7 @@
 mod crdt;
 mod decide;
 mod definitions;
-mod device;
+pub mod device;
 mod forged;
 mod idle;
 mod random;
