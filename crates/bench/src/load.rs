@@ -167,10 +167,7 @@ impl Subscriber {
     /// What the server says.
     pub fn open(server: &Server, channel: Channel) -> Result<Self> {
         let (stream, decoder) = match channel {
-            Channel::Sse => {
-                let (stream, events) = open_events(server.http()?, "/cdc/events")?;
-                (stream, Decoder::Events(events))
-            }
+            Channel::Sse => return Self::of_events(server.http()?),
             Channel::Listen => {
                 let mut client = server.client()?;
                 client.run("LISTEN events")?;
@@ -198,6 +195,19 @@ impl Subscriber {
                 (client.into_stream(), Decoder::Frames(Frames::default()))
             }
         };
+        Self::of(stream, decoder)
+    }
+
+    /// Subscribes to the server-sent events of whoever answers at `address`.
+    ///
+    /// # Errors
+    /// The socket's, or any status but 200.
+    pub fn of_events(address: SocketAddr) -> Result<Self> {
+        let (stream, events) = open_events(address, "/cdc/events")?;
+        Self::of(stream, Decoder::Events(events))
+    }
+
+    fn of(stream: TcpStream, decoder: Decoder) -> Result<Self> {
         stream
             .set_nonblocking(true)
             .doing("making a subscriber non-blocking")?;
@@ -418,16 +428,7 @@ mod tests {
 
     fn subscribe(address: SocketAddr, count: usize) -> Vec<Subscriber> {
         (0..count)
-            .map(|_| {
-                let (stream, events) = open_events(address, "/cdc/events").unwrap();
-                stream.set_nonblocking(true).unwrap();
-                Subscriber {
-                    stream,
-                    decoder: Decoder::Events(events),
-                    received: 0,
-                    last_lsn: 0,
-                }
-            })
+            .map(|_| Subscriber::of_events(address).unwrap())
             .collect()
     }
 

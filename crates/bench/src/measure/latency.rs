@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{BenchError, Result};
-use crate::load::{Channel, Plan, Subscriber, read_subscribers, write_at_rate};
-use crate::measure::{EVENTS_TABLE, LOGICAL};
+use crate::load::{Channel, Delivered, Plan, Subscriber, read_subscribers, write_at_rate};
+use crate::measure::{EVENTS_TABLE, LOGICAL, bare};
 use crate::options::Options;
 use crate::report::{Aim, Better, Point, Report};
 use crate::stats::Samples;
@@ -16,6 +16,8 @@ use crate::systems::{Kind, Place, Server, Systems};
 const WRITERS: usize = 32;
 /// How long the last changes may take to arrive.
 const GRACE: Duration = Duration::from_secs(20);
+/// With so many subscribers and more, what writing to their sockets costs by itself is measured too.
+const BARE_FROM: usize = 1000;
 
 /// # Errors
 /// When a server fails.
@@ -30,6 +32,10 @@ pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Res
     for &subscribers in &options.subscribers {
         let rate = if subscribers >= 1000 { 100 } else { 1000 };
         for _ in 0..options.rounds {
+            if subscribers >= BARE_FROM {
+                let bare = bare::tell(subscribers, rate, options.seconds)?;
+                record_bare(report, subscribers, rate, bare);
+            }
             for place in &places {
                 let channels: &[Channel] = match place.kind() {
                     Kind::Springhead => &[Channel::Sse],
@@ -43,6 +49,12 @@ pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Res
         }
     }
     places.into_iter().try_for_each(Place::remove)
+}
+
+/// A note, since it is no server's figure.
+fn record_bare(report: &mut Report, subscribers: usize, rate: u64, mut bare: Delivered) {
+    let [p50, p99, p999] = [500, 990, 999].map(|rank| bare.latencies.per_mille_ms(rank));
+    report.note(format!("latency: {subscribers} sockets at {rate}/s without a server, an event written to each by a loop on each core: p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2} ms until it is read; what servers need comes on top of that"));
 }
 
 struct Turn {

@@ -2,6 +2,7 @@
 //! into the [`Report`]; none keeps a server running when it returns.
 
 pub mod amplification;
+pub mod bare;
 pub mod commits;
 pub mod idle;
 pub mod latency;
