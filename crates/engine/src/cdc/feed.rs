@@ -185,6 +185,8 @@ impl Feed {
         if self.snapshot.is_some() || self.framer.open {
             return Ok(None);
         }
+        // One that may see nothing any more ends, whether something comes or not.
+        self.refresh()?;
         if self.blocks.is_empty()
             && let Some(step) = self.tail.try_next().await?
         {
@@ -250,6 +252,10 @@ impl Feed {
     fn render(&mut self) -> Result<Option<Bytes>, CdcError> {
         if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_taken_over) {
             return Err(error.into());
+        }
+        if self.blocks.is_empty() && self.snapshot.is_none() {
+            // Rights are looked at when there is something to see.
+            return Ok(None);
         }
         self.refresh()?;
         let renderer = Renderer {

@@ -43,3 +43,15 @@ impl Drop for Interrupt {
         self.running.end();
     }
 }
+
+impl Running {
+    pub(super) fn begin(&self) -> Arc<CancelFlag> {
+        let flag = Arc::new(CancelFlag::default());
+        *self.flag.lock() = Some(Arc::clone(&flag));
+        flag
+    }
+
+    pub(super) fn end(&self) {
+        *self.flag.lock() = None;
+    }
+}

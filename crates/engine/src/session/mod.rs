@@ -280,6 +280,12 @@ impl Session {
         self.may_run_ahead = true;
     }
 
+    /// Whether [`Session::catch_up`] has something to do.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        self.is_ahead
+    }
+
     /// Does what has been left for after the answer.
     pub fn catch_up(&mut self) {
         if std::mem::take(&mut self.is_ahead) {

@@ -356,7 +356,10 @@ async fn g7_a_tenant_has_so_many_live_queries_and_no_more() {
     assert!(clients[0].close(first));
     clients[1].open(&principal(), &query).await.unwrap();
     drop(clients);
-    assert_eq!(live.counts(), (0, 0));
+    // One that leaves while another is being taken away is taken away a moment later.
+    while live.counts() != (0, 0) {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@
 //! The first bytes of each connection are read here, by [`look`]. Only a complete, plain `GET /cdc…` that is no
 //! poll is served here; everything else goes to hyper together with the bytes already read.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -262,16 +263,44 @@ async fn closed(stream: &TcpStream) {
 
 /// One chunk of chunked transfer coding (RFC 9112, 7.1).
 async fn write_chunk(stream: &TcpStream, chunk: Bytes) -> std::io::Result<()> {
+    // Who has it for itself gains nothing by a copy.
+    if chunk.len() <= SHARED_BYTES && !chunk.is_unique() {
+        return write_all(stream, &[&framed(&chunk)]).await;
+    }
+    let (size, at) = size_line(chunk.len());
+    write_all(stream, &[&size[at..], &chunk, b"\r\n"]).await
+}
+
+/// Chunks that subscribers share are copied into their frame up to this size.
+const SHARED_BYTES: usize = 16 << 10;
+
+/// The chunk in its frame: made once by each thread for all subscribers in a row that are given it.
+fn framed(chunk: &Bytes) -> Bytes {
+    thread_local! {
+        /// A chunk, which is kept so that its address stays its own, and its frame.
+        static LAST: RefCell<(Bytes, Bytes)> = const { RefCell::new((Bytes::new(), Bytes::new())) };
+    }
+    LAST.with_borrow_mut(|last| {
+        let is_last = last.0.as_ptr() == chunk.as_ptr() && last.0.len() == chunk.len();
+        if !is_last {
+            let (size, at) = size_line(chunk.len());
+            *last = (chunk.clone(), [&size[at..], chunk, b"\r\n"].concat().into());
+        }
+        last.1.clone()
+    })
+}
+
+/// The line before a chunk, and where it begins in what is returned.
+fn size_line(mut left: usize) -> ([u8; 18], usize) {
     let mut size = [0; 18];
     let mut at = 16;
-    let mut left = chunk.len();
     size[16..].copy_from_slice(b"\r\n");
     while left > 0 {
         at -= 1;
         size[at] = b"0123456789abcdef"[left & 0xf];
         left >>= 4;
     }
-    write_all(stream, &[&size[at..], &chunk, b"\r\n"]).await
+    (size, at)
 }
 
 async fn write_all(stream: &TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
@@ -291,6 +320,9 @@ async fn write_all(stream: &TcpStream, parts: &[&[u8]]) -> std::io::Result<()> {
 }
 
 fn try_write_from(stream: &TcpStream, parts: &[&[u8]], mut skip: usize) -> std::io::Result<usize> {
+    if let [part] = parts {
+        return stream.try_write(&part[skip..]);
+    }
     let mut slices = [IoSlice::new(&[]); 3];
     let mut count = 0;
     for part in parts {
@@ -316,6 +348,15 @@ mod tests {
             Some(Look::Http2(_)) => "http2",
             Some(Look::EventStream(_)) => "stream",
             Some(Look::Other(_)) => "other",
+        }
+    }
+
+    #[test]
+    fn shared_chunks_are_framed_as_any_other() {
+        let (one, other) = (Bytes::from(vec![b'x'; 26]), Bytes::from(vec![b'y'; 26]));
+        for chunk in [&one, &one.clone(), &other, &one, &one.slice(..16)] {
+            let expected = [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
+            assert_eq!(framed(chunk), expected);
         }
     }
 

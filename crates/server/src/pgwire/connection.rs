@@ -552,7 +552,12 @@ async fn ready(wire: &mut Wire, session: &mut Session) -> Result<(), Ended> {
     }
     backend::ready_for_query(&mut wire.out, status);
     wire.in_transaction = status != b'I';
-    let begun = wire.begin_flush().await;
+    let begun = if session.is_ahead() {
+        // Not even for the runtime's fairness does an answer wait that all others wait behind.
+        tokio::task::unconstrained(wire.begin_flush()).await
+    } else {
+        wire.begin_flush().await
+    };
     // Before anything is waited for.
     session.catch_up();
     begun?;
