@@ -15,7 +15,7 @@ use springhead_log::Clock;
 use springhead_proto::{
     ChangeKind, ChangeRef, Changes, CollectionId, ErrorCode, Lsn, Row, RowRef, SqlError, Value,
 };
-use springhead_sql::catalog::Table;
+use springhead_sql::catalog::{Column, Table};
 use springhead_sql::live::LivePlan;
 
 use super::delta::ResultSet;
@@ -155,6 +155,7 @@ impl Shadow {
             form(&held.table) == form(table)
                 && held.table.key == table.key
                 && held.statements == RowStatements::of(table)
+                && !refuses_rows_of(&held.table, table)
         })
     }
 
@@ -373,6 +374,21 @@ impl Shadow {
         })?;
         Ok(found)
     }
+}
+
+/// Whether a copy with the constraints of `held` can refuse a row that `table` takes. Checks and foreign
+/// keys are off in it.
+fn refuses_rows_of(held: &Table, table: &Table) -> bool {
+    let requires = |column: &Column| {
+        let now = table.column_by_id(column.id);
+        column.not_null && now.is_some_and(|(_, now)| !now.not_null)
+    };
+    let is_unique_here = |id| table.uniques.iter().any(|unique| unique.index_id == id);
+    let is_unique_index_here =
+        |id| (table.indexes.iter()).any(|index| index.id == id && index.unique);
+    held.columns.iter().any(requires)
+        || (held.uniques.iter()).any(|unique| !is_unique_here(unique.index_id))
+        || (held.indexes.iter()).any(|index| index.unique && !is_unique_index_here(index.id))
 }
 
 /// Of a result that is over the limit.

@@ -121,6 +121,31 @@ async fn g8_rows_of_a_form_that_came_and_went_in_one_transaction() {
     assert_eq!(told(T, &queries, &script).await, [false; 3]);
 }
 
+/// The copies that joins and groups are evaluated on refused what the table took.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g8_copies_refuse_no_row_that_constraints_allow_by_now() {
+    const U: &str = "CREATE TABLE u (id int PRIMARY KEY, c text NOT NULL, d int, e int);
+        ALTER TABLE u ADD CONSTRAINT once UNIQUE (d); CREATE UNIQUE INDEX one_e ON u (e);
+        INSERT INTO u VALUES (1, 'a', 1, 1)";
+    let queries = [
+        "SELECT c, count(*) FROM u GROUP BY c",
+        "SELECT a.id, b.id FROM u a JOIN u b ON b.d = a.d",
+    ];
+    for script in [
+        "ALTER TABLE u ALTER COLUMN c DROP NOT NULL; INSERT INTO u VALUES (2, NULL, 2, 2)",
+        "ALTER TABLE u DROP CONSTRAINT once; INSERT INTO u VALUES (2, 'b', 1, 2)",
+        "DROP INDEX one_e; INSERT INTO u VALUES (2, 'b', 2, 1)",
+    ] {
+        // Rows in the commit of the definition, and in one after it. A group by a column that can be NULL
+        // now is another query.
+        let together = format!("BEGIN; {script}; COMMIT");
+        let apart: Vec<&str> = script.split("; ").collect();
+        for script in [&[together.as_str()][..], &apart] {
+            assert!(!told(U, &queries, script).await[1], "{script:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g8_live_queries_of_a_standby_follow_definitions_that_came_in_one_piece() {
     let primary = Node::start();
