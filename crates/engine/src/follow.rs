@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use springhead_log::{CommitSlice, LogReader, NoProgress, ReadFilter};
-use springhead_proto::{Changes, CollectionId, Lsn, SYSTEM_TENANT, TenantId};
+use springhead_proto::{Changes, CollectionId, Epoch, Lsn, SYSTEM_TENANT, TenantId};
 
 use crate::EngineError;
 use crate::access::Roles;
@@ -35,6 +35,8 @@ pub struct Follower {
     /// Read behind a large commit, and not applied yet.
     ahead: Vec<CommitSlice>,
     scanned: Lsn,
+    /// The log's when it last looked.
+    epoch: Epoch,
 }
 
 impl Engine {
@@ -78,6 +80,7 @@ impl Engine {
             reader,
             ahead: Vec::new(),
             scanned,
+            epoch: self.log().tail().epoch,
         })
     }
 
@@ -157,8 +160,17 @@ impl Follower {
                 shared.moved.send_replace(self.scanned);
             }
             if is_all {
+                self.note_epoch();
                 return Ok(self.scanned);
             }
+        }
+    }
+
+    /// Wakes whoever waits for a cursor's epoch, which may come without any change.
+    fn note_epoch(&mut self) {
+        let epoch = self.engine.log().tail().epoch;
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.engine.shared().moved.send_replace(self.scanned);
         }
     }
 

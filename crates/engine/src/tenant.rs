@@ -318,7 +318,9 @@ impl Tenant {
         self.when(|| self.visible() >= lsn).await;
     }
 
-    async fn wait_until(&self, is_there: impl Fn() -> bool) -> Result<(), ()> {
+    /// Waits until `is_there`, looking at each move of the log or of what may be shown; an error after
+    /// `min_lsn_wait`.
+    pub(crate) async fn wait_until(&self, is_there: impl Fn() -> bool) -> Result<(), ()> {
         tokio::time::timeout(self.shared.config.min_lsn_wait, self.when(is_there))
             .await
             .map_err(drop)

@@ -232,19 +232,17 @@ async fn wait_on_standby(tenant: &Tenant, log: &dyn Log, start: Start) -> Result
         Start::SinceLsn(lsn) => (lsn.previous(), None),
         Start::Now | Start::Earliest | Start::SinceMs(_) => return Ok(()),
     };
-    let view = LogView::of(log);
-    let is_lost = epoch.is_some_and(|epoch| {
-        matches!(
-            view.check_epoch(epoch, asked),
-            Err(RefusedCursor {
-                reason: RefusedReason::PastFork { .. },
-                ..
-            })
-        )
-    });
-    if asked > tenant.visible() && !is_lost {
-        tenant.wait_visible(asked).await?;
+    let refused = || {
+        let checked = epoch.map(|epoch| LogView::of(log).check_epoch(epoch, asked));
+        checked.and_then(|checked| checked.err().map(|refused| refused.reason))
+    };
+    if matches!(refused(), Some(RefusedReason::PastFork { .. })) {
+        return Ok(());
     }
+    tenant.wait_visible(asked).await?;
+    // A new primary gives cursors of its epoch before all others have heard of that.
+    let is_unknown = || matches!(refused(), Some(RefusedReason::UnknownEpoch { .. }));
+    let _ = tenant.wait_until(|| !is_unknown()).await;
     Ok(())
 }
 

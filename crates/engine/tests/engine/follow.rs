@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use springhead_engine::cdc::{Cdc, CdcLimits, FeedSpec, Poll, PollOptions, Reader, Start};
 use springhead_engine::undo::{Undone, undo_past};
 use springhead_log::Log;
-use springhead_proto::{ErrorCode, Lsn, TenantId};
+use springhead_log::memory::MemoryLog;
+use springhead_proto::{Cursor, ErrorCode, Lsn, TenantId};
 
+use crate::live::principal;
 use crate::replay::{FORMS, Step, TABLES, cases, statement, try_run};
 use crate::support::{Counting, Node, drain, dump};
 
@@ -181,4 +184,44 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(undone(before, after))?;
     }
+}
+
+/// A new primary's cursor may be of an epoch that the standby which is asked next has not heard of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_a_standby_waits_for_the_epoch_of_a_new_primarys_cursor() {
+    let primary = Node::start();
+    primary
+        .client()
+        .await
+        .ok("CREATE TABLE t (id int PRIMARY KEY)")
+        .await;
+    let standby = primary.standby();
+    let mut follower = standby.engine.follower().unwrap();
+    follower.step().unwrap();
+    let tail = primary.log.tail();
+    // The log in memory calls its epochs the same each time.
+    let next = MemoryLog::new(tail.epoch).begin_epoch().unwrap().epoch;
+    let cursor = Cursor {
+        epoch: Some(next),
+        lsn: tail.durable,
+    };
+    let cdc = Cdc::new(standby.engine.clone(), CdcLimits::default());
+    let options = PollOptions {
+        reader: Reader::new(&principal()),
+        spec: FeedSpec::default(),
+        start: Some(Start::After(cursor)),
+        limit: 10,
+        consumer: None,
+    };
+    let mut opening = Box::pin(Poll::open(&cdc, standby.tenant().await, options));
+    let soon = std::time::Duration::from_millis(100);
+    let early = tokio::time::timeout(soon, &mut opening).await;
+    assert!(
+        early.is_err(),
+        "{:?}",
+        early.map(|opened| opened.err().map(|error| error.to_string()))
+    );
+    assert_eq!(primary.log.begin_epoch().unwrap().epoch, next);
+    follower.step().unwrap();
+    assert!(opening.await.is_ok(), "no change was needed");
 }
