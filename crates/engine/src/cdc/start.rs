@@ -242,6 +242,7 @@ async fn wait_on_standby(tenant: &Tenant, log: &dyn Log, start: Start) -> Result
     tenant.wait_visible(asked).await?;
     // A new primary gives cursors of its epoch before all others have heard of that.
     let is_unknown = || matches!(refused(), Some(RefusedReason::UnknownEpoch { .. }));
+    // One that is unknown still is refused by whoever looks at the position next.
     let _ = tenant.wait_until(|| !is_unknown()).await;
     Ok(())
 }
