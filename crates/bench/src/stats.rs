@@ -47,17 +47,27 @@ impl Samples {
 /// The median of the rounds; the mean of the middle two when they are even in number.
 #[must_use]
 pub fn median(rounds: &[f64]) -> f64 {
+    quantile(rounds, 0.5)
+}
+
+/// The value below which `share` (0 to 1) of the rounds lie, between the two nearest of them in
+/// proportion; not a number without any.
+#[must_use]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+pub fn quantile(rounds: &[f64], share: f64) -> f64 {
     if rounds.is_empty() {
         return f64::NAN;
     }
     let mut sorted = rounds.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    }
+    let place = share * (sorted.len() - 1) as f64;
+    let (below, above) = (place.floor(), place.ceil());
+    let (low, high) = (sorted[below as usize], sorted[above as usize]);
+    low + (high - low) * (place - below)
 }
 
 #[must_use]
@@ -99,5 +109,14 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn quantiles_lie_between_the_nearest_rounds() {
+        let rounds = [5.0, 1.0, 3.0, 2.0, 4.0];
+        assert_eq!(
+            [0.0, 0.25, 0.375, 1.0].map(|share| quantile(&rounds, share)),
+            [1.0, 2.0, 2.5, 5.0]
+        );
     }
 }

@@ -11,7 +11,7 @@ use crate::load::{Plan, open_events, write_at_rate};
 use crate::measure::EVENTS_TABLE;
 use crate::options::Options;
 use crate::report::{Aim, Better, Point, Report};
-use crate::stats::{float, median};
+use crate::stats::{float, median, quantile};
 use crate::systems::{Kind, Server, Systems};
 
 /// Rows of one commit.
@@ -65,13 +65,6 @@ pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Res
     );
     record(
         report,
-        "writers' p99 without it, spread of the rounds",
-        "%",
-        None,
-        100.0 * spread(&alone.p99),
-    );
-    record(
-        report,
         "writers' p99 with it",
         "ms",
         None,
@@ -84,18 +77,20 @@ pub fn measure(systems: &Systems, options: &Options, report: &mut Report) -> Res
         Some(Aim::AtMost(5.0)),
         100.0 * (median(&beside.p99) / median(&alone.p99) - 1.0),
     );
-    Ok(())
-}
-
-/// How far the rounds lie apart, as a share of their median: what a move has to exceed to mean
-/// something.
-fn spread(values: &[f64]) -> f64 {
-    let (low, high) = values
+    // What the move has to be seen beside: the same quotient of each round's two turns.
+    let moves: Vec<f64> = beside
+        .p99
         .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| {
-            (low.min(value), high.max(value))
-        });
-    (high - low) / median(values)
+        .zip(&alone.p99)
+        .map(|(with, without)| 100.0 * (with / without - 1.0))
+        .collect();
+    for (what, share) in [
+        ("… in the middle half of the rounds, from", 0.25),
+        ("… to", 0.75),
+    ] {
+        record(report, what, "%", None, quantile(&moves, share));
+    }
+    Ok(())
 }
 
 #[derive(Default)]
