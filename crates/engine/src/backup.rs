@@ -70,7 +70,8 @@ impl Engine {
         let tenants = self.tenants();
         let total = tenants.len() as u64;
         for (done, tenant) in (1..).zip(&tenants) {
-            self.open_and_close(tenant.id)?;
+            self.with_tenant(tenant.id, |tenant| tenant.checkpoint())?
+                .transpose()?;
             progress.report(done, total);
         }
         self.remove_strangers(&tenants)?;

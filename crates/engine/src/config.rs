@@ -19,7 +19,8 @@ pub struct EngineConfig {
     pub worker_threads: usize,
     /// Snapshot readers (SQLite connections) kept open per tenant.
     pub readers_per_tenant: usize,
-    /// Tenants kept open when idle; the least recently used are closed beyond it.
+    /// Tenants kept open when idle; the least recently used are closed beyond it, at the latest when an
+    /// eighth as many have been opened since.
     pub open_tenants: usize,
     /// A tenant without a request for this long is closed.
     pub tenant_idle: Duration,

@@ -1,8 +1,10 @@
-//! The engine: all tenants of a node over one log. Tenants are opened on demand and closed when
-//! nobody has used them for a while; which there are is a collection of the system tenant.
+//! The engine: all tenants of a node over one log. Which there are is a collection of the system
+//! tenant; they are opened on demand ([`opening`]).
+
+mod opening;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -56,6 +58,8 @@ struct Inner {
     dead_letters: Mutex<FxHashMap<TenantId, Known>>,
     /// The change feeds that statements read too.
     cdc: Mutex<Weak<Cdc>>,
+    /// Tenants that have been opened since there was last looked for too many.
+    opened: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -198,6 +202,7 @@ impl Engine {
                 audit,
                 dead_letters: Mutex::default(),
                 cdc: Mutex::default(),
+                opened: AtomicUsize::new(0),
             }),
         })
     }
@@ -371,55 +376,6 @@ impl Engine {
         all
     }
 
-    /// The tenant, opened if it was closed (which may replay some log).
-    ///
-    /// # Errors
-    /// 3D000 for an unknown id, or why it does not open.
-    pub async fn tenant(&self, id: TenantId) -> Result<Arc<Tenant>, SqlError> {
-        self.open_tenant(id, false).await
-    }
-
-    async fn open_tenant(&self, id: TenantId, fresh: bool) -> Result<Arc<Tenant>, SqlError> {
-        let slot = {
-            let registry = self.inner.registry.lock();
-            if registry.closed {
-                return Err(SqlError::new(
-                    ErrorCode::AdminShutdown,
-                    "the server is shutting down",
-                ));
-            }
-            registry.slots.get(&id).cloned()
-        };
-        let slot = slot.ok_or_else(|| {
-            SqlError::new(
-                ErrorCode::UnknownDatabase,
-                format!("tenant {id} does not exist"),
-            )
-        })?;
-        let mut tenant = slot.tenant.lock().await;
-        if let Some(tenant) = &*tenant {
-            tenant.touch();
-            return Ok(Arc::clone(tenant));
-        }
-        if !self.inner.registry.lock().slots.contains_key(&id) {
-            // Dropped while we waited; opened now, it would come back from the log.
-            return Err(SqlError::new(
-                ErrorCode::UnknownDatabase,
-                format!("tenant {id} does not exist"),
-            ));
-        }
-        let shared = Arc::clone(&self.inner.shared);
-        let name = slot.name.clone();
-        let opened = self
-            .inner
-            .shared
-            .readers
-            .call(move || Tenant::open(&shared, id, &name, fresh, &NoProgress))
-            .await??;
-        *tenant = Some(Arc::clone(&opened));
-        Ok(opened)
-    }
-
     /// A new conversation with a tenant for `principal`.
     ///
     /// # Errors
@@ -476,9 +432,12 @@ impl Engine {
                 .await?;
             return Err(error);
         }
-        let mut registry = self.inner.registry.lock();
-        registry.last_id = id.0;
-        registry.add(id, name, Some(tenant));
+        {
+            let mut registry = self.inner.registry.lock();
+            registry.last_id = id.0;
+            registry.add(id, name, Some(tenant));
+        }
+        self.make_room().await?;
         Ok(id)
     }
 
@@ -562,20 +521,6 @@ impl Engine {
         }
     }
 
-    /// The tenant, if it is open; not a use of it.
-    pub(crate) fn tenant_if_open(&self, id: TenantId) -> Option<Arc<Tenant>> {
-        let slot = self.inner.registry.lock().slots.get(&id).cloned()?;
-        slot.tenant.try_lock().ok()?.clone()
-    }
-
-    pub(crate) fn open_tenants(&self) -> Vec<Arc<Tenant>> {
-        let slots: Vec<_> = self.inner.registry.lock().slots.values().cloned().collect();
-        slots
-            .iter()
-            .filter_map(|slot| slot.tenant.try_lock().ok()?.clone())
-            .collect()
-    }
-
     /// Applies retention and closes idle tenants. Called about every 10 s. Blocks.
     ///
     /// # Errors
@@ -588,44 +533,6 @@ impl Engine {
         self.trim()
     }
 
-    fn close_idle(&self) {
-        let slots: Vec<_> = self.inner.registry.lock().slots.values().cloned().collect();
-        let idle_ms = u64::try_from(self.config().tenant_idle.as_millis()).unwrap_or(u64::MAX);
-        let mut open: Vec<(u64, Arc<Slot>)> = Vec::new();
-        for slot in slots {
-            let idle = slot
-                .tenant
-                .try_lock()
-                .ok()
-                .and_then(|tenant| tenant.as_ref()?.idle_ms());
-            if let Some(idle) = idle {
-                open.push((idle, slot));
-            }
-        }
-        // The longest idle first, until few enough are open and none has been idle for too long.
-        open.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
-        let too_many = self
-            .open_tenants()
-            .len()
-            .saturating_sub(self.config().open_tenants);
-        for (place, (idle, slot)) in open.into_iter().enumerate() {
-            if idle < idle_ms && place >= too_many {
-                break;
-            }
-            let Ok(mut held) = slot.tenant.try_lock() else {
-                continue;
-            };
-            // With the slot locked nobody can get hold of it; somebody may have already.
-            let is_ours = held
-                .as_ref()
-                .is_some_and(|tenant| Arc::strong_count(tenant) == 1 && tenant.idle_ms().is_some());
-            if is_ours && let Some(tenant) = held.take() {
-                self.remember_dead_letters(&tenant);
-                tenant.close(false);
-            }
-        }
-    }
-
     /// Forgets old log, once every tenant with changes in it has them in its synced state file.
     fn trim(&self) -> Result<(), EngineError> {
         let log = self.log();
@@ -633,66 +540,22 @@ impl Engine {
             return Ok(());
         };
         for id in log.tenants_before(up_to)? {
-            let tenant = if id == SYSTEM_TENANT {
-                Some(Arc::clone(&self.inner.system))
+            let checkpoint = |tenant: &Arc<Tenant>| tenant.checkpoint();
+            let outcome = if id == SYSTEM_TENANT {
+                Some(checkpoint(&self.inner.system))
             } else {
-                self.blocking_tenant(id)?
+                self.with_tenant(id, checkpoint)?
             };
-            // A tenant that was dropped needs nothing.
-            let Some(tenant) = tenant else { continue };
-            match tenant.checkpoint()? {
-                Some(sure) => up_to = up_to.min(sure),
+            match outcome.transpose()? {
+                Some(Some(sure)) => up_to = up_to.min(sure),
                 // Readers are in the way: next time.
-                None => return Ok(()),
+                Some(None) => return Ok(()),
+                // A tenant that was dropped needs nothing.
+                None => {}
             }
         }
         springhead_log::failpoint::hit("engine.before_trim");
         log.trim(up_to)?;
-        Ok(())
-    }
-
-    fn blocking_tenant(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, EngineError> {
-        let slot = self.inner.registry.lock().slots.get(&id).cloned();
-        let Some(slot) = slot else { return Ok(None) };
-        let mut tenant = block_on(slot.tenant.lock());
-        if tenant.is_none() && self.inner.registry.lock().slots.contains_key(&id) {
-            *tenant = Some(Tenant::open(
-                &self.inner.shared,
-                id,
-                &slot.name,
-                false,
-                &NoProgress,
-            )?);
-        }
-        Ok(tenant.clone())
-    }
-
-    /// A tenant to be copied, the system's own included; `None` if it has been dropped. Blocks.
-    pub(crate) fn tenant_for_copy(&self, id: TenantId) -> Result<Option<Arc<Tenant>>, EngineError> {
-        if id == SYSTEM_TENANT {
-            return Ok(Some(Arc::clone(&self.inner.system)));
-        }
-        self.blocking_tenant(id)
-    }
-
-    /// Opens a tenant, which replays what it is behind, and closes it unless it is in use. Blocks.
-    pub(crate) fn open_and_close(&self, id: TenantId) -> Result<(), EngineError> {
-        let Some(tenant) = self.blocking_tenant(id)? else {
-            return Ok(());
-        };
-        tenant.checkpoint()?;
-        drop(tenant);
-        let slot = self.inner.registry.lock().slots.get(&id).cloned();
-        if id != TenantId::DEFAULT
-            && let Some(slot) = slot
-            && let Ok(mut held) = slot.tenant.try_lock()
-            && held
-                .as_ref()
-                .is_some_and(|open| Arc::strong_count(open) == 1)
-            && let Some(tenant) = held.take()
-        {
-            tenant.close(false);
-        }
         Ok(())
     }
 

@@ -233,6 +233,7 @@ impl Follower {
                     // file would be taken for a lost one.
                     let tenant = Tenant::open(engine.shared(), id, &name, true, &NoProgress)?;
                     engine.add_slot(id, &name, Some(tenant));
+                    engine.make_room_blocking();
                 }
                 (Some(slot), false) => self.drop_tenant(&slot),
                 (Some(_), true) | (None, false) => {}

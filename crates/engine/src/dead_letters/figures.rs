@@ -80,8 +80,9 @@ impl Engine {
                 }
             })
         };
+        let read = read();
         let mut all = self.known_dead_letters().lock();
-        match read() {
+        match read {
             Ok(known) => all.insert(tenant.id(), known),
             // It is opened by the next sweep, which says what is wrong.
             Err(_) => all.remove(&tenant.id()),

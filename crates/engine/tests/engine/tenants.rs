@@ -184,6 +184,15 @@ async fn idle_tenants_are_closed_and_open_again_as_they_were() {
     assert_eq!(inside.one("SELECT count(DISTINCT id) FROM t").await, "2");
 }
 
+/// The names of those that are open.
+fn open(node: &Node) -> Vec<String> {
+    let tenants = node.engine.tenants().into_iter();
+    tenants
+        .filter(|tenant| tenant.open)
+        .map(|tenant| tenant.name)
+        .collect()
+}
+
 #[tokio::test]
 async fn no_more_tenants_stay_open_than_may() {
     let node = Node::with(|config| config.open_tenants = 3);
@@ -192,21 +201,39 @@ async fn no_more_tenants_stay_open_than_may() {
         client.ok(&format!("CREATE DATABASE d{n}")).await;
         node.clock.advance(10);
     }
-    let open = || -> Vec<String> {
-        node.engine
-            .tenants()
-            .into_iter()
-            .filter(|tenant| tenant.open)
-            .map(|tenant| tenant.name)
-            .collect()
-    };
     until(|| {
         node.engine.maintain().unwrap();
-        open().len() <= 3
+        open(&node).len() <= 3
     })
     .await;
-    assert_eq!(open()[0], "default", "it is in use");
+    assert_eq!(open(&node)[0], "default", "it is in use");
     assert_eq!(node.engine.status().tenants, 9);
+}
+
+#[tokio::test]
+async fn who_opens_many_tenants_closes_as_many_without_waiting_for_maintenance() {
+    let node = Node::with(|config| config.open_tenants = 16);
+    let mut client = node.client().await;
+    let mut most = 0;
+    for n in 0..60 {
+        client.ok(&format!("CREATE DATABASE d{n}")).await;
+        node.clock.advance(10);
+        most = most.max(open(&node).len());
+    }
+    let in_use = node.client_of("d3").await;
+    for n in 0..60 {
+        let id = node.engine.tenant_id(&format!("d{n}")).unwrap();
+        node.engine.tenant(id).await.unwrap();
+        node.clock.advance(10);
+        most = most.max(open(&node).len());
+    }
+    // Those that may be open, those opened until somebody looks, and the last one.
+    assert!(most <= 16 + 2 + 1, "{most} were open at once");
+    let open = open(&node);
+    assert_eq!(open[0], "default");
+    assert_eq!(open[1], "d3", "somebody is connected");
+    assert_eq!(open.last().unwrap(), "d59", "the last one used");
+    drop(in_use);
 }
 
 #[tokio::test]
@@ -278,6 +305,34 @@ async fn g1_log_is_trimmed_only_when_every_state_has_it() {
         .expect("it cannot be made from the log any more")
         .to_string();
     assert!(error.contains("its state file is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn trimming_leaves_no_tenant_open_that_was_closed() {
+    let node = Node::retaining(100_000, |config| {
+        config.tenant_idle = Duration::from_secs(1);
+        config.tail_memory_bytes = 1000;
+    });
+    let mut client = node.client().await;
+    for n in 0..12 {
+        client.ok(&format!("CREATE DATABASE d{n}")).await;
+        let mut inside = node.client_of(&format!("d{n}")).await;
+        inside.ok("CREATE TABLE t (v text)").await;
+        inside
+            .ok("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 100)")
+            .await;
+    }
+    let earliest = node.engine.log().earliest();
+    node.clock.advance(2000);
+    until(|| {
+        node.engine.maintain().unwrap();
+        open(&node) == ["default"]
+    })
+    .await;
+    assert!(
+        node.engine.log().earliest() > earliest,
+        "nothing was trimmed"
+    );
 }
 
 #[tokio::test]
