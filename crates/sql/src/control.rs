@@ -89,8 +89,6 @@ pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> 
                 ));
             }
         },
-        Statement::Analyze(_) => PlanKind::NoEffect("ANALYZE"),
-        Statement::Vacuum(_) => PlanKind::NoEffect("VACUUM"),
         _ => return Ok(None),
     }))
 }

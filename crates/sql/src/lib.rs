@@ -21,6 +21,7 @@ mod grammar;
 pub mod lift;
 pub mod listen;
 pub mod live;
+mod maintenance;
 mod nesting;
 pub mod plan;
 pub mod planner;

@@ -76,6 +76,8 @@ pub enum PlanKind {
     ExplainLive(Vec<String>),
     /// Known, has no effect here (e.g. COMMENT ON EXTENSION); the tag to answer with.
     NoEffect(&'static str),
+    /// VACUUM and its kin: nothing to do once checked.
+    Maintenance(Maintenance),
     /// NOTIFY: a message, through the writer like every change.
     Notify(Notification),
     /// LISTEN and UNLISTEN: the session's own business.
@@ -93,6 +95,15 @@ pub enum PlanKind {
     Cursor(CursorStatement),
     /// PREPARE, EXECUTE, DEALLOCATE.
     Prepared(PreparedStatement),
+}
+
+/// VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maintenance {
+    /// The tag to answer with.
+    pub tag: &'static str,
+    /// What is refused in a transaction block (25001), in PostgreSQL's words.
+    pub alone: Option<&'static str>,
 }
 
 /// CALL of one of Springhead's own procedures.

@@ -111,6 +111,7 @@ impl Session {
         match &plan.kind {
             PlanKind::Setting(setting) => self.change_setting(setting).map(Answer::Outcome),
             PlanKind::NoEffect(tag) => Ok(Answer::Outcome(Outcome::command(*tag))),
+            PlanKind::Maintenance(done) => self.maintain(*done).map(Answer::Outcome),
             PlanKind::Database(database) => self.run_database(database).await.map(Answer::Outcome),
             PlanKind::Role(statement) => {
                 let done = Box::pin(self.run_role(statement)).await;

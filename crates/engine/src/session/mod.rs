@@ -36,7 +36,7 @@ use springhead_proto::{ErrorCode, Lsn, SqlError};
 use springhead_sql::access::Identity;
 use springhead_sql::catalog::Catalog;
 use springhead_sql::lift::Lifted;
-use springhead_sql::plan::{OutputColumn, Setting};
+use springhead_sql::plan::{Maintenance, OutputColumn, Setting};
 use springhead_sql::planner::PlanContext;
 use springhead_sql::{PgType, split};
 use tokio::sync::Notify;
@@ -440,6 +440,24 @@ impl Session {
             .store(now_us(&*self.tenant.shared.clock), Ordering::Relaxed);
     }
 
+    /// VACUUM and its kin, which the planner has checked.
+    fn maintain(&self, done: Maintenance) -> Result<Outcome, SqlError> {
+        if let Some(what) = done.alone {
+            self.expect_no_block(what)?;
+        }
+        Ok(Outcome::command(done.tag))
+    }
+
+    fn expect_no_block(&self, what: &str) -> Result<(), SqlError> {
+        if self.block.as_ref().is_some_and(|block| !block.is_lone()) {
+            return Err(SqlError::new(
+                ErrorCode::ActiveTransaction,
+                format!("{what} cannot run inside a transaction block"),
+            ));
+        }
+        Ok(())
+    }
+
     fn change_setting(&mut self, setting: &Setting) -> Result<Outcome, SqlError> {
         match setting {
             Setting::Set { name, value, local } => {
@@ -476,13 +494,10 @@ impl Session {
                 self.after_role_setting(name, &mut outcome)?;
                 Ok(outcome)
             }
-            Setting::Discard if self.block.as_ref().is_some_and(|block| !block.is_lone()) => {
-                Err(SqlError::new(
-                    ErrorCode::ActiveTransaction,
-                    "DISCARD ALL cannot run inside a transaction block",
-                ))
-            }
             Setting::Reset { name: None } | Setting::Discard => {
+                if *setting == Setting::Discard {
+                    self.expect_no_block("DISCARD ALL")?;
+                }
                 // What tells who and where one is are no settings that a client made; RESET ALL
                 // leaves the role alone, as in PostgreSQL.
                 let discards = *setting == Setting::Discard;

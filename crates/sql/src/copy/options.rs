@@ -19,6 +19,8 @@ pub(super) struct Given {
     force_quote: Option<Columns>,
     force_not_null: Option<Columns>,
     force_null: Option<Columns>,
+    /// Given or not: rows are stored as they ever are, so it changes nothing.
+    freeze: Option<CopyHeader>,
 }
 
 /// Columns of a FORCE option.
@@ -81,8 +83,11 @@ impl Given {
             "force_null" => put(&mut self.force_null, force_columns(words, false)?),
             "encoding" => encoding(&words.string()?),
             "freeze" => match header(words)? {
-                CopyHeader::No => Ok(()),
-                _ => Err(SqlError::unsupported("COPY FREEZE")),
+                CopyHeader::Match => Err(SqlError::new(
+                    ErrorCode::SyntaxError,
+                    "freeze requires a Boolean value",
+                )),
+                given => put(&mut self.freeze, given),
             },
             _ => Err(SqlError::new(
                 ErrorCode::SyntaxError,
@@ -100,7 +105,7 @@ impl Given {
         } else if words.word("header") {
             put(&mut self.header, CopyHeader::Yes)
         } else if words.word("freeze") {
-            Err(SqlError::unsupported("COPY FREEZE"))
+            put(&mut self.freeze, CopyHeader::Yes)
         } else if words.word("using") || words.is_word("delimiters") {
             words.expect_word("delimiters")?;
             put(&mut self.delimiter, words.string()?)
