@@ -21,6 +21,9 @@ pub enum HttpError {
     /// Statement number `index`, from 0, of a transaction failed.
     #[error("statement {index}: {error}")]
     Statement { index: usize, error: SqlError },
+    /// The request's head is too long.
+    #[error("the request's head is {head_bytes} bytes long, over the limit of {limit}")]
+    Head { head_bytes: usize, limit: usize },
     /// With the methods that the path takes.
     #[error("{method} is not for this path")]
     Method { method: String, allowed: String },
@@ -51,6 +54,7 @@ impl HttpError {
         match self {
             HttpError::Sql(error) | HttpError::Statement { error, .. } => error.code,
             HttpError::Refused { code, .. } => *code,
+            HttpError::Head { .. } => ErrorCode::StatementTooLarge,
             HttpError::Method { .. } => ErrorCode::MethodNotAllowed,
         }
     }
@@ -80,6 +84,9 @@ impl HttpError {
                     object.insert("fork_lsn".to_owned(), fork_lsn.0.into());
                 }
             }
+            HttpError::Head { .. } => {
+                object.insert("message".to_owned(), self.to_string().into());
+            }
             HttpError::Method { allowed, .. } => {
                 object.insert("message".to_owned(), self.to_string().into());
                 object.insert("hint".to_owned(), format!("it takes: {allowed}").into());
@@ -91,8 +98,11 @@ impl HttpError {
     /// The answer.
     #[must_use]
     pub fn response(&self) -> Response {
-        let status = StatusCode::from_u16(self.code().http_status())
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = match self {
+            HttpError::Head { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            _ => StatusCode::from_u16(self.code().http_status())
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        };
         let mut response = json_response(status, &json!({ "error": self.object() }));
         let headers = response.headers_mut();
         if let HttpError::Method { allowed, .. } = self

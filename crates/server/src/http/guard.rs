@@ -1,7 +1,7 @@
 //! What every request must pass before its path is looked at: lengths, the Host that it names
 //! (DNS rebinding), the Origin that it comes from, and the type of its body.
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use springhead_proto::{ErrorCode, SqlError};
 
 use super::body::{Body, Response};
@@ -13,9 +13,10 @@ use super::params::shown;
 /// another origin that may read it.
 ///
 /// # Errors
-/// SH011, 54000 or SH008.
+/// SH011, 54000, 08P01 or SH008.
 pub fn check(
     config: &HttpConfig,
+    version: Version,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Option<HeaderValue>, HttpError> {
@@ -29,7 +30,14 @@ pub fn check(
             ),
         ));
     }
-    let host = check_host(config, uri, headers)?;
+    let head_bytes = uri_bytes + header_bytes(headers);
+    if head_bytes > config.max_head_bytes {
+        return Err(HttpError::Head {
+            head_bytes,
+            limit: config.max_head_bytes,
+        });
+    }
+    let host = check_host(config, version, uri, headers)?;
     let origin = check_origin(config, &host, headers)?;
     Ok(origin)
 }
@@ -100,7 +108,20 @@ pub fn allow(response: &mut Response, origin: Option<HeaderValue>) {
     }
 }
 
-fn check_host(config: &HttpConfig, uri: &Uri, headers: &HeaderMap) -> Result<String, HttpError> {
+/// As they were written, but for blanks.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    let lines = headers.iter();
+    lines
+        .map(|(name, value)| name.as_str().len() + ": \r\n".len() + value.len())
+        .sum()
+}
+
+fn check_host(
+    config: &HttpConfig,
+    version: Version,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<String, HttpError> {
     // Of two, a proxy may have gone by the other (RFC 9112, 3.2).
     if headers.get_all(header::HOST).iter().nth(1).is_some() {
         return Err(HttpError::new(
@@ -111,8 +132,14 @@ fn check_host(config: &HttpConfig, uri: &Uri, headers: &HeaderMap) -> Result<Str
     let host = match (uri.authority(), headers.get(header::HOST)) {
         (Some(authority), _) => authority.as_str(),
         (None, Some(host)) => host.to_str().unwrap_or("?"),
-        // HTTP/1.0, which no browser speaks.
-        (None, None) => return Ok(String::new()),
+        // Which no browser speaks.
+        (None, None) if version <= Version::HTTP_10 => return Ok(String::new()),
+        (None, None) => {
+            return Err(HttpError::new(
+                ErrorCode::ProtocolViolation,
+                "the request names no host",
+            ));
+        }
     };
     let name = host_name(host);
     if is_loopback(name)
@@ -199,10 +226,15 @@ mod tests {
             headers.insert(*name, value.parse().unwrap());
         }
         let method = method.parse().unwrap();
-        check(&config, &Uri::from_static("/cdc"), &headers)
-            .and_then(|origin| expect_json(&method, &headers).map(|()| origin))
-            .map(|origin| origin.is_some())
-            .map_err(|error| error.code())
+        check(
+            &config,
+            Version::HTTP_11,
+            &Uri::from_static("/cdc"),
+            &headers,
+        )
+        .and_then(|origin| expect_json(&method, &headers).map(|()| origin))
+        .map(|origin| origin.is_some())
+        .map_err(|error| error.code())
     }
 
     #[test]

@@ -140,7 +140,9 @@ async fn serve_tls(app: &Arc<App>, stream: TcpStream, peer: SocketAddr) {
         peer,
         is_secure: true,
     };
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = Unread::new(stream, Vec::new());
+    if is_http2 {
         Box::pin(serve_http2(app, stream, came)).await;
     } else {
         Box::pin(serve_http1(app, stream, came)).await;
@@ -214,7 +216,8 @@ fn service(
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             parts.extensions.insert(came);
-            Ok(routes::answer(app, parts, RequestBody::Hyper(body)).await)
+            let body = RequestBody::of(&app, &parts.headers, body);
+            Ok(routes::answer(app, parts, body).await)
         })
     }
 }

@@ -44,7 +44,74 @@ pub struct Came {
 /// The body of a request, not read yet.
 pub enum RequestBody {
     None,
-    Hyper(hyper::body::Incoming),
+    Hyper(Arriving),
+}
+
+/// How long what a client still sends is taken after it was refused.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+
+/// A body on its way. Whoever sends one reads the answer only when all of it has gone, many clients at
+/// least, so what is left of it when this is dropped is still taken, for a while, and thrown away (RFC
+/// 9112, 9.6).
+pub struct Arriving {
+    app: Arc<App>,
+    body: Option<hyper::body::Incoming>,
+    /// The client waits to be told to go on, and has not been.
+    waits: bool,
+}
+
+impl RequestBody {
+    /// Of a request with these headers.
+    pub fn of(app: &Arc<App>, headers: &HeaderMap, body: hyper::body::Incoming) -> RequestBody {
+        if hyper::body::Body::is_end_stream(&body) {
+            return RequestBody::None;
+        }
+        RequestBody::Hyper(Arriving {
+            app: Arc::clone(app),
+            body: Some(body),
+            waits: headers.contains_key(header::EXPECT),
+        })
+    }
+}
+
+impl Arriving {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// 08P01 if it breaks off.
+    async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        self.waits = false;
+        let Some(body) = &mut self.body else {
+            return Ok(None);
+        };
+        let data = next_data(body).await;
+        if !matches!(data, Ok(Some(_))) {
+            self.body = None;
+        }
+        data
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let Some(mut body) = self.body.take().filter(|_| !self.waits) else {
+            return;
+        };
+        if hyper::body::Body::is_end_stream(&body) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let mut shutdown = self.app.shutdown.clone();
+        runtime.spawn(async move {
+            let rest = async { while let Ok(Some(_)) = next_data(&mut body).await {} };
+            tokio::select! {
+                () = shutdown.requested() => {}
+                _ = tokio::time::timeout(LINGER, rest) => {}
+            }
+        });
+    }
 }
 
 impl Request {
@@ -143,7 +210,7 @@ impl Request {
     pub async fn object_or_empty(&mut self) -> Result<Map<String, Value>, HttpError> {
         let is_empty = match &self.body {
             RequestBody::None => true,
-            RequestBody::Hyper(body) => hyper::body::Body::is_end_stream(body),
+            RequestBody::Hyper(_) => false,
         };
         if is_empty {
             return Ok(Map::new());
@@ -171,7 +238,7 @@ impl Request {
         };
         let read = async {
             let mut whole = Vec::new();
-            while let Some(chunk) = next_data(&mut body).await? {
+            while let Some(chunk) = body.next().await? {
                 if whole.len() + chunk.len() > limit {
                     return Err(too_long());
                 }

@@ -213,7 +213,7 @@ pub async fn answer(app: Arc<App>, head: Parts, body: RequestBody) -> Response {
     let checked = if head.uri.path() == PATH && asks_for(&head, PROTOCOL) {
         Ok(None)
     } else {
-        guard::check(&app.config, &head.uri, &head.headers)
+        guard::check(&app.config, head.version, &head.uri, &head.headers)
     };
     let is_head = head.method == Method::HEAD;
     let (mut answer, origin) = match checked {

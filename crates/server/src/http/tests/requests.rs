@@ -267,19 +267,96 @@ fn refusals_have_bodies_whoever_makes_them() {
         ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), "400"),
         (
             format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200_000)),
-            "4",
+            "414",
         ),
+        (
+            format!(
+                "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+                "x".repeat(66_000)
+            ),
+            "431",
+        ),
+        (
+            format!(
+                "GET /cdc HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+                "x".repeat(200_000)
+            ),
+            "431",
+        ),
+        ("GET /healthz HTTP/1.1\r\n\r\n".to_owned(), "400"),
+        ("GET /cdc HTTP/1.1\r\n\r\n".to_owned(), "400"),
     ] {
         let mut stream = std::net::TcpStream::connect(node.address).unwrap();
         stream.write_all(sent.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
-        // What was sent and not read may reset the connection after the answer.
-        let _ = stream.read_to_string(&mut answer);
+        stream.read_to_string(&mut answer).unwrap();
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status}")),
             "{answer:.200}"
         );
         assert!(answer.contains("\"error\":{\"code\":"), "{answer:.500}");
+    }
+}
+
+/// The connection was closed under whoever was still sending, so that most clients saw a broken pipe in
+/// place of the answer.
+#[test]
+fn a_client_that_sends_all_before_it_reads_gets_to_know_why_it_was_refused() {
+    let node = Node::start();
+    // More than the sockets of both sides hold.
+    let large = vec![b' '; 24 << 20];
+    let json = "content-type: application/json\r\n";
+    let length = format!("content-length: {}\r\n", large.len());
+    for (head, status, code) in [
+        (
+            format!("POST /v1/sql HTTP/1.1\r\n{json}{length}"),
+            413,
+            "too_large",
+        ),
+        (
+            format!("POST /v1/sql HTTP/1.1\r\n{length}"),
+            415,
+            "unsupported_media_type",
+        ),
+        (
+            format!("POST /nowhere HTTP/1.1\r\n{json}{length}"),
+            404,
+            "not_found",
+        ),
+        (
+            format!("PUT /cdc HTTP/1.1\r\n{json}{length}"),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            format!("POST /v1/sql HTTP/1.1\r\norigin: http://evil.example\r\n{json}{length}"),
+            403,
+            "forbidden_origin",
+        ),
+        ("GET /".to_owned(), 414, "uri_too_long"),
+    ] {
+        let mut stream = std::net::TcpStream::connect(node.address).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        if status == 414 {
+            stream.write_all(&vec![b'x'; 24 << 20]).unwrap();
+        } else {
+            stream.write_all(b"host: localhost\r\n\r\n").unwrap();
+            stream.write_all(&large).unwrap();
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{head}: {answer:.300}"
+        );
+        assert!(
+            answer.contains(&format!("{{\"error\":{{\"code\":\"{code}\"")),
+            "{head}: {answer:.500}"
+        );
     }
 }
 
