@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError, Value};
 use springhead_sql::access::Identity;
-use springhead_sql::plan::Parameter;
+use springhead_sql::plan::{Parameter, TransactionControl};
 use springhead_sql::{PgType, Plan, PlanKind, lift, types};
 
 use super::Session;
@@ -35,6 +35,19 @@ impl Statement {
     /// The statement as it was written.
     pub(super) fn sql(&self) -> &str {
         &self.sql
+    }
+
+    /// Whether it begins or ends a transaction (BEGIN, COMMIT, ROLLBACK).
+    #[must_use]
+    pub fn bounds_transaction(&self) -> bool {
+        matches!(
+            self.plan.kind,
+            PlanKind::Transaction(
+                TransactionControl::Begin { .. }
+                    | TransactionControl::Commit { .. }
+                    | TransactionControl::Rollback { .. }
+            )
+        )
     }
 
     pub(super) fn prepare(

@@ -9,7 +9,7 @@ use springhead_engine::cdc::{RowForm, collection_name, find_collection};
 use springhead_engine::{Outcome, ParamValue, Session, Tenant};
 use springhead_proto::{ErrorCode, Lsn, SqlError, ValueRef};
 use springhead_sql::catalog::{Column, Table};
-use springhead_sql::types::output_json;
+use springhead_sql::types::{input_json, output_json};
 
 use super::body::{Response, response};
 use super::error::HttpError;
@@ -202,6 +202,9 @@ impl Target {
                 values.push(format!("${number}"));
             } else if column.generated.is_some() {
                 continue;
+            } else if column.identity_always && !fields.contains_key(&column.name) {
+                // A number that was given to it stays.
+                continue;
             } else {
                 match fields.remove(&column.name) {
                     Some(value) => {
@@ -215,6 +218,16 @@ impl Target {
             names.push(name);
         }
         let keys: Vec<String> = self.table.key_columns().map(quoted).collect();
+        // The path says what the key is.
+        let overriding = if self
+            .table
+            .key_columns()
+            .any(|column| column.identity_always)
+        {
+            " OVERRIDING SYSTEM VALUE"
+        } else {
+            ""
+        };
         let otherwise = if updates.is_empty() {
             // Nothing but a key: the row is the same, and is to be returned.
             format!("UPDATE SET {0} = excluded.{0}", keys[0])
@@ -222,7 +235,7 @@ impl Target {
             format!("UPDATE SET {}", updates.join(", "))
         };
         let sql = format!(
-            "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO {otherwise} RETURNING *",
+            "INSERT INTO {} ({}){overriding} VALUES ({}) ON CONFLICT ({}) DO {otherwise} RETURNING *",
             self.name(),
             names.join(", "),
             values.join(", "),
@@ -265,14 +278,14 @@ impl Target {
 
     /// The body may repeat the key; it must then be the path's.
     fn take_key(&self, fields: &mut Map<String, Value>, key: &[Value]) -> Result<(), HttpError> {
-        let text = |value: &Value| {
-            value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned)
-        };
         for (column, wanted) in self.table.key_columns().zip(key) {
+            // One value has several texts: 1.5 and 1.50, or a time in an id and in a document.
+            let is_same = |given: &Value| {
+                let stored = |value| input_json(&column.pg_type, value).ok();
+                stored(given).is_some_and(|given| stored(wanted) == Some(given))
+            };
             if let Some(given) = fields.remove(&column.name)
-                && text(&given) != text(wanted)
+                && !is_same(&given)
             {
                 return Err(SqlError::new(
                     ErrorCode::InvalidParameterValue,

@@ -114,9 +114,13 @@ pub async fn one(mut request: Request) -> Result<Response, HttpError> {
 /// # Errors
 /// What is wrong with the cursor or the consumer.
 pub async fn commit(mut request: Request) -> Result<Response, HttpError> {
+    let min_lsn = request.params.min_lsn()?;
     let tenant_id = request.tenant_id()?;
-    std::mem::take(&mut request.params).finish(&["tenant_id"])?;
+    std::mem::take(&mut request.params).finish(&["tenant_id", "min_lsn"])?;
     let tenant = request.app.node.engine.tenant(tenant_id).await?;
+    if let Some(lsn) = min_lsn {
+        tenant.wait_visible(lsn).await?;
+    }
     let name = request.segments.pop().unwrap_or_default();
     let mut fields = request.json_object().await?;
     let cursor = take_text(&mut fields, "cursor")?

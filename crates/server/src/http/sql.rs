@@ -22,14 +22,20 @@ const WHOLE_BYTES: usize = 256 << 10;
 /// What is wrong with the request or its statements.
 pub async fn run(mut request: Request) -> Result<Response, HttpError> {
     let tenant = request.tenant_id()?;
-    std::mem::take(&mut request.params).finish(&["tenant_id"])?;
+    let asked_lsn = request.params.min_lsn()?;
+    std::mem::take(&mut request.params).finish(&["tenant_id", "min_lsn"])?;
     let mut object = request.json_object().await?;
-    let min_lsn = take_number(&mut object, "min_lsn")?.map(Lsn);
+    let min_lsn = take_number(&mut object, "min_lsn")?.map(Lsn).max(asked_lsn);
     let Some(transaction) = take_field(&mut object, "transaction") else {
-        let asked = Asked::read(object)?;
+        let asked = Asked::read(object, &["sql", "params", "min_lsn"])?;
         let mut session = request.session(tenant, min_lsn).await?;
         let outcome = asked.run(&mut session).await?;
-        let lsn = outcome.lsn;
+        let lsn = if outcome.lsn == Lsn::ZERO {
+            // It neither read nor wrote (SET, SHOW).
+            session.tenant().visible()
+        } else {
+            outcome.lsn
+        };
         return answer(vec![outcome], lsn, Shape::Single).await;
     };
     finish_fields(&object, &["transaction", "min_lsn"])?;
@@ -51,7 +57,7 @@ pub async fn run(mut request: Request) -> Result<Response, HttpError> {
     let mut statements = Vec::with_capacity(list.len());
     for statement in list {
         match statement {
-            Value::Object(object) => statements.push(Asked::read(object)?),
+            Value::Object(object) => statements.push(Asked::read(object, &["sql", "params"])?),
             _ => {
                 return Err(HttpError::parameter(
                     "each statement of \"transaction\" is an object with \"sql\"",
@@ -71,11 +77,11 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Reads `sql` and `params`.
+    /// Reads `sql` and `params`. `known` are the fields that there may be, for who got one wrong.
     ///
     /// # Errors
     /// 22023 naming the field that is wrong.
-    pub fn read(mut object: Map<String, Value>) -> Result<Asked, HttpError> {
+    pub fn read(mut object: Map<String, Value>, known: &[&str]) -> Result<Asked, HttpError> {
         let sql = take_text(&mut object, "sql")?
             .ok_or_else(|| HttpError::parameter("\"sql\" is missing"))?;
         let params = match take_field(&mut object, "params") {
@@ -83,16 +89,24 @@ impl Asked {
             Some(Value::Array(params)) => params,
             Some(_) => return Err(HttpError::parameter("\"params\" is a list")),
         };
-        finish_fields(&object, &["sql", "params", "min_lsn"])?;
+        finish_fields(&object, known)?;
         Ok(Asked { sql, params })
     }
 
     /// Runs it.
     ///
     /// # Errors
-    /// What the statement says.
+    /// What the statement says; 0A000 for one that begins or ends a transaction, since a session lasts
+    /// no longer than its request, and a request with several statements is one transaction.
     pub async fn run(&self, session: &mut Session) -> Result<Outcome, SqlError> {
         let statement = session.prepare(&self.sql, &[])?;
+        if statement.bounds_transaction() {
+            return Err(
+                SqlError::unsupported("beginning or ending a transaction here").with_hint(
+                    "send its statements together to POST /v1/sql: {\"transaction\":[{\"sql\":…},…]}",
+                ),
+            );
+        }
         let params: Vec<ParamValue<'_>> = self.params.iter().map(param).collect();
         session.execute(&statement, &params).await
     }

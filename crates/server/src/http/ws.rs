@@ -324,7 +324,7 @@ impl Connection {
 
     async fn sql(&self, mut params: Map<String, Value>) -> Result<Answer, Refusal> {
         let min_lsn = super::request::take_number(&mut params, "min_lsn")?;
-        let asked = Asked::read(params)?;
+        let asked = Asked::read(params, &["sql", "params", "min_lsn"])?;
         let engine = &self.app.node.engine;
         let mut session = engine.session(self.tenant_id, &self.principal).await?;
         if let Some(lsn) = min_lsn {
@@ -346,7 +346,7 @@ impl Connection {
                 Some(other) => options.set(name, Some(&other.to_string()))?,
             }
         }
-        let asked = Asked::read(params)?;
+        let asked = Asked::read(params, &["sql", "params", "cursor"])?;
         let values: Vec<ParamValue<'_>> = asked.params.iter().map(param).collect();
         let request = LiveRequest {
             sql: &asked.sql,

@@ -150,6 +150,149 @@ fn documents_are_read_and_written_by_their_key() {
     node.refused("/v1/collections/places/17", 400, "invalid_value");
 }
 
+/// COMMIT ended the transaction of its request: what came before it stayed although the answer was an
+/// error, and a BEGIN had the whole request rolled back behind an answer that said otherwise.
+#[test]
+fn g3_no_statement_of_a_request_begins_or_ends_its_transaction() {
+    let node = Node::with_orders();
+    let insert =
+        |id: &str| json!({ "sql": format!("INSERT INTO orders VALUES ('{id}', null, 1)") });
+    for word in [
+        "BEGIN",
+        "START TRANSACTION",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "ABORT",
+    ] {
+        let bound = json!({ "sql": word });
+        for (transaction, place) in [
+            (json!([insert("a"), bound, insert("b")]), 1),
+            (json!([bound, insert("c")]), 0),
+        ] {
+            let answer = sql(&node, &json!({ "transaction": transaction }));
+            assert_eq!(
+                (answer.status, answer.error_code().as_str()),
+                (400, "not_supported"),
+                "{word}: {}",
+                answer.text()
+            );
+            assert_eq!(answer.json()["error"]["statement"], place, "{word}");
+        }
+        // Alone it would bind nothing that follows.
+        let answer = sql(&node, &bound);
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (400, "not_supported"),
+            "{word}: {}",
+            answer.text()
+        );
+    }
+    let answer = sql(&node, &json!({ "sql": "SELECT * FROM orders" })).json();
+    assert_eq!(answer["rows"], json!([]));
+    let savepoints = json!({ "transaction": [
+        insert("a"), { "sql": "SAVEPOINT s" }, insert("b"), { "sql": "ROLLBACK TO s" }
+    ] });
+    assert_eq!(sql(&node, &savepoints).status, 200);
+    let answer = sql(&node, &json!({ "sql": "SELECT id FROM orders" })).json();
+    assert_eq!(answer["rows"], json!([["a"]]));
+}
+
+#[test]
+fn every_answer_says_its_lsn_and_every_request_may_ask_for_one() {
+    let node = Node::with_orders();
+    let lsn = node.sql("INSERT INTO orders VALUES ('a', null, 1)");
+    for text in ["SET search_path = public", "SHOW server_version", ""] {
+        assert!(node.sql(text) >= lsn, "{text}");
+    }
+    let target = format!("/v1/sql?min_lsn={lsn}");
+    let answer = node.send("POST", &target, &json!({ "sql": "SELECT id FROM orders" }));
+    assert_eq!(answer.json()["rows"], json!([["a"]]), "{}", answer.text());
+    node.send(
+        "POST",
+        "/v1/consumers",
+        &json!({ "name": "c", "since_lsn": 1 }),
+    );
+    let target = format!("/v1/consumers/c/commit?min_lsn={lsn}");
+    let answer = node.send("POST", &target, &json!({ "cursor": lsn.to_string() }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // A statement of a transaction has none of its own, and the hint says so.
+    let body = json!({ "transaction": [{ "sql": "SELECT 1", "min_lsn": 1 }] });
+    let hint = sql(&node, &body).json()["error"]["hint"].to_string();
+    assert!(
+        hint.contains("sql, params") && !hint.contains("min_lsn"),
+        "{hint}"
+    );
+}
+
+/// The key of a document and its id print one value in two ways, and a body that repeated the key as the
+/// document has it was refused.
+#[test]
+fn a_document_may_be_put_back_as_it_was_got_whatever_type_its_key_has() {
+    let node = Node::start();
+    for (number, (pg_type, id)) in [
+        ("numeric(6,2)", "1.5"),
+        ("timestamptz", "2024-01-01T02:00:00+02:00"),
+        ("timestamp", "2024-01-01 02:00:00"),
+        ("boolean", "true"),
+        ("uuid", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
+        ("char(5)", "ab"),
+        ("bigint", "9007199254740993"),
+        ("double precision", "1e300"),
+        ("bytea", "\\x00ff"),
+        ("text", "a/b"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        node.sql(&format!(
+            "CREATE TABLE t{number} (id {pg_type} PRIMARY KEY, v integer)"
+        ));
+        let made = node.send(
+            "PUT",
+            &format!("/v1/collections/t{number}/{}", encode(id)),
+            &json!({ "v": 1 }),
+        );
+        assert_eq!(made.status, 200, "{pg_type}: {}", made.text());
+        let made = made.json();
+        let own_id = made["document_id"].as_str().unwrap();
+        let mut document = made["document"].clone();
+        for (method, id, v) in [("PUT", id, 2), ("PUT", own_id, 3), ("PATCH", own_id, 4)] {
+            document["v"] = v.into();
+            let target = format!("/v1/collections/t{number}/{}", encode(id));
+            let again = node.send(method, &target, &document);
+            assert_eq!(again.status, 200, "{pg_type}: {}", again.text());
+            assert_eq!(again.json()["document"], document, "{pg_type}");
+        }
+        let target = format!("/v1/collections/t{number}/{}", encode(own_id));
+        let other = node.send("PUT", &target, &json!({ "id": null }));
+        assert_eq!(other.status, 400, "{pg_type}: {}", other.text());
+    }
+    node.sql("CREATE TABLE pairs (a date, b numeric(6,2), v integer, PRIMARY KEY (a, b))");
+    let target = format!("/v1/collections/pairs/{}", encode("[\"2024-01-02\",1.5]"));
+    let made = node.send("PUT", &target, &json!({ "v": 1 })).json();
+    let put = node.send("PUT", &target, &made["document"]);
+    assert_eq!(put.status, 200, "{}", put.text());
+}
+
+/// A key that the database numbers could be patched and deleted, and not put.
+#[test]
+fn a_document_with_a_key_that_is_always_generated_may_be_put() {
+    let node = Node::start();
+    node.sql("CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text, twice text GENERATED ALWAYS AS (a || a) STORED)");
+    node.sql("INSERT INTO t (a) VALUES ('x')");
+    for (id, a) in [(1, "y"), (7, "z")] {
+        let target = format!("/v1/collections/t/{id}");
+        let put = node.send("PUT", &target, &json!({ "id": id, "a": a }));
+        assert_eq!(
+            put.json()["document"],
+            json!({ "id": id, "a": a, "twice": format!("{a}{a}") }),
+            "{}",
+            put.text()
+        );
+    }
+}
+
 #[test]
 fn documents_are_listed_by_key_page_by_page() {
     let node = Node::start();
