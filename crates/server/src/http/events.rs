@@ -23,7 +23,8 @@ use super::request::Request;
 /// Ids of frames that end a stream for good; whoever comes back with one is told to stop.
 const FINAL_IDS: [&str; 2] = ["must-refetch", "taken-over"];
 
-/// A feed that starts now tells its position this soon, for clients that learn it from events only.
+/// A feed that starts now or at a time tells its position this soon, for clients that learn it from
+/// events only.
 const FIRST_PROGRESS: Duration = Duration::from_secs(1);
 
 /// Serves an event stream.
@@ -47,7 +48,7 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
         *answer.status_mut() = StatusCode::NO_CONTENT;
         return Ok(answer);
     }
-    let resumes = last_event_id.is_some();
+    let resumes = last_event_id.is_some() || query_id.is_some();
     let cursor = last_event_id
         .or(query_id)
         .map(|text| parse_cursor(&text))
@@ -65,7 +66,8 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
     }
 
     let app = Arc::clone(&request.app);
-    let from_now = start.is_none() && !snapshot;
+    // Asked for again, it would be another position.
+    let by_time = matches!(start, None | Some(Start::SinceMs(_))) && !snapshot;
     let options = FeedOptions {
         reader: Reader::new(&request.principal),
         spec,
@@ -80,7 +82,7 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
         Ok(feed) => {
             app.metrics.event_streams_opened.fetch_add(1, Relaxed);
             let counted = Counted::new(&app, |metrics| &metrics.event_streams);
-            Body::produced(move |output| run(app, feed, from_now, output, counted))
+            Body::produced(move |output| run(app, feed, by_time, output, counted))
         }
         Err(refused @ HttpError::Refused { .. }) => Body::produced(move |output| async move {
             output.send(final_frame(&refused).unwrap_or_default()).await;
@@ -150,18 +152,18 @@ pub fn start(params: &mut Params, cursor: Option<Cursor>) -> Result<Option<Start
 async fn run(
     app: Arc<App>,
     mut feed: Feed,
-    from_now: bool,
+    by_time: bool,
     output: Output,
     counted: Counted,
 ) -> Result<(), CutShort> {
     let _counted = counted;
     let mut shutdown = app.shutdown.clone();
     let heartbeat = app.config.heartbeat;
-    output.send(hello(&app, &mut feed, from_now)).await;
+    output.send(hello(&app, &mut feed, by_time)).await;
     let mut last_sent = Instant::now();
-    let first_beat = if from_now { FIRST_PROGRESS } else { heartbeat };
+    let first_beat = if by_time { FIRST_PROGRESS } else { heartbeat };
     let mut beat = Box::pin(sleep_until(last_sent + first_beat));
-    let mut first = from_now;
+    let mut first = by_time;
     loop {
         let frames = tokio::select! {
             biased;
@@ -194,11 +196,11 @@ async fn run(
     }
 }
 
-/// The first bytes: how soon to come back, and for a feed that starts now the position that it
-/// starts at, so that a browser that loses its connection before the first event misses nothing.
-fn hello(app: &App, feed: &mut Feed, from_now: bool) -> String {
+/// The first bytes: how soon to come back, and for a feed that starts now or at a time the position that
+/// it starts at, so that a browser that loses its connection before the first event misses nothing.
+fn hello(app: &App, feed: &mut Feed, by_time: bool) -> String {
     let retry = app.config.retry.as_millis();
-    if from_now {
+    if by_time {
         let hello = format!(
             "retry: {retry}\nid: {}@{}\n\n",
             feed.position(),

@@ -1,5 +1,7 @@
 //! What comes out of the feed: positions, transactions, snapshots, filters, forms.
 
+use std::io::Read;
+
 use super::*;
 
 #[test]
@@ -83,6 +85,53 @@ fn g2_a_feed_from_now_begins_after_what_is_there() {
         (page["count"].as_u64(), page["has_more"].as_bool()),
         (Some(0), Some(false))
     );
+}
+
+/// A browser asks again for what it asked for, with the last id that it was told. Without one, a time to
+/// come meant another now.
+#[test]
+fn g2_a_feed_from_a_time_tells_its_position_before_the_first_event() {
+    let node = Node::with_orders();
+    node.sql("INSERT INTO orders VALUES ('old', null, 1)");
+    let target = "/cdc/orders?since_ms=99999999999999";
+    let mut stream = http::open(node.address, "GET", target, &[], b"").unwrap();
+    let mut first = String::new();
+    while !first.ends_with("\n\n") {
+        let mut byte = [0];
+        stream.body().read_exact(&mut byte).unwrap();
+        first.push(char::from(byte[0]));
+    }
+    let id = first.lines().find_map(|line| line.strip_prefix("id: "));
+    let id = id.expect("a position").to_owned();
+    drop(stream);
+    node.sql("INSERT INTO orders VALUES ('new', null, 1)");
+    let mut again = node.stream(target, Some(&id));
+    assert_eq!(next(&mut again).json()["document_id"], "new");
+    // One of the past is told, too, and what it asks for follows.
+    let mut past = node.stream("/cdc/orders?since_ms=0&operations=insert", None);
+    assert_eq!(next(&mut past).json()["document_id"], "old");
+}
+
+#[test]
+fn g4_who_goes_on_from_a_position_gets_no_snapshot() {
+    let node = Node::with_orders();
+    let lsn = node.sql("INSERT INTO orders VALUES ('old', null, 1)");
+    node.sql("INSERT INTO orders VALUES ('new', null, 1)");
+    let id = lsn.to_string();
+    for (target, header) in [
+        ("/cdc/orders?snapshot=true".to_owned(), Some(id.as_str())),
+        (
+            format!("/cdc/orders?snapshot=true&last_event_id={id}"),
+            None,
+        ),
+    ] {
+        let event = next(&mut node.stream(&target, header));
+        assert_eq!(
+            (event.event.as_str(), &event.json()["document_id"]),
+            ("insert", &json!("new")),
+            "{target}"
+        );
+    }
 }
 
 #[test]
