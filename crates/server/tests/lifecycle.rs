@@ -1,6 +1,8 @@
 //! Starting and stopping: one process per directory, an orderly end, loopback only while anyone may
 //! connect.
 
+use std::process::Command;
+
 use springhead_sim::fixture::Fixture;
 use springhead_sim::process::{Ports, Server, Setup, StartError};
 
@@ -89,4 +91,31 @@ fn an_open_server_listens_on_loopback_only() {
             Ok(_) => panic!("{flag} 0.0.0.0 was taken with no user defined"),
         }
     }
+}
+
+/// It said of the server's own words that they were no change, and that standard output had failed.
+#[test]
+fn a_tail_that_the_server_ends_says_why() {
+    let fixture = Fixture::started();
+    fixture.sql("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)");
+    let url = format!("http://{}", fixture.setup.http);
+    let ended = Command::new(&fixture.setup.binary)
+        .args([
+            "tail",
+            "t",
+            "--since",
+            "0",
+            "--where",
+            "1 / (id - 1) = 1",
+            "--url",
+            &url,
+        ])
+        .output()
+        .expect("it runs");
+    assert_eq!(ended.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(
+        told.trim(),
+        "springhead: division by zero (division_by_zero)"
+    );
 }

@@ -177,6 +177,9 @@ async fn one_connection(
                 event.data
             ))));
         }
+        if event.name == "error" {
+            return Err(Broken::Refused(CliError::Failed(ended(&event.data))));
+        }
         show(args, &event).map_err(|error| Broken::Refused(CliError::Output(error)))?;
         if let Some(id) = event.id {
             *cursor = Some(id);
@@ -185,6 +188,15 @@ async fn one_connection(
     Err(Broken::Lost(std::io::Error::other(
         "the server ended the stream",
     )))
+}
+
+/// What the last event of a stream says that the server ends.
+fn ended(data: &str) -> String {
+    let error = serde_json::from_str::<Value>(data).unwrap_or_default();
+    match (error["message"].as_str(), error["code"].as_str()) {
+        (Some(message), Some(code)) => format!("{message} ({code})"),
+        _ => format!("the server ended the stream: {data}"),
+    }
 }
 
 pub(super) fn refusal(status: u16, body: &str) -> String {

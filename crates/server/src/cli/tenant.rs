@@ -16,16 +16,24 @@ pub enum TenantCommand {
         json: bool,
     },
     /// Creates a tenant
+    #[command(after_help = EXIT_CODES)]
     Create {
         name: String,
         #[command(flatten)]
         server: Server,
+        /// What was done as a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Drops a tenant with all that is in it
+    #[command(after_help = EXIT_CODES)]
     Drop {
         name: String,
         #[command(flatten)]
         server: Server,
+        /// What was done as a JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -45,11 +53,11 @@ pub struct Server {
 pub async fn run(command: TenantCommand) -> Result<(), CliError> {
     let (server, sql, json) = match command {
         TenantCommand::List { server, json } => (server, "SHOW tenants".to_owned(), json),
-        TenantCommand::Create { name, server } => {
-            (server, format!("CREATE DATABASE {}", quoted(&name)), false)
+        TenantCommand::Create { name, server, json } => {
+            (server, format!("CREATE DATABASE {}", quoted(&name)), json)
         }
-        TenantCommand::Drop { name, server } => {
-            (server, format!("DROP DATABASE {}", quoted(&name)), false)
+        TenantCommand::Drop { name, server, json } => {
+            (server, format!("DROP DATABASE {}", quoted(&name)), json)
         }
     };
     execute(&target(server.url.as_deref(), &server.tls)?, &sql, json).await

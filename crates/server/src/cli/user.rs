@@ -24,6 +24,7 @@ pub enum UserCommand {
         json: bool,
     },
     /// Creates a user; the password is asked for, or is the first line of standard input
+    #[command(after_help = EXIT_CODES)]
     Create {
         name: String,
         /// May do everything
@@ -34,18 +35,29 @@ pub enum UserCommand {
         tenant: Option<String>,
         #[command(flatten)]
         server: Server,
+        /// What was done as a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Gives a user another password
+    #[command(after_help = EXIT_CODES)]
     Password {
         name: String,
         #[command(flatten)]
         server: Server,
+        /// What was done as a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Drops a user
+    #[command(after_help = EXIT_CODES)]
     Drop {
         name: String,
         #[command(flatten)]
         server: Server,
+        /// What was done as a JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -61,6 +73,7 @@ pub enum TokenCommand {
         json: bool,
     },
     /// Creates a token and prints it, once
+    #[command(after_help = EXIT_CODES)]
     Create {
         /// What it is for
         name: String,
@@ -83,10 +96,14 @@ pub enum TokenCommand {
         json: bool,
     },
     /// Revokes a token, by its id
+    #[command(after_help = EXIT_CODES)]
     Revoke {
         id: String,
         #[command(flatten)]
         server: Server,
+        /// What was done as a JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -107,6 +124,7 @@ pub async fn run_user(command: UserCommand) -> Result<(), CliError> {
             superuser,
             tenant,
             server,
+            json,
         } => {
             let mut sql = format!(
                 "CREATE USER {} PASSWORD '{}'",
@@ -119,18 +137,18 @@ pub async fn run_user(command: UserCommand) -> Result<(), CliError> {
             if let Some(tenant) = tenant {
                 sql.push_str(&format!(" TENANT {}", quoted(&tenant)));
             }
-            (server, sql, false)
+            (server, sql, json)
         }
-        UserCommand::Password { name, server } => {
+        UserCommand::Password { name, server, json } => {
             let sql = format!(
                 "ALTER USER {} PASSWORD '{}'",
                 quoted(&name),
                 new_verifier(&name)?
             );
-            (server, sql, false)
+            (server, sql, json)
         }
-        UserCommand::Drop { name, server } => {
-            (server, format!("DROP USER {}", quoted(&name)), false)
+        UserCommand::Drop { name, server, json } => {
+            (server, format!("DROP USER {}", quoted(&name)), json)
         }
     };
     execute(&target(server.url.as_deref(), &server.tls)?, &sql, json).await
@@ -168,8 +186,8 @@ pub async fn run_token(command: TokenCommand) -> Result<(), CliError> {
             }
             (server, sql, json)
         }
-        TokenCommand::Revoke { id, server } => {
-            (server, format!("DROP TOKEN {}", quoted(&id)), false)
+        TokenCommand::Revoke { id, server, json } => {
+            (server, format!("DROP TOKEN {}", quoted(&id)), json)
         }
     };
     execute(&target(server.url.as_deref(), &server.tls)?, &sql, json).await

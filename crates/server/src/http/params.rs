@@ -73,9 +73,9 @@ impl Params {
         }
     }
 
-    /// Whether it is there, not taken yet.
+    /// Whether it is there in any case, not taken yet.
     pub fn has(&self, name: &str) -> bool {
-        self.left.iter().any(|(left, _)| left == name)
+        (self.left.iter()).any(|(left, _)| left.eq_ignore_ascii_case(name))
     }
 
     /// Takes `min_lsn`.

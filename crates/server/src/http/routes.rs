@@ -143,7 +143,7 @@ impl Route {
 
     /// Whether it only reads, or sees to that itself.
     fn reads(self, method: &Method) -> bool {
-        *method == Method::GET || matches!(self, Route::Sql | Route::Session)
+        *method == Method::GET || matches!(self, Route::Sql | Route::Session | Route::Tickets)
     }
 }
 
