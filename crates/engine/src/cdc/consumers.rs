@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use springhead_log::{Log, Pin};
-use springhead_proto::{Cursor, ErrorCode, Lsn, RowRef, SqlError, TenantId, ValueRef};
+use springhead_proto::{
+    CollectionId, Cursor, ErrorCode, Lsn, RowRef, SqlError, TenantId, ValueRef,
+};
 use springhead_sql::types::{PgType, output_text};
 
 use super::plan::FeedPlan;
@@ -31,6 +33,8 @@ pub struct Consumer {
     pub updated_at: String,
     /// The role that made it, which alone may use it; `None` for superusers' use.
     pub owner: Option<String>,
+    /// The number of its collection, which a new name leaves as it is.
+    table: Option<CollectionId>,
 }
 
 /// A consumer to be made.
@@ -86,9 +90,10 @@ impl Cdc {
             )
             .into());
         }
-        if let Some(collection) = &new.collection {
-            find_collection(&tenant.catalog(), collection)?;
-        }
+        let table = match &new.collection {
+            Some(name) => Some(find_collection(&tenant.catalog(), name)?.collection()),
+            None => None,
+        };
         let most = self.engine.config().max_consumers;
         if self.consumers(tenant).await?.0.len() >= most {
             return Err(SqlError::new(
@@ -105,7 +110,9 @@ impl Cdc {
         let pin_bytes = new.pin_bytes.unwrap_or(cap).min(cap);
         let (cursor_text, lsn_text, epoch_text) = texts(cursor);
         let pin_text = pin_bytes.to_string();
-        let options_text = serde_json::json!({ "owner": new.owner }).to_string();
+        let options_text =
+            serde_json::json!({ "owner": new.owner, "table": table.map(|table| table.0) })
+                .to_string();
         let params = [
             ParamValue::Text(&new.name),
             new.collection
@@ -127,7 +134,7 @@ impl Cdc {
         );
         let outcome = run(&mut tenant.system_session(), &insert, &params).await?;
         let lsn = outcome.lsn;
-        match read(outcome)?.pop() {
+        match read(tenant, outcome)?.pop() {
             Some(consumer) => Ok((consumer, lsn)),
             None => {
                 self.pin_again(tenant, &new.name).await?;
@@ -148,7 +155,7 @@ impl Cdc {
         let select = format!("SELECT {COLUMNS} FROM springhead.consumers ORDER BY name");
         let outcome = run(&mut tenant.system_session(), &select, &[]).await?;
         let lsn = outcome.lsn;
-        Ok((read(outcome)?, lsn))
+        Ok((read(tenant, outcome)?, lsn))
     }
 
     /// One consumer, and the LSN at which it was so.
@@ -168,7 +175,7 @@ impl Cdc {
         )
         .await?;
         let lsn = outcome.lsn;
-        match read(outcome)?.pop() {
+        match read(tenant, outcome)?.pop() {
             Some(consumer) => Ok((consumer, lsn)),
             None => Err(unknown(name)),
         }
@@ -217,13 +224,13 @@ impl Cdc {
         )
         .await?;
         let lsn = outcome.lsn;
-        if read(outcome)?.is_empty() {
+        if read(tenant, outcome)?.is_empty() {
             return Err(unknown(name));
         }
         self.engine
             .log()
             .set_pin(&pin_name(tenant.id(), name), None);
-        drop(self.readers.take(tenant.id(), name));
+        self.readers.end(tenant.id(), name);
         Ok(lsn)
     }
 
@@ -272,7 +279,7 @@ impl Cdc {
         }
         let outcome = run(&mut tenant.system_session(), &update, &params).await?;
         let lsn = outcome.lsn;
-        if let Some(consumer) = read(outcome)?.pop() {
+        if let Some(consumer) = read(tenant, outcome)?.pop() {
             pin(
                 &**log,
                 tenant.id(),
@@ -358,7 +365,11 @@ impl Cdc {
         }
         if let Some(wanted) = &consumer.collection {
             let catalog = tenant.catalog();
-            let wanted = find_collection(&catalog, wanted)?;
+            let known = consumer.table.and_then(|table| catalog.table(table));
+            let wanted = match known {
+                Some(table) => table,
+                None => find_collection(&catalog, wanted)?,
+            };
             if plan.table().is_none_or(|table| table.id != wanted.id) {
                 return Err(SqlError::new(
                     ErrorCode::InvalidParameterValue,
@@ -443,14 +454,20 @@ async fn run(
     session.execute(&statement, params).await
 }
 
-fn read(outcome: Outcome) -> Result<Vec<Consumer>, SqlError> {
+/// Consumers by their rows, with the names that their collections have now.
+fn read(tenant: &Tenant, outcome: Outcome) -> Result<Vec<Consumer>, SqlError> {
     let mut consumers = Vec::new();
     let Some(mut rows) = outcome.rows else {
         return Ok(consumers);
     };
     while let Some(chunk) = rows.next_chunk()? {
         for row in chunk.rows() {
-            consumers.push(read_one(row)?);
+            let mut consumer = read_one(row)?;
+            let catalog = tenant.catalog();
+            if let Some(table) = consumer.table.and_then(|table| catalog.table(table)) {
+                consumer.collection = Some(super::collection_name(&table.name));
+            }
+            consumers.push(consumer);
         }
     }
     Ok(consumers)
@@ -474,6 +491,10 @@ fn read_one(row: RowRef<'_>) -> Result<Consumer, SqlError> {
             "a row of springhead.consumers has other types",
         ));
     };
+    let options: serde_json::Value = match options {
+        ValueRef::Text(options) => serde_json::from_str(options).unwrap_or_default(),
+        _ => serde_json::Value::Null,
+    };
     Ok(Consumer {
         name: name.to_owned(),
         collection: match collection {
@@ -488,16 +509,11 @@ fn read_one(row: RowRef<'_>) -> Result<Consumer, SqlError> {
         expired: state != "active",
         created_at: time(created_at),
         updated_at: time(updated_at),
-        owner: owner(options),
+        owner: options["owner"].as_str().map(str::to_owned),
+        table: (options["table"].as_u64())
+            .and_then(|id| u32::try_from(id).ok())
+            .map(CollectionId),
     })
-}
-
-fn owner(options: ValueRef<'_>) -> Option<String> {
-    let ValueRef::Text(options) = options else {
-        return None;
-    };
-    let options: serde_json::Value = serde_json::from_str(options).ok()?;
-    Some(options.get("owner")?.as_str()?.to_owned())
 }
 
 fn time(value: ValueRef<'_>) -> String {

@@ -163,7 +163,7 @@ impl Feed {
                 Some(seat) => {
                     tokio::select! {
                         biased;
-                        error = seat.taken_over() => return Err(error.into()),
+                        error = seat.lost() => return Err(error.into()),
                         step = self.tail.next() => step?,
                     }
                 }
@@ -250,7 +250,7 @@ impl Feed {
 
     /// Some frames of what is at hand; `None` if there is nothing at hand, or nothing came of it.
     fn render(&mut self) -> Result<Option<Bytes>, CdcError> {
-        if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_taken_over) {
+        if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_lost) {
             return Err(error.into());
         }
         if self.blocks.is_empty() && self.snapshot.is_none() {

@@ -152,7 +152,7 @@ impl Poll {
         }
         let mut out = Vec::new();
         loop {
-            if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_taken_over) {
+            if let Some(error) = self.seat.as_ref().and_then(ReaderSeat::is_lost) {
                 return Err(error.into());
             }
             if self.is_full() {
@@ -195,7 +195,7 @@ impl Poll {
             Some(seat) => {
                 tokio::select! {
                     biased;
-                    error = seat.taken_over() => return Err(error.into()),
+                    error = seat.lost() => return Err(error.into()),
                     step = self.tail.next() => step?,
                 }
             }

@@ -19,6 +19,8 @@ type Present = FxHashMap<(TenantId, String), Arc<Seat>>;
 #[derive(Default)]
 struct Seat {
     taken: AtomicBool,
+    /// There is nothing to read for any more.
+    gone: AtomicBool,
     wake: Notify,
 }
 
@@ -45,13 +47,22 @@ impl Readers {
             seat,
         }
     }
+
+    /// Ends the reader of a consumer that has been deleted.
+    pub(crate) fn end(&self, tenant: TenantId, consumer: &str) {
+        let key = (tenant, consumer.to_owned());
+        if let Some(seat) = self.present.lock().remove(&key) {
+            seat.gone.store(true, Ordering::Release);
+            seat.wake.notify_one();
+        }
+    }
 }
 
 impl ReaderSeat {
-    /// Completes when another reader has taken this place. Cancel-safe.
-    pub(crate) async fn taken_over(&self) -> SqlError {
+    /// Completes when another reader has taken this place, or the consumer is deleted. Cancel-safe.
+    pub(crate) async fn lost(&self) -> SqlError {
         loop {
-            if let Some(error) = self.is_taken_over() {
+            if let Some(error) = self.is_lost() {
                 return error;
             }
             // A wake-up sent before this waits is kept for it.
@@ -59,8 +70,14 @@ impl ReaderSeat {
         }
     }
 
-    /// The error to end with, if another reader has taken this place.
-    pub(crate) fn is_taken_over(&self) -> Option<SqlError> {
+    /// The error to end with, if another reader has taken this place, or there is none any more.
+    pub(crate) fn is_lost(&self) -> Option<SqlError> {
+        if self.seat.gone.load(Ordering::Acquire) {
+            return Some(SqlError::new(
+                ErrorCode::UnknownConsumer,
+                format!("consumer \"{}\" has been deleted", self.key.1),
+            ));
+        }
         self.seat.taken.load(Ordering::Acquire).then(|| {
             SqlError::new(
                 ErrorCode::TakenOver,
@@ -93,14 +110,20 @@ mod tests {
         let other = readers.take(TenantId(2), "mailer");
         let second = readers.take(TenantId(1), "mailer");
         assert_eq!(
-            first.is_taken_over().map(|error| error.code),
+            first.is_lost().map(|error| error.code),
             Some(ErrorCode::TakenOver)
         );
-        assert!(other.is_taken_over().is_none() && second.is_taken_over().is_none());
+        assert!(other.is_lost().is_none() && second.is_lost().is_none());
         // The old one's leaving does not free the new one's place.
         drop(first);
         let third = readers.take(TenantId(1), "mailer");
-        assert!(second.is_taken_over().is_some() && third.is_taken_over().is_none());
+        assert!(second.is_lost().is_some() && third.is_lost().is_none());
+        readers.end(TenantId(1), "mailer");
+        assert_eq!(
+            third.is_lost().map(|error| error.code),
+            Some(ErrorCode::UnknownConsumer)
+        );
+        assert!(other.is_lost().is_none());
         drop((second, third, other));
         assert!(readers.present.lock().is_empty());
     }

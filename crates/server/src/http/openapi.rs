@@ -56,7 +56,7 @@ fn paths() -> Value {
         "/cdc/poll": { "get": poll(&[]) },
         "/cdc/{collection}/poll": { "get": poll(&["collection"]) },
         "/v1/sql": { "post": operation("runSql", "Run one statement, or several in one transaction.",
-            &["tenant_id"], Some("SqlRequest"), "SqlResult", 200) },
+            &["tenant_id", "min_lsn"], Some("SqlRequest"), "SqlResult", 200) },
         "/v1/collections/{collection}": { "get": operation("listDocuments", "Documents of a collection, by key.",
             &["collection", "limit", "after", "tenant_id", "min_lsn"], None, "DocumentList", 200) },
         "/v1/collections/{collection}/{id}": {
@@ -75,7 +75,7 @@ fn paths() -> Value {
                 &["name", "tenant_id", "min_lsn"], None, "Deleted", 200),
         },
         "/v1/consumers/{name}/commit": {
-            "post": operation("commitConsumer", "Move a consumer's cursor.", &["name", "tenant_id"], Some("ConsumerCommit"), "Consumer", 200),
+            "post": operation("commitConsumer", "Move a consumer's cursor.", &["name", "tenant_id", "min_lsn"], Some("ConsumerCommit"), "Consumer", 200),
         },
         "/v1/session": {
             "get": operation("getSession", "Whose session it is.", &[], None, "Session", 200),

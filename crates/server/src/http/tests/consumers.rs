@@ -114,6 +114,45 @@ fn a_new_reader_takes_over_and_the_old_is_told() {
     assert_eq!(next(&mut new).event, "taken-over");
 }
 
+/// It was told that another reader had taken over.
+#[test]
+fn the_reader_of_a_deleted_consumer_is_told_so() {
+    let node = node();
+    create(&node, &json!({ "name": "mailer", "since_lsn": 3 }));
+    let mut reader = node.stream("/cdc/orders?consumer=mailer", None);
+    assert_eq!(take(&mut reader, 6).len(), 6);
+    node.request("DELETE", "/v1/consumers/mailer", &[], "");
+    let told = next(&mut reader);
+    assert_eq!(
+        (told.event.as_str(), &told.json()["code"]),
+        ("error", &json!("unknown_consumer"))
+    );
+    assert!(reader.next_event().unwrap().is_none());
+}
+
+/// The cursor of a consumer was lost to its readers with the name of its collection.
+#[test]
+fn g2_a_consumer_goes_on_reading_a_collection_that_has_a_new_name() {
+    let node = node();
+    create(
+        &node,
+        &json!({ "name": "mailer", "collection": "orders", "since_lsn": 3 }),
+    );
+    let page = node.page("/cdc/orders/poll?consumer=mailer&limit=2");
+    let cursor = page["next_cursor"]["cursor"].clone();
+    commit(&node, "mailer", &json!({ "cursor": cursor }));
+    node.sql("ALTER TABLE orders RENAME TO purchases");
+    // Not that of whatever takes the old name.
+    node.sql("CREATE TABLE orders (id text PRIMARY KEY)");
+    let page = node.page("/cdc/purchases/poll?consumer=mailer&limit=2");
+    assert_eq!(
+        words(page["changes"].as_array().unwrap(), "document_id"),
+        ["2", "3"]
+    );
+    assert_eq!(node.page("/v1/consumers/mailer")["collection"], "purchases");
+    node.refused("/cdc/orders/poll?consumer=mailer", 400, "invalid_parameter");
+}
+
 #[test]
 fn g5_an_expired_consumer_is_told_so() {
     let node = node();
