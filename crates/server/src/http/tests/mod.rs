@@ -5,6 +5,7 @@ mod feeds;
 mod live;
 mod requests;
 mod slow;
+mod starts;
 mod sync;
 mod ws;
 

@@ -389,6 +389,28 @@ fn g6_who_may_not_ask_is_refused_on_every_path() {
     );
 }
 
+/// A ticket only reads, and was refused to who may only read.
+#[test]
+fn g6_who_may_read_may_have_a_ticket() {
+    let node = Node::with_orders();
+    let made = [
+        "CREATE ROLE root LOGIN SUPERUSER PASSWORD 'rootpass'",
+        "CREATE TOKEN reader FOR root READ ONLY TENANT default",
+    ];
+    let token = super::ws::administer(&node, &made).remove(0);
+    let bearer = format!("Bearer {token}");
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let body = json!({ "path": "/cdc/orders/poll" }).to_string();
+    let ticket = node.request("POST", "/v1/tickets", &headers, &body);
+    assert_eq!(ticket.status, 200, "{}", ticket.text());
+    let ticket = ticket.json()["ticket"].as_str().unwrap().to_owned();
+    node.page(&format!("/cdc/orders/poll?ticket={}", encode(&ticket)));
+    node.refused("/cdc/orders/poll?Access_Token=x", 400, "invalid_parameter");
+}
+
 #[test]
 fn refusals_have_bodies_whoever_makes_them() {
     let node = Node::start_with(|config| config.http_max_uri_bytes = crate::config::Size(4 << 10));

@@ -310,7 +310,7 @@ fn a_query_that_cannot_go_on_begins_anew_where_that_was_asked_for() {
 }
 
 /// Runs statements as the session that ends open mode; the second column of each answer that has one.
-fn administer(node: &Node, statements: &[&str]) -> Vec<String> {
+pub(super) fn administer(node: &Node, statements: &[&str]) -> Vec<String> {
     let engine = node.engine.clone();
     node._runtime.block_on(async {
         let principal = Principal::unrestricted("postgres");
