@@ -4,6 +4,8 @@
 //! Each connection has a [`Context`]: whoever runs a statement puts the session in it first, and
 //! finds in it, after an error, what a function said was wrong.
 
+mod configured;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
@@ -19,6 +21,8 @@ use springhead_sql::functions::{self, AggregateState};
 use springhead_sql::listen::check_notification;
 use springhead_sql::program::Library;
 use springhead_sql::{PgType, types};
+
+pub use configured::Configured;
 
 use crate::Entropy;
 use crate::access::Principal;
@@ -37,6 +41,8 @@ use crate::writer::DeferredConstraints;
 pub struct SessionContext {
     /// `current_setting`, `current_user`, … by lower-case name; those that are not at their default.
     pub settings: Mutex<FxHashMap<String, String>>,
+    /// What set_config() has set in the running statement, oldest first.
+    pub configured: Mutex<Vec<Configured>>,
     /// currval: the last number each sequence gave this session.
     pub sequence_values: Mutex<FxHashMap<u32, i64>>,
     /// lastval: the sequence that gave a number last.
@@ -71,7 +77,7 @@ pub struct Context {
     cancel: Mutex<Arc<CancelFlag>>,
     error: Mutex<Option<SqlError>>,
     /// Sequences; only a writer hands out numbers.
-    pub sequences: Option<Mutex<SequenceBook>>,
+    pub sequences: Option<Arc<Mutex<SequenceBook>>>,
     /// What statements send; only a writer's gets into a commit.
     pub outbox: Arc<Outbox>,
     /// Rows that AFTER ROW triggers are still to see.
@@ -99,13 +105,13 @@ impl Context {
     pub fn new(
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-        sequences: Option<SequenceBook>,
+        sequences: Option<Arc<Mutex<SequenceBook>>>,
     ) -> Arc<Context> {
         Arc::new(Context {
             session: Mutex::default(),
             cancel: Mutex::default(),
             error: Mutex::new(None),
-            sequences: sequences.map(Mutex::new),
+            sequences,
             outbox: Arc::default(),
             fired: Arc::default(),
             watched: Arc::default(),
@@ -507,18 +513,7 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
         Ok(at.session.lock().setting(&name))
     })?;
     register_principal(conn, context)?;
-    let at = Arc::clone(context);
-    conn.create_scalar_function("sh_set_config", 3, volatile, move |arguments| {
-        let (name, value): (String, String) = (arguments.get(0)?, arguments.get(1)?);
-        let name = name.to_ascii_lowercase();
-        let value = settings::check(&name, &value).map_err(|error| at.fail(error))?;
-        at.session
-            .lock()
-            .settings
-            .lock()
-            .insert(name, value.clone());
-        Ok(value)
-    })?;
+    configured::register(conn, context)?;
     let at = Arc::clone(context);
     conn.create_scalar_function(
         "sh_notify",

@@ -121,6 +121,12 @@ impl SequenceBook {
         Ok(next)
     }
 
+    /// The last number handed out, or, not called yet, the first that will be; whether it is called.
+    pub fn at(&self, id: u32) -> Option<(i64, bool)> {
+        let counter = self.counters.get(&id)?;
+        Some((counter.last, counter.called))
+    }
+
     /// setval.
     ///
     /// # Errors

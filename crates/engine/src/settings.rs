@@ -148,6 +148,7 @@ const KNOWN: &[Known] = &[
     known("default_with_oids", "off", Takes::Bool),
     known("escape_string_warning", "on", Takes::Bool),
     known("quote_all_identifiers", "off", Takes::Bool),
+    known("synchronize_seqscans", "on", Takes::Bool),
     known("jit", "off", Takes::Bool),
     known("work_mem", "4MB", Takes::Anything),
     known("maintenance_work_mem", "64MB", Takes::Anything),

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_int};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::vtab::{
@@ -22,6 +23,7 @@ use springhead_sql::system::{self, Cache, Relation, Surroundings, Table, View};
 
 use crate::access::Roles;
 use crate::functions::{Context, Output, SessionContext, from_sqlite, to_sqlite};
+use crate::sequences::SequenceBook;
 use crate::session::prepared::PreparedStatements;
 use crate::settings;
 
@@ -37,6 +39,8 @@ pub struct System {
     pub roles: Option<Arc<Roles>>,
     pub database_id: u32,
     pub state_path: std::path::PathBuf,
+    /// Where the sequences are, where numbers are handed out.
+    pub sequences: Option<Arc<Mutex<SequenceBook>>>,
     /// Who knows of standbys, if anyone does.
     pub standbys: Option<Arc<StandbyRows>>,
     /// The session's prepared statements.
@@ -58,6 +62,10 @@ impl Surroundings for Around<'_> {
     fn standbys(&self) -> Vec<system::Row> {
         let rows = self.system.standbys.as_ref();
         rows.map_or_else(Vec::new, |rows| rows())
+    }
+
+    fn sequence(&self, id: u32) -> Option<(i64, bool)> {
+        self.system.sequences.as_ref()?.lock().at(id)
     }
 
     fn prepared(&self) -> Vec<system::PreparedRow> {

@@ -79,6 +79,8 @@ pub struct Tenant {
     /// LISTEN and NOTIFY.
     pub(crate) channels: Arc<Channels>,
     snapshots: Arc<Readers>,
+    /// The writer's own.
+    pub(crate) sequences: Arc<Mutex<SequenceBook>>,
     /// pg_advisory_lock().
     pub(crate) advisory: Arc<AdvisoryLocks>,
     /// COPYs that run (SHOW copies).
@@ -157,11 +159,9 @@ impl Tenant {
         progress: &dyn Progress,
     ) -> Result<Arc<Tenant>, EngineError> {
         let config = &shared.config;
-        let context = Context::new(
-            Arc::clone(&shared.clock),
-            Arc::clone(&shared.entropy),
-            Some(SequenceBook::default()),
-        );
+        let sequences: Arc<Mutex<SequenceBook>> = Arc::default();
+        let (clock, entropy) = (Arc::clone(&shared.clock), Arc::clone(&shared.entropy));
+        let context = Context::new(clock, entropy, Some(Arc::clone(&sequences)));
         expect_state(shared, id, fresh)?;
         let conn = state::open_writer(config, id, shared.log.tail().epoch, &context)?;
         let schemas = Arc::new(Schemas::default());
@@ -226,6 +226,7 @@ impl Tenant {
             channels: Channels::new(Arc::clone(&hub), config.notify_queue_bytes),
             hub,
             snapshots,
+            sequences,
             advisory: Arc::default(),
             copies: Mutex::default(),
             last_used_ms: AtomicU64::new(shared.clock.monotonic_ms()),

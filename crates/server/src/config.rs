@@ -289,7 +289,7 @@ settings! {
         worker_threads: usize = engine().worker_threads;
         /// Snapshot readers kept open per tenant.
         readers_per_tenant: usize = engine().readers_per_tenant;
-        /// Tenants kept open when idle; the least recently used are closed beyond it.
+        /// Tenants kept open when idle; the least recently used are closed beyond it, at the latest when an eighth as many have been opened since.
         open_tenants: usize = engine().open_tenants;
         /// A tenant without a request for this long is closed.
         tenant_idle: Duration = engine().tenant_idle;

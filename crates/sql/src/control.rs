@@ -64,14 +64,6 @@ pub(crate) fn plan(statement: &Statement) -> Result<Option<PlanKind>, SqlError> 
             DiscardObject::SEQUENCES => PlanKind::NoEffect("DISCARD SEQUENCES"),
             DiscardObject::TEMP => PlanKind::NoEffect("DISCARD TEMP"),
         },
-        Statement::CreateDatabase {
-            db_name,
-            if_not_exists,
-            ..
-        } => PlanKind::Database(Database::Create {
-            name: database_name(db_name)?,
-            if_not_exists: *if_not_exists,
-        }),
         Statement::Drop {
             object_type: ObjectType::Database,
             if_exists,

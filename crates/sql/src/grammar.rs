@@ -66,6 +66,21 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
             Token::Word if is(word, "asymmetric") && is(words[1], "between") => {
                 blank(&mut prepared.sql, start, end)
             }
+            // There are no tables that inherit.
+            Token::Word
+                if is(word, "only")
+                    && ["from", "join", "update", "table", "truncate"]
+                        .iter()
+                        .any(|before| is(words[1], before)) =>
+            {
+                blank(&mut prepared.sql, start, end);
+            }
+            Token::Word if is(word, "operator") => {
+                if let Some((symbol, symbol_end, close)) = quantified_operator(sql, end) {
+                    blank(&mut prepared.sql, start, symbol);
+                    blank(&mut prepared.sql, symbol_end, close);
+                }
+            }
             Token::Word if is(word, "overriding") => overriding_at = start,
             Token::Word if is(word, "value") && is(words[0], "overriding") => {
                 prepared.marks.overriding = match words[1] {
@@ -101,6 +116,38 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
         close_gaps(&mut prepared, &gaps);
     }
     Ok(prepared)
+}
+
+/// Of `OPERATOR(pg_catalog.=) ANY`, read from behind its first word: where the symbol begins and ends,
+/// and where the parenthesis has ended. The parser has such operators between two values only.
+fn quantified_operator(sql: &str, at: usize) -> Option<(usize, usize, usize)> {
+    let open = sql[at..].trim_start().strip_prefix('(')?;
+    let (inside, behind) = open.split_once(')')?;
+    let close = sql.len() - behind.len();
+    let symbol = inside
+        .trim()
+        .rsplit_once('.')
+        .map_or(inside.trim(), |(schema, symbol)| {
+            if is(schema.trim(), "pg_catalog") {
+                symbol.trim()
+            } else {
+                ""
+            }
+        });
+    let is_symbol = !symbol.is_empty() && symbol.chars().all(|c| "+-*/<>=~!@#%^&|`?".contains(c));
+    let quantifier = behind
+        .trim_start()
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .next()?;
+    if !is_symbol
+        || !["any", "all", "some"]
+            .iter()
+            .any(|word| is(quantifier, word))
+    {
+        return None;
+    }
+    let start = close - 1 - inside.len() + inside.rfind(symbol)?;
+    Some((start, start + symbol.len(), close))
 }
 
 /// Cuts ranges out, which are in order, and moves the marks behind them.

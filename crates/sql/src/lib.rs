@@ -11,6 +11,7 @@ pub mod catalog;
 mod control;
 mod copy;
 pub mod cursor;
+mod database;
 pub mod ddl;
 pub mod dml;
 pub mod errors;

@@ -220,13 +220,11 @@ fn targets(
             }
             loop {
                 let column = words.name()?;
-                if !table.visible_columns().any(|(_, c)| c.name == column) {
+                let has = |table: &Table| table.visible_columns().any(|(_, c)| c.name == column);
+                if !table.is_none_or(has) {
                     return Err(SqlError::new(
                         ErrorCode::UndefinedColumn,
-                        format!(
-                            "column \"{column}\" of relation \"{}\" does not exist",
-                            table.name.name
-                        ),
+                        format!("column \"{column}\" of relation \"{name}\" does not exist"),
                     ));
                 }
                 if !words.symbol(b',') {
@@ -266,12 +264,16 @@ impl Names<'_> {
         })
     }
 
-    fn table(&self, schema: Option<&str>, name: &str) -> Result<&Table, SqlError> {
+    /// A table; `None` for one of `pg_catalog`'s, whose columns are not looked at.
+    fn table(&self, schema: Option<&str>, name: &str) -> Result<Option<&Table>, SqlError> {
+        if crate::system::resolve(schema, name).is_some_and(|known| known.id != 0) {
+            return Ok(None);
+        }
         let found = match self.relation(schema, name)? {
             Relation::Table(id) => self.catalog.table(id),
             _ => None,
         };
-        found.map(|table| &**table).ok_or_else(|| {
+        found.map(|table| Some(&**table)).ok_or_else(|| {
             SqlError::new(
                 ErrorCode::WrongObjectType,
                 format!("\"{name}\" is not a table or materialized view"),

@@ -141,6 +141,9 @@ fn plan_text(
     if let Some(kind) = roles::plan_text(sql)? {
         return Ok(Some(kind));
     }
+    if let Some(kind) = crate::database::plan_text(sql)? {
+        return Ok(Some(kind));
+    }
     if let Some(kind) = crate::maintenance::plan_text(catalog, sql, context)? {
         return Ok(Some(kind));
     }

@@ -367,6 +367,30 @@ impl Session {
         values.extend(kept.into_iter().flatten());
     }
 
+    /// What set_config() has set in the statement that has ended is the transaction's, as by SET.
+    pub(super) fn note_configured(&mut self, has_succeeded: bool) {
+        let configured = std::mem::take(&mut *self.context.configured.lock());
+        if configured.is_empty() {
+            return;
+        }
+        let kept = (configured.iter())
+            .filter(|set| !set.local && (has_succeeded || self.block.is_some()))
+            .map(|set| (set.name.clone(), set.value.clone()))
+            .collect::<Vec<_>>();
+        let before = configured.into_iter().map(|set| (set.name, set.before));
+        match &mut self.block {
+            Some(block) => {
+                self.local.extend(before);
+                block.kept_settings.extend(kept);
+            }
+            None => {
+                let mut values = self.context.settings.lock();
+                put_back(&mut values, before.collect::<Vec<_>>().into_iter());
+                values.extend(kept);
+            }
+        }
+    }
+
     async fn savepoint(&mut self, tag: &str, action: SavepointAction) -> Result<Outcome, SqlError> {
         let Some(block) = &mut self.block else {
             return Err(SqlError::new(
@@ -497,6 +521,8 @@ fn put_back(
     for (name, value) in before.rev() {
         match value {
             Some(value) => values.insert(name, value),
+            // One that an application has made stays, and is empty, as in PostgreSQL.
+            None if name.contains('.') => values.insert(name, String::new()),
             None => values.remove(&name),
         };
     }

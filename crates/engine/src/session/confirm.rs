@@ -22,8 +22,9 @@ impl Session {
     ) -> Result<Answer, SqlError> {
         self.catch_up();
         if self.follow_role() {
-            let answer = Box::pin(self.run_planned(sql, plan, params)).await?;
-            return Ok(match answer {
+            let answer = Box::pin(self.run_planned(sql, plan, params)).await;
+            self.note_configured(answer.is_ok());
+            return Ok(match answer? {
                 Answer::Outcome(mut outcome) => {
                     let standby = self.setting("in_hot_standby").unwrap_or_default();
                     let status = ("in_hot_standby".to_owned(), standby);
@@ -33,7 +34,9 @@ impl Session {
                 Answer::Stale => Answer::Stale,
             });
         }
-        self.run_planned(sql, plan, params).await
+        let answer = self.run_planned(sql, plan, params).await;
+        self.note_configured(answer.is_ok());
+        answer
     }
 
     /// Makes the settings that tell of the node's role say what it is now. Whether they did not.

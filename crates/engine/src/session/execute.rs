@@ -15,11 +15,8 @@ use super::block::Block;
 use super::outcome::{outcome, verb};
 use super::statement::{ParamValue, Statement, convert, plan_simple};
 use super::{Outcome, Session};
-use crate::engine::{Engine, WeakEngine};
 use crate::functions::{CancelFlag, CancelReason};
 use crate::settings;
-use crate::state;
-use crate::system::System;
 use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_writer};
 
 /// A statement that meets a catalog that has just changed is planned again so often before it asks for
@@ -207,34 +204,6 @@ impl Session {
             }
             Some(Some(_)) | None => self.run_owned(plan, params, rows).await,
         }
-    }
-
-    /// Shows the catalog to the statement that is about to run: the one that it was planned against.
-    fn look_at_catalog(&self) {
-        let tenant = &self.tenant;
-        let own = (tenant.id().0, tenant.name());
-        let engine = self.engine.as_ref().map(Engine::downgrade);
-        let unrestricted = self.plan_context.identity.superuser;
-        // Who belongs to one tenant is told of no other.
-        let databases = move || match engine.as_ref().and_then(WeakEngine::upgrade) {
-            Some(engine) if unrestricted => engine
-                .tenants()
-                .into_iter()
-                .map(|tenant| (tenant.id.0, tenant.name))
-                .collect(),
-            _ => vec![own.clone()],
-        };
-        *self.context.system.lock() = Some(Arc::new(System {
-            catalog: self.catalog(),
-            identity: Arc::clone(&self.plan_context.identity),
-            databases: Arc::new(databases),
-            roles: self.roles(),
-            database_id: tenant.id().0,
-            state_path: state::state_file(&tenant.shared.config, tenant.id()),
-            standbys: tenant.shared.standbys.load_full(),
-            prepared: Arc::clone(&self.prepared),
-            live: springhead_sql::system::Cache::default(),
-        }));
     }
 
     pub(super) fn is_read_only(&self) -> bool {

@@ -7,6 +7,7 @@
 
 mod advisory;
 mod block;
+mod catalog_view;
 mod changes;
 mod confirm;
 mod copying;

@@ -211,7 +211,7 @@ fn text(
         ..Scope::default()
     };
     analyzer.in_scope(scope, |analyzer| analyzer.condition(expr, "POLICY"))?;
-    if analyzer.has_effects || !analyzer.sequences.is_empty() {
+    if analyzer.has_effects || analyzer.sets || !analyzer.sequences.is_empty() {
         return Err(SqlError::unsupported(
             "a function called for its effect in a policy",
         ));

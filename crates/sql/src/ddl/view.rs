@@ -141,7 +141,7 @@ fn analyze(
     if reads {
         analyzer.check_references()?;
     }
-    if analyzer.has_effects || !analyzer.sequences.is_empty() {
+    if analyzer.has_effects || analyzer.sets || !analyzer.sequences.is_empty() {
         return Err(SqlError::unsupported(
             "a function called for its effect in a definition's query",
         ));

@@ -478,7 +478,7 @@ fn check(analyzer: &Analyzer<'_>, sql: &str) -> Result<(), SqlError> {
     if analyzer.locks {
         return Err(refused("it locks rows (FOR UPDATE)"));
     }
-    if analyzer.has_effects || !analyzer.sequences.is_empty() {
+    if analyzer.has_effects || analyzer.sets || !analyzer.sequences.is_empty() {
         return Err(refused("it calls a function for its effect"));
     }
     // Time passes without a commit.

@@ -121,15 +121,12 @@ impl Analyzer<'_> {
                 }) => (None, Some([lower_bound, upper_bound])),
                 _ => return Err(SqlError::unsupported("fields of composite values")),
             };
+            if let (PgType::Name, Some(index)) = (&value.ty, index) {
+                value = self.byte_of_name(&value, index)?;
+                continue;
+            }
             let Some(element) = value.ty.element().cloned() else {
-                let error = SqlError::new(
-                    ErrorCode::DatatypeMismatch,
-                    format!(
-                        "cannot subscript type {} because it does not support subscripting",
-                        value.ty.base_name()
-                    ),
-                );
-                return Err(self.at(error, value.place));
+                return Err(self.at(no_subscripts(&value.ty), value.place));
             };
             if let Some(bounds) = slice {
                 let mut text = format!("sh_array_slice({}", self.text(&value)?);
@@ -167,6 +164,15 @@ impl Analyzer<'_> {
             );
         }
         Ok(value)
+    }
+
+    /// A name is an array of 64 bytes, from 0, and nothing where it has ended.
+    fn byte_of_name(&mut self, name: &Typed, index: &Expr) -> Result<Typed, SqlError> {
+        let index = self.expression(index)?;
+        let index = self.coerce(&index, &PgType::Int4, CastContext::Implicit)?;
+        let name = self.text(name)?;
+        let byte = format!("iif({index} BETWEEN 0 AND 63,substr({name},{index}+1,1),NULL)");
+        Ok(Typed::new(byte, PgType::InternalChar))
     }
 
     /// `||`: of texts (whatever the other side is), of arrays, of jsonb.
@@ -224,4 +230,14 @@ impl Analyzer<'_> {
             )
         }
     }
+}
+
+fn no_subscripts(ty: &PgType) -> SqlError {
+    SqlError::new(
+        ErrorCode::DatatypeMismatch,
+        format!(
+            "cannot subscript type {} because it does not support subscripting",
+            ty.base_name()
+        ),
+    )
 }

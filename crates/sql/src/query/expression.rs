@@ -452,6 +452,9 @@ impl Analyzer<'_> {
         op: &BinaryOperator,
         right: &Expr,
     ) -> Result<Typed, SqlError> {
+        if let Some(plain) = super::operators::plain_operator(op) {
+            return self.binary(left, &plain, right);
+        }
         match op {
             BinaryOperator::And | BinaryOperator::Or => return self.logic(left, op, right),
             BinaryOperator::Eq
@@ -471,15 +474,7 @@ impl Analyzer<'_> {
             BinaryOperator::Overlaps => return self.overlaps(left, right),
             _ => {}
         }
-        let symbol = match op {
-            BinaryOperator::Custom(symbol) => symbol.clone(),
-            BinaryOperator::PGCustomBinaryOperator(parts) => match parts.as_slice() {
-                [symbol] => symbol.clone(),
-                [schema, symbol] if schema == "pg_catalog" => symbol.clone(),
-                _ => return Err(SqlError::unsupported(format_args!("operator {op}"))),
-            },
-            other => other.to_string(),
-        };
+        let symbol = super::operators::symbol_of(op)?;
         let left = self.expression(left)?;
         let right = self.expression(right)?;
         let place = left.place;

@@ -4,7 +4,7 @@ use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{self, ObjectName, TableAlias, TableFactor, TableWithJoins};
 use sqlparser::tokenizer::Location;
 
-use crate::catalog;
+use crate::catalog::{self, Privilege};
 use crate::functions::CastContext;
 use crate::types::PgType;
 
@@ -217,7 +217,8 @@ impl Analyzer<'_> {
                 Ok(FromItem::of(format!("{sql} AS {id}"), relation))
             }
             catalog::Relation::View(view) => self.view(view, bare, alias),
-            catalog::Relation::Sequence(_) | catalog::Relation::Index(_) => {
+            catalog::Relation::Sequence(id) => self.sequence_state(id, bare, alias),
+            catalog::Relation::Index(_) => {
                 let error = SqlError::new(
                     ErrorCode::WrongObjectType,
                     format!("cannot open relation \"{}\"", qualified.name),
@@ -225,6 +226,38 @@ impl Analyzer<'_> {
                 Err(self.at(error, name_place(name)))
             }
         }
+    }
+
+    /// A sequence as a table of one row: where it is. Without a writer, as on a standby, how far it
+    /// is reserved.
+    fn sequence_state(
+        &mut self,
+        id: u32,
+        name: String,
+        alias: Option<&TableAlias>,
+    ) -> Result<FromItem, SqlError> {
+        self.use_sequence(id, &[Privilege::Select])?;
+        let start = self.catalog.sequence(id).map_or(1, |found| found.start);
+        let row = self.fresh('r');
+        let column = |name: &str, ty: PgType| ScopeColumn {
+            name: name.to_owned(),
+            sql: format!("{row}.{name}"),
+            ty,
+            nullable: false,
+            origin: None,
+            used: None,
+        };
+        let columns = vec![
+            column("last_value", PgType::Int8),
+            column("log_cnt", PgType::Int8),
+            column("is_called", PgType::Bool),
+        ];
+        let sql = format!(
+            "(SELECT coalesce(sh_sys('sequence_last',{id}),s.last,{start}) AS last_value,0 AS log_cnt,\
+             coalesce(sh_sys('sequence_called',{id}),s.called,0) AS is_called \
+             FROM (SELECT {id} AS id) LEFT JOIN s_sequences s USING (id)) AS {row}"
+        );
+        aliased(sql, row, name, columns, alias)
     }
 
     /// A view: its query in its place.
@@ -393,6 +426,47 @@ impl Analyzer<'_> {
             u8::from(function.starts_with("jsonb"))
         );
         aliased(sql, id, function.to_owned(), columns, alias)
+    }
+
+    /// pg_options_to_table(text[]): `name=value` in two columns.
+    pub(super) fn options(
+        &mut self,
+        values: &[Typed],
+        alias: Option<&TableAlias>,
+        place: Location,
+    ) -> Result<FromItem, SqlError> {
+        let name = "pg_options_to_table";
+        let [options] = values else {
+            return Err(self.no_function(name, values, place));
+        };
+        let options = self.coerce(options, &PgType::Text.array(), CastContext::Implicit)?;
+        let id = self.fresh('r');
+        let column = |name: &str, sql: String| ScopeColumn {
+            name: name.to_owned(),
+            sql,
+            ty: PgType::Text,
+            nullable: true,
+            origin: None,
+            used: None,
+        };
+        let at = format!("instr({id}.value,'=')");
+        let columns = vec![
+            column(
+                "option_name",
+                format!("iif({at},substr({id}.value,1,{at}-1),{id}.value)"),
+            ),
+            column(
+                "option_value",
+                format!("iif({at},substr({id}.value,{at}+1),NULL)"),
+            ),
+        ];
+        aliased(
+            format!("json_each({options}) AS {id}"),
+            id,
+            name.to_owned(),
+            columns,
+            alias,
+        )
     }
 
     fn hide_siblings(&mut self) -> (Vec<Relation>, Vec<ScopeColumn>) {

@@ -86,6 +86,8 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) sequences: BTreeSet<u32>,
     /// Whether a function was called for its effect.
     pub(crate) has_effects: bool,
+    /// set_config() is called: an effect on the session alone.
+    pub(crate) sets: bool,
     /// Whether rows are locked (FOR UPDATE).
     pub(crate) locks: bool,
     /// What may not be used here.
@@ -152,6 +154,7 @@ impl<'a> Analyzer<'a> {
             names_others: false,
             sequences: BTreeSet::new(),
             has_effects: false,
+            sets: false,
             locks: false,
             rules: Rules::default(),
             marks: Marks::default(),

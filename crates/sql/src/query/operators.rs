@@ -2,6 +2,7 @@
 //! (chapter 10 of its manual) over the signature table.
 
 use springhead_proto::{ErrorCode, SqlError};
+use sqlparser::ast::BinaryOperator;
 use sqlparser::tokenizer::Location;
 
 use crate::functions::{self, ArgType, CastContext, Signature, Volatility};
@@ -417,4 +418,45 @@ impl Analyzer<'_> {
         );
         Err(self.at(error, place))
     }
+}
+
+/// An operator's symbol, however it is written.
+///
+/// # Errors
+/// 0A000 for one of another schema than `pg_catalog`.
+pub(super) fn symbol_of(op: &BinaryOperator) -> Result<String, SqlError> {
+    Ok(match op {
+        BinaryOperator::Custom(symbol) => symbol.clone(),
+        BinaryOperator::PGCustomBinaryOperator(parts) => match parts.as_slice() {
+            [symbol] => symbol.clone(),
+            [schema, symbol] if schema == "pg_catalog" => symbol.clone(),
+            _ => return Err(SqlError::unsupported(format_args!("operator {op}"))),
+        },
+        other => other.to_string(),
+    })
+}
+
+/// The operator that `OPERATOR(pg_catalog.symbol)` is, where it is one that is more than a function of
+/// its operands.
+pub(super) fn plain_operator(op: &BinaryOperator) -> Option<BinaryOperator> {
+    let BinaryOperator::PGCustomBinaryOperator(parts) = op else {
+        return None;
+    };
+    let [schema, symbol] = parts.as_slice() else {
+        return None;
+    };
+    Some(match symbol.as_str() {
+        _ if schema != "pg_catalog" => return None,
+        "=" => BinaryOperator::Eq,
+        "<>" | "!=" => BinaryOperator::NotEq,
+        "<" => BinaryOperator::Lt,
+        "<=" => BinaryOperator::LtEq,
+        ">" => BinaryOperator::Gt,
+        ">=" => BinaryOperator::GtEq,
+        "~~" => BinaryOperator::PGLikeMatch,
+        "!~~" => BinaryOperator::PGNotLikeMatch,
+        "~~*" => BinaryOperator::PGILikeMatch,
+        "!~~*" => BinaryOperator::PGNotILikeMatch,
+        _ => return None,
+    })
 }

@@ -233,24 +233,41 @@ impl Analyzer<'_> {
                 if let Some(column) = scalar {
                     return Ok(column.typed().placed(ident.span.start));
                 }
-                let is_relation = self
-                    .scopes
-                    .iter()
-                    .any(|scope| scope.relations.iter().any(|r| r.alias == name));
-                let error = if is_relation {
-                    SqlError::unsupported(format_args!("the whole row \"{name}\" as a value"))
-                } else {
-                    let mut error = SqlError::new(
-                        ErrorCode::UndefinedColumn,
-                        format!("column \"{name}\" does not exist"),
-                    );
-                    if let Some(hint) = self.similar_column(&name) {
-                        error = error.with_hint(hint);
-                    }
-                    error
-                };
-                Err(self.at(error, ident.span.start))
+                if name == "tableoid"
+                    && let Some(column) = self.lone_table_oid()
+                {
+                    return Ok(column.typed().placed(ident.span.start));
+                }
+                Err(self.at(self.no_column(&name), ident.span.start))
             }
+        }
+    }
+
+    fn no_column(&self, name: &str) -> SqlError {
+        let is_relation = self
+            .scopes
+            .iter()
+            .any(|scope| scope.relations.iter().any(|r| r.alias == name));
+        if is_relation {
+            return SqlError::unsupported(format_args!("the whole row \"{name}\" as a value"));
+        }
+        let error = SqlError::new(
+            ErrorCode::UndefinedColumn,
+            format!("column \"{name}\" does not exist"),
+        );
+        match self.similar_column(name) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+
+    /// What `tableoid` is without its table: that of the innermost query's only one.
+    fn lone_table_oid(&self) -> Option<ScopeColumn> {
+        let scope = self.scopes.iter().rev().find(|s| !s.relations.is_empty())?;
+        let mut oids = scope.relations.iter().filter_map(|r| r.table_oid);
+        match (oids.next(), oids.next()) {
+            (Some(oid), None) => Some(table_oid_column(oid)),
+            _ => None,
         }
     }
 

@@ -365,7 +365,7 @@ impl Analyzer<'_> {
                 return Ok(Typed::new(sql, PgType::Text));
             }
             "set_config" => {
-                self.has_effects = true;
+                self.sets = true;
                 ("sh_set_config", PgType::Text)
             }
             _ => {

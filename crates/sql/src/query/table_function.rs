@@ -155,6 +155,9 @@ impl Analyzer<'_> {
             };
             return rows_of(&array, id, column, ordinality, alias);
         }
+        if function == "pg_options_to_table" && !ordinality {
+            return self.options(values, alias, place);
+        }
         if function == "generate_subscripts" && values.len() == 2 {
             return self.subscripts(values, alias, place);
         }

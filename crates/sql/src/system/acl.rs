@@ -55,9 +55,18 @@ pub(super) fn of_routine(routine: &Routine) -> Option<Value> {
     .then(|| items(&routine.access, Privileges::FUNCTION, None))
 }
 
-/// The schema's.
+/// The schema's, whose owner is [`database::OWNER_OF_PUBLIC`] until it is said otherwise.
 pub(super) fn of_schema(schema: &Schema) -> Value {
-    items(&schema.access, Privileges::SCHEMA, None)
+    let mut access = schema.access.clone();
+    if access.owner.is_none() {
+        for grant in &mut access.grants {
+            if grant.grantor == schema.access.owner() {
+                database::OWNER_OF_PUBLIC.clone_into(&mut grant.grantor);
+            }
+        }
+        access.owner = Some(database::OWNER_OF_PUBLIC.to_owned());
+    }
+    items(&access, Privileges::SCHEMA, None)
 }
 
 fn items(access: &Access, all: Privileges, column: Option<u32>) -> Value {
@@ -97,4 +106,26 @@ fn item(
     out.push('/');
     out.push_str(&quote_ident(grantor));
     out
+}
+
+/// What an object of this kind allows while nothing is said, as PostgreSQL's `acldefault` has it. The
+/// kind is told by its letter.
+pub(super) fn default_of(kind: &str, owner: &str) -> Value {
+    let (everyone, owners) = match kind {
+        "r" => ("", "arwdDxt"),
+        "s" => ("", "rwU"),
+        "d" => ("Tc", "CTc"),
+        "f" => ("X", "X"),
+        "l" | "T" => ("U", "U"),
+        "L" => ("", "rw"),
+        "n" => ("", "UC"),
+        "p" => ("", "sA"),
+        "t" => ("", "C"),
+        "F" | "S" => ("", "U"),
+        _ => ("", ""),
+    };
+    let owner = quote_ident(owner);
+    let of_everyone = (!everyone.is_empty()).then(|| format!("={everyone}/{owner}"));
+    let of_owner = (!owners.is_empty()).then(|| format!("{owner}={owners}/{owner}"));
+    texts(of_everyone.into_iter().chain(of_owner))
 }

@@ -4,7 +4,9 @@
 use springhead_proto::{CollectionId, ErrorCode, SqlError, Value, ValueRef};
 
 use super::oids::{self, Part};
-use super::{View, cell, database, describe, objects, programs, relations, types};
+use super::{
+    View, acl, cell, database, describe, objects, programs, qualified, relations, sequences, types,
+};
 use crate::catalog::{QualifiedName, Relation};
 use crate::types::Reg;
 
@@ -77,7 +79,8 @@ pub fn call(view: &View<'_>, args: &[ValueRef<'_>]) -> Result<Value, SqlError> {
     if let Some(value) = super::privileges::privileges(view, name, &args)? {
         return Ok(value);
     }
-    facts(view, name, &args).ok_or_else(|| unknown(name))
+    let found = sequence(view, name, &args).or_else(|| facts(view, name, &args));
+    found.ok_or_else(|| unknown(name))
 }
 
 fn unknown(name: &str) -> SqlError {
@@ -295,13 +298,21 @@ fn serial_sequence(view: &View<'_>, table: &str, column: &str) -> Result<Value, 
     })))
 }
 
+/// The catalog keeps expressions as text.
+fn expression(view: &View<'_>, kept: &str, pretty: bool) -> String {
+    let expression = qualified::expression(view, kept);
+    if pretty {
+        describe::unwrapped(&expression).to_owned()
+    } else {
+        expression.into_owned()
+    }
+}
+
 /// Definitions as text.
 fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
     let of = args.oid(0);
     Some(match name {
-        // The catalog keeps expressions as text.
-        "pg_get_expr" if args.oid(2) == 1 => text(describe::unwrapped(args.text(0))),
-        "pg_get_expr" => text(args.text(0)),
+        "pg_get_expr" => text(expression(view, args.text(0), args.oid(2) == 1)),
         "pg_get_constraintdef" => optional(
             view.catalog
                 .tables
@@ -343,7 +354,7 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
             let found = oids::id_of(of)
                 .filter(|(_, part)| *part == 0)
                 .and_then(|(id, _)| view.catalog.view(id));
-            optional(found.map(|view| relations::view_definition(view)))
+            optional(found.map(|found| relations::view_definition(view, found)))
         }
         "pg_get_triggerdef" => optional(
             programs::trigger_by_oid(view, of)
@@ -379,7 +390,8 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
                     && comment.sub == 0
                     && class.is_none_or(|class| class == comment.class)
             });
-            optional(comment.map(|comment| comment.text.as_str()))
+            let initial = (of == oids::NAMESPACE_PUBLIC).then_some(objects::COMMENT_OF_PUBLIC);
+            optional(comment.map(|comment| comment.text.as_str()).or(initial))
         }
         "pg_get_ruledef"
         | "pg_get_function_sqlbody"
@@ -392,6 +404,30 @@ fn definitions(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value
         | "shobj_description" => Value::Null,
         "pg_get_userbyid" => {
             text(database::role_name(view, of).unwrap_or_else(|| format!("unknown (OID={of})")))
+        }
+        _ => return None,
+    })
+}
+
+/// Where sequences are, and `acldefault`.
+fn sequence(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
+    Some(match name {
+        "pg_sequence_last_value" => match oids::id_of(args.oid(0)) {
+            Some((id, part)) if part == Part::Itself as u32 => sequences::last_value(view, id),
+            _ => Value::Null,
+        },
+        "sequence_last" => {
+            let at = view.session.sequence(args.oid(0));
+            at.map_or(Value::Null, |(last, _)| Value::Integer(last))
+        }
+        "sequence_called" => {
+            let at = view.session.sequence(args.oid(0));
+            at.map_or(Value::Null, |(_, called)| bool(called))
+        }
+        "acldefault" => {
+            let owner = args.oid(1);
+            let name = database::role_name(view, owner).unwrap_or_else(|| owner.to_string());
+            acl::default_of(args.text(0), &name)
         }
         _ => return None,
     })
@@ -436,8 +472,7 @@ fn facts(view: &View<'_>, name: &str, args: &Args<'_, '_>) -> Option<Value> {
         | "pg_relation_size"
         | "pg_total_relation_size"
         | "pg_indexes_size"
-        | "pg_tablespace_size"
-        | "pg_sequence_last_value" => Value::Null,
+        | "pg_tablespace_size" => Value::Null,
         "pg_database_size" => {
             let own = match args.0.first() {
                 Some(ValueRef::Text(name)) => {

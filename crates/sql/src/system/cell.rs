@@ -88,6 +88,11 @@ pub(super) fn numbers(values: impl IntoIterator<Item = i64>) -> Value {
     Value::Text(format!("[{}]", values.join(",")))
 }
 
+/// An array of object ids, which are kept as texts in arrays.
+pub(super) fn oid_array(values: impl IntoIterator<Item = i64>) -> Value {
+    texts(values.into_iter().map(|value| value.to_string()))
+}
+
 /// An array of texts.
 pub(super) fn texts<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> Value {
     let mut out = vec![b'['];

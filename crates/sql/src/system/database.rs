@@ -1,14 +1,17 @@
 //! Databases, roles, settings, and what the server does now.
 
+use std::collections::BTreeSet;
+
 use springhead_proto::SqlError;
 
 use super::cell::{NULL, row, texts};
 use super::oids;
 use super::shape::{Relation, nothing, relation};
 use super::{Role, Row, View};
+use crate::catalog::Access;
 
 /// PostgreSQL's role that owns the schema `public`.
-const OWNER_OF_PUBLIC: &str = "pg_database_owner";
+pub(super) const OWNER_OF_PUBLIC: &str = "pg_database_owner";
 
 pub(super) const RELATIONS: &[Relation] = &[
     relation!(live "pg_catalog", "pg_database", 1262, pg_database, {
@@ -140,18 +143,6 @@ fn pg_database(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
 /// The roles there are, and the one that owns the schema `public`.
 pub(super) fn roles(view: &View<'_>) -> Vec<Role> {
     let mut all = view.session.roles();
-    let own = |name: &str, superuser: bool| Role {
-        oid: oids::role(name),
-        name: name.to_owned(),
-        superuser,
-        inherit: true,
-        createrole: superuser,
-        createdb: superuser,
-        login: superuser || name != OWNER_OF_PUBLIC,
-        bypass_rls: superuser,
-        connection_limit: -1,
-        valid_until_us: None,
-    };
     if !all.iter().any(|role| role.name == "postgres") {
         all.insert(0, own("postgres", true));
     }
@@ -166,12 +157,46 @@ pub(super) fn roles(view: &View<'_>) -> Vec<Role> {
     all
 }
 
+/// A role that is not among the roles.
+fn own(name: &str, superuser: bool) -> Role {
+    Role {
+        oid: oids::role(name),
+        name: name.to_owned(),
+        superuser,
+        inherit: true,
+        createrole: superuser,
+        createdb: superuser,
+        login: superuser || name != OWNER_OF_PUBLIC,
+        bypass_rls: superuser,
+        connection_limit: -1,
+        valid_until_us: None,
+    }
+}
+
+/// The roles, and who else owns something: in open mode anybody may have come under any name.
+fn roles_and_owners(view: &View<'_>) -> Vec<Role> {
+    let mut all = roles(view);
+    let catalog = view.catalog;
+    let owners = (catalog.tables.values().map(|table| &table.access))
+        .chain(catalog.views.values().map(|view| &view.access))
+        .chain(catalog.sequences.values().map(|sequence| &sequence.access))
+        .chain(catalog.routines.values().map(|routine| &routine.access))
+        .chain(catalog.types.values().map(|ty| &ty.access))
+        .map(Access::owner)
+        .collect::<BTreeSet<_>>();
+    for owner in owners {
+        if !all.iter().any(|role| role.name == owner) {
+            all.push(own(owner, false));
+        }
+    }
+    all
+}
+
 /// A role's name by its object id.
 pub(super) fn role_name(view: &View<'_>, oid: u32) -> Option<String> {
-    roles(view)
-        .into_iter()
-        .find(|role| role.oid == oid)
-        .map(|role| role.name)
+    let with = |all: Vec<Role>| all.into_iter().find(|role| role.oid == oid);
+    let found = with(roles(view)).or_else(|| with(roles_and_owners(view)));
+    found.map(|role| role.name)
 }
 
 /// A role's object id.
@@ -183,7 +208,7 @@ pub(super) fn role_oid(view: &View<'_>, name: &str) -> u32 {
 }
 
 fn pg_roles(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    for role in roles(view) {
+    for role in roles_and_owners(view) {
         rows.push(row![
             &role.name,
             role.superuser,
@@ -205,7 +230,7 @@ fn pg_roles(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
 
 /// Without the verifiers: these never leave the server.
 fn pg_authid(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    for role in roles(view) {
+    for role in roles_and_owners(view) {
         rows.push(row![
             role.oid,
             &role.name,

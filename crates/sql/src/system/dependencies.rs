@@ -25,8 +25,30 @@ const PG_CLASS: u32 = 1259;
 const PG_CONSTRAINT: u32 = 2606;
 const PG_ATTRDEF: u32 = 2604;
 const PG_REWRITE: u32 = 2618;
+const PG_NAMESPACE: u32 = 2615;
+const PG_EXTENSION: u32 = 3079;
 
-fn pg_depend(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+/// What Springhead keeps of its own belongs to the extension of its name.
+fn own_relations(view: &View<'_>, rows: &mut Vec<Row>) {
+    let extension = oids::extension("springhead");
+    let mut member = |class: u32, oid: u32| {
+        rows.push(row![class, oid, 0, PG_EXTENSION, extension, 0, "e"]);
+    };
+    member(PG_NAMESPACE, oids::NAMESPACE_SPRINGHEAD);
+    for relation in super::all() {
+        if relation.schema == "springhead" {
+            member(PG_CLASS, relation.oid());
+        }
+    }
+    for table in view.catalog.tables_by_id() {
+        if table.name.schema == "springhead" {
+            member(PG_CLASS, oids::table(table));
+        }
+    }
+}
+
+/// Sequences belong to columns.
+fn owned_sequences(view: &View<'_>, rows: &mut Vec<Row>) {
     for sequence in sequences(view) {
         let Some((id, column_id)) = sequence.owned_by else {
             continue;
@@ -48,6 +70,11 @@ fn pg_depend(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
             if identity { "i" } else { "a" },
         ]);
     }
+}
+
+fn pg_depend(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    own_relations(view, rows);
+    owned_sequences(view, rows);
     for table in view.catalog.tables_by_id() {
         let oid = oids::table(table);
         for (_, column) in table.visible_columns() {

@@ -3,8 +3,8 @@
 
 use springhead_proto::CollectionId;
 
-use super::View;
 use super::oids::{self, Part};
+use super::{View, qualified};
 use crate::catalog::{Check, Column, ForeignKey, QualifiedName, ReferentialAction, Table, Unique};
 use crate::functions::quote_ident;
 use crate::types::PgType;
@@ -305,7 +305,8 @@ impl ConstraintView<'_> {
                 format!("CHECK ({})", unwrapped(&check.expression))
             }
             ConstraintView::Check(check) => {
-                format!("CHECK ({})", parenthesized(&check.expression))
+                let condition = qualified::expression(view, &check.expression);
+                format!("CHECK ({})", parenthesized(&condition))
             }
             ConstraintView::Foreign(key) => foreign_key_definition(view, table, key),
         }
@@ -379,12 +380,21 @@ pub(super) fn default_text(view: &View<'_>, column: &Column) -> Option<String> {
 
 /// PostgreSQL shows a string constant with the type that it was read as.
 pub(super) fn decorated(text: &str, ty: &PgType) -> String {
-    let is_string = text.len() >= 2
-        && text.starts_with('\'')
-        && text.ends_with('\'')
-        && !text[1..text.len() - 1].replace("''", "").contains('\'');
-    if is_string {
+    let is_string = |text: &str| {
+        text.len() >= 2
+            && text.starts_with('\'')
+            && text.ends_with('\'')
+            && !text[1..text.len() - 1].replace("''", "").contains('\'')
+    };
+    if is_string(text) {
         return format!("{text}::{}", ty.base_name());
+    }
+    // Types are kept as they are printed here, in capitals; a user's own type is kept as it was written.
+    if let Some((constant, named)) = text.rsplit_once("::")
+        && is_string(constant)
+        && named.bytes().all(|b| b.is_ascii_uppercase() || b == b' ')
+    {
+        return format!("{constant}::{}", named.to_ascii_lowercase());
     }
     let is_negative = text
         .strip_prefix('-')

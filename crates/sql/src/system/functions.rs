@@ -51,6 +51,7 @@ pub const SIGNATURES: &[Signature] = describers! {
     "pg_get_statisticsobjdef_columns"(Oid) -> Text;
     "pg_get_replica_identity_index"(Regclass) -> Regclass;
     "pg_relation_is_publishable"(Regclass) -> Bool;
+    "acldefault"(Text, Oid) -> TextArray;
     "pg_get_userbyid"(Oid) -> Name;
     "obj_description"(Oid, Name) -> Text;
     "obj_description"(Oid) -> Text;

@@ -655,7 +655,7 @@ fn views(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                 &database,
                 &item.name.schema,
                 &item.name.name,
-                relations::view_definition(item),
+                relations::view_definition(view, item),
                 "NONE",
                 "NO",
                 "NO",

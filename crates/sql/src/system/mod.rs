@@ -12,6 +12,7 @@ mod constraints;
 mod database;
 mod dependencies;
 mod describe;
+mod extensions;
 mod functions;
 mod index;
 mod information;
@@ -19,6 +20,7 @@ mod objects;
 pub mod oids;
 mod privileges;
 mod programs;
+mod qualified;
 mod relations;
 mod sequences;
 mod shape;
@@ -59,6 +61,10 @@ pub trait Surroundings: Send + Sync {
     fn database_id(&self) -> u32;
     /// How large its state is, if that is known.
     fn database_bytes(&self) -> Option<i64>;
+    /// Where a sequence is, if a writer has it: the last number, and whether that has been handed out.
+    fn sequence(&self, _id: u32) -> Option<(i64, bool)> {
+        None
+    }
     /// The session's prepared statements, by name.
     fn prepared(&self) -> Vec<PreparedRow> {
         Vec::new()
@@ -113,6 +119,7 @@ pub fn all() -> &'static [Relation] {
         all.extend_from_slice(sequences::RELATIONS);
         all.extend_from_slice(dependencies::RELATIONS);
         all.extend_from_slice(objects::RELATIONS);
+        all.extend_from_slice(extensions::RELATIONS);
         all.extend_from_slice(types::RELATIONS);
         all.extend_from_slice(database::RELATIONS);
         all.extend_from_slice(information::RELATIONS);

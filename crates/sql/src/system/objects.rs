@@ -56,14 +56,6 @@ pub(super) const RELATIONS: &[Relation] = &[
         "oid": Oid, "lanname": Name, "lanowner": Oid, "lanispl": Bool, "lanpltrusted": Bool,
         "lanplcallfoid": Oid, "laninline": Oid, "lanvalidator": Oid, "lanacl": TextArray,
     }),
-    relation!("pg_catalog", "pg_extension", 3079, pg_extension, {
-        "oid": Oid, "extname": Name, "extowner": Oid, "extnamespace": Oid,
-        "extrelocatable": Bool, "extversion": Text, "extconfig": OidArray,
-        "extcondition": TextArray,
-    }),
-    relation!("pg_catalog", "pg_available_extensions", 0, pg_available_extensions, {
-        "name": Name, "default_version": Text, "installed_version": Text, "comment": Text,
-    }),
     relation!("pg_catalog", "pg_trigger", 2620, super::programs::pg_trigger, {
         "oid": Oid, "tgrelid": Oid, "tgparentid": Oid, "tgname": Name, "tgfoid": Oid,
         "tgtype": Int2, "tgenabled": Char, "tgisinternal": Bool, "tgconstrrelid": Oid,
@@ -91,6 +83,16 @@ pub(super) const RELATIONS: &[Relation] = &[
     }),
     relation!("pg_catalog", "pg_seclabel", 3596, nothing, {
         "objoid": Oid, "classoid": Oid, "objsubid": Int4, "provider": Text, "label": Text,
+    }),
+    relation!("pg_catalog", "pg_parameter_acl", 6243, nothing, {
+        "oid": Oid, "parname": Text, "paracl": TextArray,
+    }),
+    relation!("pg_catalog", "pg_shseclabel", 3592, nothing, {
+        "objoid": Oid, "classoid": Oid, "provider": Text, "label": Text,
+    }),
+    relation!("pg_catalog", "pg_seclabels", 0, nothing, {
+        "objoid": Oid, "classoid": Oid, "objsubid": Int4, "objtype": Text, "objnamespace": Oid,
+        "objname": Text, "provider": Text, "label": Text,
     }),
     relation!("pg_catalog", "pg_init_privs", 3394, nothing, {
         "objoid": Oid, "classoid": Oid, "objsubid": Int4, "privtype": Char,
@@ -166,10 +168,12 @@ pub(super) const RELATIONS: &[Relation] = &[
         "dicttemplate": Oid, "dictinitoption": Text,
     }),
     relation!("pg_catalog", "pg_ts_parser", 3601, nothing, {
-        "oid": Oid, "prsname": Name, "prsnamespace": Oid,
+        "oid": Oid, "prsname": Name, "prsnamespace": Oid, "prsstart": Proc, "prstoken": Proc,
+        "prsend": Proc, "prsheadline": Proc, "prslextype": Proc,
     }),
     relation!("pg_catalog", "pg_ts_template", 3764, nothing, {
-        "oid": Oid, "tmplname": Name, "tmplnamespace": Oid,
+        "oid": Oid, "tmplname": Name, "tmplnamespace": Oid, "tmplinit": Proc,
+        "tmpllexize": Proc,
     }),
     relation!("pg_catalog", "pg_largeobject_metadata", 2995, nothing, {
         "oid": Oid, "lomowner": Oid, "lomacl": TextArray,
@@ -183,7 +187,17 @@ pub(super) const RELATIONS: &[Relation] = &[
     clippy::unnecessary_wraps,
     reason = "the type that all row makers have"
 )]
+const PG_NAMESPACE: u32 = 2615;
+
+/// What PostgreSQL says of the schema until somebody says something else.
+pub(super) const COMMENT_OF_PUBLIC: &str = "standard public schema";
+
 fn pg_description(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
+    let of_public = (oids::NAMESPACE_PUBLIC, PG_NAMESPACE);
+    let mut comments = view.catalog.comments.values();
+    if !comments.any(|comment| (comment.object, comment.class) == of_public) {
+        rows.push(row![of_public.0, of_public.1, 0, COMMENT_OF_PUBLIC]);
+    }
     for comment in view.catalog.comments_by_id() {
         rows.push(row![
             comment.object,
@@ -544,45 +558,6 @@ fn pg_language(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
             0,
             NULL
         ]);
-    }
-    Ok(())
-}
-
-/// Extensions whose functions are built in, with the version that PostgreSQL 15 has.
-const EXTENSIONS: [(&str, &str, &str); 3] = [
-    ("plpgsql", "1.0", "PL/pgSQL procedural language"),
-    ("pgcrypto", "1.3", "cryptographic functions"),
-    (
-        "uuid-ossp",
-        "1.1",
-        "generate universally unique identifiers (UUIDs)",
-    ),
-];
-
-fn pg_extension(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    for (name, version, _) in EXTENSIONS {
-        let schema = if name == "plpgsql" {
-            oids::NAMESPACE_PG_CATALOG
-        } else {
-            oids::NAMESPACE_PUBLIC
-        };
-        rows.push(row![
-            oids::named("extension", name),
-            name,
-            oids::ROLE_OWNER,
-            schema,
-            false,
-            version,
-            NULL,
-            NULL,
-        ]);
-    }
-    Ok(())
-}
-
-fn pg_available_extensions(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    for (name, version, comment) in EXTENSIONS {
-        rows.push(row![name, version, version, comment]);
     }
     Ok(())
 }

@@ -80,6 +80,17 @@ pub fn named(kind: &str, name: &str) -> u32 {
     0x4000_0000 | (hash & 0x3fff_ffff)
 }
 
+/// An extension's object id: one of PostgreSQL's own, so that its tools do not ask for it to be made.
+#[must_use]
+pub fn extension(name: &str) -> u32 {
+    match name {
+        "plpgsql" => 13_611,
+        "springhead" => 16_382,
+        "pgcrypto" => 16_381,
+        _ => 16_380,
+    }
+}
+
 /// A foreign key's object id.
 #[must_use]
 pub fn foreign_key(table: &Table, name: &str) -> u32 {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use springhead_proto::SqlError;
 
-use super::cell::{NULL, numbers, row, texts};
+use super::cell::{NULL, numbers, oid_array, row, texts};
 use super::oids::{self, Part};
 use super::{Row, View, acl, database, describe, types};
 use crate::catalog::{
@@ -104,7 +104,7 @@ pub(super) fn procedures(view: &View<'_>, rows: &mut Vec<Row>) {
             .map(|argument| argument.name.as_deref().unwrap_or_default())
             .collect();
         names.extend(columns.iter().map(|(name, _)| name.as_str()));
-        let all = numbers(
+        let all = oid_array(
             own.iter()
                 .copied()
                 .chain(columns.iter().map(|(_, ty)| i64::from(ty.oid()))),
@@ -374,9 +374,9 @@ pub(super) fn pg_policy(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlE
     for table in view.catalog.tables_by_id() {
         for policy in &table.access.policies {
             let roles = if policy.roles.is_empty() {
-                numbers([0])
+                oid_array([0])
             } else {
-                numbers(
+                oid_array(
                     policy
                         .roles
                         .iter()

@@ -8,7 +8,7 @@ use super::cell::{NULL, row};
 use super::describe::{self};
 use super::oids::{self, Part};
 use super::shape::{Relation, nothing, relation};
-use super::{Row, View, acl, types};
+use super::{Row, View, acl, qualified, types};
 use crate::catalog::{self, Privileges, QualifiedName};
 use crate::types::PgType;
 
@@ -445,17 +445,18 @@ fn pg_tables(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
 }
 
 /// `pg_get_viewdef(view)`.
-pub(super) fn view_definition(view: &catalog::View) -> String {
-    format!(" {};", view.query.trim().trim_end_matches(';'))
+pub(super) fn view_definition(view: &View<'_>, of: &catalog::View) -> String {
+    let query = of.query.trim().trim_end_matches(';');
+    format!(" {};", qualified::query(view, query))
 }
 
 fn pg_views(view: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
-    for view in views(view) {
+    for of in views(view) {
         rows.push(row![
-            &view.name.schema,
-            &view.name.name,
+            &of.name.schema,
+            &of.name.name,
             "postgres",
-            view_definition(view),
+            view_definition(view, of),
         ]);
     }
     for relation in super::all() {

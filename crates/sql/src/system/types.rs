@@ -371,6 +371,9 @@ fn row_type(id: u32, name: &str, schema: &str, rows: &mut Vec<Row>) {
     rows.push(array_of(array, oid, name, oids::namespace(schema), 0));
 }
 
+/// The object id of the first cast.
+const FIRST_CAST: u32 = 10_000;
+
 fn pg_cast(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
     use crate::functions::{CastContext, cast};
     for from in BASE {
@@ -394,7 +397,8 @@ fn pg_cast(_: &View<'_>, rows: &mut Vec<Row>) -> Result<(), SqlError> {
                 };
                 let free = found.is_free();
                 rows.push(row![
-                    oids::named("cast", &format!("{} {}", from.oid, to.oid)),
+                    // Below the first user's: pg_dump leaves PostgreSQL's own casts out.
+                    FIRST_CAST + u32::try_from(rows.len()).unwrap_or(0),
                     from.oid,
                     to.oid,
                     if free {
