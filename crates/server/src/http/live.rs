@@ -97,9 +97,14 @@ pub async fn stream(mut request: Request) -> Result<Response, HttpError> {
         .ok_or_else(|| HttpError::parameter("sql is missing"))?;
     let params = match request.params.take("params") {
         None => Vec::new(),
-        Some(text) => match serde_json::from_str(&text) {
+        Some(text) => match super::json::read(&text) {
             Ok(Value::Array(params)) => params,
-            _ => return Err(HttpError::parameter("params is a JSON array")),
+            Ok(_) => return Err(HttpError::parameter("params is a JSON array")),
+            Err(error) => {
+                return Err(HttpError::parameter(format!(
+                    "params is a JSON array; it {error}"
+                )));
+            }
         },
     };
     let mut options = LiveOptions::default();

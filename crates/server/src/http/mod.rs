@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod exposition;
 mod guard;
+mod json;
 mod lean;
 mod listen;
 mod live;

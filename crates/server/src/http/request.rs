@@ -261,12 +261,10 @@ impl Request {
 fn read_object(bytes: &[u8]) -> Result<Map<String, Value>, HttpError> {
     let text = std::str::from_utf8(bytes)
         .map_err(|_| HttpError::new(ErrorCode::InvalidByteSequence, "the body is not UTF-8"))?;
-    match serde_json::from_str(text) {
+    match super::json::read(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(HttpError::parameter("the body is no JSON object")),
-        Err(error) => Err(HttpError::parameter(format!(
-            "the body is no JSON: {error}"
-        ))),
+        Err(error) => Err(HttpError::parameter(format!("the body {error}"))),
     }
 }
 

@@ -228,7 +228,7 @@ impl Connection {
     }
 
     async fn request(&mut self, socket: &mut Socket, text: &str) -> Result<(), Gone> {
-        let request = match serde_json::from_str::<Value>(text) {
+        let request = match super::json::read(text) {
             Ok(Value::Object(request)) => request,
             Ok(_) => {
                 let why = "a request is one JSON object".to_owned();
@@ -236,7 +236,7 @@ impl Connection {
                 return send(socket, failure(&Value::Null, &refusal)).await;
             }
             Err(error) => {
-                let refusal = Refusal::Code(PARSE_ERROR, error.to_string());
+                let refusal = Refusal::Code(PARSE_ERROR, format!("the request {error}"));
                 return send(socket, failure(&Value::Null, &refusal)).await;
             }
         };

@@ -556,3 +556,26 @@ fn operators_pages_say_how_things_are() {
         "{answer}"
     );
 }
+
+#[test]
+fn g8_a_number_that_would_lose_digits_is_refused_and_a_string_keeps_them() {
+    let node = Node::with_orders();
+    let raw = |number: &str| {
+        let body = format!(r#"{{"sql":"SELECT $1::numeric AS n","params":[{number}]}}"#);
+        node.request(
+            "POST",
+            "/v1/sql",
+            &[("content-type", "application/json")],
+            &body,
+        )
+    };
+    let refused = raw("0.10000000000000000001");
+    assert_eq!(refused.status, 400);
+    let said = refused.json()["error"]["message"].to_string();
+    assert!(
+        said.contains("0.10000000000000000001") && said.contains("string"),
+        "{said}"
+    );
+    let kept = raw("\"0.10000000000000000001\"").text();
+    assert!(kept.contains("[[0.10000000000000000001]]"), "{kept}");
+}
