@@ -18,17 +18,17 @@ use libsqlite3_sys as ffi;
 use rusqlite::Connection;
 use rustc_hash::FxHashMap;
 use springhead_proto::{
-    ChangeKind, CollectionId, ErrorCode, RowBuilder, SchemaVersion, SqlError, ValueRef,
-    encode_change,
+    ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlError, encode_change,
 };
 use springhead_sql::catalog::Table;
 use springhead_sql::types::PgType;
 
-use crate::notify::{Folded, Message, Outbox};
+use crate::notify::{Folded, Outbox};
 use crate::programs::{Fired, FiredRows, WatchedRows};
 use images::image;
 
 mod amend;
+mod beside;
 mod images;
 
 // Declared here because rusqlite has them only with generated bindings, and generating needs
@@ -347,46 +347,6 @@ impl Capture {
         );
         self.added(collection);
         self.label_kind(kind);
-    }
-
-    /// Adds what the statement has sent to the open commit. A message that is there already is
-    /// folded, as in PostgreSQL.
-    pub fn take_messages(&mut self) {
-        for message in self.outbox.take() {
-            self.push_message(&message);
-        }
-    }
-
-    /// Adds one message to the open commit, unless it is there already.
-    pub fn push_message(&mut self, message: &Message) {
-        if self.failed.is_some() || !self.folded.insert(message) {
-            return;
-        }
-        self.after.clear();
-        let mut row = RowBuilder::new(&mut self.after, 3);
-        row.push(ValueRef::Text(&message.channel));
-        row.push(ValueRef::Text(&message.payload));
-        row.push(ValueRef::Integer(i64::from(message.process_id)));
-        let after = std::mem::take(&mut self.after);
-        self.push(
-            ChangeKind::Message,
-            CollectionId::NONE,
-            SchemaVersion(1),
-            Some(&after),
-        );
-        self.after = after;
-        if self.folded.len_bytes() > self.max_message_bytes {
-            self.failed = Some(
-                SqlError::new(
-                    ErrorCode::StatementTooLarge,
-                    format!(
-                        "the transaction's notifications are over {} bytes",
-                        self.max_message_bytes
-                    ),
-                )
-                .with_hint("send fewer in one transaction, or raise notify_transaction_bytes"),
-            );
-        }
     }
 
     /// Why the open commit must fail, if it must.

@@ -191,11 +191,23 @@ impl Writer {
             Asked::Work(request) => Ended::Work(self.execute_work(&request.work)?),
             Asked::Mutation(request) => Ended::Mutation(self.mutate(request)?),
         };
-        let commit = self.capture.take_commit();
+        let commit = self.take_commit();
         match self.capture.check() {
             Ok(()) => Ok((ended, commit)),
             Err(error) => Err(NotDone::TransactionLost(error)),
         }
+    }
+
+    /// Ends the open commit, and takes what it has done to its own sequences into it.
+    fn take_commit(&mut self) -> Option<CapturedCommit> {
+        if let Some(book) = &self.context.sequences {
+            let moved = book.lock().take_of_transaction(&self.catalog);
+            for step in &moved {
+                self.capture.push_sequence(step);
+            }
+            self.moved.extend(moved);
+        }
+        self.capture.take_commit()
     }
 
     fn finish_group(&mut self, mut group: Vec<Ran>) {
@@ -262,7 +274,7 @@ impl Writer {
             });
             return;
         }
-        let commits: Vec<CapturedCommit> = self.capture.take_commit().into_iter().collect();
+        let commits: Vec<CapturedCommit> = self.take_commit().into_iter().collect();
         if let Err(error) = self.capture.check() {
             self.end_owner_rollback();
             let _ = reply.send(Reply::Failed {

@@ -30,7 +30,7 @@ impl Writer {
             .execute([])?;
         let defined = self.define(ddl);
         let result = defined.and_then(|()| {
-            self.adopt(&ddl.catalog);
+            self.adopt(&ddl.catalog, Some(&before));
             if let Some(book) = &self.context.sequences {
                 let mut book = book.lock();
                 for &(sequence, next) in &ddl.sequence_restarts {
@@ -45,7 +45,7 @@ impl Writer {
         });
         let result = self.end_savepoint(result);
         if result.is_err() && self.catalog.version != before.version {
-            self.adopt(&before);
+            self.adopt(&before, None);
         }
         // A rebuild fires no triggers.
         self.context.fired.truncate(0);

@@ -10,13 +10,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use springhead_log::failpoint;
 use springhead_log::{AppendError, Appended, CommitSlice, CommitSource, PendingCommit};
-use springhead_proto::{
-    ChangeKind, CollectionId, ErrorCode, Lsn, SchemaVersion, SqlError, encode_change,
-};
+use springhead_proto::{ErrorCode, Lsn, SqlError};
 
 use super::Writer;
 use crate::capture::{CapturedBytes, CapturedCommit};
-use crate::sequences::Advance;
+use crate::sequences::{Advance, Moved};
 use crate::state::{self, Applied};
 use crate::tail;
 
@@ -30,10 +28,8 @@ impl Writer {
         may_wait: bool,
     ) -> Result<Vec<Lsn>, SqlError> {
         let before_truncate = self.before_truncate.take();
-        let advances = match &self.context.sequences {
-            Some(book) => book.lock().take_advances(&self.catalog),
-            None => Vec::new(),
-        };
+        let advances = self.take_advances();
+        let of_transaction = std::mem::take(&mut self.moved);
         if commits.is_empty() && advances.is_empty() {
             self.roll_forward_nothing();
             return Ok(Vec::new());
@@ -90,7 +86,9 @@ impl Writer {
                 .announce_catalog(last, Arc::clone(&self.catalog));
         }
         self.unfinished = Some(Unfinished {
-            advances,
+            sequences: (advances.into_iter().chain(of_transaction))
+                .map(|moved| moved.after)
+                .collect(),
             applied: Applied {
                 lsn: last,
                 epoch: appended.epoch,
@@ -106,8 +104,15 @@ impl Writer {
         Ok(last_lsns)
     }
 
+    fn take_advances(&self) -> Vec<Moved> {
+        match &self.context.sequences {
+            Some(book) => book.lock().take_advances(&self.catalog),
+            None => Vec::new(),
+        }
+    }
+
     /// Nothing of what was handed to the log is there.
-    fn take_back(&mut self, advances: Vec<Advance>) {
+    fn take_back(&mut self, advances: Vec<Moved>) {
         self.roll_back();
         if let Some(book) = &self.context.sequences {
             book.lock().give_back(advances);
@@ -125,7 +130,7 @@ impl Writer {
         let Some(unfinished) = self.unfinished.take() else {
             return Ok(());
         };
-        if let Err(error) = self.commit_state(&unfinished.advances, unfinished.applied) {
+        if let Err(error) = self.commit_state(&unfinished.sequences, unfinished.applied) {
             // The commit stands: it is in the log. The state has to come to it by replay.
             tracing::warn!(
                 tenant = self.tenant.0,
@@ -139,7 +144,7 @@ impl Writer {
     }
 
     /// What the log is to be given.
-    fn pending(&mut self, captured: Vec<CapturedCommit>, advances: &[Advance]) -> Pending {
+    fn pending(&mut self, captured: Vec<CapturedCommit>, advances: &[Moved]) -> Pending {
         let buffer: Bytes = self.capture.take_buffer().into();
         let mut pending = Pending {
             commits: Vec::with_capacity(captured.len() + 1),
@@ -182,18 +187,10 @@ impl Writer {
         }
     }
 
-    fn sequence_commit(&self, advances: &[Advance]) -> PendingCommit {
+    fn sequence_commit(&self, advances: &[Moved]) -> PendingCommit {
         let mut bytes = Vec::new();
-        for advance in advances {
-            let row = advance.to_row();
-            encode_change(
-                &mut bytes,
-                ChangeKind::Sequence,
-                CollectionId::NONE,
-                SchemaVersion(1),
-                None,
-                Some(row.bytes()),
-            );
+        for moved in advances {
+            moved.encode(&mut bytes);
         }
         PendingCommit {
             tenant: self.tenant,
@@ -203,13 +200,13 @@ impl Writer {
         }
     }
 
-    fn commit_state(&mut self, advances: &[Advance], applied: Applied) -> rusqlite::Result<()> {
+    fn commit_state(&mut self, sequences: &[Advance], applied: Applied) -> rusqlite::Result<()> {
         if !self.open {
             // A rolled-back transaction took numbers from a sequence.
             self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
             self.open = true;
         }
-        for advance in advances {
+        for advance in sequences {
             state::set_sequence(&self.conn, *advance)?;
         }
         state::set_applied(&self.conn, applied)?;
@@ -252,6 +249,7 @@ impl Writer {
             book.lock().follow(
                 &self.catalog,
                 &self.catalog,
+                &[],
                 &rustc_hash::FxHashMap::default(),
             );
         }
@@ -277,7 +275,7 @@ impl Writer {
         self.capture.enabled = true;
         match replayed {
             Ok(catalog) => {
-                self.adopt(&catalog);
+                self.adopt(&catalog, None);
                 Ok(())
             }
             Err(error) => {
@@ -290,7 +288,8 @@ impl Writer {
 
 /// Commits that are in the log and not yet in the state file.
 pub(super) struct Unfinished {
-    advances: Vec<Advance>,
+    /// What has become of sequences, oldest first.
+    sequences: Vec<Advance>,
     applied: Applied,
     slices: Vec<Placed>,
 }

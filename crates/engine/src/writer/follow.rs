@@ -109,7 +109,7 @@ impl Writer {
             *book.lock() = crate::sequences::SequenceBook::default();
         }
         let catalog = Arc::clone(&self.catalog);
-        self.adopt(&catalog);
+        self.adopt(&catalog, None);
         self.capture.clear();
         self.capture.enabled = true;
         Ok(())

@@ -12,6 +12,7 @@
 //! [`command`] has what can be asked, [`run`] how one statement runs, [`commit`] how a group becomes durable, [`mailbox`] how
 //! commands arrive.
 
+mod adopt;
 mod command;
 mod commit;
 mod crdt;
@@ -36,6 +37,7 @@ use springhead_log::Log;
 use springhead_proto::{ErrorCode, Lsn, SqlError, TenantId};
 use springhead_sql::catalog::{Catalog, Table};
 
+use crate::EngineConfig;
 use crate::apply::Paused;
 use crate::capture::{Capture, Mark};
 use crate::functions::Context;
@@ -43,10 +45,10 @@ use crate::plans::PlanCache;
 use crate::published::Published;
 use crate::readers::Snapshot;
 use crate::schemas::Schemas;
+use crate::sequences::Moved;
 use crate::sync::MutationId;
 use crate::tail::Hub;
 use crate::tenant::Shared;
-use crate::{EngineConfig, state};
 
 pub use follow::MoreSlices;
 
@@ -99,6 +101,8 @@ pub struct Writer {
     /// Each version of a table that the open transaction has defined, in order: rows it has written
     /// may be of any of them, though only the last is in its catalog.
     defined: Vec<Arc<Table>>,
+    /// Steps of sequences that are in commits on their way into the log.
+    moved: Vec<Moved>,
     /// Set for good when the log has failed or the state cannot follow it.
     dead: Option<SqlError>,
 }
@@ -185,6 +189,7 @@ impl Writer {
             made_by: Vec::new(),
             before_truncate: None,
             defined: Vec::new(),
+            moved: Vec::new(),
             dead: None,
         };
         writer.capture.fired = Arc::clone(&writer.context.fired);
@@ -195,7 +200,7 @@ impl Writer {
             writer.capture.note_always();
         }
         writer.capture.watched = Arc::clone(&writer.context.watched);
-        writer.adopt(&parts.catalog);
+        writer.adopt(&parts.catalog, None);
         writer.renew_crdt_client();
         writer.capture.enabled = true;
         writer
@@ -477,24 +482,6 @@ impl Writer {
         }
     }
 
-    /// The definitions of a transaction that has been rolled back are gone: `before` counts again.
-    fn forget_definitions(&mut self, before: &Arc<Catalog>) {
-        if before.version != self.catalog.version {
-            let catalog = self.go_back_to(before);
-            self.published.set_catalog(catalog);
-        }
-    }
-
-    /// Adopts `before` under a version of its own: plans made against what is rolled back must not
-    /// be taken for plans against what comes next. Versions only have to rise, not to be dense.
-    fn go_back_to(&mut self, before: &Arc<Catalog>) -> Arc<Catalog> {
-        let mut catalog = Catalog::clone(before);
-        catalog.version = self.catalog.version + 1;
-        let catalog = Arc::new(catalog);
-        self.adopt(&catalog);
-        catalog
-    }
-
     fn undo_restarts(&self, mark: usize) {
         if let Some(book) = &self.context.sequences {
             book.lock().undo_restarts(mark);
@@ -520,29 +507,13 @@ impl Writer {
         self.capture.clear();
         self.before_truncate = None;
         self.defined.clear();
+        self.moved.clear();
         self.undo_restarts(0);
         if std::mem::take(&mut self.open)
             && !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
             self.die(format!("the state file cannot roll back: {error}"));
-        }
-    }
-
-    /// Makes capture and sequences follow `catalog`, which is from now on in force here.
-    fn adopt(&mut self, catalog: &Arc<Catalog>) {
-        self.catalog = Arc::clone(catalog);
-        for table in catalog.tables.values() {
-            self.capture
-                .set_table(table, catalog.has_after_row_triggers(table));
-        }
-        if let Some(book) = &self.context.sequences {
-            let stored = state::sequences(&self.conn).unwrap_or_default();
-            let kept = match &self.owner {
-                Some(owner) => Arc::clone(&owner.before),
-                None => self.published.catalog(),
-            };
-            book.lock().follow(catalog, &kept, &stored);
         }
     }
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use springhead_log::Log;
+use springhead_proto::Lsn;
+
 use crate::support::Node;
 
 #[tokio::test]
@@ -221,4 +224,79 @@ async fn g3_a_rolled_back_restart_leaves_the_sequence_where_it_was() {
         .parse()
         .unwrap();
     assert!(id > 5, "{id}");
+}
+
+/// A restart was logged in a commit of its own before the transaction's: a log that was restored to in
+/// between, or that a power cut ended there, had the rows that the transaction removes and a sequence that
+/// gave their numbers again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_a_restart_is_part_of_its_transaction_in_the_log_too() {
+    let node = Node::on_disk(|_| {});
+    let mut client = node.client().await;
+    client
+        .ok("CREATE TABLE t (id serial PRIMARY KEY, n int)")
+        .await;
+    client.ok("INSERT INTO t (n) VALUES (1), (2), (3)").await;
+    let before = node.log.tail().durable;
+    client.ok("TRUNCATE t RESTART IDENTITY").await;
+    client.ok("INSERT INTO t (n) VALUES (4), (5)").await;
+    client
+        .ok("BEGIN; ALTER SEQUENCE t_id_seq RESTART WITH 2; DELETE FROM t WHERE id > 1; INSERT INTO t (n) VALUES (6); COMMIT")
+        .await;
+    let end = node.log.tail().durable;
+    drop(client);
+    let stopped = node.stop();
+    for lsn in before.0..=end.0 {
+        let node = stopped.log_up_to(Lsn(lsn)).start(false).unwrap();
+        let mut client = node.client().await;
+        client.ok("INSERT INTO t (n) VALUES (7), (8)").await;
+    }
+}
+
+/// As above: a sequence that a transaction made left its numbers behind where the transaction was cut off,
+/// and the next one made, which got its id, went on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_a_sequence_that_was_never_made_leaves_no_numbers() {
+    let node = Node::on_disk(|_| {});
+    let before = node.log.tail().durable;
+    let mut client = node.client().await;
+    client
+        .ok("BEGIN; CREATE SEQUENCE s; SELECT nextval('s'); COMMIT")
+        .await;
+    let end = node.log.tail().durable;
+    drop(client);
+    let stopped = node.stop();
+    for lsn in before.0..end.0 {
+        let node = stopped.log_up_to(Lsn(lsn)).start(false).unwrap();
+        let mut client = node.client().await;
+        client.ok("CREATE SEQUENCE q").await;
+        assert_eq!(
+            client.one("SELECT nextval('q')").await,
+            "1",
+            "after LSN {lsn}"
+        );
+    }
+    // And nothing is forgotten of one that was made.
+    let node = stopped.start(false).unwrap();
+    let mut client = node.client().await;
+    assert_eq!(client.one("SELECT nextval('s')").await, "33");
+}
+
+/// What a transaction had drawn from a sequence that it had made itself was forgotten when it dropped it
+/// and thought better of it.
+#[tokio::test]
+async fn g1_no_number_is_given_twice_after_a_drop_that_is_rolled_back() {
+    let node = Node::start();
+    let mut client = node.client().await;
+    client
+        .ok("BEGIN; CREATE TABLE t (id serial PRIMARY KEY, n int); INSERT INTO t (n) VALUES (1), (2)")
+        .await;
+    client
+        .ok("SAVEPOINT a; DROP TABLE t; ROLLBACK TO a; INSERT INTO t (n) VALUES (3)")
+        .await;
+    client.ok("COMMIT").await;
+    assert_eq!(
+        client.lines("SELECT id FROM t ORDER BY id").await,
+        ["1", "2", "3"]
+    );
 }

@@ -23,6 +23,10 @@ use springhead_proto::{
 };
 use springhead_sql::types::text::output_text;
 
+mod nodes;
+
+pub use nodes::Stopped;
+
 /// Bytes that anyone can predict.
 #[derive(Default)]
 pub struct Counting(AtomicU64);
@@ -200,6 +204,8 @@ struct Setup {
     config: EngineConfig,
     /// `None`: the log is in memory, and outlives the engine.
     segments: Option<SegmentConfig>,
+    /// What a log in memory keeps when it is trimmed.
+    retain_bytes: u64,
     clock: Arc<ManualClock>,
     /// Removed with the last node in it.
     #[expect(dead_code, reason = "held, so that the directory stays")]
@@ -224,7 +230,12 @@ impl Node {
 
     /// Over a log in memory, configured by `change`.
     pub fn with(change: impl FnOnce(&mut EngineConfig)) -> Node {
-        Node::new(None, change)
+        Node::new(None, u64::MAX, change)
+    }
+
+    /// As [`Node::with`], trimmed to about `retain_bytes` by maintenance.
+    pub fn remembering(retain_bytes: u64, change: impl FnOnce(&mut EngineConfig)) -> Node {
+        Node::new(None, retain_bytes, change)
     }
 
     /// Over segments of 64 KiB in the node's directory, with no reserve.
@@ -238,7 +249,7 @@ impl Node {
             background: false,
             ..SegmentConfig::default()
         };
-        Node::new(Some(segments), change)
+        Node::new(Some(segments), u64::MAX, change)
     }
 
     /// As [`Node::on_disk`], trimmed to about `retain_bytes` by maintenance.
@@ -253,10 +264,14 @@ impl Node {
             background: false,
             ..SegmentConfig::default()
         };
-        Node::new(Some(segments), change)
+        Node::new(Some(segments), u64::MAX, change)
     }
 
-    fn new(segments: Option<SegmentConfig>, change: impl FnOnce(&mut EngineConfig)) -> Node {
+    fn new(
+        segments: Option<SegmentConfig>,
+        retain_bytes: u64,
+        change: impl FnOnce(&mut EngineConfig),
+    ) -> Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut config = config(dir.path());
         change(&mut config);
@@ -264,6 +279,7 @@ impl Node {
         let setup = Setup {
             config,
             segments,
+            retain_bytes,
             clock,
             dir,
         };
@@ -295,44 +311,6 @@ impl Node {
             Arc::clone(&log.inner)
         };
         setup.open(log)
-    }
-
-    /// Opens this node's state over the log in memory of `other`.
-    pub fn on_log_of(self, other: &Node) -> Result<Node, EngineError> {
-        let Node { engine, setup, .. } = self;
-        drop(engine);
-        setup.open(Arc::clone(&other.log.inner))
-    }
-
-    /// A standby's engine over this one's log in memory: it has nothing yet but what the log says.
-    pub fn standby(&self) -> Node {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let mut config = self.setup.config.clone();
-        config.data_dir = dir.path().to_owned();
-        config.role = springhead_engine::role::NodeRole::Standby {
-            primary: Some("http://primary:6480".into()),
-        };
-        let setup = Setup {
-            config,
-            segments: None,
-            clock: Arc::clone(&self.clock),
-            dir,
-        };
-        setup.open(Arc::clone(&self.log.inner)).unwrap()
-    }
-
-    /// Another engine over a copy of this one's log in memory, from nothing but the log.
-    pub fn replayed_elsewhere(&self) -> Node {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let mut config = self.setup.config.clone();
-        config.data_dir = dir.path().to_owned();
-        let setup = Setup {
-            config,
-            segments: None,
-            clock: Arc::clone(&self.clock),
-            dir,
-        };
-        setup.open(Arc::clone(&self.log.inner)).unwrap()
     }
 
     pub async fn client(&self) -> Client {
@@ -371,7 +349,7 @@ impl Setup {
         match &self.segments {
             None => {
                 let clock = Arc::clone(&self.clock);
-                Arc::new(MemoryLog::with(Epoch(0x51), clock, u64::MAX))
+                Arc::new(MemoryLog::with(Epoch(0x51), clock, self.retain_bytes))
             }
             Some(segments) => {
                 let dir = self.config.data_dir.join("log");
