@@ -364,6 +364,16 @@ pub fn set_sequence(conn: &Connection, advance: Advance) -> rusqlite::Result<()>
     Ok(())
 }
 
+/// Notes in the open transaction that nothing is known of a sequence.
+///
+/// # Errors
+/// What SQLite says.
+pub fn forget_sequence(conn: &Connection, id: u32) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM s_sequences WHERE id = ?1")?
+        .execute([id])?;
+    Ok(())
+}
+
 /// How far each sequence is reserved.
 ///
 /// # Errors

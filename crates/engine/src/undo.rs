@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, types::ToSqlOutput};
 use springhead_log::{CommitSlice, Log, ReadFilter, failpoint};
-use springhead_proto::{ChangeKind, ChangeRef, Changes, Epoch, Lsn, RowRef, TenantId};
+use springhead_proto::{
+    ChangeKind, ChangeRef, Changes, CollectionId, Epoch, Lsn, RowRef, SYSTEM_TENANT, TenantId,
+};
 use springhead_sql::Catalog;
 
 use crate::apply::{RowStatements, set_foreign_keys};
 use crate::functions::{Context, to_sqlite};
 use crate::schemas::Schemas;
+use crate::sequences::Advance;
 use crate::state::{self, Applied};
 use crate::undo_mark;
 use crate::{EngineConfig, EngineError, Entropy};
@@ -52,24 +55,48 @@ pub fn undo_past(
             error,
         };
         let applied = state::applied(&conn).map_err(sqlite)?;
-        if applied.lsn <= after {
-            continue;
+        if applied.lsn > after {
+            let schemas = Schemas::default();
+            let catalog = state::load_catalog(&conn, tenant, &schemas)?;
+            let undo = Undo {
+                conn: &conn,
+                path: &state::state_file(config, tenant),
+                tenant,
+                catalog,
+            };
+            match undo.run(log, after, applied.lsn, epoch)? {
+                Ok(count) => changes += count,
+                Err(why) => return Ok(Undone::NeedsBaseBackup(why)),
+            }
+            tenants += 1;
         }
-        let schemas = Schemas::default();
-        let catalog = state::load_catalog(&conn, tenant, &schemas)?;
-        let undo = Undo {
-            conn: &conn,
-            path: &state::state_file(config, tenant),
-            tenant,
-            catalog,
-        };
-        match undo.run(log, after, applied.lsn, epoch)? {
-            Ok(count) => changes += count,
-            Err(why) => return Ok(Undone::NeedsBaseBackup(why)),
+        if tenant == SYSTEM_TENANT
+            && log.earliest() > Lsn::FIRST
+            && let Some(gone) = without_state(config, &conn).map_err(sqlite)?
+        {
+            return Ok(Undone::NeedsBaseBackup(format!(
+                "tenant {gone} was dropped after LSN {after}, and the log no longer goes back to its beginning"
+            )));
         }
-        tenants += 1;
     }
     Ok(Undone::Done { tenants, changes })
+}
+
+/// A tenant that the system's state lists and that has no state: dropping one removes its files at once.
+fn without_state(config: &EngineConfig, system: &Connection) -> rusqlite::Result<Option<TenantId>> {
+    let sql = format!(
+        "SELECT c1 FROM {} WHERE c3 = 'active' ORDER BY c1",
+        state::storage_name(CollectionId::TENANTS)
+    );
+    let mut statement = system.prepare(&sql)?;
+    let tenants = statement.query_map([], |row| row.get(0).map(TenantId))?;
+    for tenant in tenants {
+        let tenant = tenant?;
+        if !state::has_state(config, tenant) {
+            return Ok(Some(tenant));
+        }
+    }
+    Ok(None)
 }
 
 /// The history that LSN `after` belongs to.
@@ -180,11 +207,14 @@ impl Undo<'_> {
 
     /// Whether there was anything to undo.
     fn undo(&self, change: &ChangeRef<'_>) -> Result<bool, EngineError> {
+        if change.kind == ChangeKind::Sequence {
+            return self.undo_sequence(change);
+        }
         if !matches!(
             change.kind,
             ChangeKind::Insert | ChangeKind::Update | ChangeKind::Delete
         ) {
-            // A message leaves nothing behind, and a number that was reserved stays so.
+            // A message leaves nothing behind.
             return Ok(false);
         }
         let table = self
@@ -223,6 +253,26 @@ impl Undo<'_> {
         if changed != 1 {
             return Err(self.damaged(&format!("undoing one row touched {changed} ({sql})")));
         }
+        Ok(true)
+    }
+
+    fn undo_sequence(&self, change: &ChangeRef<'_>) -> Result<bool, EngineError> {
+        let after = change
+            .after
+            .and_then(Advance::from_row)
+            .ok_or_else(|| self.damaged("a sequence advance has other values"))?;
+        let Some(before) = change.before else {
+            // An older version did not say; what was reserved stays so.
+            return Ok(false);
+        };
+        let undone = match Advance::from_row(before) {
+            Some(before) => state::set_sequence(self.conn, before),
+            None => state::forget_sequence(self.conn, after.id),
+        };
+        undone.map_err(|error| EngineError::Sqlite {
+            tenant: self.tenant.0,
+            error,
+        })?;
         Ok(true)
     }
 

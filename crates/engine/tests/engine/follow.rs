@@ -7,23 +7,25 @@ use proptest::prelude::*;
 use springhead_engine::cdc::{Cdc, CdcLimits, FeedSpec, Poll, PollOptions, Reader, Start};
 use springhead_engine::undo::{Undone, undo_past};
 use springhead_log::Log;
+use springhead_log::disk::RealDisk;
 use springhead_log::memory::MemoryLog;
+use springhead_log::segment::truncate;
 use springhead_proto::{Cursor, ErrorCode, Lsn, TenantId};
 
 use crate::live::principal;
 use crate::replay::{FORMS, Step, TABLES, cases, statement, try_run};
 use crate::support::{Counting, Node, drain, dump};
 
-/// Forms of statements that change rows alone: what can be undone.
-const ROW_FORMS: [u8; 21] = [
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 40,
+/// Forms of statements that change rows and numbers alone: what can be undone.
+const ROW_FORMS: [u8; 23] = [
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 22, 23, 40,
 ];
 
-/// A state file without what a fork does not take back: how far it is, and numbers reserved.
+/// A state file without what a fork does not take back: how far it is.
 fn rows(node: &Node) -> Vec<String> {
     dump(&node.state_file(TenantId::DEFAULT))
         .into_iter()
-        .filter(|line| !line.starts_with("s_meta:") && !line.starts_with("s_sequences:"))
+        .filter(|line| !line.starts_with("s_meta:"))
         .collect()
 }
 
@@ -101,7 +103,7 @@ async fn undone(before: Vec<Step>, after: Vec<Step>) -> Result<(), TestCaseError
     prop_assert!(matches!(done, Undone::Done { .. }), "{:?}", done);
     let lines: Vec<String> = lines
         .into_iter()
-        .filter(|line| !line.starts_with("s_meta:") && !line.starts_with("s_sequences:"))
+        .filter(|line| !line.starts_with("s_meta:"))
         .collect();
     prop_assert_eq!(lines, expected, "taken back to LSN {}", fork);
     // Forth again, by the same log.
@@ -163,6 +165,80 @@ async fn g5_a_definition_past_the_fork_takes_a_base_backup() {
             matches!(done, Some(Undone::NeedsBaseBackup(_))),
             "{sql}: {done:?}"
         );
+    }
+}
+
+/// What a node that came back said of its sequences was what it had lost: numbers that it had set itself,
+/// lower than what the new primary had given out. Once it led again, it gave those a second time.
+#[tokio::test]
+async fn g5_what_was_drawn_and_set_past_the_fork_is_taken_back() {
+    let node = Node::on_disk(|_| {});
+    let mut client = node.client().await;
+    client
+        .ok("CREATE SEQUENCE s; CREATE SEQUENCE fresh; CREATE TABLE t (id serial PRIMARY KEY, n int)")
+        .await;
+    client
+        .ok("INSERT INTO t (n) VALUES (1), (2), (3); SELECT setval('s', 50)")
+        .await;
+    let (fork, expected) = (node.log.tail().durable, rows(&node));
+    client
+        .ok("SELECT setval('s', 1); SELECT setval('t_id_seq', 1, false); SELECT nextval('fresh')")
+        .await;
+    drop(client);
+    let stopped = node.stop();
+    let log = stopped.open_log(false);
+    let (clock, entropy) = (stopped.clock(), Arc::new(Counting::default()));
+    let done = undo_past(stopped.config(), &*log, clock, entropy, fork).unwrap();
+    assert!(
+        matches!(
+            done,
+            Undone::Done {
+                tenants: 1,
+                changes: 3
+            }
+        ),
+        "{done:?}"
+    );
+    log.close();
+    drop(log);
+    truncate(&RealDisk, &stopped.log_dir(), fork).unwrap();
+    let node = stopped.start(false).unwrap();
+    assert_eq!(rows(&node), expected);
+    let mut client = node.client().await;
+    assert_eq!(client.one("SELECT nextval('s')").await, "51");
+    assert_eq!(client.one("SELECT nextval('fresh')").await, "1");
+    client.ok("INSERT INTO t (n) VALUES (4)").await;
+}
+
+/// A tenant's files go as it is dropped. Where the drop was past the fork the tenant was listed again, and
+/// with a log that no longer goes back to its beginning nobody could open it any more.
+#[tokio::test]
+async fn g5_a_tenant_dropped_past_the_fork_takes_a_base_backup() {
+    let node = Node::retaining(0, |_| {});
+    let mut client = node.client().await;
+    client.ok("CREATE DATABASE shop").await;
+    client
+        .ok("CREATE TABLE t (id serial PRIMARY KEY, a text)")
+        .await;
+    while node.log.earliest() <= Lsn::FIRST {
+        client
+            .ok("INSERT INTO t (a) VALUES (repeat('x', 20000))")
+            .await;
+        node.engine.maintain().unwrap();
+    }
+    let fork = node.log.tail().durable;
+    client.ok("DROP DATABASE shop").await;
+    drop(client);
+    let stopped = node.stop();
+    let log = stopped.open_log(false);
+    // A second time after a crash, too.
+    for _ in 0..2 {
+        let (clock, entropy) = (stopped.clock(), Arc::new(Counting::default()));
+        let done = undo_past(stopped.config(), &*log, clock, entropy, fork).unwrap();
+        let Undone::NeedsBaseBackup(why) = done else {
+            panic!("{done:?}")
+        };
+        assert!(why.starts_with("tenant 2 was dropped after LSN"), "{why}");
     }
 }
 
