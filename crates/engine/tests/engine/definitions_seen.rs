@@ -4,16 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use springhead_engine::access::{Credential, Principal};
 use springhead_engine::cdc::{
-    Cdc, CdcError, CdcLimits, FeedOptions, FeedSpec, PollOptions, Reader, Start,
+    Cdc, CdcError, CdcLimits, Feed, FeedOptions, FeedSpec, PollOptions, Reader, Start,
 };
+use springhead_log::Log;
 use springhead_proto::sync::SyncValue;
 use springhead_proto::{Cursor, ErrorCode, Lsn, SqlError};
 
+use crate::definitions_feeds::{Known, assert_same_events, filter, place, spec, ungrouped};
 use crate::definitions_world::{Form, NAMES, World};
-use crate::feeds::{pages, snapshot_events};
+use crate::feeds::{frames, pages, snapshot_events};
 use crate::support::{Client, Node};
 use crate::sync::device::{Device, Rig, shape};
 
@@ -33,9 +35,9 @@ type Rows = BTreeMap<String, Value>;
 
 /// The rows of all tables, as the events of a feed add up to them.
 pub struct Folded {
-    cdc: Arc<Cdc>,
+    pub cdc: Arc<Cdc>,
     rows: BTreeMap<String, Rows>,
-    events: Vec<Value>,
+    pub events: Vec<Value>,
     at: Lsn,
 }
 
@@ -62,7 +64,7 @@ struct Since {
     rows: BTreeMap<String, Option<Value>>,
 }
 
-fn lsn(event: &Value) -> Lsn {
+pub fn lsn(event: &Value) -> Lsn {
     Lsn(event["lsn"].as_u64().unwrap())
 }
 
@@ -84,17 +86,45 @@ impl Folded {
         Kept(rows, events, at)
     }
 
-    /// All that it has been told.
-    pub fn told(&self) -> &[Value] {
-        &self.events
+    /// All that it has been told and that the log of `node` still has.
+    pub fn told(&self, node: &Node) -> Vec<Value> {
+        let earliest = node.log.earliest();
+        let kept = self.events.iter().filter(|event| lsn(event) >= earliest);
+        kept.cloned().collect()
     }
 
-    /// All events that there are, from the first.
+    /// All events that there are, from the earliest.
     pub async fn all(&self, node: &Node, why: &str) -> Vec<Value> {
-        let polled = self
-            .poll(node, "boss", FeedSpec::default(), Lsn::ZERO)
-            .await;
+        let before = node.log.earliest().previous();
+        let polled = self.poll(node, "boss", FeedSpec::default(), before).await;
         polled.unwrap_or_else(|error| panic!("{why}: {error}"))
+    }
+
+    /// Log may be forgotten now: everyone who has to have seen it has.
+    pub async fn forget(&self, node: &Node) {
+        let engine = node.engine.clone();
+        tokio::task::block_in_place(|| engine.maintain().unwrap());
+        let expired = node.log.take_expired_pins();
+        assert_eq!(self.cdc.expire_consumers(expired).await.unwrap(), [""; 0]);
+    }
+
+    /// What has been trimmed is refused, and said where there is more.
+    async fn check_edge(&self, node: &Node, world: &mut World, why: &str) {
+        let earliest = node.log.earliest();
+        if earliest <= Lsn::FIRST {
+            return;
+        }
+        let before = Lsn(world.r.below(earliest.0 - 1));
+        for from in [before, Lsn(earliest.0 - 2)] {
+            match self.poll(node, "boss", FeedSpec::default(), from).await {
+                Err(CdcError::Refused { code, refused }) => {
+                    assert_eq!(code, ErrorCode::CursorExpired, "{why}");
+                    assert_eq!(refused.earliest_lsn, earliest, "{why}: from {from}");
+                }
+                Err(error) => panic!("{why}: from {from}: {error:?}"),
+                Ok(_) => panic!("{why}: from {from}, which is trimmed"),
+            }
+        }
     }
 
     async fn poll(
@@ -119,7 +149,9 @@ impl Folded {
 
     /// Takes in what has come, and compares with what a snapshot says.
     pub async fn check(&mut self, node: &Node, forms: &[Form], why: &str) -> usize {
-        let polled = self.poll(node, "boss", FeedSpec::default(), self.at).await;
+        // What has been forgotten since the last time was nothing for it.
+        let from = self.at.max(node.log.earliest().previous());
+        let polled = self.poll(node, "boss", FeedSpec::default(), from).await;
         let events = polled.unwrap_or_else(|error| panic!("{why}: {error}"));
         let mut since: BTreeMap<String, Since> = BTreeMap::new();
         for event in &events {
@@ -209,10 +241,22 @@ impl Folded {
         }
     }
 
+    /// A place that a feed can go on from; often the edge of what is kept.
+    pub fn anywhere(&self, node: &Node, world: &mut World) -> Lsn {
+        let edge = node.log.earliest().previous();
+        // It may all have been trimmed, and more than it was told.
+        let end = self.at.max(edge);
+        match world.below(4) {
+            0 => edge,
+            _ => Lsn(edge.0 + world.r.below(end.0 - edge.0 + 1)),
+        }
+    }
+
     /// Pages from anywhere, of all and of one table, with and without a filter: what was told before, or
     /// a reason that is none of ours.
     pub async fn check_pages(&self, node: &Node, world: &mut World, why: &str) -> usize {
-        let from = Lsn(world.r.below(self.at.0 + 1));
+        self.check_edge(node, world, why).await;
+        let from = self.anywhere(node, world);
         let polled = self.poll(node, "boss", FeedSpec::default(), from).await;
         let events = polled.unwrap_or_else(|error| panic!("{why}: from {from}: {error}"));
         let expected: Vec<&Value> = self
@@ -226,24 +270,31 @@ impl Folded {
             "{why}: from {from}"
         );
         let mut compared = events.len();
+        let known = Known::of(node).await;
         for collection in NAMES {
-            let filter = world.r.pick(&["", "id > 2", "x1 > 1", "x1 IS NULL"]);
-            let columns = world.r.pick(&["", "id", "x1"]);
-            let spec = FeedSpec {
-                collection: Some(collection.to_owned()),
-                filter: (!filter.is_empty()).then(|| filter.to_owned()),
-                columns: (!columns.is_empty())
-                    .then(|| columns.to_owned())
-                    .into_iter()
-                    .collect(),
-                ..FeedSpec::default()
-            };
-            for who in ["boss", "ann"] {
-                match self.poll(node, who, spec.clone(), from).await {
-                    Ok(events) => compared += events.len(),
-                    Err(CdcError::Sql(error)) if !is_ours(&error) => {}
-                    Err(error) => panic!("{why}: {spec:?} of {who} from {from}: {error:?}"),
+            let spec = spec(collection, world);
+            let limit = [1, 3, 1000][world.below(3)];
+            let what = format!("{why}: {spec:?} from {from}");
+            let table = known.table(collection);
+            match self.page(node, "boss", spec.clone(), from, limit).await {
+                Ok(events) => {
+                    let all = self.events.iter().filter(|event| lsn(event) > from);
+                    let expected = known.shown(&spec, &table.expect(&what), all);
+                    let events = ungrouped(&spec, events, &what);
+                    assert_same_events(&spec, &events, &expected, &what);
+                    self.stream(node, &spec, from, &expected, &what).await;
+                    compared += 1 + events.len();
                 }
+                Err(CdcError::Sql(error)) if !is_ours(&error) => {
+                    let asks = spec.filter.is_some() || !spec.columns.is_empty();
+                    assert!(table.is_none() || asks, "{what}: {error:?}");
+                }
+                Err(error) => panic!("{what}: {error:?}"),
+            }
+            match self.page(node, "ann", spec.clone(), from, limit).await {
+                Ok(events) => compared += events.len(),
+                Err(CdcError::Sql(error)) if !is_ours(&error) => {}
+                Err(error) => panic!("{what} of ann: {error:?}"),
             }
         }
         match self.poll(node, "ann", FeedSpec::default(), from).await {
@@ -252,6 +303,118 @@ impl Folded {
             Err(error) => panic!("{why}: ann from {from}: {error:?}"),
         }
         compared
+    }
+
+    /// The same over a stream, as far as there are events.
+    async fn stream(
+        &self,
+        node: &Node,
+        spec: &FeedSpec,
+        from: Lsn,
+        expected: &[Value],
+        what: &str,
+    ) {
+        let Some(last) = expected.last().map(lsn) else {
+            return;
+        };
+        let options = FeedOptions {
+            reader: Reader::new(&user("boss")),
+            spec: spec.clone(),
+            start: Some(Start::SinceLsn(from.next())),
+            snapshot: false,
+            consumer: None,
+        };
+        let mut feed = (Feed::open(&self.cdc, node.tenant().await, options).await)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let events = |told: &[(String, Value)]| -> Vec<Value> {
+            (told.iter())
+                .filter(|(event, _)| !matches!(event.as_str(), "progress" | "ready"))
+                .map(|(_, data)| data.clone())
+                .collect()
+        };
+        let told = frames(&mut feed, |told| {
+            let events = ungrouped(spec, events(told), what);
+            events
+                .last()
+                .is_some_and(|event| place(spec, event) >= last)
+        })
+        .await;
+        let events = ungrouped(spec, events(&told), what);
+        assert_same_events(spec, &events, expected, what);
+    }
+
+    /// What SHOW CHANGES says of a table is what its feed says.
+    pub async fn check_show_changes(
+        &self,
+        node: &Node,
+        client: &mut Client,
+        world: &mut World,
+        why: &str,
+    ) -> usize {
+        let spec = FeedSpec {
+            collection: Some(world.r.pick(&NAMES).to_owned()),
+            filter: filter(world),
+            ..FeedSpec::default()
+        };
+        let name = spec.collection.as_deref().unwrap();
+        let from = self.anywhere(node, world);
+        let mut sql = format!("SHOW CHANGES FOR {name} SINCE LSN {}", from.next());
+        if let Some(filter) = &spec.filter {
+            sql.push_str(&format!(" WHERE {filter}"));
+        }
+        let known = Known::of(node).await;
+        let rows = match client.run(&sql).await {
+            Ok(answer) => answer.rows,
+            Err(error) => {
+                assert!(!is_ours(&error), "{why}{sql}: {error:?}");
+                let asks = spec.filter.is_some();
+                assert!(known.table(name).is_none() || asks, "{why}{sql}: {error:?}");
+                return 0;
+            }
+        };
+        let found: Vec<Value> = (rows.into_iter())
+            .map(|row| {
+                let number = |at: usize| json!(row[at].as_ref().map(|n| n.parse::<u64>().unwrap()));
+                let image = |at: usize| -> Value {
+                    (row[at].as_ref())
+                        .map_or(Value::Null, |text| serde_json::from_str(text).unwrap())
+                };
+                json!({
+                    "lsn": number(0), "cursor": row[1], "collection": row[3], "operation": row[4],
+                    "document_id": row[5], "before": image(6), "after": image(7),
+                    "tx": { "lsn": number(8), "index": number(9), "count": number(10) },
+                    "schema_version": number(11),
+                })
+            })
+            .collect();
+        let table = known.table(name).unwrap();
+        let events = self.events.iter().filter(|event| lsn(event) > from);
+        let mut expected = known.shown(&spec, &table, events);
+        for event in &mut expected {
+            let event = event.as_object_mut().unwrap();
+            event.remove("timestamp_ms");
+            event.remove("tenant_id");
+        }
+        assert_eq!(found, expected, "{why}{sql}");
+        1
+    }
+
+    async fn page(
+        &self,
+        node: &Node,
+        who: &str,
+        spec: FeedSpec,
+        from: Lsn,
+        limit: u64,
+    ) -> Result<Vec<Value>, CdcError> {
+        let options = PollOptions {
+            reader: Reader::new(&user(who)),
+            spec,
+            start: Some(Start::SinceLsn(from.next())),
+            limit,
+            consumer: None,
+        };
+        pages(&self.cdc, &node.tenant().await, options).await
     }
 }
 

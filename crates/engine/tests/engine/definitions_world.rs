@@ -1,6 +1,7 @@
 //! Random statements that define and write, for the test of definitions that change: what is there is
 //! asked of the session that writes, so that most of them can succeed wherever a transaction is.
 
+use crate::definitions_seen::is_ours;
 use crate::live::Random;
 use crate::live_world::below;
 use crate::support::Client;
@@ -31,6 +32,8 @@ pub struct World {
     pub r: Random,
     /// Names that are made up have numbers.
     next: usize,
+    /// Only rows change, and what else can be undone from images.
+    pub only_rows: bool,
 }
 
 pub const SETUP: &[&str] = &["CREATE ROLE boss LOGIN SUPERUSER", "CREATE ROLE ann LOGIN"];
@@ -73,11 +76,95 @@ pub async fn forms(client: &mut Client) -> Vec<Form> {
     forms
 }
 
+/// What a seed has run, for who looks at its failure.
+pub struct Trace {
+    seed: u64,
+    lines: Vec<String>,
+}
+
+impl Trace {
+    pub fn new(seed: u64) -> Trace {
+        Trace {
+            seed,
+            lines: Vec::new(),
+        }
+    }
+
+    pub fn push(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
+    pub fn why(&self) -> String {
+        let from = self.lines.len().saturating_sub(60);
+        format!("seed {}:\n{}\n", self.seed, self.lines[from..].join("\n"))
+    }
+
+    /// Runs what may fail, but only as statements fail.
+    pub async fn run(&mut self, client: &mut Client, sql: &str) -> bool {
+        match client.run(sql).await {
+            Ok(_) => {
+                if !sql.ends_with(" p") {
+                    self.lines.push(format!("{sql};"));
+                }
+                true
+            }
+            Err(error) => {
+                assert!(!is_ours(&error), "{}{sql}: {error:?}", self.why());
+                self.lines.push(format!("-- {sql}: {}", error.message));
+                false
+            }
+        }
+    }
+
+    /// A statement by itself, or several in a block with savepoints.
+    pub async fn transaction(&mut self, world: &mut World, client: &mut Client) {
+        if world.below(3) == 0 {
+            let statement = world.statement(client).await;
+            self.run(client, &statement).await;
+            return;
+        }
+        self.run(client, "BEGIN").await;
+        for _ in 0..1 + world.below(7) {
+            match world.below(8) {
+                0 => {
+                    let name = world.below(2);
+                    self.run(client, &format!("SAVEPOINT s{name}")).await;
+                    continue;
+                }
+                1 => {
+                    let name = world.below(2);
+                    self.run(client, "SAVEPOINT p").await;
+                    if !self.run(client, &format!("ROLLBACK TO s{name}")).await {
+                        self.run(client, "ROLLBACK TO p").await;
+                    }
+                    continue;
+                }
+                _ => {}
+            }
+            let statement = world.statement(client).await;
+            self.run(client, "SAVEPOINT p").await;
+            let word = match self.run(client, &statement).await {
+                true => "RELEASE p",
+                false => "ROLLBACK TO p",
+            };
+            self.run(client, word).await;
+        }
+        let end = if world.below(6) == 0 {
+            "ROLLBACK"
+        } else {
+            "COMMIT"
+        };
+        self.run(client, end).await;
+        self.run(client, "ROLLBACK").await;
+    }
+}
+
 impl World {
     pub fn new(seed: u64) -> World {
         World {
             r: Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)),
             next: 1,
+            only_rows: false,
         }
     }
 
@@ -102,6 +189,9 @@ impl World {
     /// One statement, or a few that belong together.
     pub async fn statement(&mut self, client: &mut Client) -> String {
         let forms = forms(client).await;
+        if self.only_rows {
+            return self.rows_alone(&forms);
+        }
         if forms.is_empty() || self.below(20) == 0 {
             return self.create();
         }
@@ -111,6 +201,22 @@ impl World {
             5..=7 => self.columns(&form),
             8 => self.table(&form),
             _ => self.beside(&form),
+        }
+    }
+
+    /// What leaves nothing behind but rows and numbers.
+    fn rows_alone(&mut self, forms: &[Form]) -> String {
+        if !forms.is_empty() && self.below(8) > 0 {
+            let form = self.pick(forms);
+            return self.rows(&form);
+        }
+        match self.below(6) {
+            0 => "INSERT INTO seen (what) VALUES ('alone')".to_owned(),
+            1 => "DELETE FROM seen WHERE n % 3 = 0".to_owned(),
+            2 => format!("CREATE ROLE r{}", self.below(9)),
+            3 => format!("DROP ROLE r{}", self.below(9)),
+            4 => "NOTIFY told, 'it'".to_owned(),
+            _ => self.numbers(),
         }
     }
 
@@ -160,7 +266,14 @@ impl World {
             5 | 6 => format!("UPDATE {name} SET id = id + 10 WHERE id = {id}"),
             7 => format!("UPDATE {name} SET {column} = {column} WHERE id <= {id}"),
             8 => format!("DELETE FROM {name} WHERE id = {id}"),
-            _ if self.below(3) == 0 => format!("TRUNCATE {name}"),
+            _ if self.below(3) == 0 && !self.only_rows => format!("TRUNCATE {name}"),
+            _ => self.numbers(),
+        }
+    }
+
+    fn numbers(&mut self) -> String {
+        match self.below(4) {
+            0 => format!("SELECT setval('numbers', {})", 1 + self.below(90)),
             _ => "SELECT nextval('numbers')".to_owned(),
         }
     }

@@ -15,18 +15,22 @@ pub async fn pages(
     let mut found = Vec::new();
     loop {
         let mut page = Poll::open(cdc, Arc::clone(tenant), options.clone()).await?;
-        let mut text = b"[".to_vec();
-        while let Filled::Chunk(chunk) = page.fill().await? {
-            text.extend_from_slice(&chunk);
-        }
-        text.push(b']');
-        let events: Vec<Value> = serde_json::from_slice(&text).unwrap();
-        found.extend(events);
+        found.extend(elements(&mut page).await?);
         if page.is_caught_up() {
             return Ok(found);
         }
         options.start = Some(Start::After(page.cursor()));
     }
+}
+
+/// What one page has: events, or transactions.
+pub async fn elements(page: &mut Poll) -> Result<Vec<Value>, CdcError> {
+    let mut text = b"[".to_vec();
+    while let Filled::Chunk(chunk) = page.fill().await? {
+        text.extend_from_slice(&chunk);
+    }
+    text.push(b']');
+    Ok(serde_json::from_slice(&text).unwrap())
 }
 
 /// The data of the frames, by event type, until `enough` says so.
