@@ -19,7 +19,7 @@ use crate::definitions_feeds::Consumer;
 use crate::definitions_seen::{Folded, Holder, is_ours, user};
 use crate::definitions_world::{Form, NAMES, SETUP, TABLES, Trace, World, forms};
 use crate::live::{Mirror, drain, number};
-use crate::support::{Client, Node, dump};
+use crate::support::{Client, Kept, Node, dump};
 use crate::sync::device::Rig;
 
 /// A live query under test.
@@ -192,6 +192,8 @@ struct Run {
     standby: Node,
     follower: Follower,
     on_standby: Watcher,
+    /// The primary's states of some time ago.
+    kept: Option<Kept>,
     trace: Trace,
     compared: usize,
 }
@@ -235,6 +237,7 @@ impl Run {
             holders: vec![Holder::new(1, "boss"), Holder::new(2, "ann")],
             rig: Rig::over(node, SyncLimits::default(), "").await,
             world,
+            kept: None,
             trace: Trace::new(seed),
             compared: 0,
         }
@@ -343,6 +346,10 @@ impl Run {
         }
         if self.world.below(3) == 0 {
             self.check_standby(&forms, &why).await;
+            if self.world.below(3) == 0 {
+                tenant.wait_visible(tenant.acknowledged()).await.unwrap();
+                self.kept = Some(self.rig.node.keep());
+            }
             // It has seen all that goes now.
             self.folded.forget(&self.rig.node).await;
         }
@@ -437,15 +444,19 @@ impl Run {
         let forms = forms(&mut self.boss).await;
         self.check_standby(&forms, &why).await;
         let state = |node: &Node| dump(&node.state_file(TenantId::DEFAULT));
-        if self.rig.node.log.earliest() <= Lsn::FIRST {
-            let elsewhere = self.rig.node.replayed_elsewhere();
-            assert_eq!(state(&elsewhere), state(&self.rig.node), "{why}");
-            let again = Folded::new(&elsewhere);
-            assert_eq!(
-                again.all(&elsewhere, &why).await,
-                self.folded.told(&elsewhere),
-                "{why}"
-            );
+        let earliest = self.rig.node.log.earliest();
+        let mut others = Vec::new();
+        if earliest <= Lsn::FIRST {
+            others.push(self.rig.node.replayed_elsewhere());
+        }
+        if let Some(kept) = self.kept.take().filter(|kept| kept.lsn.next() >= earliest) {
+            others.push(self.rig.node.replayed_from(&kept));
+        }
+        for other in others {
+            assert_eq!(state(&other), state(&self.rig.node), "{why}");
+            let again = Folded::new(&other);
+            let told = self.folded.told(&other);
+            assert_eq!(again.all(&other, &why).await, told, "{why}");
         }
         for holder in &mut self.holders {
             if holder.device.session.is_none() {

@@ -26,7 +26,7 @@ use crate::definitions_seen::{is_ours, user};
 use crate::definitions_world::{SETUP, TABLES, Trace, World, forms};
 use crate::feeds::pages;
 use crate::live::{Mirror, number, principal};
-use crate::support::{Counting, Node, Stopped, dump};
+use crate::support::{Counting, Kept, Node, Stopped, dump};
 
 /// Of a segment.
 const HEADER_BYTES: u64 = 4096;
@@ -75,27 +75,6 @@ async fn events(node: &Node) -> Vec<Value> {
 struct Point {
     lsn: Lsn,
     states: States,
-}
-
-/// States as they were once, to be brought up to any later LSN.
-struct Kept {
-    lsn: Lsn,
-    dir: tempfile::TempDir,
-}
-
-/// Everything but the index of the WAL, which SQLite makes anew.
-fn copy_tenants(from: &Path, to: &Path) {
-    for tenant in std::fs::read_dir(from.join("tenants")).unwrap() {
-        let tenant = tenant.unwrap();
-        let into = to.join("tenants").join(tenant.file_name());
-        std::fs::create_dir_all(&into).unwrap();
-        for file in std::fs::read_dir(tenant.path()).unwrap() {
-            let file = file.unwrap();
-            if !file.file_name().to_string_lossy().ends_with("-shm") {
-                std::fs::copy(file.path(), into.join(file.file_name())).unwrap();
-            }
-        }
-    }
 }
 
 fn step(follower: &mut Follower, why: &str) {
@@ -190,7 +169,7 @@ impl Run {
             self.look(&standby, &mut on_standby).await;
         }
         if self.world.below(3) == 0 {
-            self.keep(&primary);
+            self.kept = Some(primary.keep());
         }
         self.look(&primary, &mut watcher).await;
         let fork = primary.log.tail();
@@ -275,13 +254,6 @@ impl Run {
         (standby, back)
     }
 
-    fn keep(&mut self, node: &Node) {
-        let dir = tempfile::tempdir().unwrap();
-        copy_tenants(&node.config().data_dir, dir.path());
-        let lsn = node.log.tail().durable;
-        self.kept = Some(Kept { lsn, dir });
-    }
-
     /// The log of `node`, restored to LSNs of any kind, from nothing and from older states.
     async fn restores(&mut self, node: Node) {
         let end = node.log.tail().durable;
@@ -311,7 +283,7 @@ impl Run {
         let (lsn, states) = self.restored(make(), told, why).await;
         if let Some(kept) = self.kept.as_ref().filter(|kept| kept.lsn <= lsn) {
             let older = make();
-            copy_tenants(kept.dir.path(), &older.config().data_dir);
+            kept.give(&older.config().data_dir);
             let why = format!("{why} from the states of {}", kept.lsn);
             let again = self.restored(older, told, &why).await;
             assert_eq!(again, (lsn, states), "{why}");

@@ -25,7 +25,7 @@ use springhead_sql::types::text::output_text;
 
 mod nodes;
 
-pub use nodes::Stopped;
+pub use nodes::{Kept, Stopped};
 
 /// Bytes that anyone can predict.
 #[derive(Default)]

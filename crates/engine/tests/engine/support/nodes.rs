@@ -1,6 +1,6 @@
 //! Nodes made of other nodes: standbys, what a log alone adds up to, what a crash or a cut leaves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use springhead_engine::{EngineConfig, EngineError};
@@ -51,11 +51,33 @@ impl Node {
         setup.open(Arc::clone(&self.log.inner)).unwrap()
     }
 
-    /// Another engine over a copy of this one's log in memory, from nothing but the log.
+    /// Its states as they are now.
+    pub fn keep(&self) -> Kept {
+        let dir = tempfile::tempdir().unwrap();
+        copy_tenants(&self.config().data_dir, dir.path());
+        Kept {
+            lsn: self.log.tail().durable,
+            dir,
+        }
+    }
+
+    /// Another engine over this one's log in memory, from nothing but the log.
     pub fn replayed_elsewhere(&self) -> Node {
+        self.elsewhere(None)
+    }
+
+    /// As [`Node::replayed_elsewhere`], from older states.
+    pub fn replayed_from(&self, kept: &Kept) -> Node {
+        self.elsewhere(Some(kept))
+    }
+
+    fn elsewhere(&self, kept: Option<&Kept>) -> Node {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut config = self.setup.config.clone();
         config.data_dir = dir.path().to_owned();
+        if let Some(kept) = kept {
+            kept.give(dir.path());
+        }
         let setup = Setup {
             config,
             segments: None,
@@ -141,6 +163,19 @@ impl Node {
     }
 }
 
+/// States as they were once, to be brought up to any later LSN.
+pub struct Kept {
+    pub lsn: Lsn,
+    dir: tempfile::TempDir,
+}
+
+impl Kept {
+    /// Puts a copy of them into a data directory.
+    pub fn give(&self, data_dir: &Path) {
+        copy_tenants(self.dir.path(), data_dir);
+    }
+}
+
 /// A node that does not run.
 pub struct Stopped(Setup);
 
@@ -222,5 +257,20 @@ impl Stopped {
         };
         let log = self.open_log(follows);
         self.0.open(log)
+    }
+}
+
+/// Everything but the index of the WAL, which SQLite makes anew.
+fn copy_tenants(from: &Path, to: &Path) {
+    for tenant in std::fs::read_dir(from.join("tenants")).unwrap() {
+        let tenant = tenant.unwrap();
+        let into = to.join("tenants").join(tenant.file_name());
+        std::fs::create_dir_all(&into).unwrap();
+        for file in std::fs::read_dir(tenant.path()).unwrap() {
+            let file = file.unwrap();
+            if !file.file_name().to_string_lossy().ends_with("-shm") {
+                std::fs::copy(file.path(), into.join(file.file_name())).unwrap();
+            }
+        }
     }
 }
