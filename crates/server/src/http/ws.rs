@@ -228,35 +228,79 @@ impl Connection {
     }
 
     async fn request(&mut self, socket: &mut Socket, text: &str) -> Result<(), Gone> {
-        let request = match super::json::read(text) {
-            Ok(Value::Object(request)) => request,
-            Ok(_) => {
-                let why = "a request is one JSON object".to_owned();
-                let refusal = Refusal::Code(INVALID_REQUEST, why);
-                return send(socket, failure(&Value::Null, &refusal)).await;
+        match super::json::read(text) {
+            Ok(Value::Array(batch)) if !batch.is_empty() => self.batch(socket, batch).await,
+            Ok(request) => {
+                let (frame, opened) = self.answer(request).await;
+                if let Some(frame) = frame {
+                    send(socket, frame).await?;
+                }
+                match opened {
+                    Some(opened) => self.begin(socket, opened).await,
+                    None => Ok(()),
+                }
             }
             Err(error) => {
                 let refusal = Refusal::Code(PARSE_ERROR, format!("the request {error}"));
-                return send(socket, failure(&Value::Null, &refusal)).await;
+                send(socket, failure(&Value::Null, &refusal)).await
             }
+        }
+    }
+
+    /// Several requests in one message: done one after the other, and answered in one array, which is as
+    /// large as one answer may be. What their live queries tell comes after it.
+    async fn batch(&mut self, socket: &mut Socket, batch: Vec<Value>) -> Result<(), Gone> {
+        let limit = self.app.config.max_body_bytes;
+        let (mut frames, mut all_opened) = (String::from("["), Vec::new());
+        for request in batch {
+            let (frame, opened) = if frames.len() > limit {
+                (too_much(&request, limit), None)
+            } else {
+                self.answer(request).await
+            };
+            if let Some(frame) = frame {
+                if frames.len() > 1 {
+                    frames.push(',');
+                }
+                frames.push_str(&frame);
+            }
+            all_opened.extend(opened);
+        }
+        if frames.len() > 1 {
+            frames.push(']');
+            send(socket, frames).await?;
+        }
+        for opened in all_opened {
+            // A later request of the batch may have ended it.
+            if self.options.contains_key(&opened.id) {
+                self.begin(socket, opened).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a request asks for. The answer is `None` for a notification; what it opened is to be begun
+    /// after it.
+    async fn answer(&mut self, request: Value) -> (Option<String>, Option<Opened>) {
+        let request = match well_formed(request) {
+            Ok(request) => request,
+            Err(refusal) => return (Some(failure(&Value::Null, &refusal)), None),
         };
         let id = request.get("id").cloned();
-        let shown = id.clone().unwrap_or(Value::Null);
-        match self.call(request).await {
-            Ok(answer) => {
-                // A notification gets no answer.
-                if id.is_some() {
-                    let result = &answer.result;
-                    let frame =
-                        format!("{{\"jsonrpc\":\"2.0\",\"id\":{shown},\"result\":{result}}}");
-                    send(socket, frame).await?;
-                }
-                if let Some(opened) = answer.then {
-                    self.begin(socket, opened).await?;
-                }
-                Ok(())
+        let is_call = matches!(request.get("method"), Some(Value::String(_)));
+        match (self.call(request).await, id) {
+            (Ok(answer), Some(id)) => {
+                let result = &answer.result;
+                let frame = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}");
+                (Some(frame), answer.then)
             }
-            Err(refusal) => send(socket, failure(&shown, &refusal)).await,
+            (Ok(answer), None) => (None, answer.then),
+            // Of what becomes of a notification nothing is told.
+            (Err(_), None) if is_call => (None, None),
+            (Err(refusal), id) => {
+                let id = id.unwrap_or(Value::Null);
+                (Some(failure(&id, &refusal)), None)
+            }
         }
     }
 
@@ -499,6 +543,32 @@ fn refetched_frame(id: LiveId, message: &str) -> String {
     params.insert("live_id".to_owned(), id.0.into());
     params.insert("refetch".to_owned(), true.into());
     json!({ "jsonrpc": "2.0", "method": "live.must-refetch", "params": params }).to_string()
+}
+
+/// A request's members, if it is one.
+fn well_formed(request: Value) -> Result<Map<String, Value>, Refusal> {
+    let wrong = |why: &str| Err(Refusal::Code(INVALID_REQUEST, why.to_owned()));
+    let Value::Object(request) = request else {
+        return wrong("a request is one JSON object, or several in an array");
+    };
+    match request.get("jsonrpc") {
+        None => {}
+        Some(Value::String(version)) if version == "2.0" => {}
+        Some(_) => return wrong("\"jsonrpc\" is \"2.0\""),
+    }
+    match request.get("id") {
+        None | Some(Value::Null | Value::String(_) | Value::Number(_)) => Ok(request),
+        Some(_) => wrong("\"id\" is a text, a number or null"),
+    }
+}
+
+/// The answer to a request of a batch whose answers are too many already; it is not done.
+fn too_much(request: &Value, limit: usize) -> Option<String> {
+    let error = HttpError::new(
+        ErrorCode::StatementTooLarge,
+        format!("the batch's answers are over {limit} bytes"),
+    );
+    Some(failure(request.get("id")?, &Refusal::Error(error)))
 }
 
 fn failure(id: &Value, refusal: &Refusal) -> String {

@@ -139,6 +139,9 @@ fn what_is_wrong_with_a_request_is_told_and_the_connection_goes_on() {
             ("{", -32700),
             ("[]", -32600),
             ("{\"id\":1}", -32600),
+            ("7", -32600),
+            ("{\"jsonrpc\":\"1.0\",\"id\":1,\"method\":\"ping\"}", -32600),
+            ("{\"id\":{},\"method\":\"ping\"}", -32600),
             ("{\"id\":1,\"method\":\"nope\"}", -32601),
             ("{\"id\":1,\"method\":\"live\",\"params\":{}}", -32602),
             (
@@ -154,11 +157,55 @@ fn what_is_wrong_with_a_request_is_told_and_the_connection_goes_on() {
             let answer = client.next().await;
             assert_eq!(answer["error"]["code"], code, "{text}: {answer}");
         }
+        // A notification is answered by nothing, whatever becomes of it.
+        client.raw("{\"method\":\"nope\"}".to_owned()).await;
+        client.raw("[{\"method\":\"ping\"}]".to_owned()).await;
         client.ask(2, "ping", json!({})).await;
         assert_eq!(client.next().await["result"], json!({}));
     });
     let answer = node.get("/ws");
     assert_eq!(answer.status, 400, "{}", answer.text());
+}
+
+#[test]
+fn a_batch_is_answered_in_one_array_and_its_live_queries_begin_after_it() {
+    let node = Node::with_orders();
+    run(async {
+        let mut client = Client::connect(&node).await;
+        let live =
+            "{\"id\":1,\"method\":\"live\",\"params\":{\"sql\":\"SELECT count(*) FROM orders\"}}";
+        let batch = format!(
+            "[{live},{{\"id\":\"b\",\"method\":\"nope\"}},5,{{\"method\":\"ping\"}},{{\"id\":2,\"method\":\"ping\"}}]"
+        );
+        client.raw(batch).await;
+        let answers = client.next().await;
+        let answers = answers.as_array().unwrap();
+        assert_eq!(answers.len(), 4, "{answers:?}");
+        let id = answers[0]["result"]["live_id"].clone();
+        assert_eq!(
+            (&answers[1]["id"], &answers[1]["error"]["code"]),
+            (&json!("b"), &json!(-32601))
+        );
+        assert_eq!(
+            (&answers[2]["id"], &answers[2]["error"]["code"]),
+            (&Value::Null, &json!(-32600))
+        );
+        assert_eq!(
+            (&answers[3]["id"], &answers[3]["result"]),
+            (&json!(2), &json!({}))
+        );
+        assert_eq!(client.event("live.snapshot").await["live_id"], id);
+        assert_eq!(client.event("live.ready").await["live_id"], id);
+        // What a later request of the batch ends does not begin.
+        let id = id.as_u64().unwrap() + 1;
+        let cancel = format!("{{\"id\":3,\"method\":\"cancel\",\"params\":{{\"live_id\":{id}}}}}");
+        client.raw(format!("[{live},{cancel}]")).await;
+        let answers = client.next().await;
+        assert_eq!(answers[0]["result"]["live_id"], id, "{answers}");
+        assert_eq!(answers[1]["result"]["cancelled"], true, "{answers}");
+        client.ask(4, "ping", json!({})).await;
+        assert_eq!(client.next().await["id"], 4);
+    });
 }
 
 #[test]
