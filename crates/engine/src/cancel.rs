@@ -1,6 +1,6 @@
 //! How a statement is told to end.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use springhead_proto::{ErrorCode, SqlError};
 
@@ -13,11 +13,13 @@ pub enum CancelReason {
     LockTimeout = 3,
     SnapshotTooOld = 4,
     Shutdown = 5,
+    /// pg_terminate_backend().
+    Terminated = 6,
 }
 
 /// Set by whoever wants a statement to end; looked at before it starts and while it runs.
 #[derive(Default)]
-pub struct CancelFlag(AtomicU8);
+pub struct CancelFlag(AtomicU8, AtomicBool);
 
 /// Set in [`CancelFlag`] once the statement has begun to run.
 const STARTED: u8 = 0x80;
@@ -43,6 +45,17 @@ impl CancelFlag {
         self.0
             .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
+    }
+
+    /// It is to fail where it would have to wait for a transaction (NOWAIT).
+    pub fn never_wait(&self) {
+        self.1.store(true, Ordering::Release);
+    }
+
+    /// Whether [`CancelFlag::never_wait`] has been called.
+    #[must_use]
+    pub fn never_waits(&self) -> bool {
+        self.1.load(Ordering::Acquire)
     }
 
     /// Marks it as running; false if it has been cancelled and must not.
@@ -80,10 +93,20 @@ impl CancelFlag {
             4 => SqlError::new(ErrorCode::SnapshotTooOld, "snapshot too old")
                 .with_hint("read less at a time, or raise snapshot_max_age"),
             5 => SqlError::new(ErrorCode::AdminShutdown, "the server is shutting down"),
+            6 => terminated(),
             _ => SqlError::new(
                 ErrorCode::QueryCanceled,
                 "canceling statement due to user request",
             ),
         })
     }
+}
+
+/// What a session says that pg_terminate_backend() ends.
+#[must_use]
+pub fn terminated() -> SqlError {
+    SqlError::new(
+        ErrorCode::AdminShutdown,
+        "terminating connection due to administrator command",
+    )
 }

@@ -169,7 +169,7 @@ impl Engine {
             moved: watch::Sender::new(Lsn::ZERO),
             statements: AtomicU64::new(0),
             commits: AtomicU64::new(0),
-            next_session: AtomicU64::new(0),
+            backends: Arc::default(),
             next_transaction: AtomicU64::new(1),
             damaged: Mutex::default(),
         });

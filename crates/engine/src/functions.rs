@@ -16,7 +16,7 @@ use rusqlite::functions::{Aggregate, FunctionFlags, WindowAggregate};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef as SqliteRef};
 use rustc_hash::FxHashMap;
-use springhead_proto::{ErrorCode, SqlError, Value, ValueRef};
+use springhead_proto::{ErrorCode, SqlError, TenantId, Value, ValueRef};
 use springhead_sql::functions::{self, AggregateState};
 use springhead_sql::listen::check_notification;
 use springhead_sql::program::Library;
@@ -59,6 +59,8 @@ pub struct SessionContext {
     pub now_us: AtomicI64,
     /// The backend process id, which messages carry.
     pub process_id: i32,
+    /// The sessions that it may end, and its tenant.
+    pub backends: Option<(Arc<crate::backends::Backends>, TenantId)>,
     /// pg_notification_queue_usage().
     pub queue_usage: Option<Box<dyn Fn() -> f64 + Send + Sync>>,
 }
@@ -306,6 +308,7 @@ const CANCEL_CHECK_INSTRUCTIONS: i32 = 4096;
 pub fn register(conn: &mut Connection, context: &Arc<Context>) -> rusqlite::Result<()> {
     register_pure(conn, context)?;
     register_engine(conn, context)?;
+    crate::backends::register(conn, context)?;
     system::register(conn, context)?;
     let asked = Arc::clone(context);
     conn.authorizer(Some(move |question: AuthContext<'_>| {
@@ -537,11 +540,6 @@ fn register_engine(conn: &Connection, context: &Arc<Context>) -> rusqlite::Resul
             Ok(String::new())
         },
     )?;
-    let at = Arc::clone(context);
-    conn.create_scalar_function("sh_notification_queue_usage", 0, volatile, move |_| {
-        let session = Arc::clone(&at.session.lock());
-        Ok(session.queue_usage.as_ref().map_or(0.0, |usage| usage()))
-    })?;
     let at = Arc::clone(context);
     conn.create_scalar_function("sh_step", 1, volatile, move |arguments| {
         let number: i64 = arguments.get(0)?;

@@ -9,7 +9,8 @@
 pub mod access;
 mod advisory;
 pub mod apply;
-pub mod backup;
+pub mod backends;
+mod backup;
 mod before_truncate;
 pub mod cancel;
 mod capture;

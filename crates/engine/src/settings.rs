@@ -17,6 +17,8 @@ enum Takes {
     /// `off`, `local`, `remote_write`, `on`, `remote_apply`.
     SyncLevel,
     /// Cannot be set.
+    /// How grave what a client is told of must be.
+    Level,
     Nothing,
 }
 
@@ -72,7 +74,7 @@ const KNOWN: &[Known] = &[
     reported(
         "datestyle",
         "ISO, MDY",
-        Takes::OneOf(&["iso", "iso, mdy", "iso, dmy", "iso, ymd"]),
+        Takes::OneOf(&["iso", "iso, mdy", "iso, us"]),
         "DateStyle",
     ),
     reported(
@@ -137,7 +139,7 @@ const KNOWN: &[Known] = &[
     known("default_transaction_deferrable", "off", Takes::Bool),
     known("extra_float_digits", "1", Takes::OneOf(&["1", "2", "3"])),
     known("bytea_output", "hex", Takes::OneOf(&["hex"])),
-    known("client_min_messages", "notice", Takes::Anything),
+    known("client_min_messages", "notice", Takes::Level),
     known("row_security", "on", Takes::Bool),
     known("synchronous_commit", "on", Takes::SyncLevel),
     known("xmloption", "content", Takes::Anything),
@@ -163,6 +165,53 @@ const KNOWN: &[Known] = &[
         Takes::OneOf(&["origin", "default", "local"]),
     ),
     known("tcp_keepalives_idle", "0", Takes::Anything),
+    known("array_nulls", "on", Takes::OneOf(&["on", "true", "1"])),
+    known(
+        "transform_null_equals",
+        "off",
+        Takes::OneOf(&["off", "false", "0"]),
+    ),
+    known("transaction_deferrable", "off", Takes::Bool),
+    known("max_connections", "100", Takes::Nothing),
+    // How PostgreSQL plans and logs.
+    known("enable_bitmapscan", "on", Takes::Bool),
+    known("enable_hashagg", "on", Takes::Bool),
+    known("enable_hashjoin", "on", Takes::Bool),
+    known("enable_incremental_sort", "on", Takes::Bool),
+    known("enable_indexonlyscan", "on", Takes::Bool),
+    known("enable_indexscan", "on", Takes::Bool),
+    known("enable_material", "on", Takes::Bool),
+    known("enable_memoize", "on", Takes::Bool),
+    known("enable_mergejoin", "on", Takes::Bool),
+    known("enable_nestloop", "on", Takes::Bool),
+    known("enable_parallel_append", "on", Takes::Bool),
+    known("enable_parallel_hash", "on", Takes::Bool),
+    known("enable_partition_pruning", "on", Takes::Bool),
+    known("enable_partitionwise_aggregate", "off", Takes::Bool),
+    known("enable_partitionwise_join", "off", Takes::Bool),
+    known("enable_seqscan", "on", Takes::Bool),
+    known("enable_sort", "on", Takes::Bool),
+    known("enable_tidscan", "on", Takes::Bool),
+    known("geqo", "on", Takes::Bool),
+    known("random_page_cost", "4", Takes::Anything),
+    known("seq_page_cost", "1", Takes::Anything),
+    known("cpu_tuple_cost", "0.01", Takes::Anything),
+    known("effective_cache_size", "4GB", Takes::Anything),
+    known("effective_io_concurrency", "1", Takes::Anything),
+    known("max_parallel_workers", "8", Takes::Anything),
+    known("max_parallel_workers_per_gather", "2", Takes::Anything),
+    known("max_parallel_maintenance_workers", "2", Takes::Anything),
+    known("temp_buffers", "8MB", Takes::Anything),
+    known("hash_mem_multiplier", "2", Takes::Anything),
+    known("default_statistics_target", "100", Takes::Anything),
+    known("from_collapse_limit", "8", Takes::Anything),
+    known("join_collapse_limit", "8", Takes::Anything),
+    known("plan_cache_mode", "auto", Takes::Anything),
+    known("default_toast_compression", "pglz", Takes::Anything),
+    known("deadlock_timeout", "1s", Takes::Anything),
+    known("log_statement", "none", Takes::Anything),
+    known("log_min_duration_statement", "-1", Takes::Anything),
+    known("log_min_messages", "warning", Takes::Anything),
 ];
 
 fn find(name: &str) -> Option<&'static Known> {
@@ -207,6 +256,19 @@ pub fn check(name: &str, value: &str) -> Result<String, SqlError> {
             .ok_or_else(|| {
                 invalid().with_hint("available values: local, remote_write, remote_apply, on, off")
             }),
+        Takes::Level => {
+            const LEVELS: &[&str] = &[
+                "debug5", "debug4", "debug3", "debug2", "debug1", "debug", "log", "notice",
+                "warning", "error", "info", "fatal", "panic",
+            ];
+            if LEVELS.contains(&lower.as_str()) {
+                Ok(lower)
+            } else {
+                Err(invalid().with_hint(
+                    "Available values: debug5, debug4, debug3, debug2, debug1, log, notice, warning, error.",
+                ))
+            }
+        }
         Takes::OneOf(values) if values.contains(&lower.as_str()) => Ok(canonical(known, value)),
         Takes::OneOf(values) => Err(SqlError::unsupported(format!("{name} = \"{value}\""))
             .with_hint(format!("supported: {}", values.join("; ")))),
@@ -221,7 +283,7 @@ pub fn check(name: &str, value: &str) -> Result<String, SqlError> {
 fn canonical(known: &Known, value: &str) -> String {
     match known.name {
         "client_encoding" | "timezone" => known.default.to_owned(),
-        "datestyle" if value.eq_ignore_ascii_case("iso") => known.default.to_owned(),
+        "datestyle" => known.default.to_owned(),
         "standard_conforming_strings" => "on".to_owned(),
         "default_transaction_isolation" | "transaction_isolation" => value.to_ascii_lowercase(),
         _ => value.to_owned(),

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::access::Principal;
 use crate::advisory::AdvisoryLocks;
+use crate::backends::Backends;
 use crate::clock::Entropy;
 use crate::confirm::CommitGate;
 use crate::copy::CopyProgress;
@@ -60,7 +61,7 @@ pub struct Shared {
     pub moved: watch::Sender<Lsn>,
     pub statements: AtomicU64,
     pub commits: AtomicU64,
-    pub next_session: AtomicU64,
+    pub backends: Arc<Backends>,
     pub next_transaction: AtomicU64,
     /// Tenants whose writers have met damage, and what it is; they take no writes any more.
     pub damaged: Mutex<BTreeMap<TenantId, String>>,

@@ -92,6 +92,7 @@ error_codes! {
     InsufficientPrivilege = "42501", "permission_denied", 403;
     CannotCoerce = "42846", "cannot_coerce", 400;
     GroupingError = "42803", "grouping_error", 400;
+    WindowingError = "42P20", "windowing_error", 400;
     InvalidForeignKey = "42830", "invalid_foreign_key", 400;
     NameTooLong = "42622", "name_too_long", 400;
     DatatypeMismatch = "42804", "datatype_mismatch", 400;
@@ -106,6 +107,7 @@ error_codes! {
     DuplicateColumn = "42701", "duplicate_column", 409;
     DuplicateDatabase = "42P04", "duplicate_tenant", 409;
     DuplicateTable = "42P07", "duplicate_collection", 409;
+    DuplicateSchema = "42P06", "duplicate_schema", 409;
     DuplicateObject = "42710", "duplicate_object", 409;
     AmbiguousColumn = "42702", "ambiguous_column", 400;
     InvalidTableDefinition = "42P16", "invalid_table_definition", 400;

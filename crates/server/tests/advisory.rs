@@ -85,7 +85,7 @@ fn a_lock_is_waited_for_until_it_is_given_back_or_its_session_ends() {
             "SELECT pg_try_advisory_lock(7) FROM generate_series(1, 2)"
         )
         .as_deref(),
-        Some("42883")
+        Some("0A000")
     );
 }
 

@@ -12,10 +12,34 @@ use sqlparser::ast::{
 };
 
 use crate::catalog::Catalog;
-use crate::plan::{AdvisoryAction, AdvisoryLock, OutputColumn, Plan, PlanKind};
+use crate::plan::{OutputColumn, Plan, PlanKind};
 use crate::planner::{self, PlanContext};
 use crate::query::names;
 use crate::types::PgType;
+
+/// pg_advisory_lock() and its kin, each a statement of its own.
+#[derive(Debug, Clone)]
+pub struct AdvisoryLock {
+    pub action: AdvisoryAction,
+    pub shared: bool,
+    /// It ends with the transaction, not with the session.
+    pub transaction: bool,
+    /// A query of one row: a column that says nothing, then the key's one bigint or two integers.
+    pub key: Arc<Plan>,
+    /// The one column of the answer.
+    pub columns: Arc<[OutputColumn]>,
+}
+
+/// What is done about an advisory lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdvisoryAction {
+    /// Waits for it.
+    Lock,
+    /// Takes it if that is possible at once.
+    Try,
+    Unlock,
+    UnlockAll,
+}
 
 /// The plan of a statement that is one of these calls and nothing else; `None` if it is not.
 ///
@@ -104,7 +128,7 @@ fn meaning(name: &str) -> Option<(AdvisoryAction, bool, bool)> {
 }
 
 /// The call of a `SELECT call [AS alias]` that has nothing else.
-fn lone_call(query: &Query) -> Option<(&Function, Option<String>)> {
+pub(crate) fn lone_call(query: &Query) -> Option<(&Function, Option<String>)> {
     let SetExpr::Select(select) = &*query.body else {
         return None;
     };
@@ -134,7 +158,7 @@ fn lone_call(query: &Query) -> Option<(&Function, Option<String>)> {
 }
 
 /// The function's name and its arguments, if it is called plainly.
-fn named(call: &Function) -> Option<(String, Vec<&Expr>)> {
+pub(crate) fn named(call: &Function) -> Option<(String, Vec<&Expr>)> {
     let name = match call.name.0.as_slice() {
         [name] => names::fold(name.as_ident()?),
         [schema, name] if names::fold(schema.as_ident()?) == "pg_catalog" => {

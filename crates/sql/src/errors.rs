@@ -35,6 +35,7 @@ mod code {
     pub(super) const CONSTRAINT_FOREIGNKEY: i32 = 787;
     pub(super) const CONSTRAINT_NOTNULL: i32 = 1299;
     pub(super) const CONSTRAINT_PRIMARYKEY: i32 = 1555;
+    pub(super) const CONSTRAINT_TRIGGER: i32 = 1811;
     pub(super) const CONSTRAINT_UNIQUE: i32 = 2067;
     pub(super) const CONSTRAINT_ROWID: i32 = 2579;
     pub(super) const CONSTRAINT_DATATYPE: i32 = 3091;
@@ -204,6 +205,20 @@ pub fn foreign_key_violation(
     })
 }
 
+/// A definition's NOTICE, with the code that PostgreSQL gives it: that of the error which it stands for
+/// if something is there already, none if something is not.
+#[must_use]
+pub fn definition_notice(text: &str) -> SqlError {
+    let code = match (text.contains("already exists"), text.split(' ').next()) {
+        (false, _) => ErrorCode::Success,
+        (true, Some("relation")) => ErrorCode::DuplicateTable,
+        (true, Some("column")) => ErrorCode::DuplicateColumn,
+        (true, Some("schema")) => ErrorCode::DuplicateSchema,
+        (true, _) => ErrorCode::DuplicateObject,
+    };
+    SqlError::new(code, text)
+}
+
 /// A NULL for a column that takes none.
 #[must_use]
 pub fn not_null_violation(table: &Table, column: &str, row: FailedRow<'_>) -> SqlError {
@@ -343,7 +358,8 @@ fn constraint(
         code::CONSTRAINT_UNIQUE | code::CONSTRAINT_PRIMARYKEY | code::CONSTRAINT_ROWID => {
             unique(catalog, named?, row)
         }
-        code::CONSTRAINT_FOREIGNKEY => Some(SqlError::new(
+        // What RESTRICT says: SQLite has a trigger for it.
+        code::CONSTRAINT_FOREIGNKEY | code::CONSTRAINT_TRIGGER => Some(SqlError::new(
             ErrorCode::ForeignKeyViolation,
             "a foreign key constraint is violated",
         )),

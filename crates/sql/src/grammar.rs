@@ -25,6 +25,8 @@ pub(crate) struct Marks {
     pub(crate) overriding: Option<Overriding>,
     /// The condition of `ON CONFLICT (…) WHERE condition`, of the one that there is.
     pub(crate) conflict: Option<String>,
+    /// What `ON CONFLICT (…)` names, if it is more than columns: expressions, as of an index.
+    pub(crate) conflict_keys: Option<Vec<String>>,
 }
 
 /// `INSERT … OVERRIDING … VALUE`.
@@ -66,15 +68,7 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
             Token::Word if is(word, "asymmetric") && is(words[1], "between") => {
                 blank(&mut prepared.sql, start, end)
             }
-            // There are no tables that inherit.
-            Token::Word
-                if is(word, "only")
-                    && ["from", "join", "update", "table", "truncate"]
-                        .iter()
-                        .any(|before| is(words[1], before)) =>
-            {
-                blank(&mut prepared.sql, start, end);
-            }
+            Token::Word if means_nothing(words, word) => blank(&mut prepared.sql, start, end),
             Token::Word if is(word, "operator") => {
                 if let Some((symbol, symbol_end, close)) = quantified_operator(sql, end) {
                     blank(&mut prepared.sql, start, symbol);
@@ -107,7 +101,11 @@ pub(crate) fn prepare(sql: &str) -> Result<Prepared<'_>, SqlError> {
         words = [words[1], word];
         at = end;
     }
-    take_conflict_condition(&mut prepared)?;
+    if let Some(written) = written_out(&prepared.sql)? {
+        prepared.sql = Cow::Owned(written);
+    }
+    take_conflict(&mut prepared)?;
+    take_deferrable(&mut prepared)?;
     if let Some(ordered) = ordered_identities(&prepared.sql)? {
         prepared.sql = Cow::Owned(ordered);
     }
@@ -171,8 +169,168 @@ fn close_gaps(prepared: &mut Prepared<'_>, gaps: &[(usize, usize)]) {
     prepared.sql = Cow::Owned(closed);
 }
 
-/// Takes out the condition that picks a partial index for ON CONFLICT.
-fn take_conflict_condition(prepared: &mut Prepared<'_>) -> Result<(), SqlError> {
+/// Words that the parser does not take, and that are not needed: FROM of `TRIM(LEADING FROM …)`; CONCURRENTLY
+/// of DROP INDEX, since nobody is kept waiting by an index that goes; ONLY, since no tables inherit.
+fn means_nothing(before: [&str; 2], word: &str) -> bool {
+    let sides = ["leading", "trailing", "both"];
+    let whole = ["from", "join", "update", "table", "truncate"];
+    is(word, "from") && sides.iter().any(|side| is(before[1], side))
+        || is(word, "only") && whole.iter().any(|clause| is(before[1], clause))
+        || is(word, "concurrently") && is(before[0], "drop") && is(before[1], "index")
+}
+
+/// Whether a statement ends in `WITH NO DATA`, which the parser reads over.
+pub(crate) fn ends_without_data(sql: &str) -> bool {
+    let (mut at, mut words) = (0, [""; 3]);
+    while let Ok((token, start, end)) = scan::next(sql, at) {
+        match token {
+            Token::End => break,
+            Token::Word => words = [words[1], words[2], &sql[start..end]],
+            Token::Symbol(b';') => {}
+            _ => words = [""; 3],
+        }
+        at = end;
+    }
+    is(words[0], "with") && is(words[1], "no") && is(words[2], "data")
+}
+
+/// `TABLE t` and `CREATE TABLE t (a, b) AS query` as the queries that they stand for; `None` for every other
+/// statement.
+fn written_out(sql: &str) -> Result<Option<String>, SqlError> {
+    let (token, first, at) = scan::next(sql, 0)?;
+    if token != Token::Word {
+        return Ok(None);
+    }
+    if is(&sql[first..at], "table") {
+        return Ok(Some(format!("SELECT * FROM {}", sql[at..].trim_start())));
+    }
+    if !is(&sql[first..at], "create") {
+        return Ok(None);
+    }
+    let (mut at, mut words, mut open) = (at, 0, None);
+    // CREATE [UNLOGGED] TABLE [IF NOT EXISTS] [schema.]name (
+    while words < 9 {
+        let (token, start, end) = scan::next(sql, at)?;
+        at = end;
+        match token {
+            Token::Word
+                if words == 0
+                    && !["table", "unlogged"]
+                        .iter()
+                        .any(|w| is(&sql[start..end], w)) =>
+            {
+                return Ok(None);
+            }
+            Token::Word | Token::QuotedIdentifier | Token::Symbol(b'.') => words += 1,
+            Token::Symbol(b'(') => {
+                open = Some(start);
+                break;
+            }
+            _ => return Ok(None),
+        }
+    }
+    let Some(open) = open else {
+        return Ok(None);
+    };
+    let close = closing(sql, open + 1)?;
+    let (token, start, end) = scan::next(sql, close)?;
+    if token != Token::Word
+        || !is(&sql[start..end], "as")
+        || keys_beyond_names(&sql[open + 1..close - 1])?.is_some()
+    {
+        return Ok(None);
+    }
+    // WITH [NO] DATA is the statement's and not the query's.
+    let query = sql[end..].trim_end().trim_end_matches(';').trim_end();
+    let mut data = query.len();
+    let mut tail = query
+        .rsplit_terminator(char::is_whitespace)
+        .filter(|word| !word.is_empty());
+    if tail.next().is_some_and(|word| is(word, "data")) {
+        let before = tail.next().unwrap_or_default();
+        let with = if is(before, "no") {
+            tail.next().unwrap_or_default()
+        } else {
+            before
+        };
+        if is(with, "with") {
+            data = query.to_ascii_lowercase().rfind("with").unwrap_or(data);
+        }
+    }
+    Ok(Some(format!(
+        "{} AS SELECT * FROM ({}) AS \"?query\"{} {}",
+        &sql[..open],
+        &query[..data],
+        &sql[open..close],
+        &query[data..]
+    )))
+}
+
+/// Takes `[NOT] DEFERRABLE` out of a transaction's modes: a transaction that only reads never waits here.
+fn take_deferrable(prepared: &mut Prepared<'_>) -> Result<(), SqlError> {
+    let sql = prepared.sql.clone();
+    let (_, start, end) = scan::next(&sql, 0)?;
+    if !["begin", "start", "set"]
+        .iter()
+        .any(|word| is(&sql[start..end], word))
+    {
+        return Ok(());
+    }
+    let (mut at, mut before) = (end, [(Token::End, 0, end); 2]);
+    loop {
+        let token = scan::next(&sql, at)?;
+        let (kind, start, end) = token;
+        if kind == Token::End {
+            return Ok(());
+        }
+        if kind == Token::Word && is(&sql[start..end], "deferrable") {
+            let [comma, not] = before;
+            let (comma, from) = if is(&sql[not.1..not.2], "not") {
+                (comma, not.1)
+            } else {
+                (not, start)
+            };
+            let from = if comma.0 == Token::Symbol(b',') {
+                comma.1
+            } else {
+                from
+            };
+            blank(&mut prepared.sql, from, end);
+        }
+        before = [before[1], token];
+        at = end;
+    }
+}
+
+/// The parts of `a, lower(b)` if one of them is more than a name; `None` if they are names.
+fn keys_beyond_names(list: &str) -> Result<Option<Vec<String>>, SqlError> {
+    let (mut at, mut from, mut words) = (0, 0, 0);
+    let (mut keys, mut is_names) = (Vec::new(), true);
+    loop {
+        let (token, start, end) = scan::next(list, at)?;
+        at = end;
+        match token {
+            Token::End | Token::Symbol(b',') => {
+                keys.push(list[from..start].trim().to_owned());
+                is_names &= words == 1;
+                (from, words) = (end, 0);
+                if token == Token::End {
+                    return Ok((!is_names).then_some(keys));
+                }
+            }
+            Token::Word | Token::QuotedIdentifier => words += 1,
+            Token::Symbol(b'(') => {
+                is_names = false;
+                at = closing(list, end)?;
+            }
+            _ => is_names = false,
+        }
+    }
+}
+
+/// Takes out what the parser does not know of ON CONFLICT: expressions, and the condition that picks a
+/// partial index.
+fn take_conflict(prepared: &mut Prepared<'_>) -> Result<(), SqlError> {
     let sql = prepared.sql.clone();
     let (mut at, mut words) = (0, ["", ""]);
     loop {
@@ -184,6 +342,12 @@ fn take_conflict_condition(prepared: &mut Prepared<'_>) -> Result<(), SqlError> 
         let opens = token == Token::Symbol(b'(') && is(words[0], "on") && is(words[1], "conflict");
         if opens {
             at = closing(&sql, end)?;
+            if sql[..at].ends_with(')')
+                && let Some(keys) = keys_beyond_names(&sql[end..at - 1])?
+            {
+                prepared.marks.conflict_keys = Some(keys);
+                blank(&mut prepared.sql, start, at);
+            }
             let (token, start, end) = scan::next(&sql, at)?;
             if token == Token::Word && is(&sql[start..end], "where") {
                 let stop = word_at(&sql, end, "do")?;
@@ -312,9 +476,11 @@ fn is(word: &str, wanted: &str) -> bool {
 fn blank(sql: &mut Cow<'_, str>, start: usize, end: usize) {
     let blanks: String = sql[start..end]
         .chars()
-        .map(|c| if c == '\n' { '\n' } else { ' ' })
+        .flat_map(|c| {
+            let blank = if c == '\n' { '\n' } else { ' ' };
+            std::iter::repeat_n(blank, c.len_utf8())
+        })
         .collect();
-    // What is blanked is key words alone, so that a byte is a character.
     sql.to_mut().replace_range(start..end, &blanks);
 }
 
@@ -354,6 +520,20 @@ mod tests {
         assert_eq!(
             prepare("select 'symmetric', a").expect("it scans").sql,
             "select 'symmetric', a"
+        );
+        let prepared = prepare("insert into t values ('é') on conflict (a, lower(b) ) do nothing")
+            .expect("it scans");
+        assert_eq!(
+            prepared.sql,
+            "insert into t values ('é') on conflict                do nothing"
+        );
+        let keys = prepared.marks.conflict_keys.expect("they are taken out");
+        assert_eq!(keys, ["a", "lower(b)"]);
+        assert_eq!(
+            prepare("start transaction read write, not deferrable")
+                .expect("it scans")
+                .sql,
+            "start transaction read write                "
         );
     }
 }

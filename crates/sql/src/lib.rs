@@ -24,6 +24,7 @@ pub mod listen;
 pub mod live;
 mod maintenance;
 mod nesting;
+mod pause;
 pub mod plan;
 pub mod planner;
 pub mod prepared;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use springhead_proto::CollectionId;
 
 use crate::access::Identity;
+pub use crate::advisory::{AdvisoryAction, AdvisoryLock};
 use crate::catalog::{Catalog, Definition, QualifiedName, Table};
 use crate::cursor::CursorStatement;
 use crate::explain::Explain;
 use crate::live::{LiveOptions, LivePlan, LiveStatement};
+pub use crate::pause::Pause;
 use crate::prepared::PreparedStatement;
 use crate::program::Library;
 use crate::types::PgType;
@@ -89,6 +91,8 @@ pub enum PlanKind {
     Do(Arc<crate::program::script::Block>),
     /// pg_advisory_lock() and its kin.
     Advisory(AdvisoryLock),
+    /// pg_sleep() and its kin.
+    Pause(Pause),
     /// CALL of one of Springhead's own procedures.
     OwnCall(OwnCall),
     /// DECLARE, FETCH, MOVE and CLOSE.
@@ -154,30 +158,6 @@ pub struct LiveSelect {
 pub struct Notification {
     pub channel: String,
     pub payload: String,
-}
-
-/// pg_advisory_lock() and its kin, each a statement of its own.
-#[derive(Debug, Clone)]
-pub struct AdvisoryLock {
-    pub action: AdvisoryAction,
-    pub shared: bool,
-    /// It ends with the transaction, not with the session.
-    pub transaction: bool,
-    /// A query of one row: a column that says nothing, then the key's one bigint or two integers.
-    pub key: Arc<Plan>,
-    /// The one column of the answer.
-    pub columns: Arc<[OutputColumn]>,
-}
-
-/// What is done about an advisory lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdvisoryAction {
-    /// Waits for it.
-    Lock,
-    /// Takes it if that is possible at once.
-    Try,
-    Unlock,
-    UnlockAll,
 }
 
 /// LISTEN and UNLISTEN.
@@ -284,6 +264,25 @@ pub struct Query {
     pub reads: Vec<CollectionId>,
     /// FOR UPDATE and its kin: must run on the writer.
     pub locks: bool,
+    /// With NOWAIT: not if a transaction has the writer.
+    pub nowait: bool,
+}
+
+impl Query {
+    /// One that locks nothing.
+    pub(crate) fn reading(
+        sql: String,
+        columns: Arc<[OutputColumn]>,
+        reads: Vec<CollectionId>,
+    ) -> Query {
+        Query {
+            sql,
+            columns,
+            reads,
+            locks: false,
+            nowait: false,
+        }
+    }
 }
 
 /// A column of a result.
@@ -346,6 +345,8 @@ pub struct Write {
     pub updated: Vec<u32>,
     /// INSERT … ON CONFLICT DO UPDATE.
     pub upserts: bool,
+    /// It may meet a row that it has written itself, which is 21000.
+    pub once: bool,
     /// It runs INSTEAD OF triggers: a row for each, NULL for one that was left out.
     pub instead: bool,
     /// What new rows of the table must be like for row policies.

@@ -107,6 +107,9 @@ pub fn plan(
     if let Some(plan) = crate::advisory::plan(catalog, sql, param_types, context)? {
         return Ok(plan);
     }
+    if let Some(plan) = crate::pause::plan(catalog, sql, param_types, context)? {
+        return Ok(plan);
+    }
     if let Some(plan) = crate::cursor::plan(catalog, sql, param_types, context)? {
         return Ok(plan);
     }
@@ -368,8 +371,24 @@ fn parse_error(sql: &str, error: &ParserError) -> SqlError {
                 Some(place) => near(sql, query::offset(sql, place)),
                 None => near(sql, sql.len()),
             };
+            if let Some(unread) = unread_clause(sql, &error.message) {
+                return SqlError::unsupported(unread);
+            }
             error.with_detail(what.trim_start_matches("sql parser error: ").to_owned())
         }
+    }
+}
+
+/// A clause of PostgreSQL's that the parser does not know, where it stumbled over its first word.
+fn unread_clause(sql: &str, message: &str) -> Option<&'static str> {
+    if !crate::words::begins_with(sql, "with") {
+        return None;
+    }
+    let near = message.strip_prefix("syntax error at or near \"")?;
+    match near.trim_end_matches('"').to_ascii_lowercase().as_str() {
+        "search" => Some("SEARCH in WITH RECURSIVE"),
+        "cycle" => Some("CYCLE in WITH RECURSIVE"),
+        _ => None,
     }
 }
 
@@ -428,6 +447,7 @@ pub(crate) fn dispatch(
                 sequences: analyzer.sequences.iter().copied().collect(),
                 updated: Vec::new(),
                 upserts: false,
+                once: false,
                 instead: false,
                 before: Vec::new(),
                 checks: Vec::new(),

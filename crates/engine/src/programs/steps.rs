@@ -5,8 +5,10 @@ use springhead_sql::PgType;
 use springhead_sql::program::{Program, Run, Step, TriggerRow, outside_handler, raised};
 
 use super::{Runner, Written, collect};
+use crate::capture::Capture;
 use crate::readers::{self, Failure};
 use crate::settings;
+use crate::writer::{keys, run};
 
 /// Where a program goes on.
 pub(super) enum Flow {
@@ -371,10 +373,16 @@ impl Runner<'_> {
     pub(super) fn describe(&self, failure: Failure) -> SqlError {
         match failure {
             Failure::Sql(error) => error,
-            Failure::Sqlite(error) => self
-                .context
-                .take_error()
-                .unwrap_or_else(|| crate::writer::run::translate(&self.library.catalog, &error)),
+            Failure::Sqlite(error) => self.context.take_error().unwrap_or_else(|| {
+                let (conn, catalog) = (self.conn, &self.library.catalog);
+                let named = self.context.as_engine(|| {
+                    let name = |capture: &mut Capture| {
+                        keys::named_restriction(conn, catalog, capture, &error)
+                    };
+                    self.context.with_capture(name).flatten()
+                });
+                named.unwrap_or_else(|| run::translate(catalog, &error))
+            }),
         }
     }
 }

@@ -467,6 +467,14 @@ impl Session {
         read_only: Option<bool>,
         session: bool,
     ) -> Result<Outcome, SqlError> {
+        if !session && self.block.is_none() {
+            // Its transaction is this statement.
+            let notice = SqlError::new(
+                ErrorCode::NoActiveTransaction,
+                "SET TRANSACTION can only be used in transaction blocks",
+            );
+            return Ok(Outcome::command("SET").noticed(notice));
+        }
         let Some(block) = self.block.as_mut().filter(|_| !session) else {
             let mut values = self.context.settings.lock();
             if let Some(isolation) = isolation {

@@ -10,6 +10,7 @@ use springhead_sql::plan::{Isolation, WriteVerb};
 use springhead_sql::{Plan, PlanKind};
 use tokio::sync::oneshot;
 
+use super::acquire::is_nowait;
 use super::advisory::wait;
 use super::block::Block;
 use super::outcome::{outcome, verb};
@@ -17,7 +18,7 @@ use super::statement::{ParamValue, Statement, convert, plan_simple};
 use super::{Outcome, Session};
 use crate::functions::{CancelFlag, CancelReason};
 use crate::settings;
-use crate::writer::{Begin, Command, Done, Reply, Request, TransactionId, needs_writer};
+use crate::writer::{Command, Done, Reply, Request, needs_writer};
 
 /// A statement that meets a catalog that has just changed is planned again so often before it asks for
 /// a standstill.
@@ -121,6 +122,7 @@ impl Session {
             }
             PlanKind::Explain(explain) => self.explain(sql, explain, params).await,
             PlanKind::Advisory(lock) => self.advisory(lock, params).await,
+            PlanKind::Pause(pause) => self.pause(pause, params).await,
             PlanKind::Cursor(statement) => self.cursor(statement, params).await,
             PlanKind::Prepared(statement) => self.prepared_statement(sql, statement).await,
             PlanKind::Listen(listen) => self.listen(listen).await.map(Answer::Outcome),
@@ -188,7 +190,7 @@ impl Session {
         let writes = needs_writer(plan);
         // NOTIFY changes no data: a transaction that only reads may send.
         let may_always = match plan.kind {
-            PlanKind::Query(_) => true,
+            PlanKind::Query(ref query) => !query.locks,
             PlanKind::Notify(_) => !self.principal.read_only,
             _ => false,
         };
@@ -199,7 +201,7 @@ impl Session {
             None if writes => self.run_alone(plan, params, rows).await,
             None | Some(None) if !writes => self.read(plan, params).await,
             Some(None) => {
-                self.acquire_writer().await?;
+                self.acquire(is_nowait(plan)).await?;
                 self.run_owned(plan, params, rows).await
             }
             Some(Some(_)) | None => self.run_owned(plan, params, rows).await,
@@ -228,6 +230,9 @@ impl Session {
         let (session, plan_to_run) = (Arc::clone(&self.context), Arc::clone(plan));
         let reply = self
             .ask(true, |cancel, reply| {
+                if is_nowait(plan) {
+                    cancel.never_wait();
+                }
                 Command::Run(Request {
                     plan: plan_to_run,
                     params,
@@ -284,53 +289,6 @@ impl Session {
         Ok(answer)
     }
 
-    /// Makes the writer this block's own.
-    pub(super) async fn acquire_writer(&mut self) -> Result<TransactionId, SqlError> {
-        let shared = Arc::clone(&self.tenant.shared);
-        let block = self
-            .block
-            .as_mut()
-            .expect("only a block acquires the writer");
-        let transaction = TransactionId(shared.next_transaction.fetch_add(1, Ordering::Relaxed));
-        let unchanged_since = match block.isolation {
-            Isolation::ReadCommitted => None,
-            Isolation::RepeatableRead | Isolation::Serializable => {
-                block.snapshot.as_ref().map(|snapshot| snapshot.lsn)
-            }
-        };
-        let savepoints = block
-            .savepoints
-            .iter()
-            .map(|savepoint| savepoint.name.clone())
-            .collect();
-        // Already now: a session that is dropped while it waits gives back what it may have got.
-        block.writer = Some(transaction);
-        let reply = self
-            .ask(true, |cancel, reply| {
-                Command::Begin(Begin {
-                    transaction,
-                    unchanged_since,
-                    savepoints,
-                    cancel,
-                    reply,
-                })
-            })
-            .await;
-        let block = self.block.as_mut().expect("it was there above");
-        let error = match reply {
-            Ok(Reply::Done(_)) => {
-                // From now on it reads what it writes.
-                block.snapshot = None;
-                block.catalog = None;
-                return Ok(transaction);
-            }
-            Ok(Reply::Failed { error, .. }) | Err(error) => error,
-            Ok(Reply::Stale(_)) => changing_catalog(),
-        };
-        block.writer = None;
-        Err(error)
-    }
-
     fn answer(&mut self, plan: &Plan, reply: Reply) -> Result<Answer, SqlError> {
         match reply {
             Reply::Done(done) => {
@@ -375,7 +333,7 @@ impl Session {
 
     /// Asks the writer and waits for the answer, a cancel request, or a timeout. `queues`: it may
     /// have to wait for its turn, so that `lock_timeout` counts.
-    async fn ask(
+    pub(super) async fn ask(
         &mut self,
         queues: bool,
         command: impl FnOnce(Arc<CancelFlag>, oneshot::Sender<Reply>) -> Command,

@@ -5,6 +5,7 @@
 //! where it belongs ([`execute`]): reads on a snapshot, writes on the tenant's writer. [`block`] has
 //! what PostgreSQL's transaction commands mean.
 
+mod acquire;
 mod advisory;
 mod block;
 mod catalog_view;
@@ -21,6 +22,7 @@ mod listen;
 mod live;
 mod live_told;
 mod outcome;
+mod pause;
 pub(crate) mod prepared;
 mod role_draft;
 mod roles;
@@ -30,7 +32,7 @@ mod statement;
 mod statements;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use springhead_proto::{ErrorCode, Lsn, SqlError};
@@ -102,6 +104,8 @@ pub struct Session {
 struct Running {
     flag: Mutex<Option<Arc<CancelFlag>>>,
     asked: Notify,
+    /// The session itself is to end: pg_terminate_backend().
+    is_terminated: AtomicBool,
 }
 
 /// What a statement came to.
@@ -165,6 +169,7 @@ impl Canceller {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.tenant.shared.backends.leave(self.process_id);
         self.abandon();
         self.catch_up();
         self.let_go();
@@ -177,8 +182,7 @@ impl Session {
     pub(crate) fn new(tenant: Arc<Tenant>, principal: &Arc<Principal>, system: bool) -> Session {
         tenant.sessions.fetch_add(1, Ordering::AcqRel);
         tenant.touch();
-        let number = tenant.shared.next_session.fetch_add(1, Ordering::Relaxed);
-        let process_id = i32::try_from(number % 0x7fff_fffe).unwrap_or(0) + 1;
+        let process_id = tenant.shared.backends.next_id();
         let mut values = rustc_hash::FxHashMap::default();
         let config = &tenant.shared.config;
         for name in [
@@ -205,6 +209,7 @@ impl Session {
             process_id,
             queue_usage: Some(listen::queue_usage(&tenant)),
             principal: Mutex::new(Some(Arc::clone(principal))),
+            backends: Some((Arc::clone(&tenant.shared.backends), tenant.id())),
             ..SessionContext::default()
         };
         let plan_context = PlanContext {

@@ -31,6 +31,10 @@ pub(super) fn outcome(plan: &Plan, done: Done) -> Outcome {
             Arc::clone(&query.columns),
         ),
         PlanKind::Truncate { .. } => ("TRUNCATE TABLE".to_owned(), Arc::from([])),
+        // With its rows, CREATE TABLE AS is told of as the SELECT that it runs.
+        PlanKind::Ddl(ddl) if ddl.tag == "CREATE TABLE AS" && !ddl.updates.is_empty() => {
+            (format!("SELECT {}", done.affected), Arc::from([]))
+        }
         PlanKind::Ddl(ddl) => (ddl.tag.to_owned(), Arc::from([])),
         PlanKind::Notify(_) => ("NOTIFY".to_owned(), Arc::from([])),
         _ => (String::new(), Arc::from([])),

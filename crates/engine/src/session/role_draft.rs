@@ -102,6 +102,7 @@ impl Session {
                     columns: Arc::from([]),
                     reads: Vec::new(),
                     locks: true,
+                    nowait: false,
                 }),
             });
             if let Answer::Outcome(outcome) = self.run_owned(&plan, Vec::new(), None).await? {

@@ -109,6 +109,23 @@ impl Command {
         }
     }
 
+    /// Why it does not wait for another transaction's end, if it does not.
+    pub(super) fn cannot_wait(&self) -> Option<SqlError> {
+        let never_waits = match self {
+            Command::Run(request) => request.cancel.never_waits(),
+            Command::Begin(begin) => begin.cancel.never_waits(),
+            Command::Mutate(_) | Command::Work(_) => false,
+            // Of a transaction that has ended.
+            _ => return Some(transaction_gone()),
+        };
+        never_waits.then(|| {
+            SqlError::new(
+                ErrorCode::LockNotAvailable,
+                "could not obtain lock: another transaction is writing",
+            )
+        })
+    }
+
     /// Roughly what it holds in memory.
     pub(super) fn bytes(&self) -> usize {
         const HEAD: usize = 256;

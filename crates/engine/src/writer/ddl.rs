@@ -29,6 +29,7 @@ impl Writer {
             .prepare_cached("SAVEPOINT statement")?
             .execute([])?;
         let defined = self.define(ddl);
+        let mut affected = 0;
         let result = defined.and_then(|()| {
             self.adopt(&ddl.catalog, Some(&before));
             if let Some(book) = &self.context.sequences {
@@ -39,6 +40,7 @@ impl Writer {
             }
             for update in &ddl.updates {
                 self.conn.execute_batch(update)?;
+                affected = self.conn.changes();
             }
             self.capture.check()?;
             Ok(())
@@ -53,9 +55,10 @@ impl Writer {
         let notices = ddl
             .notices
             .iter()
-            .map(|text| SqlError::new(ErrorCode::DuplicateObject, text.clone()))
+            .map(|text| springhead_sql::errors::definition_notice(text))
             .collect();
         Ok(Executed {
+            affected,
             notices,
             catalog: Some(Arc::clone(&self.catalog)),
             ..Executed::default()

@@ -2,11 +2,12 @@
 
 use libsqlite3_sys as ffi;
 use rusqlite::Connection;
-use springhead_proto::{ErrorCode, Lsn, SqlError, Value};
-use springhead_sql::catalog::{Catalog, ForeignKey, Table};
+use springhead_proto::{ChangeRef, ErrorCode, Lsn, RowRef, SqlError, Value};
+use springhead_sql::catalog::{Catalog, ForeignKey, ReferentialAction, Table};
 use springhead_sql::plan::{Write, WriteVerb};
 
 use super::{DeferredConstraints, Done, Writer};
+use crate::capture::Capture;
 use crate::readers;
 
 impl Writer {
@@ -125,6 +126,94 @@ pub fn find_violation(
         }
     }
     Ok(())
+}
+
+/// SQLite's word for a RESTRICT names nothing. The key whose it was, in a statement that has been undone by
+/// now: what the statement has changed is still captured, and one of those rows is referred to. `None` if
+/// `error` is none of that, or if the changes have outgrown memory.
+pub fn named_restriction(
+    conn: &Connection,
+    catalog: &Catalog,
+    capture: &Capture,
+    error: &rusqlite::Error,
+) -> Option<SqlError> {
+    if error.sqlite_error()?.extended_code != ffi::SQLITE_CONSTRAINT_TRIGGER {
+        return None;
+    }
+    let mut changes = capture.open_changes()?;
+    let mut rows = Vec::new();
+    while !changes.is_empty() {
+        let change = ChangeRef::read(&mut changes).ok()?;
+        if let Some(before) = change.before {
+            rows.push((change, before));
+        }
+    }
+    // The statement's own changes are the last.
+    rows.into_iter()
+        .rev()
+        .find_map(|(change, before)| restriction(conn, catalog, &change, before))
+}
+
+/// The RESTRICT of a key by which a row refers to this one, which has been deleted or changed.
+fn restriction(
+    conn: &Connection,
+    catalog: &Catalog,
+    change: &ChangeRef<'_>,
+    before: RowRef<'_>,
+) -> Option<SqlError> {
+    let parent = catalog.table(change.collection)?;
+    // An image from before the table was altered tells nothing here.
+    if change.schema_version != parent.version() {
+        return None;
+    }
+    for child in catalog.children(parent.collection()) {
+        let child = catalog.table(*child)?;
+        let keys = child.foreign_keys.iter().filter(|key| {
+            let actions = [key.on_delete, key.on_update];
+            key.parent == parent.id && actions.contains(&ReferentialAction::Restrict)
+        });
+        for key in keys {
+            let place_of = |id: &u32| parent.column_by_id(*id).map(|(place, _)| place);
+            let places: Vec<usize> = key.parent_columns.iter().filter_map(place_of).collect();
+            let is_kept = |row: RowRef<'_>| {
+                let mut places = places.iter();
+                places.all(|&place| row.get(place) == before.get(place))
+            };
+            if change.after.is_some_and(is_kept) {
+                continue;
+            }
+            let values = places
+                .iter()
+                .map(|&place| Some(before.get(place)?.to_owned()))
+                .collect::<Option<Vec<Value>>>()?;
+            if refers(conn, child, key, &values)? {
+                return Some(springhead_sql::errors::foreign_key_violation(
+                    catalog,
+                    child,
+                    key,
+                    Some(&values),
+                    false,
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// Whether a row of `child` refers to these values by `key`.
+fn refers(conn: &Connection, child: &Table, key: &ForeignKey, values: &[Value]) -> Option<bool> {
+    let conditions: Vec<String> = (1..)
+        .zip(&key.columns)
+        .map(|(place, id)| format!("c{id} = ?{place}"))
+        .collect();
+    let sql = format!(
+        "SELECT 1 FROM {} WHERE {} LIMIT 1",
+        child.storage_name(),
+        conditions.join(" AND ")
+    );
+    let mut statement = conn.prepare(&sql).ok()?;
+    readers::bind(&mut statement, values).ok()?;
+    Some(statement.raw_query().next().ok()?.is_some())
 }
 
 /// Whether the key waits for the end of the transaction, by itself or by SET CONSTRAINTS.

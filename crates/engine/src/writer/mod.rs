@@ -250,10 +250,10 @@ impl Writer {
                                 commands.push_front(waiting);
                             }
                         }
-                    } else if command.transaction().is_none() {
-                        self.waiting.push_back(command);
+                    } else if let Some(error) = command.cannot_wait() {
+                        refuse(command, error);
                     } else {
-                        refuse(command, transaction_gone());
+                        self.waiting.push_back(command);
                     }
                 }
                 None => self.run_group(commands),

@@ -4,13 +4,17 @@
 use std::sync::Arc;
 
 use rusqlite::types::ToSqlOutput;
-use springhead_proto::{ChangeKind, CollectionId, ErrorCode, SchemaVersion, SqlError, ValueRef};
+use rustc_hash::FxHashSet;
+use springhead_proto::{
+    ChangeKind, ChangeRef, CollectionId, ErrorCode, RowRef, SchemaVersion, SqlError, ValueRef,
+};
 use springhead_sql::PlanKind;
 use springhead_sql::catalog::Catalog;
+use springhead_sql::functions::rowset;
 use springhead_sql::plan::{Write, WriteVerb};
 use springhead_sql::program::Library;
 
-use super::{Request, Writer};
+use super::{Request, Writer, keys};
 use crate::apply::set_foreign_keys;
 use crate::capture::Mark;
 use crate::memory::Limited;
@@ -174,7 +178,11 @@ impl Writer {
     ) -> Result<Executed, Failure> {
         // A statement that fails undoes itself; only what is found wrong after it has succeeded
         // needs a savepoint.
-        if !write.touches_foreign_keys && write.checks.is_empty() && !self.merges(write) {
+        if !write.touches_foreign_keys
+            && write.checks.is_empty()
+            && !write.once
+            && !self.merges(write)
+        {
             return self.step_write(write, request);
         }
         self.conn
@@ -189,10 +197,54 @@ impl Writer {
             programs::check_rows(&self.conn, write, watched.flatten())?;
             self.check_foreign_keys(!self.in_transaction(), Some(write))?;
             self.capture.check()?;
+            if write.once {
+                self.expect_once(write, mark)?;
+            }
             self.settle_crdt(mark)?;
             Ok(executed)
         });
         self.end_savepoint(result)
+    }
+
+    /// Makes sure that ON CONFLICT DO UPDATE has met no row that the same statement has written.
+    fn expect_once(&self, write: &Write, mark: &Mark) -> Result<(), Failure> {
+        let Some(table) = self.catalog.table(write.table) else {
+            return Ok(());
+        };
+        let bytes = self.capture.read_open(mark.bytes(), usize::MAX);
+        let bytes = bytes.map_err(|error| {
+            let message = format!("the transaction's temporary file: {error}");
+            SqlError::new(ErrorCode::DiskFull, message)
+        })?;
+        let (mut changes, mut written) = (&*bytes, FxHashSet::default());
+        while !changes.is_empty() {
+            let change = ChangeRef::read(&mut changes)
+                .map_err(|error| SqlError::new(ErrorCode::Internal, error.to_string()))?;
+            if change.collection != write.table {
+                continue;
+            }
+            let key_of = |row: RowRef<'_>| {
+                let values: Vec<ValueRef<'_>> = table
+                    .key
+                    .iter()
+                    .filter_map(|&place| row.get(place))
+                    .collect();
+                rowset::encode(&values)
+            };
+            if change
+                .before
+                .is_some_and(|row| written.contains(&key_of(row)))
+            {
+                return Err(SqlError::new(
+                    ErrorCode::CardinalityViolation,
+                    "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                )
+                .with_hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values.")
+                .into());
+            }
+            written.extend(change.after.map(key_of));
+        }
+        Ok(())
     }
 
     /// Runs one INSERT for each of `rows`, as one statement. The first value of a row is the line of
@@ -423,6 +475,7 @@ impl Writer {
             PlanKind::Write(write) => {
                 write.touches_foreign_keys
                     || !write.checks.is_empty()
+                    || write.once
                     || self.merges(write)
                     || write.verb == WriteVerb::Select
                     || request.rows.is_some()
@@ -440,10 +493,13 @@ impl Writer {
     pub(super) fn describe(&self, failure: Failure) -> SqlError {
         match failure {
             Failure::Sql(error) => error,
-            Failure::Sqlite(error) => self
-                .context
-                .take_error()
-                .unwrap_or_else(|| translate(&self.catalog, &error)),
+            Failure::Sqlite(error) => self.context.take_error().unwrap_or_else(|| {
+                let conn = &self.conn;
+                let named = self.context.as_engine(|| {
+                    keys::named_restriction(conn, &self.catalog, &self.capture, &error)
+                });
+                named.unwrap_or_else(|| translate(&self.catalog, &error))
+            }),
         }
     }
 }

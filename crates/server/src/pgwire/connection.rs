@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use springhead_engine::access::Principal;
+use springhead_engine::cancel::terminated;
 use springhead_engine::copy::CopyOutcome;
 use springhead_engine::{Engine, Session, TransactionStatus};
 use springhead_proto::{ErrorCode, SqlError};
@@ -331,9 +332,11 @@ impl Connection<'_> {
                 },
             }
         };
+        let ending = self.session.ending();
         tokio::select! {
             // What a client has said comes before what it is to be told.
             biased;
+            () = ending.asked() => Err(Ended::Fatal(terminated())),
             arrived = self.input.fill(&mut self.wire.stream) => {
                 if arrived? { Ok(()) } else { Err(Ended::Left) }
             }

@@ -482,6 +482,7 @@ fn columns_of(kind: &PlanKind, session: &Session) -> Option<Arc<[OutputColumn]>>
         }
         PlanKind::Changes(_) => Some(changes_columns()),
         PlanKind::Advisory(lock) => Some(Arc::clone(&lock.columns)),
+        PlanKind::Pause(pause) => Some(Arc::clone(&pause.columns)),
         PlanKind::OwnCall(call) if !call.procedure.columns().is_empty() => {
             let columns = call.procedure.columns().iter();
             Some(columns.map(|name| text(name)).collect())

@@ -91,6 +91,7 @@ pub async fn open(
     }
     let secret = random_key()?;
     place.set_key(session.process_id(), secret, session.canceller());
+    session.be_known();
 
     if parameters.minor_version > 0 || !parameters.protocol_options.is_empty() {
         backend::negotiate_protocol_version(out, &parameters.protocol_options);

@@ -587,14 +587,13 @@ fn index_name(
 ) -> Result<String, SqlError> {
     match name {
         Some(name) => {
-            let name = constraint_name(table, name)?;
-            if relation_is_taken(change, table, &name) {
+            if relation_is_taken(change, table, &fold(name)) {
                 return Err(SqlError::new(
                     ErrorCode::DuplicateTable,
-                    format!("relation \"{name}\" already exists"),
+                    format!("relation \"{}\" already exists", fold(name)),
                 ));
             }
-            Ok(name)
+            constraint_name(table, name)
         }
         None => Ok(choose(&table.name.name, columns, label, |name| {
             relation_is_taken(change, table, name) || constraint_is_taken(change, table, name)

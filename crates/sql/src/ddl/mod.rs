@@ -26,6 +26,7 @@ mod change;
 mod comment;
 mod constraint;
 pub(crate) mod crdt;
+mod defer;
 mod depend;
 mod domain;
 mod draft;
@@ -91,6 +92,20 @@ pub(crate) fn index_predicate(
     text: &str,
 ) -> Result<String, SqlError> {
     expression::storage(catalog, table, text, expression::Purpose::Predicate)
+}
+
+/// The SQLite text of a unique index's key or of what ON CONFLICT names, and the ids of the columns that
+/// it looks at.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn conflict_key(
+    catalog: &Catalog,
+    table: &crate::catalog::Table,
+    text: &str,
+) -> Result<(String, Vec<u32>), SqlError> {
+    let (key, _) = expression::index_key(catalog, table, text)?;
+    Ok((key, expression::index_key_columns(table, text)?))
 }
 
 /// Plans a DDL statement against `catalog`, which may be a transaction's working catalog. `source`

@@ -256,6 +256,12 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
+    /// How PostgreSQL keeps a column's values and looks at them.
+    fn column_storage(&mut self) -> bool {
+        let words = ["STATISTICS", "STORAGE", "COMPRESSION"];
+        words.into_iter().any(|word| self.words(&["SET", word]))
+    }
+
     fn alter_sequence(&mut self) -> Result<PlanKind, SqlError> {
         let if_exists = self.words(&["IF", "EXISTS"]);
         let name = self.name()?;
@@ -313,14 +319,14 @@ impl<'a> Reader<'a> {
         if !self.word("ALTER") {
             return Ok(None);
         }
+        if self.word("CONSTRAINT") {
+            return self.alter_constraint(&name).map(Some);
+        }
         self.word("COLUMN");
         let Ok(column) = self.ident() else {
             return Ok(None);
         };
-        if self.words(&["SET", "STATISTICS"])
-            || self.words(&["SET", "STORAGE"])
-            || self.words(&["SET", "COMPRESSION"])
-        {
+        if self.column_storage() {
             self.parser.next_token();
             // More actions after it would be lost.
             return self.end().map(|()| Some(PlanKind::NoEffect("ALTER TABLE")));

@@ -368,11 +368,13 @@ pub(super) fn create_table_as(
         .iter()
         .map(|column| column.storage_name())
         .collect();
-    change.updates.push(format!(
-        "INSERT INTO {} ({}) {sql}",
-        made.storage_name(),
-        into.join(", ")
-    ));
+    if !crate::grammar::ends_without_data(change.source()) {
+        change.updates.push(format!(
+            "INSERT INTO {} ({}) {sql}",
+            made.storage_name(),
+            into.join(", ")
+        ));
+    }
     table::put_new(&mut change, made)?;
     Ok(change.finish())
 }

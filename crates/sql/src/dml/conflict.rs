@@ -23,19 +23,18 @@ pub(super) fn on_conflict(
     conflict: &OnConflict,
 ) -> Result<(String, Vec<u32>), SqlError> {
     let keys = match &conflict.conflict_target {
-        None => None,
+        None => expression_keys(analyzer, table)?,
         Some(ConflictTarget::Columns(idents)) => {
             let mut places = Vec::with_capacity(idents.len());
             for ident in idents {
                 places.push(target_column(analyzer, table, ident)?);
             }
             let partial = partial_keys(analyzer, table, &places)?;
-            Some(partial.or_else(|| conflict_keys(table, &places)).ok_or_else(|| {
-                SqlError::new(
-                    ErrorCode::InvalidColumnReference,
-                    "there is no unique or exclusion constraint matching the ON CONFLICT specification",
-                )
-            })?)
+            Some(
+                partial
+                    .or_else(|| conflict_keys(table, &places))
+                    .ok_or_else(no_arbiter)?,
+            )
         }
         Some(ConflictTarget::OnConstraint(name)) => {
             let name = names::parts(name)?.pop().unwrap_or_default();
@@ -105,18 +104,33 @@ pub(super) fn on_conflict(
     })
 }
 
-/// The columns that decide what a conflict is, by place.
+fn no_arbiter() -> SqlError {
+    SqlError::new(
+        ErrorCode::InvalidColumnReference,
+        "there is no unique or exclusion constraint matching the ON CONFLICT specification",
+    )
+}
+
+/// The columns that decide what a conflict is, by place; none if every conflict is meant.
 pub(super) fn arbiter_columns(
     analyzer: &Analyzer<'_>,
     table: &Table,
-    target: &ConflictTarget,
+    target: Option<&ConflictTarget>,
 ) -> Result<Vec<usize>, SqlError> {
     match target {
-        ConflictTarget::Columns(idents) => idents
+        None => {
+            let mut places = Vec::new();
+            for key in analyzer.marks.conflict_keys.iter().flatten() {
+                let (_, ids) = crate::ddl::conflict_key(analyzer.catalog, table, key)?;
+                places.extend(ids.iter().filter_map(|&id| Some(table.column_by_id(id)?.0)));
+            }
+            Ok(places)
+        }
+        Some(ConflictTarget::Columns(idents)) => idents
             .iter()
             .map(|ident| target_column(analyzer, table, ident))
             .collect(),
-        ConflictTarget::OnConstraint(name) => {
+        Some(ConflictTarget::OnConstraint(name)) => {
             let name = names::parts(name)?.pop().unwrap_or_default();
             if table.key_name.as_deref() == Some(&name) {
                 return Ok(table.key.clone());
@@ -191,6 +205,45 @@ fn partial_keys(
         }
     }
     Ok(None)
+}
+
+/// The keys of the unique index over the expressions that ON CONFLICT names, with its condition if it has
+/// one that is named too; `None` if columns or nothing is named.
+fn expression_keys(
+    analyzer: &Analyzer<'_>,
+    table: &Table,
+) -> Result<Option<Vec<String>>, SqlError> {
+    let (catalog, marks) = (analyzer.catalog, &analyzer.marks);
+    let Some(named) = &marks.conflict_keys else {
+        return Ok(None);
+    };
+    let keys_of = |texts: &[String]| {
+        let keys = texts.iter().map(|text| {
+            let (key, _) = crate::ddl::conflict_key(catalog, table, text)?;
+            Ok(key)
+        });
+        keys.collect::<Result<Vec<String>, SqlError>>()
+    };
+    let condition_of = |text: &Option<String>| {
+        let text = text.as_ref();
+        text.map(|text| crate::ddl::index_predicate(catalog, table, text))
+            .transpose()
+    };
+    let (wanted, condition) = (keys_of(named)?, condition_of(&marks.conflict)?);
+    let is_same = |keys: &[String]| {
+        keys.iter().all(|key| wanted.contains(key)) && wanted.iter().all(|key| keys.contains(key))
+    };
+    for index in table.indexes.iter().filter(|index| index.unique) {
+        let (keys, held) = (keys_of(&index.keys)?, condition_of(&index.predicate)?);
+        if !is_same(&keys) || held.is_some() && held != condition {
+            continue;
+        }
+        return Ok(Some(match held {
+            None => keys,
+            Some(held) => vec![format!("({}) WHERE {held}", keys.join(","))],
+        }));
+    }
+    Err(no_arbiter())
 }
 
 /// The columns of a unique index, if it is over columns alone.

@@ -8,8 +8,9 @@ use crate::plan::{PlanKind, Write, WriteVerb};
 use crate::query::Analyzer;
 use crate::query::scope::Scope;
 
+use super::returning::{factors, not_of_others};
 use super::triggers;
-use super::update::{guarded, target_scope, written_table};
+use super::update::{guarded, needed, target_scope, written_table};
 use super::views;
 
 /// The plan of a DELETE.
@@ -78,12 +79,10 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
         &alias,
         delete.returning.as_deref(),
         &tracked,
-    )?;
+    )
+    .map_err(|error| not_of_others(error, &factors(delete.using.as_deref().unwrap_or_default())))?;
     analyzer.reads_of_target(&table, &tracked);
-    let mut commands = vec![Privilege::Delete];
-    if tracked.any() {
-        commands.push(Privilege::Select);
-    }
+    let commands = needed(Privilege::Delete, tracked.any());
     let condition = guarded(analyzer, &table, &id, &commands, condition)?;
     let mut sql = if triggers::has_before(analyzer, &table, Event::Delete, &[]) {
         triggers::delete(analyzer, &table, &id, condition.strip_prefix(" WHERE "))
@@ -100,6 +99,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, delete: &Delete) -> Result<PlanK
         sequences: analyzer.sequences.iter().copied().collect(),
         updated: Vec::new(),
         upserts: false,
+        once: false,
         instead: false,
         before: Vec::new(),
         checks: Vec::new(),

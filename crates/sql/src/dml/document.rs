@@ -29,6 +29,7 @@ pub fn get_document(catalog: &Arc<Catalog>, table: &Table) -> Plan {
         columns,
         reads: vec![table.collection()],
         locks: false,
+        nowait: false,
     };
     Plan {
         catalog_version: catalog.version,
@@ -251,6 +252,7 @@ fn write(
         sequences,
         updated,
         upserts: verb == WriteVerb::Insert,
+        once: false,
         instead: false,
         before: Vec::new(),
         checks: Vec::new(),

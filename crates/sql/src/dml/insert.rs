@@ -102,13 +102,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         commands.push((Privilege::Select, false));
     }
     checks.extend(analyzer.row_check(&table, true, &commands)?);
-    let updates = matches!(
-        &insert.on,
-        Some(OnInsert::OnConflict(OnConflict {
-            action: OnConflictAction::DoUpdate(_),
-            ..
-        }))
-    );
+    let updates = updates(insert);
     if updates {
         checks.extend(analyzer.row_check(&table, false, &update::checked(tracked.any()))?);
     }
@@ -129,12 +123,39 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, insert: &Insert) -> Result<PlanK
         touches_foreign_keys: analyzer.runs_programs || analyzer.catalog.needs_savepoint(&table),
         sequences: analyzer.sequences.iter().copied().collect(),
         upserts: !updated.is_empty(),
+        once: updates && !is_one_row(insert) && changes_alone(analyzer, &table),
         updated,
         instead: false,
         before: Vec::new(),
         checks,
         viewer: None,
     }))
+}
+
+/// Whether it has ON CONFLICT DO UPDATE.
+fn updates(insert: &Insert) -> bool {
+    matches!(
+        &insert.on,
+        Some(OnInsert::OnConflict(OnConflict {
+            action: OnConflictAction::DoUpdate(_),
+            ..
+        }))
+    )
+}
+
+fn is_one_row(insert: &Insert) -> bool {
+    match insert.source.as_deref().map(|query| &*query.body) {
+        None => true,
+        Some(SetExpr::Values(values)) => values.rows.len() == 1,
+        Some(_) => false,
+    }
+}
+
+/// Whether nothing but the statement itself changes rows of its table while it runs.
+fn changes_alone(analyzer: &Analyzer<'_>, table: &Table) -> bool {
+    let is_own_parent = |key: &crate::catalog::ForeignKey| key.parent == table.id;
+    analyzer.catalog.triggers_of(table.id).next().is_none()
+        && !table.foreign_keys.iter().any(is_own_parent)
 }
 
 fn given_columns(
@@ -390,11 +411,10 @@ fn proposed(
     tracked: &Tracked,
 ) -> Result<String, SqlError> {
     if let Some(OnInsert::OnConflict(OnConflict {
-        conflict_target: Some(arbiter),
-        ..
+        conflict_target, ..
     })) = on
     {
-        for place in arbiter_columns(analyzer, table, arbiter)? {
+        for place in arbiter_columns(analyzer, table, conflict_target.as_ref())? {
             tracked.mark(table.columns[place].id);
         }
     }

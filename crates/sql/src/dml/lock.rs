@@ -48,6 +48,7 @@ pub(crate) fn plan(analyzer: &Analyzer<'_>, lock: &Lock) -> Result<PlanKind, Sql
         sequences: Vec::new(),
         updated: Vec::new(),
         upserts: false,
+        once: false,
         instead: false,
         checks: Vec::new(),
         viewer: None,

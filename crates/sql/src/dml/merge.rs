@@ -92,6 +92,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, merge: &Merge) -> Result<PlanKin
             sequences: Vec::new(),
             updated: Vec::new(),
             upserts: false,
+            once: false,
             instead: false,
             checks: Vec::new(),
             viewer: None,

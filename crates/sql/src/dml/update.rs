@@ -65,13 +65,11 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
         &alias,
         update.returning.as_deref(),
         &tracked,
-    )?;
+    )
+    .map_err(|error| super::returning::not_of_others(error, &others(update)))?;
     analyzer.reads_of_target(&table, &tracked);
     let reads = tracked.any();
-    let mut commands = vec![Privilege::Update];
-    if reads {
-        commands.push(Privilege::Select);
-    }
+    let commands = needed(Privilege::Update, reads);
     let guard = guarded(analyzer, &table, &id, &commands, condition)?;
     let mut sql = if triggers::has_before(analyzer, &table, Event::Update, &updated) {
         triggers::update(
@@ -105,6 +103,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, update: &Update) -> Result<PlanK
         sequences: analyzer.sequences.iter().copied().collect(),
         updated,
         upserts: false,
+        once: false,
         instead: false,
         before: Vec::new(),
         checks: checks.into_iter().collect(),
@@ -224,6 +223,25 @@ pub(crate) fn written_table(
         }
         _ => Err(SqlError::unsupported("writing to anything but one table")),
     }
+}
+
+/// The items of FROM.
+fn others(update: &Update) -> Vec<&TableFactor> {
+    match &update.from {
+        None => Vec::new(),
+        Some(UpdateTableFromKind::AfterSet(from) | UpdateTableFromKind::BeforeSet(from)) => {
+            super::returning::factors(from)
+        }
+    }
+}
+
+/// The privileges by which policies choose the rows that may be written, and be read meanwhile.
+pub(crate) fn needed(writes: Privilege, reads: bool) -> Vec<Privilege> {
+    let mut commands = vec![writes];
+    if reads {
+        commands.push(Privilege::Select);
+    }
+    commands
 }
 
 /// What is checked of an updated row.

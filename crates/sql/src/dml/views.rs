@@ -154,6 +154,7 @@ fn plan(analyzer: &Analyzer<'_>, verb: WriteVerb, sql: String) -> PlanKind {
         sequences: analyzer.sequences.iter().copied().collect(),
         updated: Vec::new(),
         upserts: false,
+        once: false,
         instead: true,
         before: Vec::new(),
         checks: Vec::new(),

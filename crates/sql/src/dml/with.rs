@@ -112,6 +112,7 @@ pub(crate) fn plan(analyzer: &mut Analyzer<'_>, query: &Query) -> Result<PlanKin
                 sequences: Vec::new(),
                 updated: Vec::new(),
                 upserts: false,
+                once: false,
                 instead: false,
                 checks: Vec::new(),
                 viewer: None,
@@ -146,12 +147,11 @@ impl Parts {
         let analyzed = analyzer.query(query)?;
         let (sql, columns) = analyzed.into_top_level(analyzer)?;
         let reads = std::mem::replace(&mut analyzer.reads, outer);
-        let run = Run::Query(crate::plan::Query {
+        let run = Run::Query(crate::plan::Query::reading(
             sql,
-            columns: Arc::clone(&columns),
-            reads: reads.iter().copied().collect(),
-            locks: false,
-        });
+            Arc::clone(&columns),
+            reads.iter().copied().collect(),
+        ));
         self.add(analyzer, name, alias, &columns, run, reads, BTreeSet::new())
     }
 
@@ -195,12 +195,7 @@ impl Parts {
             number,
             id: String::new(),
             definition: String::new(),
-            run: Run::Query(crate::plan::Query {
-                sql,
-                columns: Arc::from([]),
-                reads: Vec::new(),
-                locks: false,
-            }),
+            run: Run::Query(crate::plan::Query::reading(sql, Arc::from([]), Vec::new())),
             reads: BTreeSet::new(),
             changes: BTreeSet::new(),
             uses,

@@ -16,6 +16,7 @@ mod digest;
 mod json;
 mod numbers;
 mod overlaps;
+pub(crate) mod postgresql;
 mod regexes;
 pub mod rowset;
 mod signature;
@@ -30,6 +31,7 @@ mod zones;
 
 use springhead_proto::{SqlError, Value, ValueRef};
 
+pub(crate) use aggregates::rows::ROW_AS_JSON;
 pub use casts::{Cast, CastContext, assign, cast};
 pub use catalog::{all_operators, all_signatures, operators, signatures};
 pub use signature::{ArgType, Class, Emit, ResultType, Signature, Volatility};

@@ -68,6 +68,12 @@ pub(super) const SCALARS: &[Scalar] = &[
                 .to_vec(),
         ))
     }),
+    // array, oid and typmod of its elements: what is in the order of arrays
+    strict!("sh_array_order", 3, |args| {
+        let element = pg_type(args, 1)
+            .map_err(|_| SqlError::unsupported("the order of arrays of such elements"))?;
+        Ok(Value::Blob(array::order_key(&element, text(args, 0)?)?))
+    }),
     strict!("sh_jsonb_key", 1, |args| Ok(Value::Blob(jsonb_key(text(
         args, 0
     )?)?))),

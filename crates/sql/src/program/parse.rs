@@ -167,7 +167,18 @@ impl Reader<'_> {
             if self.symbol(b';')? {
                 continue;
             }
+            if self.text[self.at..].trim_start().starts_with("<<") {
+                return Err(SqlError::unsupported("a label"));
+            }
             statements.push(self.statement()?);
+        }
+    }
+
+    /// The end of EXIT and CONTINUE, which may name a loop by its label.
+    fn end_of_leave(&mut self) -> Result<(), SqlError> {
+        match self.peek()?.0 {
+            Token::Word => Err(SqlError::unsupported("a label")),
+            _ => self.semicolon(),
         }
     }
 
@@ -205,7 +216,7 @@ impl Reader<'_> {
                 } else {
                     None
                 };
-                self.semicolon()?;
+                self.end_of_leave()?;
                 return Ok(Statement::Leave { exit, when });
             }
         }

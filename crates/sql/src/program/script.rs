@@ -433,6 +433,7 @@ fn query(sql: String, ty: &PgType) -> PlanKind {
         columns: Arc::from([OutputColumn::computed("value", ty.clone())]),
         reads: Vec::new(),
         locks: false,
+        nowait: false,
     })
 }
 

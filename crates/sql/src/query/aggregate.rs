@@ -3,13 +3,13 @@
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{self, OrderByExpr};
 
-use crate::functions::{self, CastContext, Class, Emit};
+use crate::functions::{self, CastContext, Class, Emit, ROW_AS_JSON};
 use crate::types::PgType;
 
 use super::Analyzer;
 use super::call::{Call, direction};
 use super::operators::choose;
-use super::typed::{Node, Typed, key_of};
+use super::typed::{Node, Typed, order_of};
 
 impl Analyzer<'_> {
     pub(super) fn aggregate(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
@@ -70,7 +70,12 @@ impl Analyzer<'_> {
                 } else {
                     self.scope().in_aggregate = false;
                 }
-                Err(self.at(SqlError::new(ErrorCode::GroupingError, message), call.place))
+                let code = if message.starts_with("window") {
+                    ErrorCode::WindowingError
+                } else {
+                    ErrorCode::GroupingError
+                };
+                Err(self.at(SqlError::new(code, message), call.place))
             }
         }
     }
@@ -98,6 +103,7 @@ impl Analyzer<'_> {
             return Ok(Typed::new(format!("count(*){tail}"), PgType::Int8).not_null());
         }
         let takes_rows = matches!(call.name.as_str(), "json_agg" | "jsonb_agg");
+        let has_rows = takes_rows && call.args.iter().any(|arg| self.whole_row(arg).is_some());
         let mut args = call
             .args
             .iter()
@@ -123,20 +129,11 @@ impl Analyzer<'_> {
             return Err(self.no_function(&call.name, &args, call.place));
         };
         let mut texts = self.chosen_args(&choice, &args)?;
-        if call.distinct && matches!(call.name.as_str(), "array_agg" | "string_agg") {
+        if call.distinct && matches!(call.name.as_str(), "array_agg" | "string_agg" | "jsonb_agg") {
             return self.distinct_list(call, &texts, &tail);
         }
-        if call.distinct && texts.len() > 1 {
-            let error = SqlError::unsupported(format_args!(
-                "DISTINCT in {} with several arguments",
-                call.name
-            ));
-            return Err(self.at(error, call.place));
-        }
-        if call.distinct && texts[0].1.key_function().is_some() {
-            let what = texts[0].1.base_name().into_owned();
-            let error = SqlError::unsupported(format_args!("{}(DISTINCT {what})", call.name));
-            return Err(self.at(error, call.place));
+        if call.distinct {
+            self.expect_one_call(call, &texts)?;
         }
         let arg_types: Vec<PgType> = texts.iter().map(|(_, ty)| ty.clone()).collect();
         let ty = choice
@@ -147,6 +144,9 @@ impl Analyzer<'_> {
         // Of an enum's values the least and the greatest are found by their places.
         let by_place = match (&ty, call.name.as_str()) {
             (PgType::Enum(user), "min" | "max") => Some(user.clone()),
+            (PgType::Array(_), "min" | "max") => {
+                return Err(self.refused_aggregate(call, " of arrays"));
+            }
             _ => None,
         };
         if let Some(user) = &by_place {
@@ -154,6 +154,13 @@ impl Analyzer<'_> {
         }
         let order_by = self.aggregate_order(call)?;
         let call_text = match choice.signature.emit {
+            // Printed as rows are, each on a line of its own.
+            _ if has_rows => format!(
+                "sh_{}({},{},{ROW_AS_JSON})",
+                call.name,
+                texts[0].0,
+                PgType::Json.oid()
+            ),
             Emit::Call(name) => {
                 let list: Vec<String> = texts.into_iter().map(|(text, _)| text).collect();
                 format!("{name}({})", list.join(","))
@@ -163,12 +170,7 @@ impl Analyzer<'_> {
                     SqlError::unsupported(format_args!("the aggregate {}", call.name))
                 })?
             }
-            Emit::Planner => {
-                return Err(self.at(
-                    SqlError::unsupported(format_args!("the aggregate {}", call.name)),
-                    call.place,
-                ));
-            }
+            Emit::Planner => return Err(self.refused_aggregate(call, "")),
         };
         let sql =
             insert_modifiers(&call_text, call.distinct, &order_by, &tail).ok_or_else(|| {
@@ -179,6 +181,29 @@ impl Analyzer<'_> {
             None => sql,
         };
         Ok(Typed::new(sql, ty))
+    }
+
+    fn refused_aggregate(&self, call: &Call<'_>, what: &str) -> SqlError {
+        let error = SqlError::unsupported(format_args!("the aggregate {}{what}", call.name));
+        self.at(error, call.place)
+    }
+
+    /// Refuses DISTINCT where SQLite's call has several arguments, or equal values differ in their bytes.
+    fn expect_one_call(&self, call: &Call<'_>, texts: &[(String, PgType)]) -> Result<(), SqlError> {
+        let error = if texts.len() > 1 {
+            SqlError::unsupported(format_args!(
+                "DISTINCT in {} with several arguments",
+                call.name
+            ))
+        } else if call.name == "json_agg" {
+            SqlError::unsupported("DISTINCT in json_agg")
+        } else if texts[0].1.key_function().is_some() {
+            let what = texts[0].1.base_name();
+            SqlError::unsupported(format_args!("{}(DISTINCT {what})", call.name))
+        } else {
+            return Ok(());
+        };
+        Err(self.at(error, call.place))
     }
 
     /// `array_agg(DISTINCT x)` and `string_agg(DISTINCT x, s)`: SQLite has no DISTINCT for calls with
@@ -217,11 +242,16 @@ impl Analyzer<'_> {
             _ => return refuse("with several ORDER BY terms"),
         };
         let (oid, typmod) = (ty.at_run_time().0, ty.at_run_time().1);
-        let is_list = call.name == "array_agg";
+        let is_list = call.name != "string_agg";
         let flags = i32::from(descending) + if is_list { 0 } else { 2 };
         let array = format!(
             "sh_array_distinct(sh_array_agg({value},{oid},{typmod}){tail},{oid},{typmod},{flags})"
         );
+        if call.name == "jsonb_agg" {
+            let (oid, typmod) = ty.clone().array().at_run_time();
+            let json = format!("sh_to_jsonb(nullif({array},'[]'),{oid},{typmod})");
+            return Ok(Typed::new(json, PgType::Jsonb));
+        }
         if is_list {
             return Ok(Typed::new(array, ty.clone().array()));
         }
@@ -269,7 +299,7 @@ impl Analyzer<'_> {
         let text = match value.node {
             // SQLite would take a bare number for the place of an output.
             Node::Number(_) | Node::Null | Node::Literal(_) => format!("iif(1,{text},0)"),
-            _ => key_of(&ty, &text),
+            _ => order_of(&ty, &text),
         };
         Ok(format!("{text}{direction}"))
     }

@@ -125,6 +125,10 @@ impl Analyzer<'_> {
                 value = self.byte_of_name(&value, index)?;
                 continue;
             }
+            if value.ty == PgType::Jsonb {
+                value = self.jsonb_subscript(value, index)?;
+                continue;
+            }
             let Some(element) = value.ty.element().cloned() else {
                 return Err(self.at(no_subscripts(&value.ty), value.place));
             };
@@ -173,6 +177,19 @@ impl Analyzer<'_> {
         let name = self.text(name)?;
         let byte = format!("iif({index} BETWEEN 0 AND 63,substr({name},{index}+1,1),NULL)");
         Ok(Typed::new(byte, PgType::InternalChar))
+    }
+
+    /// `value[key]` of jsonb, which is `value -> key`.
+    fn jsonb_subscript(&mut self, value: Typed, key: Option<&Expr>) -> Result<Typed, SqlError> {
+        let Some(key) = key else {
+            let error = SqlError::new(
+                ErrorCode::DatatypeMismatch,
+                "jsonb subscript does not support slices",
+            );
+            return Err(self.at(error, value.place));
+        };
+        let (key, place) = (self.expression(key)?, value.place);
+        self.operator("->", &[value, key], place)
     }
 
     /// `||`: of texts (whatever the other side is), of arrays, of jsonb.

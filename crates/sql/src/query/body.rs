@@ -16,7 +16,7 @@ use super::names::fold;
 use super::scope::{Scope, ScopeColumn};
 use super::select::Select;
 use super::set_operation::set_operation;
-use super::typed::{Node, Typed, key_of};
+use super::typed::{Node, Typed, key_of, order_of};
 
 /// An analyzed query. Its outputs can still be given types; then it is written out.
 pub(crate) struct Analyzed {
@@ -298,7 +298,7 @@ impl Analyzed {
                     let ty = &outputs[*index].ty;
                     format!(
                         "{}{}",
-                        key_of(ty, &self.column_name(*index)),
+                        order_of(ty, &self.column_name(*index)),
                         term.direction
                     )
                 }
@@ -347,9 +347,7 @@ impl Analyzer<'_> {
         {
             return Err(SqlError::unsupported("this clause of a query"));
         }
-        if !query.locks.is_empty() {
-            self.locks = true;
-        }
+        self.note_locks(query)?;
         let with = match &query.with {
             Some(with) => self.with(with)?,
             None => String::new(),

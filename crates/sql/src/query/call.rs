@@ -14,7 +14,7 @@ use super::Analyzer;
 use super::expression::name_place;
 use super::names;
 use super::operators::choose;
-use super::typed::{Typed, key_of};
+use super::typed::{Typed, order_of};
 
 /// A call's parts, as far as the grammar tells them.
 pub(crate) struct Call<'a> {
@@ -251,8 +251,11 @@ impl Analyzer<'_> {
         }
     }
 
-    /// 42883 in PostgreSQL's words.
+    /// 42883 in PostgreSQL's words; 0A000 for a function that PostgreSQL has.
     pub(crate) fn no_function(&self, name: &str, args: &[Typed], place: Location) -> SqlError {
+        if functions::postgresql::is_lacking(name, args.len()) {
+            return self.at(SqlError::unsupported(format_args!("{name}() here")), place);
+        }
         let types: Vec<String> = args
             .iter()
             .map(|arg| arg.ty.base_name().into_owned())
@@ -392,7 +395,7 @@ fn greatest(ty: &PgType, texts: &[String], greatest: bool) -> String {
     let mut texts = texts.iter();
     let mut best = texts.next().cloned().unwrap_or_else(|| "NULL".to_owned());
     for text in texts {
-        let (a, b) = (key_of(ty, &best), key_of(ty, text));
+        let (a, b) = (order_of(ty, &best), order_of(ty, text));
         best =
             format!("(CASE WHEN {text} IS NULL OR {a} {compare} {b} THEN {best} ELSE {text} END)");
     }

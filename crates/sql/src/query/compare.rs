@@ -4,10 +4,10 @@ use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{self, BinaryOperator, Expr, Spanned};
 
 use crate::functions::CastContext;
-use crate::types::{Category, PgType};
+use crate::types::PgType;
 
 use super::Analyzer;
-use super::typed::{Node, Typed, key_of};
+use super::typed::{Node, Typed, key_of, order_of};
 
 impl Analyzer<'_> {
     /// `left op right`, both analyzed.
@@ -48,11 +48,9 @@ impl Analyzer<'_> {
         let ty = self.comparison_type(op, left, right)?;
         let left = self.comparison_text(left, &ty)?;
         let right = self.comparison_text(right, &ty)?;
-        if let PgType::Enum(user) = &ty
-            && !matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq)
-        {
-            let labels = user.labels();
-            return Ok((labels.order(&left), labels.order(&right)));
+        let is_order = !matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq);
+        if is_order && matches!(ty, PgType::Enum(_) | PgType::Array(_)) {
+            return Ok((order_of(&ty, &left), order_of(&ty, &right)));
         }
         Ok((left, right))
     }
@@ -102,9 +100,6 @@ impl Analyzer<'_> {
         };
         let has_operator = match &ty {
             PgType::Json | PgType::Void => false,
-            PgType::Array(_) if !matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) => {
-                return Err(SqlError::unsupported("the order of arrays"));
-            }
             PgType::Array(element) => !matches!(**element, PgType::Json),
             _ => true,
         };
@@ -220,8 +215,10 @@ impl Analyzer<'_> {
         right: &Expr,
         distinct: bool,
     ) -> Result<Typed, SqlError> {
-        let left = self.expression(left)?;
-        let right = self.expression(right)?;
+        let (left, right) = match (self.record_of(left), self.record_of(right)) {
+            (Some(left), Some(right)) => (left, right),
+            _ => (self.expression(left)?, self.expression(right)?),
+        };
         let symbol = if distinct { "IS NOT" } else { "IS" };
         let pairs: Vec<(&Typed, &Typed)> = match (&left.node, &right.node) {
             (Node::Row(left), Node::Row(right)) if left.len() == right.len() => {
@@ -236,6 +233,25 @@ impl Analyzer<'_> {
         }
         let word = if distinct { " OR " } else { " AND " };
         Ok(Typed::bool(format!("({})", texts.join(word))).not_null())
+    }
+
+    /// OLD or NEW of a trigger, as the row of its columns; `None` for every other expression.
+    fn record_of(&self, expr: &Expr) -> Option<Typed> {
+        let Expr::Identifier(ident) = expr else {
+            return None;
+        };
+        let name = super::names::fold(ident);
+        let scopes = self
+            .scopes
+            .iter()
+            .rev()
+            .take_while(|scope| !scope.columns.iter().any(|column| column.name == name));
+        let mut records = scopes
+            .filter(|scope| scope.is_frame)
+            .flat_map(|scope| &scope.relations);
+        let record = records.find(|record| record.alias == name && !record.is_scalar)?;
+        let fields = record.columns.iter().map(|column| column.typed()).collect();
+        Some(Typed::row(fields).placed(ident.span.start))
     }
 
     pub(crate) fn between(
@@ -486,94 +502,6 @@ impl Analyzer<'_> {
         let test = self.text(&test)?;
         let sql = query.into_sql(self)?;
         Ok(quantified(&test, &format!("({sql}) AS {id}"), all, "0"))
-    }
-
-    /// LIKE and ILIKE.
-    pub(crate) fn like(
-        &mut self,
-        expr: &Expr,
-        pattern: &Expr,
-        escape: Option<&Expr>,
-        negated: bool,
-        fold_case: bool,
-    ) -> Result<Typed, SqlError> {
-        let value = self.expression(expr)?;
-        let pattern = self.expression(pattern)?;
-        let symbol = if fold_case { "~~*" } else { "~~" };
-        let (value_text, pattern_text) = self.two_texts(symbol, &value, &pattern)?;
-        let escape_text = match escape {
-            None => "'\\'".to_owned(),
-            Some(escape) => {
-                let escape = self.expression(escape)?;
-                self.coerce(&escape, &PgType::Text, CastContext::Implicit)?
-            }
-        };
-        let name = if fold_case { "sh_ilike" } else { "sh_like" };
-        let mut sql = format!("{name}({value_text},{pattern_text},{escape_text})");
-        if negated {
-            sql = format!("(NOT {sql})");
-        } else if !fold_case
-            && escape.is_none()
-            && let Node::Literal(pattern) = &pattern.node
-            && let Some((low, high)) = prefix_range(pattern)
-        {
-            // A pattern with a fixed beginning lets an index narrow the rows down.
-            let low = super::names::quote_text(&low);
-            let high = super::names::quote_text(&high);
-            sql = format!("({value_text} >= {low} AND {value_text} < {high} AND {sql})");
-        } else if !fold_case && escape.is_none() && matches!(pattern.node, Node::Param(_)) {
-            // The same, once the pattern is bound.
-            sql = format!(
-                "({value_text} >= sh_like_low({pattern_text}) AND {value_text} < sh_like_high({pattern_text}) AND {sql})"
-            );
-        }
-        Ok(Typed {
-            nullable: value.nullable || pattern.nullable,
-            ..Typed::bool(sql)
-        })
-    }
-
-    pub(crate) fn similar_to(
-        &mut self,
-        expr: &Expr,
-        pattern: &Expr,
-        escape: Option<&Expr>,
-        negated: bool,
-    ) -> Result<Typed, SqlError> {
-        let value = self.expression(expr)?;
-        let pattern = self.expression(pattern)?;
-        let (value, pattern) = self.two_texts("similar to", &value, &pattern)?;
-        let escape = match escape {
-            None => "'\\'".to_owned(),
-            Some(escape) => {
-                let escape = self.expression(escape)?;
-                self.coerce(&escape, &PgType::Text, CastContext::Implicit)?
-            }
-        };
-        let not = if negated { "NOT " } else { "" };
-        Ok(Typed::bool(format!(
-            "({not}sh_similar({value},{pattern},{escape}))"
-        )))
-    }
-
-    fn two_texts(
-        &mut self,
-        symbol: &str,
-        left: &Typed,
-        right: &Typed,
-    ) -> Result<(String, String), SqlError> {
-        for side in [left, right] {
-            if !side.is_unknown() && side.ty.category() != Category::String {
-                return Err(self.no_operator(
-                    symbol,
-                    &[left.ty.clone(), right.ty.clone()],
-                    left.place,
-                ));
-            }
-        }
-        let left = self.coerce(left, &PgType::Text, CastContext::Implicit)?;
-        let right = self.coerce(right, &PgType::Text, CastContext::Implicit)?;
-        Ok((left, right))
     }
 }
 

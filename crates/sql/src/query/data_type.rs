@@ -137,11 +137,86 @@ fn custom(
             match (catalog.type_named(&QualifiedName::public(base)), array) {
                 (Some(of), _) => Ok(of.pg_type()),
                 (None, Some(element)) => Ok(element.pg_type().array()),
+                (None, None) if is_postgresql(base.strip_prefix('_').unwrap_or(base)) => {
+                    Err(SqlError::unsupported(format_args!("type {base}")))
+                }
+                (None, None) if catalog.resolve(None, base).is_some() => Err(
+                    SqlError::unsupported(format_args!("the row type of \"{base}\"")),
+                ),
                 (None, None) => Err(error),
             }
         }
         other => other,
     }
+}
+
+/// Whether PostgreSQL has a type of that name, which Springhead has not.
+fn is_postgresql(name: &str) -> bool {
+    const LACKING: &[&str] = &[
+        "aclitem",
+        "any",
+        "anyarray",
+        "anycompatible",
+        "anycompatiblearray",
+        "anycompatiblemultirange",
+        "anycompatiblenonarray",
+        "anycompatiblerange",
+        "anyelement",
+        "anyenum",
+        "anymultirange",
+        "anynonarray",
+        "anyrange",
+        "bit",
+        "box",
+        "cid",
+        "cidr",
+        "circle",
+        "cstring",
+        "datemultirange",
+        "daterange",
+        "inet",
+        "int4multirange",
+        "int4range",
+        "int8multirange",
+        "int8range",
+        "internal",
+        "jsonpath",
+        "line",
+        "lseg",
+        "macaddr",
+        "macaddr8",
+        "money",
+        "nummultirange",
+        "numrange",
+        "path",
+        "pg_lsn",
+        "pg_snapshot",
+        "point",
+        "polygon",
+        "record",
+        "refcursor",
+        "regcollation",
+        "regconfig",
+        "regdictionary",
+        "regoper",
+        "regoperator",
+        "regprocedure",
+        "tid",
+        "timetz",
+        "trigger",
+        "tsmultirange",
+        "tsquery",
+        "tsrange",
+        "tstzmultirange",
+        "tstzrange",
+        "tsvector",
+        "txid_snapshot",
+        "varbit",
+        "xid",
+        "xid8",
+        "xml",
+    ];
+    LACKING.contains(&name)
 }
 
 /// A type that a user has made, by its schema and name.

@@ -475,7 +475,7 @@ impl Analyzer<'_> {
             _ => {}
         }
         let symbol = super::operators::symbol_of(op)?;
-        let left = self.expression(left)?;
+        let left = self.left_operand(&symbol, left)?;
         let right = self.expression(right)?;
         let place = left.place;
         if symbol == "||" {

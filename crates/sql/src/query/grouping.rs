@@ -3,6 +3,8 @@
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{self, Distinct, Expr, GroupByExpr, OrderByExpr, SelectItem};
 
+use crate::types::PgType;
+
 use super::Analyzer;
 use super::body::{OrderKey, OrderTerm, push_order};
 use super::finder::has_aggregate;
@@ -58,6 +60,25 @@ impl Analyzer<'_> {
         Ok(Some(keys))
     }
 
+    /// 42883 for a type whose values are not compared.
+    fn expect_equality(
+        &self,
+        ty: &PgType,
+        place: sqlparser::tokenizer::Location,
+    ) -> Result<(), SqlError> {
+        if *ty != PgType::Json {
+            return Ok(());
+        }
+        let error = SqlError::new(
+            ErrorCode::UndefinedFunction,
+            format!(
+                "could not identify an equality operator for type {}",
+                ty.base_name()
+            ),
+        );
+        Err(self.at(error, place))
+    }
+
     pub(super) fn enter_grouping(
         &mut self,
         keys: Vec<Typed>,
@@ -66,6 +87,7 @@ impl Analyzer<'_> {
         let mut grouping = Grouping::default();
         for key in &keys {
             let ty = Self::settled(key);
+            self.expect_equality(&ty, key.place)?;
             let text = self.text(key)?;
             // SQLite would take a bare number for the place of an output.
             let by = match key.node {
@@ -126,6 +148,9 @@ impl Analyzer<'_> {
                         ErrorCode::InvalidColumnReference,
                         "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
                     ));
+                }
+                for item in &result.items {
+                    self.expect_equality(&item.ty, item.place)?;
                 }
                 result.distinct = Some(Unique::All);
                 Ok(())

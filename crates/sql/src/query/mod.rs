@@ -23,12 +23,14 @@ mod grouping;
 pub(crate) mod grouping_sets;
 mod join;
 mod limit;
+mod locks;
 pub(crate) mod names;
 pub(crate) mod operators;
 pub(crate) mod output_name;
 mod overlaps;
 mod own_procedure;
 pub(crate) mod params;
+mod patterns;
 pub(crate) mod policy;
 pub(crate) mod reference;
 pub(crate) mod routine;
@@ -90,6 +92,8 @@ pub(crate) struct Analyzer<'a> {
     pub(crate) sets: bool,
     /// Whether rows are locked (FOR UPDATE).
     pub(crate) locks: bool,
+    /// Whether it is an error to wait for that.
+    pub(crate) nowait: bool,
     /// What may not be used here.
     pub(crate) rules: Rules,
     /// What the grammar took out of the text.
@@ -156,6 +160,7 @@ impl<'a> Analyzer<'a> {
             has_effects: false,
             sets: false,
             locks: false,
+            nowait: false,
             rules: Rules::default(),
             marks: Marks::default(),
             live: None,
@@ -280,6 +285,7 @@ pub(crate) fn select_plan(
             sequences: analyzer.sequences.iter().copied().collect(),
             updated: Vec::new(),
             upserts: false,
+            once: false,
             instead: false,
             before: Vec::new(),
         });
@@ -289,5 +295,6 @@ pub(crate) fn select_plan(
         columns,
         reads: analyzer.reads(),
         locks: analyzer.locks,
+        nowait: analyzer.nowait,
     })
 }

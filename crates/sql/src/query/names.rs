@@ -89,6 +89,16 @@ impl Analyzer<'_> {
                 .find_map(|schema| self.catalog.resolve(Some(schema), &relation_name)),
         };
         found.ok_or_else(|| {
+            let in_catalog = schema
+                .as_deref()
+                .is_none_or(|schema| matches!(schema, "pg_catalog" | "information_schema"));
+            if in_catalog && is_postgresql(&relation_name, schema.is_some()) {
+                let what = format!("the system relation \"{relation_name}\"");
+                return self.at(
+                    SqlError::unsupported(what),
+                    super::expression::name_place(name),
+                );
+            }
             let shown = match &schema {
                 Some(schema) => format!("{schema}.{relation_name}"),
                 None => relation_name,
@@ -103,4 +113,11 @@ impl Analyzer<'_> {
             }
         })
     }
+}
+
+/// Whether PostgreSQL 15 has a system relation of that name; those of `information_schema` only where a
+/// schema is named.
+fn is_postgresql(name: &str, has_schema: bool) -> bool {
+    const KNOWN: &str = include_str!("postgresql_relations.txt");
+    (has_schema || name.starts_with("pg_")) && KNOWN.lines().any(|known| known == name)
 }

@@ -71,6 +71,14 @@ pub(crate) fn choose(overloads: &'static [Signature], types: &[PgType]) -> Optio
             candidates.retain(|candidate| candidate.args.iter().all(|ty| ty.same_base(first)));
         }
     }
+    // Of overloads that take the same, that is meant which names its types.
+    let named = |candidate: &Candidate| !candidate.signature.args.contains(&ArgType::Any);
+    if let [first, rest @ ..] = candidates.as_slice()
+        && rest.iter().all(|other| other.args == first.args)
+        && candidates.iter().any(named)
+    {
+        candidates.retain(named);
+    }
     match candidates.len() {
         1 => candidates.pop().map(|c| Choice {
             signature: c.signature,

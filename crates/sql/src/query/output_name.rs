@@ -21,24 +21,21 @@ fn derived_name(expr: &Expr) -> Option<String> {
         Expr::Cast {
             expr, data_type, ..
         } => {
-            return derived_name(expr).or_else(|| type_name(data_type));
+            // A name passes through; what a cast within it would be called does not.
+            return named_by_itself(expr).or_else(|| type_name(data_type));
         }
         Expr::TypedString(typed) => type_name(&typed.data_type)?,
         Expr::Interval(_) => "interval".to_owned(),
         Expr::Value(value) if matches!(value.value, ast::Value::Boolean(_)) => "bool".to_owned(),
-        Expr::Case { else_result, .. } => {
-            let from_else = else_result.as_deref().and_then(|result| match result {
-                // Only a name passes through; a function's or a type's does too.
-                Expr::Value(_) => None,
-                other => derived_name(other),
-            });
-            from_else.unwrap_or_else(|| "case".to_owned())
-        }
+        // A name of ELSE passes through, a function's too.
+        Expr::Case { .. } => named_by_itself(expr).unwrap_or_else(|| "case".to_owned()),
         Expr::Exists { negated: false, .. } => "exists".to_owned(),
         Expr::Array(_) => "array".to_owned(),
         Expr::Tuple(_) => "row".to_owned(),
         Expr::Extract { .. } => "extract".to_owned(),
-        Expr::Substring { .. } => "substring".to_owned(),
+        Expr::Substring { shorthand, .. } => {
+            if *shorthand { "substr" } else { "substring" }.to_owned()
+        }
         Expr::Position { .. } => "position".to_owned(),
         Expr::Overlay { .. } => "overlay".to_owned(),
         Expr::Trim { trim_where, .. } => match trim_where {
@@ -50,6 +47,10 @@ fn derived_name(expr: &Expr) -> Option<String> {
         Expr::Ceil { .. } => "ceil".to_owned(),
         Expr::Floor { .. } => "floor".to_owned(),
         Expr::AtTimeZone { .. } => "timezone".to_owned(),
+        Expr::BinaryOp {
+            op: ast::BinaryOperator::Overlaps,
+            ..
+        } => "overlaps".to_owned(),
         Expr::Subquery(query) => match &*query.body {
             ast::SetExpr::Select(select) => match select.projection.as_slice() {
                 [SelectItem::UnnamedExpr(expr)] => return derived_name(expr),
@@ -60,6 +61,17 @@ fn derived_name(expr: &Expr) -> Option<String> {
         },
         _ => return None,
     })
+}
+
+/// As [`derived_name`], but for names that a type gives.
+fn named_by_itself(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => named_by_itself(expr),
+        Expr::TypedString(_) | Expr::Interval(_) => None,
+        Expr::Case { else_result, .. } => named_by_itself(else_result.as_deref()?),
+        Expr::Value(value) if matches!(value.value, ast::Value::Boolean(_)) => None,
+        _ => derived_name(expr),
+    }
 }
 
 /// The internal name of a type, as a cast of something nameless shows it.

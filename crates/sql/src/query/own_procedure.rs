@@ -120,6 +120,7 @@ impl Analyzer<'_> {
                 columns: columns.into(),
                 reads: self.reads(),
                 locks: false,
+                nowait: false,
             }),
         }))
     }

@@ -251,6 +251,9 @@ impl Analyzer<'_> {
         if is_relation {
             return SqlError::unsupported(format_args!("the whole row \"{name}\" as a value"));
         }
+        if is_system_column(name) && self.scopes.iter().any(|s| !s.relations.is_empty()) {
+            return SqlError::unsupported(format_args!("the system column \"{name}\""));
+        }
         let error = SqlError::new(
             ErrorCode::UndefinedColumn,
             format!("column \"{name}\" does not exist"),
@@ -319,10 +322,14 @@ impl Analyzer<'_> {
                     .find(|column| column.name == name)
                     .or(hidden.as_ref())
                 else {
-                    let error = SqlError::new(
-                        ErrorCode::UndefinedColumn,
-                        format!("column {alias}.{name} does not exist"),
-                    );
+                    let error = if is_system_column(&name) {
+                        SqlError::unsupported(format_args!("the system column \"{name}\""))
+                    } else {
+                        SqlError::new(
+                            ErrorCode::UndefinedColumn,
+                            format!("column {alias}.{name} does not exist"),
+                        )
+                    };
                     return Err(self.at(error, place));
                 };
                 found = Some(Found {
@@ -461,4 +468,12 @@ pub(crate) fn renamed_columns(
         column.name = fold(&name.name);
     }
     Ok(columns)
+}
+
+/// What every table of PostgreSQL's has beside its columns.
+fn is_system_column(name: &str) -> bool {
+    matches!(
+        name,
+        "ctid" | "xmin" | "xmax" | "cmin" | "cmax" | "tableoid"
+    )
 }

@@ -14,7 +14,7 @@ use super::names::{self, fold};
 use super::output_name::output_name;
 use super::reference::push_down;
 use super::scope::{Grouping, ScopeColumn};
-use super::typed::{Node, Typed, key_of};
+use super::typed::{Node, Typed, key_of, order_of};
 
 /// An analyzed SELECT.
 #[derive(Debug, Default)]
@@ -446,14 +446,14 @@ impl Analyzer<'_> {
             if is_distinct {
                 // DISTINCT ON may still order by its own keys: decided where these are known.
                 terms.push(OrderTerm {
-                    key: OrderKey::Expression(key_of(&ty, &text)),
+                    key: OrderKey::Expression(order_of(&ty, &text)),
                     direction,
                 });
                 continue;
             }
             if text.trim_matches(['(', ')', '-']).parse::<f64>().is_err() {
                 terms.push(OrderTerm {
-                    key: OrderKey::Expression(key_of(&ty, &text)),
+                    key: OrderKey::Expression(order_of(&ty, &text)),
                     direction,
                 });
             }

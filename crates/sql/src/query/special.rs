@@ -136,6 +136,9 @@ impl Analyzer<'_> {
             "current_setting" | "set_config" | "pg_notify" => {
                 return self.setting_call(call).map(Some);
             }
+            "pg_cancel_backend" | "pg_terminate_backend" => {
+                return self.signal_call(call).map(Some);
+            }
             _ => {}
         }
         let takes_precision = matches!(
@@ -374,6 +377,40 @@ impl Analyzer<'_> {
             }
         };
         Ok(Typed::new(format!("{name}({})", texts.join(",")), ty))
+    }
+
+    /// pg_cancel_backend() and pg_terminate_backend(); the second one's timeout is checked alone.
+    fn signal_call(&mut self, call: &Call<'_>) -> Result<Typed, SqlError> {
+        let values = call
+            .args
+            .iter()
+            .map(|arg| self.expression(arg))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ends = call.name == "pg_terminate_backend";
+        let (process_id, timeout) = match values.as_slice() {
+            [process_id] => (process_id, None),
+            [process_id, timeout] if ends => (process_id, Some(timeout)),
+            _ => return Err(self.no_function(&call.name, &values, call.place)),
+        };
+        if self.rules.immutable_only || self.rules.no_volatile {
+            return Err(self.at(
+                SqlError::unsupported(format_args!("{} here", call.name)),
+                call.place,
+            ));
+        }
+        let process_id = self.coerce(process_id, &PgType::Int4, CastContext::Implicit)?;
+        let timeout = match timeout {
+            Some(timeout) => self.coerce(timeout, &PgType::Int8, CastContext::Implicit)?,
+            None => "0".to_owned(),
+        };
+        Ok(Typed::new(
+            format!(
+                "(CASE WHEN {process_id} IS NOT NULL AND {timeout} IS NOT NULL \
+                 THEN sh_signal({process_id},{}) END)",
+                u8::from(ends)
+            ),
+            PgType::Bool,
+        ))
     }
 
     /// EXTRACT, SUBSTRING, TRIM, POSITION, OVERLAY, CEIL, FLOOR, AT TIME ZONE: functions in a

@@ -433,6 +433,20 @@ impl Analyzer<'_> {
     }
 }
 
+/// As [`key_of`], where it is the order that counts: arrays, whose stored forms are in none, are brought
+/// into one.
+pub(crate) fn order_of(ty: &PgType, sql: &str) -> String {
+    let PgType::Array(element) = ty else {
+        return key_of(ty, sql);
+    };
+    // The type 0 is none: that is refused if it is ever run.
+    let (oid, typmod) = match **element {
+        PgType::Enum(_) | PgType::Record(_) | PgType::Json | PgType::Jsonb => (0, 0),
+        _ => element.at_run_time(),
+    };
+    format!("sh_array_order({sql},{oid},{typmod})")
+}
+
 /// `sql` wrapped in the type's key function, if it has one; of an enum, its value's place.
 pub(crate) fn key_of(ty: &PgType, sql: &str) -> String {
     match (ty.key_function(), ty) {

@@ -138,7 +138,7 @@ impl Analyzer<'_> {
     fn distance(&mut self, offset: &Expr, order: &[OrderByExpr]) -> Result<String, SqlError> {
         let [term] = order else {
             return Err(SqlError::new(
-                ErrorCode::GroupingError,
+                ErrorCode::WindowingError,
                 "RANGE with offset PRECEDING/FOLLOWING requires exactly one ORDER BY column",
             ));
         };

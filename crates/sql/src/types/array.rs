@@ -3,7 +3,7 @@
 use springhead_proto::{ErrorCode, SqlError, Value};
 
 use super::json::{self, Json};
-use super::{PgType, input, input_json, output_json, output_text};
+use super::{PgType, input, input_json, interval, numeric, output_json, output_text};
 
 /// The deepest array.
 const MAX_DIMENSIONS: usize = 6;
@@ -270,6 +270,85 @@ pub fn elements(element: &PgType, stored: &str) -> Result<Vec<Value>, SqlError> 
             "a stored array is no JSON array",
         )),
     }
+}
+
+/// What a stored array is ordered by: element by element, NULL after all else, then the shorter first,
+/// then by dimensions.
+///
+/// ```text
+/// (1, the element's own key | 2 for NULL)*, 0, for each dimension its length (u32)
+/// ```
+///
+/// # Errors
+/// If an element is no value of the type.
+pub(crate) fn order_key(element: &PgType, stored: &str) -> Result<Vec<u8>, SqlError> {
+    let (mut key, mut lengths) = (Vec::with_capacity(stored.len() * 2), Vec::new());
+    push_order(element, &json::parse(stored)?, &mut key, &mut lengths, 0)?;
+    key.push(0);
+    for length in lengths {
+        key.extend_from_slice(&length.to_be_bytes());
+    }
+    Ok(key)
+}
+
+fn push_order(
+    element: &PgType,
+    json: &Json<'_>,
+    key: &mut Vec<u8>,
+    lengths: &mut Vec<u32>,
+    depth: usize,
+) -> Result<(), SqlError> {
+    if let Json::Array(elements) = json {
+        if lengths.len() == depth && !elements.is_empty() {
+            lengths.push(u32::try_from(elements.len()).unwrap_or(u32::MAX));
+        }
+        return elements
+            .iter()
+            .try_for_each(|json| push_order(element, json, key, lengths, depth + 1));
+    }
+    key.push(1);
+    match decode_element(element, json)? {
+        Value::Null => *key.last_mut().expect("it has just been pushed") = 2,
+        Value::Integer(value) => push_integer(value, key),
+        Value::Real(value) => {
+            // -0 equals 0; the bits of a negative double fall as it rises.
+            let bits = (value + 0.0).to_bits();
+            let bits = if bits >> 63 == 0 {
+                bits | 1 << 63
+            } else {
+                !bits
+            };
+            key.extend_from_slice(&bits.to_be_bytes());
+        }
+        Value::Text(value) if matches!(element, PgType::Char(_)) => {
+            push_bytes(value.trim_end_matches(' ').as_bytes(), key);
+        }
+        Value::Text(value) => push_bytes(value.as_bytes(), key),
+        Value::Blob(value) => match element.key_function() {
+            Some("sh_interval_key") => {
+                push_bytes(value.get(..interval::KEY_BYTES).unwrap_or_default(), key);
+            }
+            Some("sh_num_key") => push_bytes(numeric::key(&value), key),
+            _ => push_bytes(&value, key),
+        },
+    }
+    Ok(())
+}
+
+fn push_integer(value: i64, key: &mut Vec<u8>) {
+    let bits = value.cast_unsigned() ^ 1 << 63;
+    key.extend_from_slice(&bits.to_be_bytes());
+}
+
+/// Bytes of any length, and where they end: a zero is followed by 255, the end by 1.
+fn push_bytes(bytes: &[u8], key: &mut Vec<u8>) {
+    for &byte in bytes {
+        key.push(byte);
+        if byte == 0 {
+            key.push(255);
+        }
+    }
+    key.extend_from_slice(&[0, 1]);
 }
 
 /// The stored form of an array of those values.

@@ -32,6 +32,7 @@ impl Session {
                 columns: Arc::clone(&query.columns),
                 reads: query.reads.clone(),
                 locks: false,
+                nowait: false,
             }),
             library: plan.library.clone(),
         });

@@ -291,12 +291,19 @@ fn array_agg(rows: &Rows) -> Outcome {
     )))
 }
 
+/// The modifier that the type `json` has where its values are whole rows.
+pub(crate) const ROW_AS_JSON: i32 = 1;
+
 fn json_array(rows: &Rows) -> Result<String, SqlError> {
     let ty = type_at(&rows[0], 1)?;
+    let is_nested =
+        matches!(ty, PgType::Array(_)) || rows[0][2] == Value::Integer(ROW_AS_JSON.into());
+    // As PostgreSQL prints it.
+    let separator: &[u8] = if is_nested { b", \n " } else { b", " };
     let mut out = vec![b'['];
     for (index, row) in rows.iter().enumerate() {
         if index > 0 {
-            out.extend_from_slice(b", ");
+            out.extend_from_slice(separator);
         }
         output_json(&ty, row[0].as_ref(), &mut out);
     }
