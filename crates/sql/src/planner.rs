@@ -333,6 +333,7 @@ fn parser(sql: &str, max_depth: usize) -> Result<Parser<'static>, SqlError> {
         .map_err(|error| parse_error(sql, &error.into()))?;
     nesting::check(&tokens)?;
     crate::ddl::crdt::join_words(&mut tokens);
+    crate::dml::conflict::end_select(&mut tokens);
     Ok(Parser::new(&DIALECT)
         .with_recursion_limit(max_depth)
         .with_tokens_with_locations(tokens))

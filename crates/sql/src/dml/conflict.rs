@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use springhead_proto::{ErrorCode, SqlError};
 use sqlparser::ast::{ConflictTarget, OnConflict, OnConflictAction};
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use crate::catalog::{Event, Table};
 use crate::query::Analyzer;
@@ -291,4 +293,47 @@ fn columns_of(table: &Table, ids: &[u32]) -> Vec<String> {
             }
         })
         .collect()
+}
+
+/// Gives `INSERT … SELECT 1, 2 ON CONFLICT …` a WHERE that is true: without one the parser takes ON for
+/// the name of the last column.
+pub(crate) fn end_select(tokens: &mut Vec<TokenWithSpan>) {
+    let mut depth = 0_usize;
+    // What is being read of the statement itself, and where an ON is that has just been read.
+    let mut clause = Keyword::NoKeyword;
+    let mut on: Option<usize> = None;
+    let mut end = None;
+    for (place, token) in tokens.iter().enumerate() {
+        let mut next_on = None;
+        match &token.token {
+            Token::Whitespace(_) => continue,
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            Token::Word(word) if depth == 0 && word.quote_style.is_none() => match word.keyword {
+                Keyword::ON => next_on = Some(place),
+                Keyword::CONFLICT if on.is_some() && clause == Keyword::SELECT => {
+                    end = on;
+                    break;
+                }
+                Keyword::SELECT
+                | Keyword::FROM
+                | Keyword::WHERE
+                | Keyword::GROUP
+                | Keyword::HAVING
+                | Keyword::WINDOW
+                | Keyword::ORDER
+                | Keyword::LIMIT
+                | Keyword::OFFSET
+                | Keyword::VALUES => clause = word.keyword,
+                _ => {}
+            },
+            _ => {}
+        }
+        on = next_on;
+    }
+    if let Some(place) = end {
+        let span = tokens[place].span;
+        let word = |text| TokenWithSpan::new(Token::make_keyword(text), span);
+        tokens.splice(place..place, [word("WHERE"), word("TRUE")]);
+    }
 }

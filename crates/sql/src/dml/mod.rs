@@ -4,7 +4,7 @@
 //! planner. What each column is given is converted and checked as PostgreSQL's assignment does:
 //! in the SQLite statement, or when a parameter is bound that goes straight into a column.
 
-mod conflict;
+pub(crate) mod conflict;
 pub(crate) mod delete;
 pub mod document;
 pub(crate) mod insert;
