@@ -7,9 +7,18 @@
 use springhead_proto::{ErrorCode, SqlError};
 
 use crate::catalog::{Catalog, Relation, Table};
-use crate::plan::{Maintenance, PlanKind};
+use crate::plan::PlanKind;
 use crate::planner::PlanContext;
 use crate::words::{self, Words};
+
+/// VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maintenance {
+    /// The tag to answer with.
+    pub tag: &'static str,
+    /// What is refused in a transaction block (25001), in PostgreSQL's words.
+    pub alone: Option<&'static str>,
+}
 
 /// The plan of such a statement; `None` if it is another.
 ///

@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Definition, QualifiedName, Table};
 use crate::cursor::CursorStatement;
 use crate::explain::Explain;
 use crate::live::{LiveOptions, LivePlan, LiveStatement};
+pub use crate::maintenance::Maintenance;
 pub use crate::pause::Pause;
 use crate::prepared::PreparedStatement;
 use crate::program::Library;
@@ -99,15 +100,6 @@ pub enum PlanKind {
     Cursor(CursorStatement),
     /// PREPARE, EXECUTE, DEALLOCATE.
     Prepared(PreparedStatement),
-}
-
-/// VACUUM, ANALYZE, REINDEX, CLUSTER, CHECKPOINT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Maintenance {
-    /// The tag to answer with.
-    pub tag: &'static str,
-    /// What is refused in a transaction block (25001), in PostgreSQL's words.
-    pub alone: Option<&'static str>,
 }
 
 /// CALL of one of Springhead's own procedures.

@@ -1,11 +1,29 @@
-//! CREATE and DROP DATABASE: tenants, as PostgreSQL's clients know them.
+//! CREATE and DROP DATABASE: tenants, as PostgreSQL's clients know them; and VACUUM and its kin.
 
 use springhead_proto::{ErrorCode, SqlError};
-use springhead_sql::plan::Database;
+use springhead_sql::plan::{Database, Maintenance};
 
 use super::{Outcome, Session};
 
 impl Session {
+    /// VACUUM and its kin, which the planner has checked.
+    pub(super) fn maintain(&self, done: Maintenance) -> Result<Outcome, SqlError> {
+        if let Some(what) = done.alone {
+            self.expect_no_block(what)?;
+        }
+        Ok(Outcome::command(done.tag))
+    }
+
+    pub(super) fn expect_no_block(&self, what: &str) -> Result<(), SqlError> {
+        if self.block.as_ref().is_some_and(|block| !block.is_lone()) {
+            return Err(SqlError::new(
+                ErrorCode::ActiveTransaction,
+                format!("{what} cannot run inside a transaction block"),
+            ));
+        }
+        Ok(())
+    }
+
     /// CREATE and DROP DATABASE.
     pub(super) async fn run_database(&mut self, database: &Database) -> Result<Outcome, SqlError> {
         let what = match database {

@@ -39,7 +39,7 @@ use springhead_proto::{ErrorCode, Lsn, SqlError};
 use springhead_sql::access::Identity;
 use springhead_sql::catalog::Catalog;
 use springhead_sql::lift::Lifted;
-use springhead_sql::plan::{Maintenance, OutputColumn, Setting};
+use springhead_sql::plan::{OutputColumn, Setting};
 use springhead_sql::planner::PlanContext;
 use springhead_sql::{PgType, split};
 use tokio::sync::Notify;
@@ -444,24 +444,6 @@ impl Session {
         self.context
             .now_us
             .store(now_us(&*self.tenant.shared.clock), Ordering::Relaxed);
-    }
-
-    /// VACUUM and its kin, which the planner has checked.
-    fn maintain(&self, done: Maintenance) -> Result<Outcome, SqlError> {
-        if let Some(what) = done.alone {
-            self.expect_no_block(what)?;
-        }
-        Ok(Outcome::command(done.tag))
-    }
-
-    fn expect_no_block(&self, what: &str) -> Result<(), SqlError> {
-        if self.block.as_ref().is_some_and(|block| !block.is_lone()) {
-            return Err(SqlError::new(
-                ErrorCode::ActiveTransaction,
-                format!("{what} cannot run inside a transaction block"),
-            ));
-        }
-        Ok(())
     }
 
     fn change_setting(&mut self, setting: &Setting) -> Result<Outcome, SqlError> {

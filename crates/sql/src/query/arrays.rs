@@ -133,20 +133,7 @@ impl Analyzer<'_> {
                 return Err(self.at(no_subscripts(&value.ty), value.place));
             };
             if let Some(bounds) = slice {
-                let mut text = format!("sh_array_slice({}", self.text(&value)?);
-                for bound in bounds {
-                    let bound = match bound {
-                        Some(bound) => {
-                            let bound = self.expression(bound)?;
-                            self.coerce(&bound, &PgType::Int4, CastContext::Assignment)?
-                        }
-                        None => "NULL".to_owned(),
-                    };
-                    text.push(',');
-                    text.push_str(&bound);
-                }
-                text.push(')');
-                value = Typed::new(text, value.ty);
+                value = self.slice(value, bounds)?;
                 continue;
             }
             let Some(index) = index else { continue };
@@ -168,6 +155,24 @@ impl Analyzer<'_> {
             );
         }
         Ok(value)
+    }
+
+    /// `a[1:2]`.
+    fn slice(&mut self, array: Typed, bounds: [&Option<Expr>; 2]) -> Result<Typed, SqlError> {
+        let mut text = format!("sh_array_slice({}", self.text(&array)?);
+        for bound in bounds {
+            let bound = match bound {
+                Some(bound) => {
+                    let bound = self.expression(bound)?;
+                    self.coerce(&bound, &PgType::Int4, CastContext::Assignment)?
+                }
+                None => "NULL".to_owned(),
+            };
+            text.push(',');
+            text.push_str(&bound);
+        }
+        text.push(')');
+        Ok(Typed::new(text, array.ty))
     }
 
     /// A name is an array of 64 bytes, from 0, and nothing where it has ended.
