@@ -71,6 +71,15 @@ fn pg_sleep_takes_its_time_and_ends_by_timeouts_and_cancel_requests() {
     };
     assert_eq!(found.as_deref(), Some("57014"));
     drop(first);
+    // Others would wait to write as long as somebody sleeps who has written.
+    second.query("CREATE TABLE slept (id int)").unwrap();
+    second
+        .query("SET idle_in_transaction_session_timeout = '50ms'")
+        .unwrap();
+    second.query("BEGIN").unwrap();
+    second.query("INSERT INTO slept VALUES (1)").unwrap();
+    assert_eq!(code(&mut second, sleep).as_deref(), Some("57014"));
+    second.query("ROLLBACK").unwrap();
     // Within a larger query a thread would have to wait.
     assert_eq!(
         code(&mut second, "SELECT pg_sleep(1), 2").as_deref(),

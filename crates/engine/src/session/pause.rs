@@ -39,6 +39,7 @@ impl Session {
         }))
     }
 
+    /// Who has the writer sleeps no longer than an idle transaction may: nobody else writes meanwhile.
     async fn sleep(&self, seconds: f64) -> Result<(), SqlError> {
         // Longer than the clock reaches is for ever; nothing and less is no time.
         let time = if seconds > 0.0 {
@@ -47,12 +48,20 @@ impl Session {
             Some(Duration::ZERO)
         };
         let interrupt = self.interruptible();
+        let while_owner = self
+            .duration("idle_in_transaction_session_timeout")
+            .filter(|_| self.holds_writer());
         tokio::select! {
             error = interrupt.asked() => Err(error),
             () = wait(self.statement_timeout()) => Err(SqlError::new(
                 ErrorCode::QueryCanceled,
                 "canceling statement due to statement timeout",
             )),
+            () = wait(while_owner) => Err(SqlError::new(
+                ErrorCode::QueryCanceled,
+                "canceling pg_sleep(): its transaction has written, and others wait for it",
+            )
+            .with_hint("sleep before the transaction's first write, or raise idle_in_transaction_session_timeout")),
             () = wait(time) => Ok(()),
         }
     }
